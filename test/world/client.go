@@ -1,0 +1,150 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// answerTimeout bounds waits that are expected to succeed. It is generous
+	// because the machine may be busy.
+	answerTimeout = 10 * time.Second
+	// silenceTimeout is how long a client waits where no answer is expected.
+	// It cannot make a test fail that should pass; a test that relies on
+	// silence also shows that an answer would have come.
+	silenceTimeout = 600 * time.Millisecond
+	// resend is the pause after which a UDP client repeats its datagram.
+	resend = 250 * time.Millisecond
+)
+
+// Answer is what a Server told its client.
+type Answer struct {
+	// Server is the name of the server.
+	Server string
+	// Client is the client's address as the server saw it.
+	Client netip.AddrPort
+}
+
+func parseAnswer(b []byte) (Answer, error) {
+	name, client, ok := strings.Cut(strings.TrimSpace(string(b)), " ")
+	if !ok {
+		return Answer{}, fmt.Errorf("not an answer: %q", b)
+	}
+	addr, err := netip.ParseAddrPort(client)
+	return Answer{Server: name, Client: addr}, err
+}
+
+// Flow is a client's socket. UDP flows keep their source port over several
+// questions, as a conntrack entry does.
+type Flow struct {
+	conn net.Conn
+	udp  bool
+}
+
+// Dial opens a flow from the namespace. A source without address or port
+// leaves the choice to the kernel; the zero value leaves both. TCP is
+// connected when Dial returns.
+func (n *Netns) Dial(protocol string, source, destination netip.AddrPort, timeout time.Duration) (*Flow, error) {
+	dialer := net.Dialer{Timeout: timeout}
+	if source.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(source)
+		if protocol == "udp" {
+			dialer.LocalAddr = net.UDPAddrFromAddrPort(source)
+		}
+	}
+	f := &Flow{udp: protocol == "udp"}
+	err := n.Try(func() (err error) {
+		f.conn, err = dialer.DialContext(context.Background(), protocol, destination.String())
+		return err
+	})
+	return f, err
+}
+
+// Close ends the flow.
+func (f *Flow) Close() { f.conn.Close() }
+
+// Ask waits for the server's answer, over UDP to a question sent now.
+func (f *Flow) Ask(timeout time.Duration) (Answer, error) {
+	deadline := time.Now().Add(timeout)
+	buf := make([]byte, 2048)
+	for {
+		next := deadline
+		if f.udp {
+			// A datagram may be lost while an address is resolved, and an
+			// ICMP error of an earlier one may be reported here.
+			if _, err := f.conn.Write([]byte("?")); err != nil && time.Now().After(deadline) {
+				return Answer{}, err
+			}
+			if t := time.Now().Add(resend); t.Before(deadline) {
+				next = t
+			}
+		}
+		f.conn.SetReadDeadline(next)
+		n, err := f.conn.Read(buf)
+		if err == nil {
+			return parseAnswer(buf[:n])
+		}
+		if !f.udp || !time.Now().Before(deadline) {
+			return Answer{}, err
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			time.Sleep(time.Until(next)) // refused: do not spin
+		}
+	}
+}
+
+// Drain throws away answers that came for earlier questions.
+func (f *Flow) Drain() {
+	buf := make([]byte, 2048)
+	for {
+		f.conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		if _, err := f.conn.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+// TryAsk opens a flow, asks once and closes it.
+func (n *Netns) TryAsk(protocol string, source, destination netip.AddrPort, timeout time.Duration) (Answer, error) {
+	f, err := n.Dial(protocol, source, destination, timeout)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer f.Close()
+	return f.Ask(timeout)
+}
+
+// Ask is TryAsk where an answer has to come.
+func (n *Netns) Ask(t testing.TB, protocol string, destination netip.AddrPort) Answer {
+	t.Helper()
+	a, err := n.TryAsk(protocol, netip.AddrPort{}, destination, answerTimeout)
+	if err != nil {
+		t.Fatalf("%s asks %s/%s: %v", n.Name, destination, protocol, err)
+	}
+	return a
+}
+
+// AskFrom is Ask from a chosen source address, port, or both.
+func (n *Netns) AskFrom(t testing.TB, protocol string, source, destination netip.AddrPort) Answer {
+	t.Helper()
+	a, err := n.TryAsk(protocol, source, destination, answerTimeout)
+	if err != nil {
+		t.Fatalf("%s asks %s/%s from %s: %v", n.Name, destination, protocol, source, err)
+	}
+	return a
+}
+
+// Silence fails the test when anyone answers.
+func (n *Netns) Silence(t testing.TB, protocol string, destination netip.AddrPort) {
+	t.Helper()
+	if a, err := n.TryAsk(protocol, netip.AddrPort{}, destination, silenceTimeout); err == nil {
+		t.Errorf("%s asks %s/%s and is answered by %s, want no answer", n.Name, destination, protocol, a.Server)
+	}
+}

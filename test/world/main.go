@@ -1,0 +1,123 @@
+package world
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// binDirVariable names the directory with the plugin binaries. Its presence
+// tells the second incarnation of the test process from the first.
+const binDirVariable = "HOSTPORT_WORLD_BIN"
+
+const module = "github.com/hostport-cni/hostport"
+
+// pinnedPlugins are the plugins of other projects, at the version that go.mod
+// pins as tools.
+var pinnedPlugins = []string{"bridge", "ptp", "host-local", "loopback", "portmap"}
+
+// Main runs the tests of m in a process that owns its network and mount
+// namespaces, and returns the exit code. The plugins are built before the
+// network of the machine is left behind.
+//
+// It re-executes the test binary in place: the process keeps its ID, its
+// arguments and its working directory.
+func Main(m *testing.M) int {
+	dir, inside := os.LookupEnv(binDirVariable)
+	if inside {
+		defer os.RemoveAll(dir)
+		return m.Run()
+	}
+	if err := enter(); err != nil {
+		fmt.Fprintln(os.Stderr, "world:", err)
+		return 1
+	}
+	return 1 // not reached: enter ends in exec
+}
+
+// enter builds the plugins, takes new namespaces and starts this binary again
+// inside them. It returns only when that failed.
+func enter() error {
+	if os.Geteuid() != 0 {
+		return errors.New("these tests make network namespaces: run them as root")
+	}
+	var missing []string
+	for _, tool := range []string{variantNFT.binary(), variantLegacy.binary(), nftBinary} {
+		if _, err := os.Stat(tool); err != nil {
+			missing = append(missing, tool)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("not installed: %s (Debian packages iptables and nftables)", strings.Join(missing, ", "))
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "hostport-world-")
+	if err != nil {
+		return err
+	}
+	if err := build(dir); err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+
+	// Namespaces belong to a thread, and exec makes its thread the process.
+	runtime.LockOSThread()
+	if err := isolate(); err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	env := append(os.Environ(), binDirVariable+"="+dir)
+	err = unix.Exec(self, os.Args, env)
+	return errors.Join(fmt.Errorf("start %s again: %w", self, err), os.RemoveAll(dir))
+}
+
+// isolate gives the calling thread a network of its own, and mounts that no
+// other process sees. /run is emptied as well: the lock of iptables-legacy,
+// and every default path of a plugin, are private to the process.
+func isolate() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("world", "/run", "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("mount a private /run: %w", err)
+	}
+	return nil
+}
+
+// build puts every plugin into dir. The pinned ones come out of the build
+// cache, where `go tool` keeps them between runs.
+func build(dir string) error {
+	for _, name := range pinnedPlugins {
+		out, err := exec.Command("go", "tool", "-n", name).Output()
+		if err != nil {
+			return fmt.Errorf("build plugin %s: %w", name, withStderr(err))
+		}
+		if err := os.Symlink(strings.TrimSpace(string(out)), filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	out, err := exec.Command("go", "build", "-o", dir+string(filepath.Separator), module+"/cmd/hostport").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build hostport: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// withStderr adds what a failed command wrote to stderr.
+func withStderr(err error) error {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return fmt.Errorf("%w\n%s", err, exit.Stderr)
+	}
+	return err
+}

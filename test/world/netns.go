@@ -1,0 +1,167 @@
+package world
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Netns is one network namespace, held by a bind mount at Path.
+type Netns struct {
+	// Name appears in failures and in the answers of servers.
+	Name string
+	// Path stays the same for the life of the namespace.
+	Path string
+
+	t testing.TB
+}
+
+// newNetns makes a namespace with its loopback up. It is removed when the test
+// ends, or by Close.
+func newNetns(t testing.TB, dir, name string) *Netns {
+	t.Helper()
+	n := &Netns{Name: name, Path: filepath.Join(dir, name), t: t}
+	if err := mountNetns(n.Path); err != nil {
+		t.Fatalf("make network namespace %s: %v", name, err)
+	}
+	t.Cleanup(n.Close)
+	// Addresses must be usable the moment they are set: no duplicate address
+	// detection, in interfaces that come later as well.
+	n.Sysctl("net/ipv6/conf/default/accept_dad", "0")
+	n.Sysctl("net/ipv6/conf/all/accept_dad", "0")
+	n.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+	return n
+}
+
+// mountNetns makes a new network namespace and binds it to path.
+func mountNetns(path string) (err error) {
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return err
+	}
+	done := make(chan error)
+	go func() { done <- bindNewNetns(path) }()
+	return <-done
+}
+
+// bindNewNetns does the work of mountNetns on a thread of its own.
+func bindNewNetns(path string) error {
+	runtime.LockOSThread()
+	own := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
+	before, err := os.Open(own)
+	if err != nil {
+		return err
+	}
+	defer before.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	err = unix.Mount(own, path, "none", unix.MS_BIND, "")
+	// A thread that cannot go back stays locked, and ends with its goroutine.
+	if back := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, back)
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// Close unmounts the namespace and removes its file, as a runtime does with a
+// sandbox that has ended. The kernel frees the namespace with its last socket.
+// Closing twice is allowed.
+func (n *Netns) Close() {
+	if err := unix.Unmount(n.Path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		n.t.Errorf("unmount %s: %v", n.Path, err)
+	}
+	if err := os.Remove(n.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		n.t.Errorf("remove %s: %v", n.Path, err)
+	}
+}
+
+// Try runs f on a thread inside the namespace. Sockets and processes that f
+// makes belong to the namespace, also after f has returned; goroutines that f
+// starts are outside.
+func (n *Netns) Try(f func() error) error {
+	return ns.WithNetNSPath(n.Path, func(ns.NetNS) error { return f() })
+}
+
+// Do is Try for steps that have to succeed. Call it from the test's goroutine.
+func (n *Netns) Do(f func() error) {
+	n.t.Helper()
+	if err := n.Try(f); err != nil {
+		n.t.Fatalf("in %s: %v", n.Name, err)
+	}
+}
+
+// Sysctl sets a kernel parameter of the namespace, named by its path below
+// /proc/sys: "net/ipv4/ip_forward".
+func (n *Netns) Sysctl(name, value string) {
+	n.t.Helper()
+	n.Do(func() error { return os.WriteFile("/proc/sys/"+name, []byte(value), 0o600) })
+}
+
+// ReadSysctl reads a kernel parameter of the namespace.
+func (n *Netns) ReadSysctl(name string) string {
+	n.t.Helper()
+	var value []byte
+	n.Do(func() (err error) {
+		value, err = os.ReadFile("/proc/sys/" + name)
+		return err
+	})
+	return strings.TrimSpace(string(value))
+}
+
+// Command runs a tool of the machine inside the namespace and returns what it
+// wrote to stdout. It fails the test when the tool fails.
+func (n *Netns) Command(name string, args ...string) string {
+	n.t.Helper()
+	out, err := n.TryCommand("", name, args...)
+	if err != nil {
+		n.t.Fatalf("in %s: %v", n.Name, err)
+	}
+	return out
+}
+
+// TryCommand is Command with a stdin and without the failure. The error holds
+// what the tool wrote to stderr.
+func (n *Netns) TryCommand(stdin, name string, args ...string) (string, error) {
+	var stdout, stderr strings.Builder
+	cmd := exec.Command(name, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	if err := n.Try(cmd.Start); err != nil {
+		return "", fmt.Errorf("start %s: %w", name, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		return stdout.String(), fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, stderr.String(), stdin)
+	}
+	return stdout.String(), nil
+}
+
+// HasLink reports whether the namespace has an interface of that name.
+func (n *Netns) HasLink(name string) bool {
+	n.t.Helper()
+	err := n.Try(func() error {
+		_, err := netlink.LinkByName(name)
+		return err
+	})
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+		return false
+	}
+	if err != nil {
+		n.t.Fatalf("in %s: look up interface %s: %v", n.Name, name, err)
+	}
+	return true
+}

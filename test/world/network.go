@@ -1,0 +1,170 @@
+package world
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// Config is JSON to be: keys of a plugin's configuration.
+type Config map[string]any
+
+// NetworkOptions shape a Network. The zero value is a bridge for both families
+// with hostport chained behind it.
+type NetworkOptions struct {
+	// Name is the network's name, "podnet" when empty.
+	Name string
+	// Main is the plugin that makes the interface: "bridge" (default) or
+	// "ptp".
+	Main string
+	// MainConfig adds to or replaces the main plugin's keys.
+	MainConfig Config
+	// Families of the pods' addresses. Empty is both.
+	Families []Family
+	// Second takes the subnets 10.245.0.0/24 and fd00:10:245::/64, and the
+	// bridge cni1, so that two bridge networks fit on one node.
+	Second bool
+	// Type is the chained plugin, "hostport" when empty.
+	Type string
+	// Hostport adds to or replaces the chained plugin's keys. A nil value
+	// removes the key.
+	Hostport Config
+	// CNIVersion is "1.1.0" when empty.
+	CNIVersion string
+}
+
+// Network is a conflist on the World's node.
+type Network struct {
+	Name string
+	// Conflist is what the runtime reads from its configuration directory.
+	Conflist []byte
+
+	w    *World
+	list *libcni.NetworkConfigList
+	cni  *libcni.CNIConfig
+}
+
+// NewNetwork makes a conflist. Nothing happens on the node yet.
+func (w *World) NewNetwork(o NetworkOptions) *Network {
+	w.t.Helper()
+	if o.Name == "" {
+		o.Name = "podnet"
+	}
+	if o.CNIVersion == "" {
+		o.CNIVersion = "1.1.0"
+	}
+	conflist, err := json.Marshal(Config{
+		"cniVersion": o.CNIVersion,
+		"name":       o.Name,
+		"plugins":    []Config{w.mainConfig(o), w.HostportConfig(o.Type, o.Hostport)},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.NetworkFromConflist(conflist)
+}
+
+// NetworkFromConflist takes a conflist as it is.
+func (w *World) NetworkFromConflist(conflist []byte) *Network {
+	w.t.Helper()
+	list, err := libcni.ConfListFromBytes(conflist)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &Network{
+		Name:     list.Name,
+		Conflist: conflist,
+		w:        w,
+		list:     list,
+		cni:      libcni.NewCNIConfigWithCacheDir([]string{w.PluginDir}, w.CacheDir, w),
+	}
+}
+
+// HostportConfig is the configuration of the chained plugin, as in a conflist:
+// without name, cniVersion and prevResult. A nil value in changes removes a
+// key.
+func (w *World) HostportConfig(plugin string, changes Config) Config {
+	if plugin == "" {
+		plugin = "hostport"
+	}
+	config := Config{
+		"type":         plugin,
+		"backend":      w.Backend.Config(),
+		"capabilities": map[string]bool{"portMappings": true},
+	}
+	if plugin == "hostport" {
+		config["dataDir"] = w.DataDir
+	}
+	return config.with(changes)
+}
+
+// with returns a copy with changes applied.
+func (c Config) with(changes Config) Config {
+	c = maps.Clone(c)
+	for key, value := range changes {
+		if value == nil {
+			delete(c, key)
+			continue
+		}
+		c[key] = value
+	}
+	return c
+}
+
+func (w *World) mainConfig(o NetworkOptions) Config {
+	if len(o.Families) == 0 {
+		o.Families = Families
+	}
+	var ranges [][]map[string]string
+	var routes []map[string]string
+	for _, f := range o.Families {
+		subnet := plan[f].podNet
+		if o.Second {
+			subnet = plan[f].otherNet
+		}
+		ranges = append(ranges, []map[string]string{{"subnet": subnet}})
+		routes = append(routes, map[string]string{"dst": plan[f].zero})
+	}
+	config := Config{
+		"type": "bridge",
+		"ipam": Config{"type": "host-local", "dataDir": w.ipam, "ranges": ranges, "routes": routes},
+	}
+	if o.Main == "ptp" {
+		config["type"] = "ptp"
+		return config.with(o.MainConfig)
+	}
+	config["bridge"] = "cni0"
+	if o.Second {
+		config["bridge"] = "cni1"
+	}
+	config["isGateway"] = true
+	config["hairpinMode"] = true
+	return config.with(o.MainConfig)
+}
+
+// GC tells the network's plugins which attachments are still valid, as a
+// runtime does. libcni first sends DEL for
+// those in its cache that are not valid; Invoke sends a GC without that.
+func (n *Network) GC(valid ...*Attachment) error {
+	return n.cni.GCNetworkList(context.Background(), n.list, &libcni.GCArgs{ValidAttachments: gcAttachments(valid)})
+}
+
+func gcAttachments(valid []*Attachment) []types.GCAttachment {
+	list := make([]types.GCAttachment, 0, len(valid))
+	for _, a := range valid {
+		list = append(list, types.GCAttachment{ContainerID: a.Pod.ContainerID, IfName: a.IfName})
+	}
+	return list
+}
+
+// Status asks the network's plugins whether they could serve an ADD.
+func (n *Network) Status() error {
+	return n.cni.GetStatusNetworkList(context.Background(), n.list)
+}
+
+// String names the network in failures.
+func (n *Network) String() string { return fmt.Sprintf("network %s", n.Name) }

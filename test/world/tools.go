@@ -1,0 +1,109 @@
+package world
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// variant is one of the two programs behind the name iptables.
+type variant string
+
+const (
+	variantNFT    variant = "nft"
+	variantLegacy variant = "legacy"
+
+	nftBinary = "/usr/sbin/nft"
+)
+
+// binary is the program that acts as every tool of the variant, by argv[0].
+func (v variant) binary() string { return "/usr/sbin/xtables-" + string(v) + "-multi" }
+
+// iptablesTools are the names a plugin may start.
+var iptablesTools = []string{
+	"iptables", "iptables-save", "iptables-restore",
+	"ip6tables", "ip6tables-save", "ip6tables-restore",
+}
+
+// installTools fills ToolDir. Every tool there writes its name and arguments
+// to a log and then becomes the real one, so that a test can tell which
+// processes a plugin has started.
+func (w *World) installTools() {
+	w.t.Helper()
+	for _, name := range iptablesTools {
+		w.InstallTool(name, w.Backend.variant().binary())
+	}
+	w.InstallTool("nft", nftBinary)
+}
+
+// InstallTool puts a program on the plugins' PATH, in place of a tool of that
+// name. The program sees the tool's name as its argv[0].
+func (w *World) InstallTool(name, program string) {
+	w.t.Helper()
+	real := filepath.Join(w.ToolDir, ".real")
+	if err := os.MkdirAll(real, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	link := filepath.Join(real, name)
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+	if err := os.Symlink(program, link); err != nil {
+		w.t.Fatal(err)
+	}
+	w.writeTool(name, fmt.Sprintf("exec %s \"$@\"\n", link))
+}
+
+// ReplaceTool puts a shell script in place of a tool, for tests of failure.
+// The script may call the real tool as "$REAL". Starts are counted all the
+// same.
+func (w *World) ReplaceTool(name, script string) {
+	w.t.Helper()
+	w.writeTool(name, fmt.Sprintf("REAL=%s\n%s\n", filepath.Join(w.ToolDir, ".real", name), script))
+}
+
+// RemoveTool takes a tool off PATH.
+func (w *World) RemoveTool(name string) {
+	w.t.Helper()
+	if err := os.Remove(filepath.Join(w.ToolDir, name)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// RestoreTools undoes ReplaceTool and RemoveTool for every tool.
+func (w *World) RestoreTools() {
+	w.t.Helper()
+	w.installTools()
+}
+
+// writeTool installs a script atomically: a plugin may be starting the old one.
+func (w *World) writeTool(name, body string) {
+	w.t.Helper()
+	script := fmt.Sprintf("#!/bin/sh\necho \"%s $*\" >>%s\n%s", name, w.counts, body)
+	path := filepath.Join(w.ToolDir, name)
+	if err := os.WriteFile(path+".new", []byte(script), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Started returns the tools that plugins have started since the last call,
+// each with its arguments, in order.
+func (w *World) Started() []string {
+	w.t.Helper()
+	log, err := os.ReadFile(w.counts)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Remove(w.counts); err != nil {
+		w.t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(log)), "\n")
+}
