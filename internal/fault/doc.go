@@ -1,0 +1,22 @@
+// Package fault marks the steps between which the plugin may die. In the
+// shipped binary a point is an empty function; built with the tag
+// "faultpoints", the environment variable HOSTPORT_FAULT=POINT kills the
+// process there, so that tests can show what every crash leaves behind.
+package fault
+
+// Points of a change, in the order in which they are passed. "Before" and
+// "after" refer to one state change each: the record on disk, the kernel's
+// transaction, the removal of stale flows, the end of the change on disk.
+const (
+	BeforeRecord = "before-record"
+	AfterRecord  = "after-record"
+	AfterKernel  = "after-kernel"
+	AfterSysctl  = "after-sysctl"
+	AfterDone    = "after-done"
+	AfterFlows   = "after-flows"
+)
+
+// Points lists them all.
+func Points() []string {
+	return []string{BeforeRecord, AfterRecord, AfterKernel, AfterSysctl, AfterDone, AfterFlows}
+}
