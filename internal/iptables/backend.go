@@ -1,0 +1,228 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// DefaultWait is how long the tools wait for the xtables lock by default.
+const DefaultWait = 30 * time.Second
+
+// Backend programs host ports with the iptables tools on the PATH. It keeps
+// nothing between calls and may be used by several goroutines.
+type Backend struct {
+	wait time.Duration
+}
+
+// New makes a backend whose tools wait that long, in whole seconds, for the
+// xtables lock; zero is DefaultWait. A tool that hangs is killed soon after.
+func New(wait time.Duration) *Backend {
+	if wait <= 0 {
+		wait = DefaultWait
+	}
+	return &Backend{wait: max(wait, time.Second)}
+}
+
+// Shares names the chains that the attachment's rules need and others may need
+// too, as "4/tcp/1f" or "6/mark/13".
+func (b *Backend) Shares(a *hostport.Attachment) []string {
+	var names []string
+	for _, f := range hostport.Families() {
+		for _, sh := range sharesOf(f, a) {
+			names = append(names, sh.name)
+		}
+	}
+	return names
+}
+
+// step is a change within one family.
+type step struct {
+	family hostport.Family
+	text   string
+	// split is whether two transactions change something, so that one may have
+	// happened although the process failed.
+	split bool
+	err   error
+}
+
+// Apply carries out one change in both families or in none: one process a
+// family that the change touches, unless the kernel does not hold what the
+// change says it does. Then that family is rewritten from all attachments.
+func (b *Backend) Apply(ctx context.Context, c hostport.Change) error {
+	steps, err := plan(c)
+	if err != nil {
+		return err
+	}
+	b.program(ctx, steps)
+	if err := b.repair(ctx, c, steps); err != nil {
+		return errors.Join(err, b.undo(ctx, c, steps))
+	}
+	return nil
+}
+
+func plan(c hostport.Change) ([]*step, error) {
+	var steps []*step
+	for _, f := range hostport.Families() {
+		s, err := changeScripts(f, c)
+		if err != nil {
+			return nil, err
+		}
+		if text := s.String(); text != "" {
+			steps = append(steps, &step{family: f, text: text, split: s.raw.changes()})
+		}
+	}
+	return steps, nil
+}
+
+// program runs the steps that have not failed yet, all at once.
+func (b *Backend) program(ctx context.Context, steps []*step) {
+	var wg sync.WaitGroup
+	for _, s := range steps {
+		if s.err == nil {
+			wg.Go(func() { s.err = b.restore(ctx, s.family, s.text) })
+		}
+	}
+	wg.Wait()
+}
+
+// repair rewrites the families whose step failed.
+func (b *Backend) repair(ctx context.Context, c hostport.Change, steps []*step) error {
+	var all []*hostport.Attachment
+	read := false
+	var errs []error
+	for _, s := range steps {
+		if s.err == nil {
+			continue
+		}
+		if !repairable(s.err) {
+			errs = append(errs, fmt.Errorf("program %s: %w", s.family, s.err))
+			continue
+		}
+		if !read {
+			rest, err := readAll(c)
+			if err != nil {
+				return err
+			}
+			all, read = append(rest, c.Add...), true
+		}
+		if s.err = b.rewrite(ctx, s.family, all); s.err != nil {
+			errs = append(errs, fmt.Errorf("program %s: %w", s.family, s.err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// repairable reports whether an error may come from what the kernel holds, and
+// not from a tool that cannot be run or does not answer.
+func repairable(err error) bool {
+	return !errors.Is(err, ErrMissing) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)
+}
+
+func readAll(c hostport.Change) ([]*hostport.Attachment, error) {
+	if c.Rest == nil {
+		return nil, nil
+	}
+	all, err := c.Rest.All()
+	if err != nil {
+		return nil, fmt.Errorf("read attachments for repair: %w", err)
+	}
+	return all, nil
+}
+
+// undoTime bounds the undoing of a change, which may come after its deadline.
+const undoTime = 10 * time.Second
+
+// undo takes back what was applied of a change that failed.
+func (b *Backend) undo(ctx context.Context, c hostport.Change, done []*step) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	back := c.Inverse()
+	steps, err := plan(back)
+	if err != nil {
+		return fmt.Errorf("undo: %w", err)
+	}
+	var applied []*step
+	for _, d := range done {
+		i := slices.IndexFunc(steps, func(s *step) bool { return s.family == d.family })
+		switch {
+		case i < 0:
+		case d.err == nil:
+			applied = append(applied, steps[i])
+		case d.split && repairable(d.err):
+			// What is there is unknown: let repair find out.
+			steps[i].err = d.err
+			applied = append(applied, steps[i])
+		}
+	}
+	b.program(ctx, applied)
+	if err := b.repair(ctx, back, applied); err != nil {
+		return fmt.Errorf("undo: %w", err)
+	}
+	return nil
+}
+
+// Sync makes the kernel hold the rules of exactly these attachments, whatever
+// was there. With none, nothing of ours is left in any family.
+func (b *Backend) Sync(ctx context.Context, all []*hostport.Attachment) error {
+	var errs []error
+	for _, f := range hostport.Families() {
+		if !uses(f, all) && !b.present(f) {
+			continue
+		}
+		if err := b.rewrite(ctx, f, all); err != nil {
+			errs = append(errs, fmt.Errorf("program %s: %w", f, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func uses(f hostport.Family, all []*hostport.Attachment) bool {
+	for _, a := range all {
+		if len(a.Forwards(f)) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// present reports whether the node can hold rules of a family at all.
+func (b *Backend) present(f hostport.Family) bool {
+	if _, err := lookPath(saveTool(f)); err != nil {
+		return false
+	}
+	if f == hostport.IPv6 {
+		_, err := os.Stat("/proc/sys/net/ipv6")
+		return err == nil
+	}
+	return true
+}
+
+// Another program may commit between the read and the write of a rewrite.
+const rewriteTries = 3
+
+// rewrite reads one family once and makes it hold the rules of exactly these
+// attachments.
+func (b *Backend) rewrite(ctx context.Context, f hostport.Family, all []*hostport.Attachment) error {
+	var err error
+	for range rewriteTries {
+		var there ruleset
+		if there, err = b.save(ctx, f); err != nil {
+			return err
+		}
+		text := rewriteText(f, there, all)
+		if text == "" {
+			return nil
+		}
+		if err = b.restore(ctx, f, text); err == nil || !repairable(err) {
+			return err
+		}
+	}
+	return err
+}

@@ -1,0 +1,86 @@
+package iptables
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// The tables that hold rules of ours.
+const (
+	natTable = "nat"
+	rawTable = "raw"
+)
+
+// The chains of ours. Each is made for the first attachment that needs it and
+// goes with the last.
+const (
+	// prefix starts the name of every chain of ours, and of no one else's.
+	prefix = "CNI-HP-"
+
+	// dnatChain (nat) is reached from PREROUTING and OUTPUT by packets to the
+	// node's own addresses; it dispatches them by protocol and port range.
+	dnatChain = prefix + "DNAT"
+
+	// masqChain (nat) is reached from POSTROUTING; it dispatches by mark bit.
+	masqChain = prefix + "MASQ"
+
+	// guardChain (raw) is reached from PREROUTING by packets that did not come
+	// from lo; it drops those from or to 127.0.0.0/8.
+	guardChain = prefix + "GUARD"
+
+	// Per mark bit, prefix + "MASQ-13" (nat): clears the mark and masquerades.
+	// A chain for each bit, so that the jump to it is unique by its target.
+
+	// Per protocol and high byte of the host port, prefix + "TCP-1F" (nat):
+	// the mark and DNAT rules of the attachments.
+
+	// Per attachment with conditions, prefix + "IF-" + 16 digits (nat): its
+	// mark and DNAT rules. The conditions are on the rules that jump there, so
+	// that they may match on addresses without clashing with our own matches.
+	conditionPrefix = prefix + "IF-"
+)
+
+// Built-in chains that lead to ours, and the chain of kube-proxy that must stay
+// ahead of ours in them.
+const (
+	preroutingChain  = "PREROUTING"
+	outputChain      = "OUTPUT"
+	postroutingChain = "POSTROUTING"
+	servicesChain    = "KUBE-SERVICES"
+)
+
+// ours reports whether a chain of that name belongs to this backend.
+func ours(chain string) bool { return strings.HasPrefix(chain, prefix) }
+
+// markChain is the chain that masquerades packets marked with that bit.
+func markChain(bit int) string { return fmt.Sprintf("%s-%d", masqChain, bit) }
+
+// portRange is the ports of one protocol that share a chain.
+type portRange struct {
+	protocol hostport.Protocol
+	high     uint8
+}
+
+func rangeOf(p hostport.Protocol, port uint16) portRange {
+	return portRange{protocol: p, high: uint8(port >> 8)}
+}
+
+func (r portRange) chain() string {
+	return fmt.Sprintf("%s%s-%02X", prefix, strings.ToUpper(string(r.protocol)), r.high)
+}
+
+// match is the rule part that selects the range's packets.
+func (r portRange) match() string {
+	first := int(r.high) << 8
+	return fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d", r.protocol, first, first+255)
+}
+
+// conditionChain is the chain of an attachment whose mappings have conditions.
+func conditionChain(k hostport.Key) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(k.String())) // never fails
+	return fmt.Sprintf("%s%016x", conditionPrefix, h.Sum64())
+}

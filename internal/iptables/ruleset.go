@@ -1,0 +1,103 @@
+package iptables
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// ruleset is what iptables-save printed of the tables that matter here.
+type ruleset struct {
+	tables map[string]*table
+}
+
+// table is one table: its chains in the order of their declaration.
+type table struct {
+	chains []string
+	rules  map[string][]string
+}
+
+// of is the table of that name; an empty one if it does not exist.
+func (r ruleset) of(name string) *table {
+	if t := r.tables[name]; t != nil {
+		return t
+	}
+	return &table{}
+}
+
+func (t *table) has(chain string) bool { return slices.Contains(t.chains, chain) }
+
+var errNoTable = errors.New("line belongs to no table")
+
+// parseSave reads the output of iptables-save. Tables other than nat and raw
+// are passed over.
+func parseSave(text string) (ruleset, error) {
+	r := ruleset{tables: make(map[string]*table)}
+	var current *table // nil outside of a table
+	wanted := false
+	for i, line := range strings.Split(text, "\n") {
+		line = strings.TrimSuffix(line, "\r")
+		fail := func(err error) (ruleset, error) {
+			return ruleset{}, fmt.Errorf("line %d: %w", i+1, err)
+		}
+		switch {
+		case line == "" || line[0] == '#':
+			if name, ok := incompatible(line); ok {
+				return fail(fmt.Errorf("table %s holds rules that only nft can show", name))
+			}
+		case line[0] == '*':
+			name := line[1:]
+			wanted = name == natTable || name == rawTable
+			current = &table{rules: make(map[string][]string)}
+			if wanted {
+				r.tables[name] = current
+			}
+		case line == "COMMIT":
+			current = nil
+		case current == nil:
+			return fail(errNoTable)
+		case !wanted:
+		case line[0] == ':':
+			name, _, _ := strings.Cut(line[1:], " ")
+			current.chains = append(current.chains, name)
+		default:
+			chain, spec, err := parseRule(line)
+			if err != nil {
+				return fail(err)
+			}
+			current.rules[chain] = append(current.rules[chain], spec)
+		}
+	}
+	if current != nil {
+		return ruleset{}, errors.New("output ends within a table")
+	}
+	return r, nil
+}
+
+// incompatible reads the remark by which the nf_tables variant leaves out a
+// table that holds rules which iptables did not make.
+func incompatible(line string) (table string, ok bool) {
+	rest, ok := strings.CutPrefix(line, "# Table `")
+	if !ok {
+		return "", false
+	}
+	name, rest, ok := strings.Cut(rest, "'")
+	return name, ok && strings.Contains(rest, "incompatible") && (name == natTable || name == rawTable)
+}
+
+// parseRule reads "-A CHAIN SPEC", with or without counters before it.
+func parseRule(line string) (chain, spec string, err error) {
+	if strings.HasPrefix(line, "[") {
+		_, line, _ = strings.Cut(line, "] ")
+	}
+	rest, ok := strings.CutPrefix(line, "-A ")
+	if !ok {
+		return "", "", fmt.Errorf("not a rule: %.80q", line)
+	}
+	chain, spec, _ = strings.Cut(rest, " ")
+	if chain == "" {
+		return "", "", fmt.Errorf("rule without a chain: %.80q", line)
+	}
+	return chain, strings.TrimSpace(spec), nil
+}

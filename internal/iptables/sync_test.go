@@ -1,0 +1,67 @@
+package iptables
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// chainsOf are the rules of each chain: the order in which chains are listed
+// differs between the variants and means nothing.
+func chainsOf(t *testing.T, saved string) map[string][]string {
+	t.Helper()
+	out := make(map[string][]string)
+	table := ""
+	for _, line := range strings.Split(saved, "\n") {
+		switch {
+		case strings.HasPrefix(line, "*"):
+			table = line
+		case strings.HasPrefix(line, ":"):
+			name, _, _ := strings.Cut(line[1:], " ")
+			if _, ok := out[table+" "+name]; !ok && ours(name) {
+				out[table+" "+name] = nil
+			}
+		case strings.HasPrefix(line, "-A "):
+			name, spec, _ := strings.Cut(line[3:], " ")
+			out[table+" "+name] = append(out[table+" "+name], spec)
+		}
+	}
+	return out
+}
+
+func (w *world) chains(f hostport.Family) map[string][]string {
+	w.t.Helper()
+	return chainsOf(w.t, w.saved(f))
+}
+
+func TestSyncMakesWhatApplyMakes(t *testing.T) {
+	eachSample(t, func(t *testing.T, w *world, a *hostport.Attachment) {
+		n := &node{b: w.b}
+		n.add(t, a)
+		for _, f := range hostport.Families() {
+			want := w.chains(f)
+			for _, from := range []string{"itself", "nothing", "a flush"} {
+				switch from {
+				case "nothing":
+					if err := w.b.Sync(t.Context(), nil); err != nil {
+						t.Fatal(err)
+					}
+					if left := w.both(); strings.Contains(left, "CNI-HP") {
+						t.Errorf("rules after Sync with none:\n%s", left)
+					}
+				case "a flush":
+					w.run("", command(f), "-t", "nat", "-F")
+				}
+				if err := w.b.Sync(t.Context(), n.atts); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(want, w.chains(f)); diff != "" {
+					t.Errorf("%s: rules made by Sync from %s (-Apply +Sync):\n%s", f, from, diff)
+				}
+			}
+		}
+	})
+}
