@@ -197,11 +197,16 @@ func (b *Backend) present(f hostport.Family) bool {
 	if _, err := lookPath(saveTool(f)); err != nil {
 		return false
 	}
-	if f == hostport.IPv6 {
-		_, err := os.Stat("/proc/sys/net/ipv6")
-		return err == nil
+	return enabled(f)
+}
+
+// enabled reports whether the kernel speaks the family: IPv6 can be off.
+func enabled(f hostport.Family) bool {
+	if f == hostport.IPv4 {
+		return true
 	}
-	return true
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 // Another program may commit between the read and the write of a rewrite.

@@ -46,7 +46,8 @@ func changeScripts(f hostport.Family, c hostport.Change) (*scripts, error) {
 			kept[chain] = true
 			s.nat.declare = append(s.nat.declare, chain)
 		}
-		s.nat.put(rules...)
+		// At the head: should a stale rule be in the chain, it must not win.
+		s.nat.head = append(s.nat.head, rules...)
 	}
 	for _, a := range c.Remove {
 		chain, rules := ownRules(f, a)

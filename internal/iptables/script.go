@@ -1,6 +1,9 @@
 package iptables
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // script is what one iptables-restore --noflush does to one table. Its parts
 // are written in an order in which none depends on a later one.
@@ -14,8 +17,11 @@ type script struct {
 	remove []rule
 	// drop are chains that go with all that is in them.
 	drop []string
-	// add are rules that come, in order.
+	// add are rules that come: each at the end of its chain, in this order, but
+	// for jumps that must be first.
 	add []jump
+	// head are rules that come before all others in their chains, in this order.
+	head []rule
 }
 
 func (s *script) empty() bool {
@@ -24,7 +30,7 @@ func (s *script) empty() bool {
 
 // changes reports whether the script does more than check.
 func (s *script) changes() bool {
-	return len(s.declare)+len(s.remove)+len(s.drop)+len(s.add) > 0
+	return len(s.declare)+len(s.remove)+len(s.drop)+len(s.add)+len(s.head) > 0
 }
 
 // put adds rules at the ends of their chains.
@@ -61,6 +67,9 @@ func (s *script) write(b *strings.Builder) {
 			verb = "-I "
 		}
 		b.WriteString(verb + r.String() + "\n")
+	}
+	for _, r := range slices.Backward(s.head) {
+		b.WriteString("-I " + r.String() + "\n")
 	}
 	b.WriteString("COMMIT\n")
 }

@@ -1,0 +1,129 @@
+package iptables
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+func TestCheckAcceptsWhatApplyAndSyncMake(t *testing.T) {
+	eachSample(t, func(t *testing.T, w *world, a *hostport.Attachment) {
+		w.run(kubeProxy, "iptables-restore", "--noflush")
+		n := &node{b: w.b}
+		n.add(t, a)
+		if err := w.b.Check(t.Context(), n.atts); err != nil {
+			t.Errorf("after Apply: %v", err)
+		}
+		if err := w.b.Sync(t.Context(), n.atts); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.b.Check(t.Context(), n.atts); err != nil {
+			t.Errorf("after Sync: %v", err)
+		}
+		n.del(t, a)
+		if err := w.b.Check(t.Context(), []*hostport.Attachment{a}); err == nil {
+			t.Error("after DEL: no difference found")
+		}
+	})
+}
+
+// TestCheckNamesEachLoss takes away or doubles one rule at a time, and expects
+// Check to tell and Sync to heal.
+func TestCheckNamesEachLoss(t *testing.T) {
+	eachSample(t, func(t *testing.T, w *world, a *hostport.Attachment) {
+		w.run(kubeProxy, "iptables-restore", "--noflush")
+		n := &node{b: w.b}
+		n.add(t, a)
+		for _, f := range hostport.Families() {
+			want := w.saved(f)
+			for _, line := range strings.Split(want, "\n") {
+				if !strings.HasPrefix(line, "-A") || !strings.Contains(line, prefix) {
+					continue
+				}
+				lines := strings.Split(want, "\n")
+				i := slices.Index(lines, line)
+				for damage, text := range map[string]string{
+					"without": strings.Join(slices.Delete(slices.Clone(lines), i, i+1), "\n"),
+					"twice":   strings.Join(slices.Insert(slices.Clone(lines), i, line), "\n"),
+				} {
+					w.run(text+"\n", restoreTool(f))
+					err := w.b.Check(t.Context(), n.atts)
+					if err == nil {
+						t.Errorf("%s: Check does not see the ruleset %s %q", f, damage, line)
+					}
+					if damage == "without" && i%3 != 0 { // one in three is slow enough
+						continue
+					}
+					if err := w.b.Sync(t.Context(), n.atts); err != nil {
+						t.Fatal(err)
+					}
+					if diff := cmp.Diff(chainsOf(t, want), w.chains(f)); diff != "" {
+						t.Errorf("%s: after Sync of a ruleset %s %q (-want +got):\n%s", f, damage, line, diff)
+					}
+				}
+				w.run(want+"\n", restoreTool(f))
+			}
+		}
+	})
+}
+
+func TestRecoverReadsBackWhatApplyMade(t *testing.T) {
+	eachSample(t, func(t *testing.T, w *world, a *hostport.Attachment) {
+		b := attachment("b", maps("1:1"), addresses("10.244.0.41/24"))
+		b.IfName = "net1"
+		n := &node{b: w.b}
+		n.add(t, a, b)
+		got, err := w.b.Recover(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What rules cannot show does not matter for making them again.
+		before := w.both()
+		a.LocalnetVia, b.LocalnetVia = "", ""
+		want := (&node{b: w.b, atts: []*hostport.Attachment{a, b}})
+		if err := w.b.Sync(t.Context(), want.atts); err != nil {
+			t.Fatal(err)
+		}
+		expected := w.both()
+		if err := w.b.Sync(t.Context(), got); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(sortLines(expected), sortLines(w.both())); diff != "" {
+			t.Errorf("rules of what was recovered (-want +got):\n%s\nfrom\n%s", diff, before)
+		}
+		i := slices.IndexFunc(got, func(x *hostport.Attachment) bool { return x.Key == a.Key })
+		if i < 0 || len(got) != 2 {
+			t.Fatalf("recovered %d attachments", len(got))
+		}
+		if diff := cmp.Diff(a.Pod, got[i].Pod); diff != "" {
+			t.Error(diff)
+		}
+		if len(a.Clients(hostport.IPv4)) > 1 {
+			if diff := cmp.Diff(fmt.Sprint(a.Addresses), fmt.Sprint(got[i].Addresses)); diff != "" {
+				t.Errorf("addresses (-want +got):\n%s", diff)
+			}
+		}
+	})
+}
+
+func sortLines(s string) string {
+	lines := strings.Split(s, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func TestStatus(t *testing.T) {
+	eachVariant(t, func(t *testing.T, w *world) {
+		if _, err := w.b.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.both(); strings.TrimSpace(got) != "" {
+			t.Errorf("Status left:\n%s", got)
+		}
+	})
+}
