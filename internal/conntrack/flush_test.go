@@ -1,0 +1,270 @@
+package conntrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// fixture are flows of a node with the addresses 192.0.2.1, 2001:db8::1 and
+// fd00::1.
+func fixture() map[string]flow {
+	led := udp("198.51.100.7:1002", "192.0.2.1:5353")
+	led.to = netip.MustParseAddrPort("10.9.0.40:53")
+	zoned := udp("198.51.100.7:1003", "192.0.2.1:5353")
+	zoned.zone = 7
+	tcp := udp("198.51.100.7:1001", "192.0.2.1:5353")
+	tcp.protocol = 6
+	away := udp("10.9.0.40:1008", "198.51.100.53:53")
+	away.to = netip.MustParseAddrPort("192.0.2.1:5353")
+	return map[string]flow{
+		"v4":            udp("198.51.100.7:1001", "192.0.2.1:5353"),
+		"v4 led on":     led,
+		"v4 zone":       zoned,
+		"v4 loopback":   udp("127.0.0.1:1004", "127.0.0.1:5353"),
+		"v4 loopback 2": udp("127.0.0.1:1004", "127.9.9.9:5353"),
+		"v4 elsewhere":  udp("10.9.0.40:1005", "198.51.100.53:5353"),
+		"v4 other port": udp("198.51.100.7:1001", "192.0.2.1:5354"),
+		"v4 from port":  udp("192.0.2.1:5353", "192.0.2.1:1006"),
+		"v4 led here":   away, // its reply comes from the node's port, its original went elsewhere
+		"v4 tcp":        tcp,
+		"v6":            udp("[2001:db8::7]:1001", "[2001:db8::1]:5353"),
+		"v6 second":     udp("[2001:db8::7]:1001", "[fd00::1]:5353"),
+		"v6 loopback":   udp("[::1]:1004", "[::1]:5353"),
+		"v6 elsewhere":  udp("[2001:db8::7]:1001", "[2001:db8::53]:5353"),
+	}
+}
+
+func TestFlush(t *testing.T) {
+	n := node(t)
+	for _, tc := range []struct {
+		name    string
+		targets []Target
+		gone    []string
+	}{
+		{"none", nil, nil},
+		{"another port", []Target{{Port: 1}}, nil},
+		{"any address", []Target{{Port: 5353}}, []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2", "v6", "v6 second", "v6 loopback"}},
+		{"any, IPv6 only", []Target{{Port: 5353, Family: hostport.IPv6}}, []string{"v6", "v6 second", "v6 loopback"}},
+		{"0.0.0.0", []Target{{Port: 5353, HostIP: netip.IPv4Unspecified()}}, []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2"}},
+		{"::", []Target{{Port: 5353, HostIP: netip.IPv6Unspecified()}}, []string{"v6", "v6 second", "v6 loopback"}},
+		{"IPv4 address", []Target{{Port: 5353, HostIP: netip.MustParseAddr("192.0.2.1")}}, []string{"v4", "v4 led on", "v4 zone"}},
+		{"mapped IPv4 address", []Target{{Port: 5353, HostIP: netip.MustParseAddr("::ffff:192.0.2.1")}}, []string{"v4", "v4 led on", "v4 zone"}},
+		{"IPv6 address", []Target{{Port: 5353, HostIP: netip.MustParseAddr("fd00::1")}}, []string{"v6 second"}},
+		{"IPv6 address, IPv4 only", []Target{{Port: 5353, HostIP: netip.MustParseAddr("fd00::1"), Family: hostport.IPv4}}, nil},
+		{"two addresses", []Target{{Port: 5353, HostIP: netip.MustParseAddr("fd00::1")}, {Port: 5353, HostIP: netip.MustParseAddr("2001:db8::1")}}, []string{"v6", "v6 second"}},
+		{"address, then any", []Target{{Port: 5353, HostIP: netip.MustParseAddr("fd00::1")}, {Port: 5353, HostIP: netip.IPv6Unspecified()}}, []string{"v6", "v6 second", "v6 loopback"}},
+		{"any, then address", []Target{{Port: 5353, HostIP: netip.IPv6Unspecified()}, {Port: 5353, HostIP: netip.MustParseAddr("fd00::1")}}, []string{"v6", "v6 second", "v6 loopback"}},
+		{"two ports", []Target{{Port: 5354}, {Port: 1006}}, []string{"v4 other port", "v4 from port"}},
+		{"many ports", manyPorts(), []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2", "v4 other port", "v6", "v6 second", "v6 loopback"}},
+	} {
+		for by, name := range []string{byPort: "by port", byProtocol: "by protocol", byFamily: "by family"} {
+			t.Run(tc.name+"/"+name, func(t *testing.T) {
+				must(t, n.Do(func(ns.NetNS) error {
+					must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable))
+					var want []string
+					for name, f := range fixture() {
+						add(t, f)
+						if !slices.Contains(tc.gone, name) {
+							want = append(want, f.String())
+						}
+					}
+					slices.Sort(want)
+					removed, err := flush(t.Context(), tc.targets, filterKind(by))
+					must(t, err)
+					if removed != len(tc.gone) {
+						t.Errorf("removed %d, want %d", removed, len(tc.gone))
+					}
+					if d := cmp.Diff(want, flows(t)); d != "" {
+						t.Errorf("entries left (-want +got):\n%s", d)
+					}
+					again, err := flush(t.Context(), tc.targets, filterKind(by))
+					if again != 0 || err != nil {
+						t.Errorf("a second time: %d, %v", again, err)
+					}
+					return nil
+				}))
+			})
+		}
+	}
+}
+
+func manyPorts() []Target {
+	var out []Target
+	for port := range uint16(500) {
+		out = append(out, Target{Port: 5000 + port})
+	}
+	return out
+}
+
+func node(t testing.TB) ns.NetNS {
+	n := namespace(t)
+	must(t, n.Do(func(ns.NetNS) error {
+		address(t, "lo", "192.0.2.1/32")
+		address(t, "lo", "2001:db8::1/128")
+		address(t, "lo", "fd00::1/128")
+		return nil
+	}))
+	return n
+}
+
+// More entries than one datagram of a dump or one batch of deletions holds.
+func TestFlushMany(t *testing.T) {
+	must(t, node(t).Do(func(ns.NetNS) error {
+		const stale = 5000
+		for i := range stale {
+			add(t, udp(fmt.Sprintf("198.51.100.7:%d", 1024+i), "192.0.2.1:53"), udp(fmt.Sprintf("10.9.0.40:%d", 1024+i), "198.51.100.53:53"))
+		}
+		removed, err := Flush(t.Context(), []Target{{Port: 53}})
+		if removed != stale || err != nil {
+			t.Errorf("Flush = %d, %v; want %d", removed, err, stale)
+		}
+		left := flows(t)
+		if len(left) != stale || slices.ContainsFunc(left, func(s string) bool { return strings.Contains(s, ">192.0.2.1:") }) {
+			t.Errorf("%d entries left, want the %d to elsewhere", len(left), stale)
+		}
+		return nil
+	}))
+}
+
+// The kernel itself must sort out what does not match: a kernel of 5.8 or later
+// that does not is a fault of our request.
+func TestKernelFilters(t *testing.T) {
+	must(t, node(t).Do(func(ns.NetNS) error {
+		for _, f := range fixture() {
+			add(t, f)
+		}
+		for _, tc := range []struct {
+			by   filterKind
+			f    hostport.Family
+			want int
+		}{
+			{byPort, hostport.IPv4, 6}, {byPort, hostport.IPv6, 4},
+			{byProtocol, hostport.IPv4, 9}, {byProtocol, hostport.IPv6, 4},
+			{byFamily, hostport.IPv4, 10}, {byFamily, hostport.IPv6, 4},
+		} {
+			c, err := dial()
+			must(t, err)
+			got := 0
+			err = c.dump(t.Context(), appendDump(nil, tc.f, tc.by, 5353), func([]byte) error { got++; return nil })
+			c.close()
+			if err != nil || got != tc.want {
+				t.Errorf("filter %d of %s: %d entries, %v; want %d", tc.by, tc.f, got, err, tc.want)
+			}
+		}
+		return nil
+	}))
+}
+
+// An entry that came anew under the same tuple after it was listed stays.
+func TestRemoveOnlyWhatWasListed(t *testing.T) {
+	onOneCPU(t)
+	must(t, node(t).Do(func(ns.NetNS) error {
+		f := udp("198.51.100.7:1001", "192.0.2.1:5353")
+		add(t, f)
+		c, err := dial()
+		must(t, err)
+		defer c.close()
+		w, err := newWanted([]Target{{Port: 5353}}, hostport.IPv4)
+		must(t, err)
+		stale, err := c.find(t.Context(), w, byPort)
+		must(t, err)
+		if n, err := c.remove(t.Context(), stale); n != 1 || err != nil {
+			t.Fatalf("remove = %d, %v; want 1", n, err)
+		}
+		for i := range 256 { // take the memory of the old entry
+			add(t, udp(fmt.Sprintf("198.51.100.8:%d", 1024+i), "192.0.2.1:5354"))
+		}
+		add(t, f)
+		if n, err := c.remove(t.Context(), stale); n != 0 || err != nil {
+			t.Errorf("remove of the entry's earlier form = %d, %v; want 0", n, err)
+		}
+		if !slices.Contains(flows(t), f.String()) {
+			t.Error("the new entry is gone")
+		}
+		return nil
+	}))
+}
+
+// onOneCPU keeps the process on one CPU until the test ends: the kernel's memory
+// is handed out CPU by CPU.
+func onOneCPU(t *testing.T) {
+	t.Helper()
+	var before, one unix.CPUSet
+	must(t, unix.SchedGetaffinity(0, &before))
+	for cpu := range 1024 {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	set := func(s *unix.CPUSet) {
+		tasks, err := os.ReadDir("/proc/self/task")
+		must(t, err)
+		for _, task := range tasks {
+			if tid, err := strconv.Atoi(task.Name()); err == nil {
+				_ = unix.SchedSetaffinity(tid, s) // a thread may have ended
+			}
+		}
+	}
+	set(&one)
+	t.Cleanup(func() { set(&before) })
+}
+
+// A filter that the kernel does not know is refused in a way that leads to the
+// plain dump, and leaves the socket fit for it.
+func TestKernelRefusesFilter(t *testing.T) {
+	must(t, node(t).Do(func(ns.NetNS) error {
+		add(t, udp("198.51.100.7:1001", "192.0.2.1:5353"))
+		c, err := dial()
+		must(t, err)
+		defer c.close()
+		b := appendDump(nil, hostport.IPv4, byPort, 5353)
+		b[len(b)-1] = 0x80 // the highest bit of the filter's flags
+		err = c.dump(t.Context(), b, func([]byte) error { return nil })
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
+			t.Errorf("an unknown filter: %v, want EINVAL or EOPNOTSUPP", err)
+		}
+		w, err := newWanted([]Target{{Port: 5353}}, hostport.IPv4)
+		must(t, err)
+		if found, _, err := c.walk(t.Context(), w, byFamily, 0); err != nil || len(found) != 1 {
+			t.Errorf("after it: %v, %v; want one entry", found, err)
+		}
+		return nil
+	}))
+}
+
+func TestFlushErrors(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Flush(ctx, []Target{{Port: 53}}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread is thrown away
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
+			done <- errno
+			return
+		}
+		_, err := Flush(context.Background(), []Target{{Port: 53}})
+		done <- err
+	}()
+	if err := <-done; !errors.Is(err, unix.EPERM) {
+		t.Errorf("without privilege: %v, want EPERM", err)
+	}
+}
