@@ -1,0 +1,266 @@
+package nftables
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// variety is one attachment of each kind that shapes rules differently.
+func variety() map[string]*hostport.Attachment {
+	return map[string]*hostport.Attachment{
+		"plain":     pod(1),
+		"host IPs":  pod(2, mapped("192.0.2.1:53:53/udp", "192.0.2.1:53:53/tcp", "[2001:db8::1]:53:53/udp", "0.0.0.0:54:54/sctp", "[::]:55:55/tcp")),
+		"only IPv4": pod(3, addressed("10.244.0.90/24")),
+		"only IPv6": pod(4, addressed("fd00::90/80")),
+		"narrow":    pod(5, addressed("10.244.9.1/32", "fd09::1/128")),
+		"odd":       pod(6, addressed("10.200.33.7/21", "fd09::7/57")),
+		"masqAll":   pod(7, options(func(o *hostport.Options) { o.MasqueradeAll = true })),
+		"no snat":   pod(8, options(func(o *hostport.Options) { o.SNAT = false })),
+		"pod in /8": pod(9, addressed("10.9.9.9/8")),
+		"nothing":   pod(10, addressed("10.9.9.10/24"), mapped("[::]:80:80/tcp")),
+	}
+}
+
+func TestAddThenDeleteLeavesNoTrace(t *testing.T) {
+	for name, a := range variety() {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.load(foreign)
+			n := &node{t: t, backend: w.backend()}
+
+			empty := w.ruleset()
+			n.add(a)
+			n.del(a)
+			if diff := cmp.Diff(empty, w.ruleset()); diff != "" {
+				t.Errorf("alone: ruleset after ADD and DEL (-before +after):\n%s", diff)
+			}
+
+			n.add(pod(100), pod(101))
+			before := w.ruleset()
+			n.add(a)
+			n.del(a)
+			if diff := cmp.Diff(before, w.ruleset()); diff != "" {
+				t.Errorf("beside others: ruleset after ADD and DEL (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// foreign is what others have on a node.
+const foreign = `
+table ip nat {
+	chain PREROUTING {
+		type nat hook prerouting priority dstnat; policy accept;
+		ip daddr 10.96.0.10 udp dport 53 dnat to 10.244.0.53:53
+	}
+}
+table inet filter {
+	set v4 { type ipv4_addr; elements = { 192.0.2.7 } }
+	chain hostports { ip saddr @v4 drop; }
+}
+`
+
+func TestAddTwiceEqualsOnce(t *testing.T) {
+	for name, a := range variety() {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			n := &node{t: t, backend: w.backend()}
+			n.add(pod(100))
+			n.add(a)
+			once := w.ruleset()
+			n.add(a)
+			if diff := cmp.Diff(once, w.ruleset()); diff != "" {
+				t.Errorf("ruleset after the second ADD (-once +twice):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The table is the same whatever the order in which attachments came and went.
+func TestOrderDoesNotMatter(t *testing.T) {
+	var all []*hostport.Attachment
+	for _, a := range variety() { // in random order
+		all = append(all, a)
+	}
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	for _, a := range all {
+		n.add(a)
+		n.add(pod(50))
+		n.del(pod(50))
+	}
+	grown := w.unordered()
+	if err := n.backend.Sync(context.Background(), all); err != nil {
+		t.Fatal(err)
+	}
+	w.nft("delete table inet hostport")
+	if err := n.backend.Sync(context.Background(), all); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(w.unordered(), grown); diff != "" {
+		t.Errorf("table written at once, and grown (-at once +grown):\n%s", diff)
+	}
+}
+
+func TestAddChangesWhatChanged(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	n.add(pod(1), pod(2))
+	n.add(pod(1, addressed("10.245.0.9/16"), mapped("9000:90/tcp")))
+	got := w.unordered()
+
+	other := newWorld(t)
+	m := &node{t: t, backend: other.backend()}
+	m.add(pod(1, addressed("10.245.0.9/16"), mapped("9000:90/tcp")), pod(2))
+	if diff := cmp.Diff(other.unordered(), got); diff != "" {
+		t.Errorf("changed attachment (-want +got):\n%s", diff)
+	}
+}
+
+// A dead owner's port is taken over in the transaction that adds the new one.
+func TestTakeOver(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	dead, heir := pod(1, mapped("8080:80/tcp")), pod(2, mapped("8080:80/tcp"))
+	n.add(dead, pod(3))
+	n.apply([]*hostport.Attachment{dead}, []*hostport.Attachment{heir})
+	got := w.nft("list map inet hostport v4")
+	if !strings.Contains(got, "web-2") || strings.Contains(got, "web-1") {
+		t.Errorf("port 8080 should be held by web-2 alone:\n%s", got)
+	}
+}
+
+func TestHeal(t *testing.T) {
+	damage := map[string][]string{
+		"flush ruleset":       {"flush ruleset"},
+		"delete table":        {"delete table inet hostport"},
+		"flush table":         {"flush table inet hostport"},
+		"flush chain":         {"flush chain inet hostport hostports"},
+		"flush clients":       {"flush chain inet hostport clients"},
+		"delete chain":        {"delete chain inet hostport guard"},
+		"foreign rule":        {"insert rule inet hostport prerouting counter accept"},
+		"foreign key, other":  {"add element inet hostport v4 { tcp . 8009 : 10.9.9.9 . 99 }"},
+		"emptied and rebuilt": {"delete table inet hostport", "add table inet hostport", "add chain inet hostport mine"},
+		"another type":        {"delete table inet hostport", "add table inet hostport", "add map inet hostport v4 { type mark : mark ; }"},
+	}
+	for name, lines := range damage {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			n := &node{t: t, backend: w.backend()}
+			n.add(pod(1), pod(2))
+			for _, line := range lines {
+				w.nft(line)
+			}
+			n.add(pod(9))
+			got := w.ruleset()
+
+			clean := newWorld(t)
+			m := &node{t: t, backend: clean.backend()}
+			m.add(pod(1), pod(2), pod(9))
+			if diff := cmp.Diff(clean.ruleset(), got); diff != "" {
+				t.Errorf("healed ruleset (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Deleting what is no longer there heals as well.
+func TestDeleteAfterFlush(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	n.add(pod(1), pod(2))
+	before := w.ruleset()
+	n.add(pod(3))
+	w.nft("flush ruleset")
+	n.del(pod(3))
+	if diff := cmp.Diff(before, w.ruleset()); diff != "" {
+		t.Errorf("ruleset (-want +got):\n%s", diff)
+	}
+	w.nft("flush ruleset")
+	n.del(pod(1), pod(2))
+	if got := w.ruleset(); got != "" {
+		t.Errorf("ruleset after the last DEL:\n%s", got)
+	}
+}
+
+// What nft -f loads from a listing is what we wrote, so nothing is rewritten
+// after a firewall service has restored its snapshot.
+func TestListingLoads(t *testing.T) {
+	var all []*hostport.Attachment
+	for _, a := range variety() {
+		all = append(all, a)
+	}
+	all = append(all, pod(30, func(a *hostport.Attachment) {
+		a.Network = strings.Repeat("n", 300)
+		a.Pod.Name = strings.Repeat("p", 253)
+	}))
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	n.add(all...)
+	saved := w.nft("list ruleset")
+	w.nft("flush ruleset")
+	w.load(saved)
+	s, err := plan(n.change(nil, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := n.backend.intact(context.Background(), s)
+	if err != nil || !whole {
+		t.Errorf("after loading the listing: intact = %v, %v", whole, err)
+	}
+	if diff := cmp.Diff(counted.ReplaceAllString(saved, "packets 0 bytes 0"), w.ruleset()); diff != "" {
+		t.Errorf("listing after loading it (-saved +loaded):\n%s", diff)
+	}
+}
+
+func TestSyncWithNoneLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	b := w.backend()
+	for range 2 {
+		if err := b.Sync(context.Background(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := &node{t: t, backend: b}
+	n.add(pod(1))
+	if err := b.Sync(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.ruleset(); got != "" {
+		t.Errorf("ruleset:\n%s", got)
+	}
+}
+
+func TestLargeBatches(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	big := pod(1)
+	big.Mappings = nil
+	for p := range 60000 {
+		big.Mappings = append(big.Mappings, hostport.Mapping{HostPort: uint16(p + 1), ContainerPort: uint16(p + 1), Protocol: hostport.TCP})
+	}
+	n.add(pod(2, mapped("1:1/udp")))
+	n.add(big)
+	n.add(big)
+	n.del(big)
+	if got := w.nft("list map inet hostport v4"); strings.Count(got, "comment") != 1 {
+		t.Errorf("map v4 after the DEL:\n%s", got)
+	}
+
+	var many []*hostport.Attachment
+	for i := range 5000 {
+		many = append(many, pod(3000+i, mapped("1:1/tcp"), func(a *hostport.Attachment) {
+			a.Mappings[0].HostPort = uint16(10000 + i)
+		}))
+	}
+	n.add(many...)
+	n.del(many...)
+	if got := w.nft("list map inet hostport v4"); strings.Count(got, "comment") != 1 {
+		t.Errorf("map v4 after 5,000 DELs:\n%s", got)
+	}
+}

@@ -1,0 +1,18 @@
+// Package nftables is the backend that programs attachments as elements of
+// nftables maps, in table "inet hostport", over netlink.
+//
+// The number of rules does not depend on the number of mappings: a new
+// connection costs a fixed number of hash lookups, whether the node maps one
+// port or 60,000. Every change is one transaction for both families, so a
+// packet sees the rules before it or after it and never something between.
+// The steady ADD writes elements only.
+//
+// Connections that were translated here are told from those of kube-proxy or
+// anyone else by a connection tracking label, not by a packet mark: marks are
+// a shared and crowded space, and a packet that was masqueraded by mistake has
+// lost its client's address for good.
+//
+// The package starts no process, reads no file and keeps nothing between
+// calls. It does not decide who owns a port, does not touch conntrack entries
+// and sets no sysctl.
+package nftables

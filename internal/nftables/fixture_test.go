@@ -1,0 +1,115 @@
+package nftables
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// pod is an attachment with two families and one mapping; change it as needed.
+func pod(n int, change ...func(*hostport.Attachment)) *hostport.Attachment {
+	a := &hostport.Attachment{
+		Key:     hostport.Key{ContainerID: fmt.Sprintf("%064x", n), IfName: "eth0"},
+		Network: "podnet",
+		Sandbox: hostport.Sandbox{Path: fmt.Sprintf("/run/netns/%d", n), Device: 4, Inode: uint64(4026532000 + n)},
+		Pod:     hostport.Pod{Namespace: "default", Name: fmt.Sprintf("web-%d", n)},
+		Addresses: []netip.Prefix{
+			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(n / 200), byte(n%200 + 2)}), 24),
+			netip.MustParsePrefix(fmt.Sprintf("fd00:%x::%x/64", n/200, n%200+2)),
+		},
+		Mappings: []hostport.Mapping{{HostPort: uint16(8000 + n), ContainerPort: 80, Protocol: hostport.TCP}},
+		Backend:  "nftables",
+		Options:  hostport.Options{SNAT: true, MarkMasqBit: 13},
+	}
+	for _, c := range change {
+		c(a)
+	}
+	return a
+}
+
+func mapped(ms ...string) func(*hostport.Attachment) {
+	return func(a *hostport.Attachment) {
+		a.Mappings = nil
+		for _, m := range ms {
+			a.Mappings = append(a.Mappings, mapping(m))
+		}
+	}
+}
+
+// mapping reads "[IP:]HOSTPORT:CONTAINERPORT/PROTOCOL".
+func mapping(s string) hostport.Mapping {
+	var m hostport.Mapping
+	s, proto, _ := strings.Cut(s, "/")
+	m.Protocol = hostport.Protocol(proto)
+	i := strings.LastIndex(s, ":")
+	fmt.Sscan(s[i+1:], &m.ContainerPort)
+	if side := s[:i]; strings.Contains(side, ":") {
+		ap := netip.MustParseAddrPort(side)
+		m.HostIP, m.HostPort = ap.Addr(), ap.Port()
+	} else {
+		fmt.Sscan(side, &m.HostPort)
+	}
+	return m
+}
+
+func addressed(ps ...string) func(*hostport.Attachment) {
+	return func(a *hostport.Attachment) {
+		a.Addresses = nil
+		for _, p := range ps {
+			a.Addresses = append(a.Addresses, netip.MustParsePrefix(p))
+		}
+	}
+}
+
+func options(change func(*hostport.Options)) func(*hostport.Attachment) {
+	return func(a *hostport.Attachment) { change(&a.Options) }
+}
+
+// node keeps the attachments of a backend as the state does.
+type node struct {
+	t       testing.TB
+	backend *Backend
+	held    []*hostport.Attachment
+}
+
+type rest []*hostport.Attachment
+
+func (r rest) Uses(share string) (bool, error) { return usedBy(r)[share], nil }
+
+func (r rest) All() ([]*hostport.Attachment, error) { return slices.Clone(r), nil }
+
+// change replaces attachments of the same key.
+func (n *node) change(remove, add []*hostport.Attachment) hostport.Change {
+	c := hostport.Change{Add: add}
+	gone := func(a *hostport.Attachment) bool {
+		same := func(b *hostport.Attachment) bool { return a.Key == b.Key }
+		return slices.ContainsFunc(remove, same) || slices.ContainsFunc(add, same)
+	}
+	var stay rest
+	for _, a := range n.held {
+		if gone(a) {
+			c.Remove = append(c.Remove, a)
+		} else {
+			stay = append(stay, a)
+		}
+	}
+	c.Rest = stay
+	return c
+}
+
+func (n *node) apply(remove, add []*hostport.Attachment) {
+	n.t.Helper()
+	c := n.change(remove, add)
+	if err := n.backend.Apply(context.Background(), c); err != nil {
+		n.t.Fatal(err)
+	}
+	n.held = append(c.Rest.(rest), add...)
+}
+
+func (n *node) add(as ...*hostport.Attachment) { n.t.Helper(); n.apply(nil, as) }
+func (n *node) del(as ...*hostport.Attachment) { n.t.Helper(); n.apply(as, nil) }

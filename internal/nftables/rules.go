@@ -1,0 +1,201 @@
+package nftables
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// rule is one rule as expressions, with the comment that nft shows.
+type rule struct {
+	exprs   []expr.Any
+	comment string
+}
+
+func newRule(parts ...[]expr.Any) rule { return rule{exprs: slices.Concat(parts...)} }
+
+// hook is where a base chain sits.
+type hook struct {
+	kind     nftables.ChainType
+	number   nftables.ChainHook
+	priority nftables.ChainPriority
+}
+
+// chain is a chain with all of its rules.
+type chain struct {
+	name  string
+	hook  *hook // nil: reached by jumps only
+	rules []rule
+}
+
+// Five behind and five ahead of the places where everyone else sits:
+// kube-proxy, in its iptables and in its nftables mode, has translated its
+// Services before we look, and we masquerade before a main plugin does.
+const (
+	priorityDNAT = nftables.ChainPriority(-95)
+	prioritySNAT = nftables.ChainPriority(95)
+	priorityRaw  = nftables.ChainPriority(-300)
+)
+
+// set is the declaration of a set or map.
+type set struct {
+	name     string
+	key      []nftables.SetDatatype
+	data     []nftables.SetDatatype // none: a set
+	counters bool
+}
+
+// sets are declared in the order in which nft lists them.
+func (s shape) sets() []set {
+	var out []set
+	for _, f := range hostport.Families() {
+		addr := addrType(f)
+		port := []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService}
+		hostIP := append([]nftables.SetDatatype{addr}, port...)
+		to := []nftables.SetDatatype{addr, nftables.TypeInetService}
+		wildcard, specific := forwardMaps(f)
+		out = append(out,
+			set{name: wildcard, key: port, data: to, counters: true},
+			set{name: specific, key: hostIP, data: to, counters: true})
+		if s.only[f] {
+			jump := []nftables.SetDatatype{nftables.TypeVerdict}
+			wildcard, specific = onlyMaps(f)
+			out = append(out, set{name: wildcard, key: port, data: jump}, set{name: specific, key: hostIP, data: jump})
+		}
+	}
+	for _, c := range s.clients {
+		out = append(out, c.declare())
+	}
+	return out
+}
+
+func (c clientSet) declare() set {
+	addr := addrType(c.family)
+	if c.bits == 0 {
+		return set{name: c.name(), key: []nftables.SetDatatype{addr}}
+	}
+	return set{name: c.name(), key: []nftables.SetDatatype{addr, addr}}
+}
+
+func addrType(f hostport.Family) nftables.SetDatatype {
+	if f == hostport.IPv4 {
+		return nftables.TypeIPAddr
+	}
+	return nftables.TypeIP6Addr
+}
+
+// chains are all but those of the attachments' own conditions, each after the
+// chains that it leads to.
+func (s shape) chains() []chain {
+	toHostports := newRule(isLocal(), []expr.Any{verdict(expr.VerdictJump, chainHostports)})
+	return []chain{
+		{chainGuard, &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw}, []rule{
+			fromLoopbackNet(false), fromLoopbackNet(true),
+		}},
+		{chainUnmapped, nil, []rule{newRule(setLabel(labelUnmapped))}},
+		s.hostports(),
+		{chainPrerouting, &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, []rule{toHostports}},
+		{chainOutput, &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT}, []rule{
+			notFromIPv6Loopback(), toHostports,
+		}},
+		s.masquerade(),
+		{chainPostrouting, &hook{nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT}, []rule{
+			newRule(isTranslated(), hasLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictReturn, "")}),
+			newRule(isTranslated(), hasLabel(labelSeen), []expr.Any{verdict(expr.VerdictJump, chainClients)}),
+		}},
+	}
+}
+
+// fromLoopbackNet drops what pretends to be the node's loopback. Linux does so
+// by itself, until route_localnet is set on the interface, which 127.0.0.1
+// needs to reach a pod (CVE-2020-8558). Answers of pods pass: they are
+// addressed to the node and become 127.0.0.1 after this hook.
+func fromLoopbackNet(source bool) rule {
+	loopback := netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
+	return newRule(
+		[]expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg1}, unequal(ifname("lo"))},
+		isFamily(hostport.IPv4), inNet(loopback, source, equal),
+		[]expr.Any{verdict(expr.VerdictDrop, "")})
+}
+
+// notFromIPv6Loopback leaves [::1] alone. The kernel has no route_localnet for
+// IPv6, so a translated connection would hang, while a refused one makes the
+// client of "localhost" go on to 127.0.0.1 at once.
+func notFromIPv6Loopback() rule {
+	return newRule(isFamily(hostport.IPv6),
+		[]expr.Any{loadDestination(hostport.IPv6, reg1), equal(netip.IPv6Loopback().AsSlice())},
+		[]expr.Any{verdict(expr.VerdictReturn, "")})
+}
+
+// hostports looks the packet up, the specific host IP before the wildcard. A
+// hit ends the evaluation. The label says afterwards who translated: it is set
+// before the lookups because nothing comes after a hit, and so a second bit
+// tells those that were looked up in vain, which a chain behind ours may yet
+// translate.
+func (s shape) hostports() chain {
+	c := chain{name: chainHostports, rules: []rule{newRule(setLabel(labelSeen))}}
+	for _, f := range hostport.Families() {
+		if s.only[f] {
+			wildcard, hostIP := onlyMaps(f)
+			toConditions := func(name string) []expr.Any {
+				return []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: name, IsDestRegSet: true}}
+			}
+			c.rules = append(c.rules,
+				newRule(loadHost(f), toConditions(hostIP)),
+				newRule(isFamily(f), loadPort(0), toConditions(wildcard)))
+		}
+		wildcard, hostIP := forwardMaps(f)
+		c.rules = append(c.rules,
+			newRule(loadHost(f), translate(f, hostIP)),
+			newRule(isFamily(f), loadPort(0), translate(f, wildcard)))
+	}
+	c.rules = append(c.rules, newRule([]expr.Any{verdict(expr.VerdictGoto, chainUnmapped)}))
+	return c
+}
+
+// loadHost loads destination address, protocol and port.
+func loadHost(f hostport.Family) []expr.Any {
+	return slices.Concat(isFamily(f), []expr.Any{loadDestination(f, reg1)}, loadPort(words(f)))
+}
+
+// translate sends the packet where the map says.
+func translate(f hostport.Family, name string) []expr.Any {
+	port := reg32(words(f))
+	return []expr.Any{
+		&expr.Lookup{SourceRegister: reg1, SetName: name, DestRegister: reg1, IsDestRegSet: true},
+		&expr.NAT{
+			Type: expr.NATTypeDestNAT, Family: uint32(nfproto(f)),
+			RegAddrMin: reg1, RegAddrMax: reg1, RegProtoMin: port, RegProtoMax: port, Specified: true,
+		},
+	}
+}
+
+// masquerade has one rule for each set of clients in use. The prefix length is
+// in the rule, so that the set can be a hash: its lookup costs the same for
+// one pod and for thousands.
+func (s shape) masquerade() chain {
+	c := chain{name: chainClients}
+	for _, cs := range s.clients {
+		c.rules = append(c.rules, cs.rule())
+	}
+	return c
+}
+
+func (c clientSet) rule() rule {
+	f, match := c.family, isFamily(c.family)
+	if c.bits == 0 {
+		match = append(match, loadDestination(f, reg1))
+	} else {
+		match = append(match, loadSource(f, reg1))
+		if c.bits < addrBits(f) {
+			match = append(match, mask(f, c.bits))
+		}
+		match = append(match, loadDestination(f, reg32(words(f))))
+	}
+	return newRule(match, []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: c.name()}, &expr.Masq{}})
+}
