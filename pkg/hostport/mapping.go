@@ -17,7 +17,7 @@ type Mapping struct {
 
 // Wildcard reports whether the mapping is for every address of the node.
 func (m Mapping) Wildcard() bool {
-	return !m.HostIP.IsValid() || m.HostIP.IsUnspecified()
+	return !m.HostIP.IsValid() || m.HostIP.Unmap().IsUnspecified()
 }
 
 // Serves reports whether the mapping is for addresses of family f.

@@ -8,8 +8,11 @@ import (
 // Tag is the owner as it is written into the comments of rules and elements,
 // cut to max bytes: container ID, interface, the sandbox's inode, network and
 // pod, separated by single spaces, "-" where unknown. State that was lost is
-// rebuilt from it, so what identifies comes first and what may be cut, last.
-// Characters that could be syntax to a tool or a terminal become "_".
+// rebuilt from it, so what identifies comes first and what may be cut, last:
+// an inode is never cut, because the rest of it would be another one's. The tag
+// ends before it, and names nobody any more, where the container ID is longer
+// than any runtime's. Characters that could be syntax to a tool or a terminal
+// become "_".
 func (a *Attachment) Tag(max int) string {
 	fields := []string{
 		a.ContainerID,
@@ -23,7 +26,10 @@ func (a *Attachment) Tag(max int) string {
 	}
 	t := strings.Join(fields, " ")
 	if len(t) > max {
-		t = t[:max]
+		if identity := fields[0] + " " + fields[1]; len(identity)+1+len(fields[2]) > max {
+			t = identity
+		}
+		t = t[:min(max, len(t))]
 	}
 	return strings.TrimRight(t, " ")
 }
@@ -68,7 +74,9 @@ func ParseTag(t string) (Attachment, bool) {
 		a.Network = f[3]
 	}
 	if len(f) > 4 {
-		a.Pod.Namespace, a.Pod.Name, _ = strings.Cut(f[4], "/")
+		if namespace, name, _ := strings.Cut(f[4], "/"); name != "" { // else it was cut off
+			a.Pod = Pod{Namespace: namespace, Name: name}
+		}
 	}
 	return a, true
 }
