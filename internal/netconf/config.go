@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -149,7 +150,7 @@ func (c *Config) parseBackend(m json.RawMessage) error {
 		c.Backend = s
 		return nil
 	default:
-		return fieldErrorf("backend", "unknown backend %q: want %s or %s", s, Iptables, Nftables)
+		return fieldErrorf("backend", "unknown backend %.80q: want %s or %s", s, Iptables, Nftables)
 	}
 }
 
@@ -159,7 +160,7 @@ func (c *Config) parseDataDir(m json.RawMessage) error {
 		return err
 	}
 	if !filepath.IsAbs(s) || strings.ContainsRune(s, 0) {
-		return fieldErrorf("dataDir", "%q is not an absolute path", s)
+		return fieldErrorf("dataDir", "%.80q is not an absolute path", s)
 	}
 	c.DataDir = filepath.Clean(s)
 	return nil
@@ -179,11 +180,11 @@ func (c *Config) parseLockTimeout(m json.RawMessage) error {
 		if json.Unmarshal(m, &n) != nil {
 			return fieldErrorf(field, "want a duration such as \"30s\" or a number of seconds, not %s", shown(m))
 		}
-		s = fmt.Sprintf("%gs", n)
+		s = strconv.FormatFloat(n, 'f', -1, 64) + "s"
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return fieldErrorf(field, "%q is not a duration such as \"30s\"", s)
+		return fieldErrorf(field, "%.80q is not a duration such as \"30s\"", s)
 	}
 	if d <= 0 || d > maxLockTimeout {
 		return fieldErrorf(field, "%v is outside 1ns to %v", d, maxLockTimeout)
@@ -202,7 +203,7 @@ func (c *Config) parseHostListener(m json.RawMessage) error {
 	case "deny":
 		c.DenyListeners = true
 	default:
-		return fieldErrorf("hostListener", "unknown value %q: want ignore or deny", s)
+		return fieldErrorf("hostListener", "unknown value %.80q: want ignore or deny", s)
 	}
 	return nil
 }
@@ -221,10 +222,10 @@ func (c *Config) parseLog(level, file json.RawMessage) error {
 	case "error":
 		c.LogLevel = slog.LevelError
 	default:
-		return fieldErrorf("logLevel", "unknown level %q: want debug, info, warn or error", l)
+		return fieldErrorf("logLevel", "unknown level %.80q: want debug, info, warn or error", l)
 	}
 	if f != "" && (!filepath.IsAbs(f) || strings.ContainsRune(f, 0)) {
-		return fieldErrorf("logFile", "%q is not an absolute path", f)
+		return fieldErrorf("logFile", "%.80q is not an absolute path", f)
 	}
 	c.LogFile = f
 	return nil

@@ -63,10 +63,10 @@ func parseHostIP(s string) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("%q is not an IP address", s)
+		return netip.Addr{}, fmt.Errorf("%.80q is not an IP address", s)
 	}
 	if a.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("%q has a zone, which a rule cannot match", s)
+		return netip.Addr{}, fmt.Errorf("%.80q has a zone, which a rule cannot match", s)
 	}
 	return a.Unmap(), nil
 }

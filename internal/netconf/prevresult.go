@@ -1,8 +1,11 @@
 package netconf
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
+	"strings"
 
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
@@ -17,11 +20,7 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	if c.PrevResult == nil {
 		return nil, fieldErrorf("prevResult", "is required: the plugin must be chained after the one that makes the interface")
 	}
-	res, err := version.NewResult(c.CNIVersion, c.PrevResult)
-	if err != nil {
-		return nil, fieldErrorf("prevResult", "cannot be read: %w", err)
-	}
-	r, err := current.NewResultFromResult(res)
+	r, err := result(c.PrevResult, c.CNIVersion)
 	if err != nil {
 		return nil, fieldErrorf("prevResult", "cannot be read: %w", err)
 	}
@@ -55,9 +54,40 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fieldErrorf("prevResult.ips", "has no address on the sandbox's interface %q", ifname)
+		return nil, fieldErrorf("prevResult.ips", "has no address on the sandbox's interface %.80q", ifname)
 	}
 	return out, nil
+}
+
+// result reads a result of any version that lists addresses. Before 1.0.0 it
+// need not tell its version: it is the configuration's then.
+func result(m json.RawMessage, configured string) (*current.Result, error) {
+	var told struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(m, &told); err != nil {
+		return nil, err
+	}
+	if told.CNIVersion == "" {
+		var keys map[string]json.RawMessage
+		if err := json.Unmarshal(m, &keys); err != nil {
+			return nil, err
+		}
+		maps.DeleteFunc(keys, func(k string, _ json.RawMessage) bool { return strings.EqualFold(k, "cniVersion") })
+		v, err := json.Marshal(configured)
+		if err != nil {
+			return nil, err
+		}
+		keys["cniVersion"] = v
+		if m, err = json.Marshal(keys); err != nil {
+			return nil, err
+		}
+	}
+	res, err := version.NewResult(configured, m)
+	if err != nil {
+		return nil, err
+	}
+	return current.NewResultFromResult(res)
 }
 
 // onInterface reports whether an address belongs to the interface ifname of

@@ -2,6 +2,7 @@ package netconf
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 )
 
@@ -43,8 +44,16 @@ func integer(m json.RawMessage, field string, lo, hi int, to *int) error {
 
 // texts reads a list of strings.
 func texts(m json.RawMessage, field string, to *[]string) error {
-	if isSet(m) && json.Unmarshal(m, to) != nil {
+	var list []*string
+	if !isSet(m) {
+		return nil
+	}
+	if json.Unmarshal(m, &list) != nil || slices.Contains(list, nil) {
 		return fieldErrorf(field, "want a list of strings, not %s", shown(m))
+	}
+	*to = make([]string, 0, len(list))
+	for _, s := range list {
+		*to = append(*to, *s)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ func ParseProtocol(s string) (Protocol, error) {
 	case TCP, UDP, SCTP:
 		return p, nil
 	default:
-		return "", fmt.Errorf("unknown protocol %q: want tcp, udp or sctp", s)
+		return "", fmt.Errorf("unknown protocol %.80q: want tcp, udp or sctp", s)
 	}
 }
 
