@@ -1,0 +1,135 @@
+// Package conf holds files for operators to copy. The tests read each of them
+// as the program does that it is for.
+package conf
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/hostport-cni/hostport/internal/netconf"
+)
+
+// TestConflists reads every conflist as a runtime does, and the plugin's part
+// of it as the plugin does.
+func TestConflists(t *testing.T) {
+	for _, file := range glob(t, "*.conflist") {
+		t.Run(file, func(t *testing.T) { checkConflist(t, read(t, file)) })
+	}
+}
+
+// TestDocumented does the same with the conflists in the documents, and wants
+// every other piece of JSON in them to be JSON.
+func TestDocumented(t *testing.T) {
+	block := regexp.MustCompile("(?s)```json\n(.*?)```")
+	conflists := 0
+	for _, file := range append(glob(t, "../*.md"), glob(t, "../docs/*.md")...) {
+		for _, m := range block.FindAllSubmatch(read(t, file), -1) {
+			switch {
+			case !json.Valid(m[1]):
+				t.Errorf("%s: not JSON:\n%s", file, m[1])
+			case bytes.Contains(m[1], []byte(`"plugins"`)):
+				checkConflist(t, m[1])
+				conflists++
+			}
+		}
+	}
+	if conflists == 0 {
+		t.Error("no document has a conflist to copy")
+	}
+}
+
+func checkConflist(t *testing.T, data []byte) {
+	t.Helper()
+	list, err := libcni.NetworkConfFromBytes(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := -1
+	for i, p := range list.Plugins {
+		if p.Network.Type != "hostport" {
+			continue
+		}
+		at = i
+		if !p.Network.Capabilities["portMappings"] {
+			t.Error("without the capability portMappings the plugin is never told of any")
+		}
+		if _, err := netconf.Parse(p.Bytes); err != nil {
+			t.Error(err)
+		}
+	}
+	if at < 1 {
+		t.Errorf("hostport is plugin %d of the list: want it behind the plugin that makes the interface", at)
+	}
+}
+
+// TestManifests wants YAML that has what each kind of object needs.
+func TestManifests(t *testing.T) {
+	for _, file := range glob(t, "kubernetes/*.yaml") {
+		var object struct {
+			APIVersion string `yaml:"apiVersion"`
+			Kind       string
+			Metadata   struct{ Name string }
+			Resources  []string
+			Spec       struct{ Template struct{ Spec map[string]any } }
+		}
+		if err := yaml.Unmarshal(read(t, file), &object); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		switch object.Kind {
+		case "DaemonSet":
+			if object.APIVersion == "" || object.Metadata.Name == "" || object.Spec.Template.Spec["containers"] == nil {
+				t.Errorf("%s: not a DaemonSet: %+v", file, object)
+			}
+		case "Kustomization":
+			for _, r := range object.Resources {
+				read(t, filepath.Join(filepath.Dir(file), r))
+			}
+		default:
+			t.Errorf("%s: unexpected kind %q", file, object.Kind)
+		}
+	}
+}
+
+// TestUnits wants units that name no other unit of ours that is not there.
+func TestUnits(t *testing.T) {
+	ours := regexp.MustCompile(`\bhostport-[a-z]+\.(service|timer)\b`)
+	for _, file := range glob(t, "systemd/*") {
+		text := string(read(t, file))
+		if !strings.Contains(text, "[Unit]\n") || !strings.Contains(text, "\nDescription=") {
+			t.Errorf("%s: not a unit", file)
+		}
+		for _, u := range ours.FindAllString(text, -1) {
+			read(t, filepath.Join("systemd", u))
+		}
+	}
+	// A timer starts the service of its own name.
+	for _, file := range glob(t, "systemd/*.timer") {
+		read(t, strings.TrimSuffix(file, ".timer")+".service")
+	}
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no file %s: %v", pattern, err)
+	}
+	return files
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
