@@ -1,0 +1,85 @@
+# hostport: what can be made of it. `make` alone lists it.
+
+# Static binaries: a plugin is copied onto nodes of any distribution. VCS
+# stamping fails in a clone that belongs to somebody else, so the version comes
+# from git describe where there is one.
+export CGO_ENABLED ?= 0
+export GOFLAGS := -buildvcs=false $(GOFLAGS)
+
+BUILD    := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.build=$(BUILD)
+FUZZTIME ?= 1m
+DESTDIR  ?=
+CNI_BIN  ?= /opt/cni/bin
+LINT     := go tool -modfile=$(CURDIR)/.ci/lint.mod golangci-lint
+# The modules of their own keep what only they need out of the product's go.mod.
+NESTED   := test/containerd test/kubernetes
+
+.PHONY: help
+help: ## List what can be made
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the plugin and the operator's tool into bin/
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: install
+install: build ## Install both: DESTDIR, CNI_BIN=/opt/cni/bin
+	install -D -m 755 bin/hostport $(DESTDIR)$(CNI_BIN)/hostport
+	install -D -m 755 bin/hostportctl $(DESTDIR)/usr/local/bin/hostportctl
+
+.PHONY: demo
+demo: build ## Show it at work: pods, curl and the rules (root)
+	@test/packages.sh demo
+	@test/demo/run.sh
+
+.PHONY: test
+test: ## Unit, golden, fuzz seed, kernel and containerd tests (root)
+	test/packages.sh test containerd
+	test/run.sh . -timeout 20m ./...
+	test/run.sh test/containerd -timeout 20m ./...
+
+.PHONY: test-containerd
+test-containerd: ## Only the tests with containerd (root)
+	test/packages.sh containerd
+	test/run.sh test/containerd -timeout 20m ./...
+
+.PHONY: test-kubernetes
+test-kubernetes: ## The tests on a whole Kubernetes node (root, minutes)
+	test/packages.sh kubernetes
+	test/run.sh test/kubernetes -timeout 45m ./...
+
+.PHONY: race
+race: ## Tests without a world of their own, under the race detector (needs a C compiler)
+	test/packages.sh test
+	CGO_ENABLED=1 go test -race -timeout 20m ./pkg/... ./internal/...
+
+.PHONY: lint
+lint: ## Check the code, in every module
+	$(LINT) config verify
+	$(LINT) run
+	for m in $(NESTED); do (cd $$m && $(LINT) run --config $(CURDIR)/.golangci.yml) || exit 1; done
+
+.PHONY: fmt
+fmt: ## Format the code, in every module
+	$(LINT) fmt
+	for m in $(NESTED); do (cd $$m && $(LINT) fmt --config $(CURDIR)/.golangci.yml) || exit 1; done
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME=1m (root)
+	test/packages.sh test
+	FUZZTIME=$(FUZZTIME) test/fuzz.sh
+
+.PHONY: golden
+golden: ## Rewrite the expected rulesets in testdata/ (root)
+	test/packages.sh test
+	go test ./internal/iptables -update
+	go test ./internal/nftables -update
+
+.PHONY: bench
+bench: ## Micro-benchmarks of the pure rooms
+	go test -run '^$$' -bench . -benchmem ./pkg/... ./internal/...
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin test/kubernetes/bin
