@@ -1,0 +1,137 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hostport-cni/hostport/internal/iptables"
+	"github.com/hostport-cni/hostport/internal/nftables"
+	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// The backends by name, as records and the configuration have them.
+const (
+	Iptables = "iptables"
+	Nftables = "nftables"
+)
+
+// Node changes the node in whose network namespace the process runs.
+type Node struct {
+	// Dir is the state directory.
+	Dir string
+	// Timeout bounds the wait for the lock, and each run of a backend's tool.
+	Timeout time.Duration
+	// Log gets what an operator should know and the caller need not.
+	Log *slog.Logger
+	// BootID reads the identity of the running kernel; nil reads the kernel's
+	// own.
+	BootID func() (string, error)
+}
+
+// Backend returns the backend of a name; "" chooses: iptables where its tool
+// is there, else nftables, which needs none.
+func (n *Node) Backend(name string) (string, Backend, error) {
+	switch name {
+	case "":
+		if iptables.Available() == nil {
+			return n.Backend(Iptables)
+		}
+		return n.Backend(Nftables)
+	case Iptables:
+		return name, iptables.New(n.Timeout), nil
+	case Nftables:
+		return name, nftables.New(), nil
+	default:
+		return "", nil, fmt.Errorf("unknown backend %q", name)
+	}
+}
+
+// session is the opened state with the backends that were needed so far.
+type session struct {
+	*Node
+	*state.Store
+	backends map[string]Backend
+}
+
+// open takes the lock and makes state and kernel agree if an earlier process
+// died in the middle of a change or the state was lost. preferred names the
+// backend to ask when there is no state yet.
+func (n *Node) open(ctx context.Context, preferred string) (*session, error) {
+	boot, err := n.bootID()
+	if err != nil {
+		return nil, fmt.Errorf("identify this boot: %w", err)
+	}
+	st, err := state.Open(ctx, state.Options{Dir: n.Dir, Timeout: n.Timeout, BootID: boot})
+	if err != nil {
+		return nil, err
+	}
+	s := &session{Node: n, Store: st, backends: map[string]Backend{}}
+	err = s.settle(ctx, preferred)
+	if errors.Is(err, state.ErrDamaged) {
+		err = s.replace(ctx, preferred, err)
+	}
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return s, nil
+}
+
+// replace starts a new state file in the place of one that turned out to be
+// damaged, and reads the records back from the kernel.
+func (s *session) replace(ctx context.Context, preferred string, reason error) error {
+	s.Log.Warn("state file is damaged and is rebuilt from the kernel", "reason", reason)
+	if err := s.Rebuild(); err != nil {
+		return err
+	}
+	return s.settle(ctx, preferred)
+}
+
+// with runs fn on the opened state. When the state turns out to be damaged
+// only while it is read, it is replaced and fn runs once more.
+func (n *Node) with(ctx context.Context, preferred string, fn func(*session) error) error {
+	s, err := n.open(ctx, preferred)
+	if err != nil {
+		return err
+	}
+	err = fn(s)
+	if errors.Is(err, state.ErrDamaged) {
+		if err = s.replace(ctx, preferred, err); err == nil {
+			err = fn(s)
+		}
+	}
+	return errors.Join(err, s.Close())
+}
+
+func (s *session) backend(name string) (Backend, error) {
+	if b, ok := s.backends[name]; ok {
+		return b, nil
+	}
+	_, b, err := s.Backend(name)
+	if err == nil {
+		s.backends[name] = b
+	}
+	return b, err
+}
+
+// get returns the record of an attachment, or nil.
+func (s *session) get(k hostport.Key) (r *state.Record, err error) {
+	err = s.View(func(tx *state.Tx) error {
+		r, err = tx.Get(k)
+		return err
+	})
+	return r, err
+}
+
+func (n *Node) bootID() (string, error) {
+	if n.BootID != nil {
+		return n.BootID()
+	}
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b)), err
+}
