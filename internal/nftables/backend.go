@@ -85,6 +85,13 @@ func (b *Backend) repair(ctx context.Context, c hostport.Change) error {
 // removes it if there are none. A table that is right already is left alone,
 // with its counters.
 func (b *Backend) Sync(ctx context.Context, all []*hostport.Attachment) error {
+	have, err := b.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if len(differences(have, all, true)) == 0 {
+		return nil
+	}
 	return b.rewrite(ctx, all)
 }
 

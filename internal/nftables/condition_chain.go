@@ -1,5 +1,107 @@
 package nftables
 
-import "github.com/hostport-cni/hostport/pkg/hostport"
+import (
+	"slices"
+	"strings"
 
-func conditionChains(a *hostport.Attachment) []chain { return nil }
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// conditionChains are the chains that turn away what does not meet an
+// attachment's conditions, before its mappings are looked up. Only packets to
+// ports that the attachment holds come by them.
+func conditionChains(a *hostport.Attachment) []chain {
+	var out []chain
+	for _, f := range hostport.Families() {
+		texts := a.Options.Conditions(f)
+		if len(texts) == 0 || len(a.Forwards(f)) == 0 {
+			continue
+		}
+		out = append(out, chain{name: onlyChain(a.Key, f), rules: conditionRules(texts, f)})
+	}
+	return out
+}
+
+// conditionRules refuse what does not meet a condition. A record whose
+// conditions cannot be read, by an older version perhaps, lets nothing pass:
+// better no mapping than one that is open to all.
+func conditionRules(texts []string, f hostport.Family) []rule {
+	var out []rule
+	for _, text := range texts {
+		conditions, err := parseConditions(text, f)
+		if err != nil {
+			return []rule{newRule(refuse())}
+		}
+		for _, c := range conditions {
+			out = append(out, c.rules()...)
+		}
+	}
+	return out
+}
+
+func refuse() []expr.Any { return []expr.Any{verdict(expr.VerdictGoto, chainUnmapped)} }
+
+// rules refuse the packets that do not meet the condition: one rule with all
+// values if it must be any of them, a rule for each if it must be none.
+func (c condition) rules() []rule {
+	var out []rule
+	if values := c.values(); c.negated {
+		for _, match := range values {
+			out = append(out, newRule(match(equal), refuse()))
+		}
+	} else {
+		var all [][]expr.Any
+		for _, match := range values {
+			all = append(all, match(unequal))
+		}
+		out = []rule{newRule(append(all, refuse())...)}
+	}
+	for i := range out {
+		out[i].comment = c.String()
+	}
+	return out
+}
+
+// values are the matches on each value, given how to compare.
+func (c condition) values() []func(func([]byte) *expr.Cmp) []expr.Any {
+	var out []func(func([]byte) *expr.Cmp) []expr.Any
+	switch c.field {
+	case fieldInterface:
+		for _, name := range c.names {
+			out = append(out, func(compare func([]byte) *expr.Cmp) []expr.Any {
+				return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg1}, compare(namePattern(name))}
+			})
+		}
+	case fieldMark:
+		out = append(out, c.markIs)
+	default:
+		for _, n := range c.nets {
+			out = append(out, func(compare func([]byte) *expr.Cmp) []expr.Any {
+				return slices.Concat(isFamily(hostport.FamilyOf(n.Addr())), inNet(n, c.field == fieldSource, compare))
+			})
+		}
+	}
+	return out
+}
+
+// namePattern is the name with its final zero, or for a wildcard without.
+func namePattern(name string) []byte {
+	if base, ok := strings.CutSuffix(name, "*"); ok {
+		return []byte(base)
+	}
+	return ifname(name)
+}
+
+func (c condition) markIs(compare func([]byte) *expr.Cmp) []expr.Any {
+	out := []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1}}
+	if c.mask != ^uint32(0) {
+		out = append(out, &expr.Bitwise{
+			SourceRegister: reg1, DestRegister: reg1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(c.mask), Xor: make([]byte, 4),
+		})
+	}
+	return append(out, compare(binaryutil.NativeEndian.PutUint32(c.value)))
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -14,9 +13,9 @@ import (
 // by which the kernel says that a dump is inconsistent, and ask for the rules
 // chain by chain.
 
-// dump sends one request for a listing and returns the payloads, decoded one
-// by one. A table, set or chain that does not exist has none. It starts again
-// when the ruleset changed meanwhile.
+// dump asks for a listing and has each message of the answer decoded. A table,
+// set or chain that does not exist has none. It starts again when the ruleset
+// changed meanwhile.
 func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribute, each func(attributes)) error {
 	req, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
@@ -74,52 +73,15 @@ func (b *Backend) request(kind uint16, attrs []byte) ([]netlink.Message, error) 
 	return msgs, nil
 }
 
-// attributes are one level of a message: those that occur once by their type,
-// those of a list in order.
-type attributes struct {
-	byType map[uint16][]byte
-	list   [][]byte
-}
-
-func decode(b []byte) (attributes, error) {
-	as, err := netlink.UnmarshalAttributes(b)
-	if err != nil {
-		return attributes{}, fmt.Errorf("decode attributes: %w", err)
-	}
-	out := attributes{byType: make(map[uint16][]byte, len(as))}
-	for _, a := range as {
-		t := a.Type &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-		out.byType[t] = a.Data
-		out.list = append(out.list, a.Data)
-	}
-	return out, nil
-}
-
-// nested is a level below. What cannot be decoded has no attributes: it then
-// differs from everything that is expected.
-func (a attributes) nested(t uint16) attributes {
-	n, err := decode(a.byType[t])
-	if err != nil {
-		return attributes{}
-	}
-	return n
-}
-
-func (a attributes) text(t uint16) string { return cString(a.byType[t]) }
-
-func cString(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
+func nameAttr(t uint16, name string) netlink.Attribute {
+	return netlink.Attribute{Type: t, Data: []byte(name + "\x00")}
 }
 
 // dumpRules reads the rules of all chains of the table.
 func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 	rules := make(map[string][]rule)
-	err := b.dump(ctx, unix.NFT_MSG_GETRULE, []netlink.Attribute{tableAttr(unix.NFTA_RULE_TABLE)}, func(as attributes) {
+	request := []netlink.Attribute{nameAttr(unix.NFTA_RULE_TABLE, tableName)}
+	err := b.dump(ctx, unix.NFT_MSG_GETRULE, request, func(as attributes) {
 		if as.text(unix.NFTA_RULE_TABLE) != tableName {
 			return
 		}
@@ -133,69 +95,85 @@ func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 	return rules, err
 }
 
-func tableAttr(t uint16) netlink.Attribute {
-	return netlink.Attribute{Type: t, Data: []byte(tableName + "\x00")}
+// placement is what the kernel says of a chain besides its rules.
+type placement struct {
+	kind             string
+	number, priority int32
+	policy           uint32
 }
 
-// comment finds a comment in the data that user space attaches to an object.
-func comment(data []byte, kind userdata.Type) string {
-	for len(data) >= 2 {
-		n := 2 + int(data[1])
-		if n > len(data) {
-			return ""
+// dumpChains reads the chains of the table. The kernel lists those of all
+// tables of the family.
+func (b *Backend) dumpChains(ctx context.Context) (map[string]placement, error) {
+	chains := make(map[string]placement)
+	err := b.dump(ctx, unix.NFT_MSG_GETCHAIN, nil, func(as attributes) {
+		if as.text(unix.NFTA_CHAIN_TABLE) != tableName {
+			return
 		}
-		if userdata.Type(data[0]) == kind {
-			return cString(data[2:n])
+		h := as.nested(unix.NFTA_CHAIN_HOOK)
+		chains[as.text(unix.NFTA_CHAIN_NAME)] = placement{
+			kind:     as.text(unix.NFTA_CHAIN_TYPE),
+			number:   int32(h.uint32(unix.NFTA_HOOK_HOOKNUM)),
+			priority: int32(h.uint32(unix.NFTA_HOOK_PRIORITY)),
+			policy:   as.uint32(unix.NFTA_CHAIN_POLICY),
 		}
-		data = data[n:]
-	}
-	return ""
+	})
+	return chains, err
 }
 
-// decodeExpr is nil for an expression that no rule of ours has.
-func decodeExpr(b []byte) expr.Any {
-	as, err := decode(b)
-	if err != nil {
-		return nil
-	}
-	data := as.byType[unix.NFTA_EXPR_DATA]
-	e := newExpr(as.text(unix.NFTA_EXPR_NAME))
-	if e == nil || expr.Unmarshal(unix.NFPROTO_INET, data, e) != nil {
-		return nil
-	}
-	if i, ok := e.(*expr.Immediate); ok && i.Register == unix.NFT_REG_VERDICT {
-		v := &expr.Verdict{}
-		if expr.Unmarshal(unix.NFPROTO_INET, data, v) != nil {
-			return nil
-		}
-		return v
-	}
-	return e
+// declaration is what the kernel says of a set besides its elements.
+type declaration struct {
+	isMap             bool
+	keyType, dataType uint32
+	counters          bool
 }
 
-func newExpr(name string) expr.Any {
-	switch name {
-	case "bitwise":
-		return &expr.Bitwise{}
-	case "cmp":
-		return &expr.Cmp{}
-	case "ct":
-		return &expr.Ct{}
-	case "fib":
-		return &expr.Fib{}
-	case "immediate":
-		return &expr.Immediate{}
-	case "lookup":
-		return &expr.Lookup{}
-	case "masq":
-		return &expr.Masq{}
-	case "meta":
-		return &expr.Meta{}
-	case "nat":
-		return &expr.NAT{}
-	case "payload":
-		return &expr.Payload{}
-	default:
-		return nil
+func (b *Backend) dumpSets(ctx context.Context) (map[string]declaration, error) {
+	sets := make(map[string]declaration)
+	request := []netlink.Attribute{nameAttr(unix.NFTA_SET_TABLE, tableName)}
+	err := b.dump(ctx, unix.NFT_MSG_GETSET, request, func(as attributes) {
+		if as.text(unix.NFTA_SET_TABLE) != tableName || as.uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
+			return
+		}
+		_, counters := as.byType[nftaSetExpr]
+		sets[as.text(unix.NFTA_SET_NAME)] = declaration{
+			isMap:    as.uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_MAP != 0,
+			keyType:  as.uint32(unix.NFTA_SET_KEY_TYPE),
+			dataType: as.uint32(unix.NFTA_SET_DATA_TYPE),
+			counters: counters,
+		}
+	})
+	return sets, err
+}
+
+// nftaSetExpr is NFTA_SET_EXPR, an expression that every element has. The
+// name is missing in golang.org/x/sys/unix.
+const nftaSetExpr = 17
+
+// dumpElements reads a set or map.
+func (b *Backend) dumpElements(ctx context.Context, set string) ([]element, error) {
+	var out []element
+	request := []netlink.Attribute{
+		nameAttr(unix.NFTA_SET_ELEM_LIST_TABLE, tableName),
+		nameAttr(unix.NFTA_SET_ELEM_LIST_SET, set),
+	}
+	err := b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as attributes) {
+		for _, raw := range as.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).list {
+			if as, err := decode(raw); err == nil {
+				out = append(out, decodeElement(set, as))
+			}
+		}
+	})
+	return out, err
+}
+
+func decodeElement(set string, as attributes) element {
+	data := as.nested(unix.NFTA_SET_ELEM_DATA)
+	return element{
+		set:     set,
+		key:     string(as.nested(unix.NFTA_SET_ELEM_KEY).byType[unix.NFTA_DATA_VALUE]),
+		value:   string(data.byType[unix.NFTA_DATA_VALUE]),
+		jump:    data.nested(unix.NFTA_DATA_VERDICT).text(unix.NFTA_VERDICT_CHAIN),
+		comment: comment(as.byType[unix.NFTA_SET_ELEM_USERDATA], userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
 	}
 }

@@ -1,7 +1,25 @@
 package nftables
 
-import "github.com/hostport-cni/hostport/pkg/hostport"
+import (
+	"errors"
+	"fmt"
 
-// Validate refuses what only the iptables backend has, and conditions that
-// cannot be translated.
-func (b *Backend) Validate(o hostport.Options) error { return nil }
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Validate refuses what only the iptables backend has, and conditions of other
+// forms than this backend translates: the error quotes the text and names the
+// key. The mark bit is not looked at: it has a default, and is not used.
+func (b *Backend) Validate(o hostport.Options) error {
+	if o.ExternalSetMarkChain != "" {
+		return errors.New("externalSetMarkChain: the nftables backend masquerades without marks; remove the key, or set backend to iptables")
+	}
+	for _, f := range hostport.Families() {
+		for _, text := range o.Conditions(f) {
+			if _, err := parseConditions(text, f); err != nil {
+				return fmt.Errorf("conditionsV%d: cannot use %q: %w", f, text, err)
+			}
+		}
+	}
+	return nil
+}

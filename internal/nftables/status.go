@@ -1,0 +1,139 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// probeTable is the table that Status asks for and never gets.
+const probeTable = "hostport-probe"
+
+// feature is something that the kernel must have. The version is the first
+// that has it, the option what a smaller configuration may leave out.
+type feature struct {
+	name, since, option string
+	use                 func(*batch)
+}
+
+// features are in the order in which they are asked for, so that the first
+// that is missing is the one to name. The newest is what sets the oldest
+// kernel: counters on the elements of maps.
+func features() []feature {
+	sample := shapeOf(map[string]bool{(clientSet{hostport.IPv4, 24}).name(): true})
+	one := func(parts ...[]expr.Any) func(*batch) {
+		return func(b *batch) { b.addChain(chain{name: "rule", rules: []rule{newRule(parts...)}}) }
+	}
+	return []feature{
+		{"nf_tables with family inet", "3.14", "CONFIG_NF_TABLES_INET", func(*batch) {}},
+		{"the fib expression", "4.10", "CONFIG_NFT_FIB_INET", one(isLocal())},
+		{"connection tracking labels", "3.16", "CONFIG_NFT_CT and CONFIG_NF_CONNTRACK_LABELS", one(setLabel(labelSeen))},
+		{"NAT in family inet", "5.2", "CONFIG_NFT_NAT", func(b *batch) {
+			b.addChain(chain{"nat", &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, nil})
+		}},
+		{"masquerading in family inet", "5.2", "CONFIG_NFT_MASQ", one([]expr.Any{&expr.Masq{}})},
+		{"maps with counters on their elements", "5.7", "CONFIG_NF_TABLES", func(b *batch) { b.addSet(sample.sets()[0]) }},
+		{"the rules of table " + tableName, "5.7", "CONFIG_NF_TABLES", func(b *batch) {
+			for _, d := range sample.sets() {
+				b.addSet(d)
+			}
+			for _, c := range sample.chains() {
+				b.addChain(c)
+			}
+		}},
+	}
+}
+
+// Status tells whether the kernel has what the backend needs, by transactions
+// that use it and are certain to be aborted: nothing is left behind, and no
+// other program sees any of it. Advice names settings that kube-proxy's IPVS
+// mode needs.
+func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
+	all := features()
+	// The last asks for everything. Only if it fails is it worth knowing why.
+	whole := b.probe(ctx, all[len(all)-1])
+	if whole == nil {
+		return b.advice()
+	}
+	if anyErrno(whole, unix.EPERM, unix.EACCES) {
+		return nil, explain(whole)
+	}
+	for _, f := range all {
+		if err := b.probe(ctx, f); err != nil {
+			return nil, fmt.Errorf("the kernel lacks %s (Linux %s or newer, %s): %w", f.name, f.since, f.option, err)
+		}
+	}
+	return nil, whole
+}
+
+// probe uses a feature and then deletes a chain that another one jumps to,
+// which every kernel refuses as busy.
+func (b *Backend) probe(ctx context.Context, f feature) error {
+	err := retry(ctx, func() error {
+		conn, err := nftables.New(b.options()...)
+		if err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+		t := newBatch(conn, probeTable)
+		conn.AddTable(t.table)
+		f.use(t)
+		t.addChain(chain{name: "held"})
+		t.addChain(chain{name: "holder", rules: []rule{newRule([]expr.Any{verdict(expr.VerdictJump, "held")})}})
+		conn.DelChain(&nftables.Chain{Table: t.table, Name: "held"})
+		if t.err != nil {
+			return t.err
+		}
+		return conn.Flush()
+	})
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return nil
+	case err == nil:
+		return errors.New("probe: the kernel deleted a chain that is in use")
+	default:
+		return fmt.Errorf("probe: %w", err)
+	}
+}
+
+// ipvsInterface is where kube-proxy's IPVS mode puts the addresses of Services.
+const ipvsInterface = "kube-ipvs0"
+
+func (b *Backend) advice() ([]string, error) {
+	found, err := b.hasInterface(ipvsInterface)
+	if err != nil || !found {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("interface %s makes the addresses of Services local to the node: "+
+		"keep host ports off them with \"conditionsV4\": [\"ip daddr != SERVICE-CIDR\"] (and conditionsV6)", ipvsInterface)}, nil
+}
+
+// hasInterface asks for one interface by name.
+func (b *Backend) hasInterface(name string) (bool, error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: b.netns})
+	if err != nil {
+		return false, fmt.Errorf("open netlink: %w", err)
+	}
+	defer conn.Close() //nolint:errcheck // nothing was written to it
+	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{nameAttr(unix.IFLA_IFNAME, name)})
+	if err != nil {
+		return false, fmt.Errorf("encode request: %w", err)
+	}
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request},
+		Data:   append(make([]byte, unix.SizeofIfInfomsg), attrs...),
+	})
+	if errors.Is(err, unix.ENODEV) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for interface %s: %w", name, err)
+	}
+	return true, nil
+}
