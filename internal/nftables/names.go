@@ -29,7 +29,7 @@ const (
 	chainPrerouting  = "prerouting"  // from elsewhere, to an address of the node
 	chainOutput      = "output"      // from the node itself, to an address of the node
 	chainHostports   = "hostports"   // the lookups
-	chainUnmapped    = "unmapped"    // notes that hostports translated nothing
+	chainUnmapped    = "unmapped"    // notes that nothing was translated, and ends the lookups
 	chainPostrouting = "postrouting" // what was translated here, and nothing else, goes on to clients
 	chainClients     = "clients"     // masquerades
 )

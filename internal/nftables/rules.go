@@ -97,7 +97,11 @@ func (s shape) chains() []chain {
 		{chainGuard, &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw}, []rule{
 			fromLoopbackNet(false), fromLoopbackNet(true),
 		}},
-		{chainUnmapped, nil, []rule{newRule(setLabel(labelUnmapped))}},
+		{chainUnmapped, nil, []rule{
+			// The verdict ends this table's chain, from however deep; chains of
+			// others at the same hook still see the packet.
+			newRule(setLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictAccept, "")}),
+		}},
 		s.hostports(),
 		{chainPrerouting, &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, []rule{toHostports}},
 		{chainOutput, &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT}, []rule{
