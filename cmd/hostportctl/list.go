@@ -1,0 +1,111 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+func newList(w *where) *cobra.Command {
+	var port, pod, output string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List host ports and the pods that hold them",
+		Example: "  hostportctl list --port 8080        which pod holds port 8080?\n" +
+			"  hostportctl list --pod shop/web-0   which ports does this pod hold?\n" +
+			"  hostportctl list -o json",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			match, err := newFilter(port, pod)
+			if err != nil {
+				return err
+			}
+			write, err := writerOf(output)
+			if err != nil {
+				return err
+			}
+			all, err := w.node(cmd).List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			rows := rowsOf(all, match)
+			if len(rows) == 0 && output != "json" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "no host port is held")
+				return nil
+			}
+			return write(cmd.OutOrStdout(), rows)
+		},
+	}
+	cmd.Flags().StringVarP(&port, "port", "p", "", "only this host `port`, such as 8080 or 53/udp")
+	cmd.Flags().StringVar(&pod, "pod", "", "only this `pod`, as name or namespace/name")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "`format`: table, wide or json")
+	return cmd
+}
+
+// row is one mapping with its owner.
+type row struct {
+	mapping    hostport.Mapping
+	attachment *hostport.Attachment
+}
+
+// targets are where the mapping leads, one address for each family it serves.
+func (r row) targets() []string {
+	var to []string
+	for _, f := range hostport.Families() {
+		if p, ok := r.attachment.Address(f); ok && r.mapping.Serves(f) {
+			to = append(to, netip.AddrPortFrom(p.Addr(), r.mapping.ContainerPort).String())
+		}
+	}
+	return to
+}
+
+// rowsOf are the mappings that match, ordered by port.
+func rowsOf(all []*hostport.Attachment, match func(row) bool) []row {
+	var rows []row
+	for _, a := range all {
+		for _, m := range a.Mappings {
+			if r := (row{m, a}); match(r) {
+				rows = append(rows, r)
+			}
+		}
+	}
+	slices.SortStableFunc(rows, func(x, y row) int {
+		return cmp.Or(
+			cmp.Compare(x.mapping.HostPort, y.mapping.HostPort),
+			strings.Compare(string(x.mapping.Protocol), string(y.mapping.Protocol)),
+			x.mapping.HostIP.Compare(y.mapping.HostIP),
+		)
+	})
+	return rows
+}
+
+// newFilter reads the flags --port and --pod; "" is any.
+func newFilter(port, pod string) (func(row) bool, error) {
+	var number uint64
+	var protocol hostport.Protocol
+	if port != "" {
+		digits, name, named := strings.Cut(port, "/")
+		var err error
+		if number, err = strconv.ParseUint(digits, 10, 16); err != nil || number == 0 {
+			return nil, fmt.Errorf("--port %q: want a port such as 8080 or 53/udp", port)
+		}
+		if named {
+			if protocol, err = hostport.ParseProtocol(name); err != nil {
+				return nil, fmt.Errorf("--port %q: %w", port, err)
+			}
+		}
+	}
+	return func(r row) bool {
+		m, p := r.mapping, r.attachment.Pod
+		return (number == 0 || uint64(m.HostPort) == number) &&
+			(protocol == "" || m.Protocol == protocol) &&
+			(pod == "" || p.Name == pod || p.String() == pod)
+	}, nil
+}

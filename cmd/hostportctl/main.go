@@ -1,0 +1,46 @@
+// Command hostportctl shows and mends the host ports of the node it runs on:
+// which pod holds a port, whether the kernel still has the rules, and what to
+// do when it has not.
+//
+// It works on the state of the hostport plugin in the network namespace in
+// which it is started, which has to be the node's. It configures nothing: that
+// is the conflist's part.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// build is set by the linker (see the Makefile).
+var build = "development"
+
+// Exit statuses. A monitor can tell a node that differs from one that could
+// not be asked.
+const (
+	exitDiffers = 1
+	exitFailed  = 2
+)
+
+// errDiffers ends a command that has already said what is wrong.
+var errDiffers = errors.New("the node is not as it should be")
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	switch err := root.Execute(); {
+	case err == nil:
+		return 0
+	case errors.Is(err, errDiffers):
+		return exitDiffers
+	default:
+		fmt.Fprintln(stderr, "hostportctl:", printable(err.Error()))
+		return exitFailed
+	}
+}

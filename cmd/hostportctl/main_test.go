@@ -1,0 +1,254 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+func TestMain(m *testing.M) { os.Exit(world.Main(m)) }
+
+// tool is the operator on the node of a World.
+type tool struct {
+	*testing.T
+	w      *world.World
+	binary string
+}
+
+// run starts the tool with the state that the World's plugins have.
+func (c tool) run(args ...string) (stdout, stderr string, status int) {
+	c.Helper()
+	var out, errs bytes.Buffer
+	cmd := exec.Command(c.binary, append(args, "--data-dir", c.w.DataDir)...)
+	cmd.Env = []string{"PATH=" + c.w.ToolDir}
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := c.w.Node.Try(cmd.Start); err != nil {
+		c.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		if _, exited := errors.AsType[*exec.ExitError](err); !exited {
+			c.Fatal(err)
+		}
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// want runs the tool and compares what it prints, with columns apart by one
+// space. Dates and container IDs are replaced by what they are.
+func (c tool) want(status int, stdout string, args ...string) {
+	c.Helper()
+	got, stderr, code := c.run(args...)
+	var lines []string
+	for line := range strings.Lines(got) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	want := strings.Split(stdout, "\n")
+	if stdout == "" {
+		want = nil
+	}
+	if diff := cmp.Diff(want, lines); diff != "" || code != status {
+		c.Errorf("hostportctl %s: exit status %d, want %d; stderr %q; stdout (-want +got):\n%s",
+			strings.Join(args, " "), code, status, stderr, diff)
+	}
+}
+
+// fails runs the tool and wants an error with that text on standard error.
+func (c tool) fails(status int, text string, args ...string) {
+	c.Helper()
+	stdout, stderr, code := c.run(args...)
+	if code != status || !strings.Contains(stdout+stderr, text) {
+		c.Errorf("hostportctl %s: exit status %d, want %d and %q\n%s%s", strings.Join(args, " "), code, status, text, stdout, stderr)
+	}
+}
+
+func TestCommands(t *testing.T) {
+	binary := world.Build(t, "github.com/hostport-cni/hostport/cmd/hostportctl", "-ldflags", "-X main.build=v1.2.3")
+	for _, b := range world.Backends {
+		scene := func(name string, run func(tool)) {
+			t.Run(string(b)+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				run(tool{t, world.New(t, world.Options{Backend: b}), binary})
+			})
+		}
+		scene("a node that never had a host port", nothing)
+		scene("list", list)
+		scene("rules flushed by another program", flushed)
+		scene("a pod that is gone", gone)
+		scene("names that are escape sequences", hostile)
+		scene("status", status)
+	}
+}
+
+// nothing leaves a node that has no state without one.
+func nothing(c tool) {
+	c.fails(0, "no host port is held", "list")
+	c.want(0, "[]", "list", "-o", "json")
+	c.want(0, "0 attachments: as recorded", "check")
+	c.want(0, "every owner is alive", "prune")
+	if _, err := os.Stat(c.w.DataDir); !errors.Is(err, os.ErrNotExist) {
+		c.Errorf("a state directory was made: %v", err)
+	}
+	c.fails(0, "hostportctl v1.2.3 ", "version")
+	c.fails(2, `unknown command "lsit"`, "lsit")
+	c.fails(2, `--port "70000": want a port`, "list", "--port", "70000")
+	c.fails(2, `--port "53/udq": unknown protocol`, "list", "--port", "53/udq")
+	c.fails(2, `--output "yaml": want table, wide or json`, "list", "-o", "yaml")
+	c.fails(2, `unknown backend "ipvs"`, "status", "--backend", "ipvs")
+}
+
+func list(c tool) {
+	n := c.w.NewNetwork(world.NetworkOptions{})
+	web := n.MustAdd(c, "web", world.TCP(8080, 80), world.UDP(53, 5353).On(world.V4.Node()))
+	n.MustAdd(c, "db", world.TCP(5432, 5432))
+
+	// What differs from run to run is cut off at the end of a line.
+	table := func(args ...string) []string {
+		c.Helper()
+		out, stderr, code := c.run(append([]string{"list"}, args...)...)
+		if code != 0 {
+			c.Fatalf("list %v: %d %s", args, code, stderr)
+		}
+		var lines []string
+		for line := range strings.Lines(out) {
+			lines = append(lines, strings.Join(strings.Fields(line)[:3], " "))
+		}
+		return lines[1:]
+	}
+	dns := "192.0.2.1:53/udp 10.244.0.2:5353 default/web"
+	http := "8080/tcp 10.244.0.2:80 default/web"
+	sql := "5432/tcp 10.244.0.3:5432 default/db"
+	for _, test := range []struct {
+		args []string
+		want []string
+	}{
+		{nil, []string{dns, sql, http}},
+		{[]string{"--port", "8080"}, []string{http}},
+		{[]string{"-p", "53/UDP"}, []string{dns}},
+		{[]string{"--pod", "web"}, []string{dns, http}},
+		{[]string{"--pod", "default/db"}, []string{sql}},
+	} {
+		if diff := cmp.Diff(test.want, table(test.args...)); diff != "" {
+			c.Errorf("list %v (-want +got):\n%s", test.args, diff)
+		}
+	}
+	c.fails(0, "no host port is held", "list", "--port", "53/tcp")
+	c.fails(0, web.Pod.ContainerID[:shortID]+"   eth0        "+c.w.Backend.Config(), "list")
+	c.fails(0, web.Pod.ContainerID+" ", "list", "-o", "wide")
+	c.fails(0, "10.244.0.2:80,[fd00:10:244::2]:80", "list", "-o", "wide")
+
+	out, _, _ := c.run("list", "-o", "json", "--port", "8080")
+	var got []hostport.Attachment
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		c.Fatalf("%v:\n%s", err, out)
+	}
+	if len(got) != 1 || got[0].ContainerID != web.Pod.ContainerID || len(got[0].Mappings) != 1 || got[0].Mappings[0].HostPort != 8080 {
+		c.Errorf("list -o json --port 8080: %s", out)
+	}
+}
+
+func flushed(c tool) {
+	n := c.w.NewNetwork(world.NetworkOptions{})
+	n.MustAdd(c, "web", world.TCP(8080, 80))
+	n.MustAdd(c, "db", world.TCP(5432, 5432))
+	before := c.w.Ruleset()
+	c.want(0, "2 attachments: as recorded", "check")
+
+	if c.w.Backend == world.NFTables {
+		c.w.NFT("flush ruleset")
+	} else {
+		c.w.Iptables(world.V4, "-t", "nat", "-F")
+	}
+	out, _, code := c.run("check")
+	if code != 1 || out == "" {
+		c.Errorf("check after a flush: exit status %d, %q", code, out)
+	}
+	c.want(0, "rules of 2 attachments written", "sync")
+	c.want(0, "2 attachments: as recorded", "check")
+	if diff := cmp.Diff(before, c.w.Ruleset()); diff != "" {
+		c.Errorf("ruleset after sync (-want +got):\n%s", diff)
+	}
+}
+
+func gone(c tool) {
+	n := c.w.NewNetwork(world.NetworkOptions{})
+	db := n.MustAdd(c, "db", world.TCP(5432, 5432))
+	before := c.w.Ruleset()
+	web := n.MustAdd(c, "web", world.TCP(8080, 80), world.UDP(8080, 80))
+	web.Pod.Close()
+	owner := "pod default/web (container " + web.Pod.ContainerID + ")"
+	c.fails(1, owner+": its sandbox is gone", "check")
+	c.want(0, "removed "+owner+": 8080/tcp 8080/udp", "prune")
+	c.want(0, "every owner is alive", "prune")
+	c.want(0, "1 attachment: as recorded", "check")
+	if diff := cmp.Diff(before, c.w.Ruleset()); diff != "" {
+		c.Errorf("ruleset after prune (-want +got):\n%s", diff)
+	}
+	db.MustDel(c)
+}
+
+// hostile has a runtime that passes on names as bad as they come.
+func hostile(c tool) {
+	const name = "\x1b[2J\u009b31m\u202eweb\n\tnode"
+	a := c.w.NewNetwork(world.NetworkOptions{}).MustAdd(c, "web", world.TCP(8080, 80))
+	i := a.Invocation("ADD", nil)
+	i.Args = strings.ReplaceAll(i.Args, "K8S_POD_NAME=web", "K8S_POD_NAME="+name)
+	if out := c.w.Invoke(i); out.ExitCode != 0 {
+		c.Fatalf("ADD: %s", out.Stdout)
+	}
+	a.Pod.Close()
+	for _, args := range [][]string{{"list"}, {"list", "-o", "wide"}, {"list", "-o", "json"}, {"check"}, {"prune"}} {
+		stdout, stderr, _ := c.run(args...)
+		if strings.ContainsAny(stdout+stderr, "\x1b\u009b\u202e") || !strings.Contains(stdout, "web") {
+			c.Errorf("%v: %q %q", args, stdout, stderr)
+		}
+		var got []hostport.Attachment
+		if args[len(args)-1] != "json" {
+			continue
+		}
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil || len(got) != 1 || got[0].Pod.Name != name {
+			c.Errorf("list -o json: %v, %q", err, stdout)
+		}
+	}
+}
+
+func status(c tool) {
+	backend := c.w.Backend.Config()
+	summary := func(attachments, ports string) string {
+		return "backend: " + backend + "\nstate: " + c.w.DataDir + "\nready: yes\nattachments: " + attachments + "\nhost ports: " + ports
+	}
+	c.want(0, summary("0 (iptables 0, nftables 0)", "0"), "status", "--backend", backend)
+	a := c.w.NewNetwork(world.NetworkOptions{}).MustAdd(c, "web", world.TCP(8080, 80), world.TCP(8443, 443))
+	each := "1 (iptables 1, nftables 0)"
+	if c.w.Backend == world.NFTables {
+		each = "1 (iptables 0, nftables 1)"
+	}
+	c.want(0, summary(each, "2"), "status", "--backend", backend)
+
+	lock, err := os.Open(filepath.Join(c.w.DataDir, "lock"))
+	if err != nil {
+		c.Fatal(err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		c.Fatal(err)
+	}
+	c.fails(2, "locked by another process", "list", "--lock-timeout", "50ms")
+	if err := lock.Close(); err != nil {
+		c.Fatal(err)
+	}
+	a.MustDel(c)
+
+	c.w.RemoveTool("iptables-restore")
+	c.fails(1, "ready:       no: iptables is not installed", "status", "--backend", "iptables")
+	c.fails(0, "backend:     nftables", "status")
+}

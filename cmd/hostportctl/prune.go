@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func newPrune(w *where) *cobra.Command {
+	return &cobra.Command{
+		Use:   "prune",
+		Short: "Remove the host ports of pods that are gone",
+		Long: "Remove the host ports of owners whose sandbox is gone: what is left when a\n" +
+			"runtime never sent the DEL. Living pods are not touched.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			gone, err := w.node(cmd).Prune(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, a := range gone {
+				ports := make([]string, len(a.Mappings))
+				for i, m := range a.Mappings {
+					ports[i] = m.String()
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "removed %s: %s\n", printable(a.Owner()), strings.Join(ports, " "))
+			}
+			if len(gone) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "every owner is alive")
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/internal/netconf"
+	"github.com/hostport-cni/hostport/internal/node"
+)
+
+// where is what all commands need to know of the node.
+type where struct {
+	dir  string
+	lock time.Duration
+}
+
+func newRoot() *cobra.Command {
+	var w where
+	root := &cobra.Command{
+		Use:   "hostportctl",
+		Short: "Show and mend the host ports of this node",
+		Long: "Show and mend the host ports of this node.\n\n" +
+			"Exit status: 0 done, 1 the node differs from what it should be, 2 the command failed.",
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		DisableAutoGenTag: true,
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&w.dir, "data-dir", netconf.DefaultDataDir, "state `directory`: the conflist's dataDir")
+	flags.DurationVar(&w.lock, "lock-timeout", netconf.DefaultLockTimeout, "how long to wait for a plugin that is at work")
+	root.AddCommand(newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w), newVersion())
+	return root
+}
+
+// node is the node whose state is in the directory that was asked for. What
+// it logs goes to the command's standard error.
+func (w *where) node(cmd *cobra.Command) *node.Node {
+	// slog quotes what is not printable.
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{
+		Level: slog.LevelWarn,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{} // it is now
+			}
+			return a
+		},
+	}))
+	return &node.Node{Dir: w.dir, Timeout: w.lock, Log: log}
+}

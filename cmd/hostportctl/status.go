@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/internal/node"
+)
+
+func newStatus(w *where) *cobra.Command {
+	var backend string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Tell whether this node can serve host ports, and how many it serves",
+		Long: "Tell whether this node can serve host ports, and how many it serves. It asks what\n" +
+			"the runtime's STATUS asks: the backend's tool, the kernel, the state directory.\n" +
+			"Exit status 1 means that new pods with host ports would fail.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n := w.node(cmd)
+			name, _, err := n.Backend(backend)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "backend:     %s\nstate:       %s\n", name, printable(n.Dir))
+			if err := n.Status(cmd.Context(), name); err != nil {
+				fmt.Fprintf(out, "ready:       no: %s\n", printable(err.Error()))
+				return errDiffers
+			}
+			fmt.Fprintln(out, "ready:       yes")
+			return writeCounts(cmd, n)
+		},
+	}
+	cmd.Flags().StringVar(&backend, "backend", "", "ask about this `backend` and not the one chosen by default: iptables or nftables")
+	return cmd
+}
+
+func writeCounts(cmd *cobra.Command, n *node.Node) error {
+	all, err := n.List(cmd.Context())
+	if err != nil {
+		return err
+	}
+	ports := 0
+	per := map[string]int{}
+	for _, a := range all {
+		per[a.Backend]++
+		ports += len(a.Mappings)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "attachments: %d (iptables %d, nftables %d)\nhost ports:  %d\n",
+		len(all), per[node.Iptables], per[node.Nftables], ports)
+	return err
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func newSync(w *where) *cobra.Command {
+	return &cobra.Command{
+		Use:   "sync",
+		Short: "Write all rules anew from the record",
+		Long: "Write all rules anew from the record, for instance after another program has\n" +
+			"flushed or reloaded the firewall. Established connections go on.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n := w.node(cmd)
+			if err := n.Sync(cmd.Context()); err != nil {
+				return err
+			}
+			all, err := n.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "rules of %s written\n", count(len(all), "attachment"))
+			return nil
+		},
+	}
+}
