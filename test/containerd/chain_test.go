@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
 
@@ -47,14 +49,24 @@ func newChain(t *testing.T, conflist string) chain {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Plugins may be talkative on stderr (sbr is), which is for failures.
+	var stderr bytes.Buffer
+	t.Cleanup(func() {
+		if t.Failed() && stderr.Len() > 0 {
+			t.Logf("plugins of network %s wrote:\n%s", list.Name, &stderr)
+		}
+	})
+	exec := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: &stderr}}
 	return chain{
-		cni:  libcni.NewCNIConfigWithCacheDir([]string{binDir()}, t.TempDir(), nil),
+		cni:  libcni.NewCNIConfigWithCacheDir([]string{binDir()}, t.TempDir(), exec),
 		list: list,
 	}
 }
 
 // example reads a conflist of the product's conf/ and sets the backend, which
-// the examples leave open.
+// the examples leave open. It takes bridge's masquerading out: bridge leaves it
+// behind when a DEL names no namespace, and then fails at the next DEL over its
+// own left-overs.
 func example(t *testing.T, name, backend string) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(repository(), "conf", name))
@@ -67,7 +79,9 @@ func example(t *testing.T, name, backend string) string {
 	}
 	found := false
 	for _, plugin := range conflist["plugins"].([]any) {
-		if plugin := plugin.(map[string]any); plugin["type"] == pluginType {
+		plugin := plugin.(map[string]any)
+		delete(plugin, "ipMasq")
+		if plugin["type"] == pluginType {
 			plugin["backend"], found = backend, true
 		}
 	}
@@ -108,6 +122,25 @@ func (c chain) check(t *testing.T, attachment *libcni.RuntimeConf) {
 	}
 }
 
+// checkPlugin has the plugin alone check an attachment, with the whole chain's
+// result: bridge's own CHECK wants a route by its gateway in the main table,
+// which a second network does not have.
+func (c chain) checkPlugin(t *testing.T, attachment *libcni.RuntimeConf) {
+	t.Helper()
+	for _, plugin := range c.list.Plugins {
+		if plugin.Network.Type != pluginType {
+			continue
+		}
+		alone, err := libcni.InjectConf(plugin, map[string]any{"name": c.list.Name, "cniVersion": c.list.CNIVersion})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.cni.CheckNetwork(t.Context(), alone, attachment); err != nil {
+			t.Errorf("CHECK %s of %s: %v", attachment.IfName, attachment.ContainerID, err)
+		}
+	}
+}
+
 func (c chain) del(t *testing.T, attachment *libcni.RuntimeConf) {
 	t.Helper()
 	if err := c.cni.DelNetworkList(t.Context(), c.list, attachment); err != nil {
@@ -133,9 +166,8 @@ func newNamespace(t *testing.T, name string) string {
 }
 
 // serveIn runs a peer in a network namespace; an empty path is one that the
-// process makes for itself, which lives as long as it does. It returns the
-// process ID.
-func serveIn(t *testing.T, namespace, name, tcp, udp string) int {
+// process makes for itself, which lives as long as it does.
+func serveIn(t *testing.T, namespace, name, tcp, udp string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(peerPath(), "-name", name, "-tcp", tcp, "-udp", udp)
 	cmd.Stderr = os.Stderr
@@ -146,11 +178,15 @@ func serveIn(t *testing.T, namespace, name, tcp, udp string) int {
 	if err := within(namespace, cmd.Start); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return cmd.Process.Pid
+	t.Cleanup(func() { end(cmd) })
+	return cmd
+}
+
+// end kills a peer; its namespace, if it is its own, is gone when end returns
+// or soon after. One that has ended may be ended again.
+func end(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
 }
 
 // podArgs is CNI_ARGS as Kubernetes' runtimes fill it.

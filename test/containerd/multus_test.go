@@ -115,7 +115,7 @@ func (p *multusPod) expect(t *testing.T, eth0, net1 bool) {
 			ask(outside, "tcp", nodeIP, port).expectSilence(t)
 			continue
 		}
-		p.networks[i].check(t, p.attachment[i])
+		p.networks[i].checkPlugin(t, p.attachment[i])
 		// The client's address is kept on net1 too: its conflist has the
 		// pod answer through the interface that was asked.
 		ask(outside, "tcp", nodeIP, port).expect(t, answer{Pod: "default/two-networks", Client: clientIP})

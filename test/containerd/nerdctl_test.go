@@ -2,10 +2,12 @@ package containerd
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestNerdctl calls the chain as nerdctl's OCI hook does: the container's
@@ -17,39 +19,46 @@ func TestNerdctl(t *testing.T) {
 	for _, backend := range []string{"iptables", "nftables"} {
 		t.Run(backend, func(t *testing.T) {
 			bridge := newChain(t, example(t, "20-nerdctl-bridge.conflist", backend))
-			first := nerdctlRun(t, bridge, "first", 0x31)
-			if err := first.create(t); err != nil {
+			first := newNerdctlContainer("first", bridge, 0x31)
+			second := newNerdctlContainer("second", bridge, 0x32)
+			if err := first.start(t); err != nil {
 				t.Fatal(err)
 			}
 			first.expect(t)
-			base := ruleset(t)
 
 			// The port has an owner, and the message says which container.
-			second := nerdctlRun(t, bridge, "second", 0x32)
-			err := second.create(t)
+			// nerdctl makes no DEL after an ADD that failed.
+			before := published(t)
+			err := second.start(t)
 			if err == nil {
 				t.Fatal("a second container took port 8080")
 			}
-			if !strings.Contains(err.Error(), first.attachment.ContainerID[:12]) {
+			if !strings.Contains(err.Error(), first.attachment.ContainerID) {
 				t.Errorf("refusal does not name container %s: %v", first.attachment.ContainerID, err)
 			}
-			second.remove(t)
-			expectRuleset(t, base)
+			if diff := cmp.Diff(before, published(t)); diff != "" {
+				t.Errorf("rules for port 8080 after the refusal (-want +got):\n%s", diff)
+			}
 			first.expect(t)
 
-			// containerd was bounced: the same container again.
-			if err := first.create(t); err != nil {
+			// The container dies with containerd and comes back with it:
+			// the same container in another namespace.
+			end(first.process)
+			if err := first.start(t); err != nil {
 				t.Fatal(err)
 			}
 			first.expect(t)
 
-			first.remove(t)
+			first.stop(t)
 			ask(outside, "tcp", nodeIP, 8080).expectSilence(t)
-			if err := second.create(t); err != nil {
+			if rules := published(t); len(rules) > 0 {
+				t.Errorf("rules for port 8080 with nothing that publishes it: %q", rules)
+			}
+			if err := second.start(t); err != nil {
 				t.Fatal(err)
 			}
 			second.expect(t)
-			second.remove(t)
+			second.stop(t)
 		})
 	}
 }
@@ -58,18 +67,16 @@ func TestNerdctl(t *testing.T) {
 type nerdctlContainer struct {
 	name       string
 	network    chain
-	attachment *libcni.RuntimeConf
+	process    *exec.Cmd
+	attachment libcni.RuntimeConf
 }
 
-func nerdctlRun(t *testing.T, network chain, name string, seed byte) *nerdctlContainer {
-	t.Helper()
-	pid := serveIn(t, "", name, "80", "80")
+func newNerdctlContainer(name string, network chain, seed byte) *nerdctlContainer {
 	return &nerdctlContainer{
 		name:    name,
 		network: network,
-		attachment: &libcni.RuntimeConf{
+		attachment: libcni.RuntimeConf{
 			ContainerID: "default-" + containerID(seed),
-			NetNS:       fmt.Sprintf("/proc/%d/ns/net", pid),
 			IfName:      "eth0",
 			Args:        [][2]string{{"IgnoreUnknown", "1"}, {"NERDCTL_CNI_DHCP_HOSTNAME", name}},
 			CapabilityArgs: capabilities{"portMappings": []portMapping{
@@ -80,20 +87,31 @@ func nerdctlRun(t *testing.T, network chain, name string, seed byte) *nerdctlCon
 	}
 }
 
-// create is the hook's createRuntime.
-func (c *nerdctlContainer) create(t *testing.T) error {
+// start is a new process and the hook's createRuntime.
+func (c *nerdctlContainer) start(t *testing.T) error {
 	t.Helper()
-	c.remove(t)
-	_, err := c.network.tryAdd(t, c.attachment)
+	c.process = serveIn(t, "", c.name, "80", "80")
+	c.del(t, "")
+	attachment := c.attachment
+	attachment.NetNS = fmt.Sprintf("/proc/%d/ns/net", c.process.Process.Pid)
+	_, err := c.network.tryAdd(t, &attachment)
 	return err
 }
 
-// remove is the hook's postStop: it knows no namespace.
-func (c *nerdctlContainer) remove(t *testing.T) {
+// stop is `nerdctl stop`, which cleans up while the namespace is there, and
+// the hook's postStop when it is not.
+func (c *nerdctlContainer) stop(t *testing.T) {
 	t.Helper()
-	stopped := *c.attachment
-	stopped.NetNS = ""
-	c.network.del(t, &stopped)
+	c.del(t, fmt.Sprintf("/proc/%d/ns/net", c.process.Process.Pid))
+	end(c.process)
+	c.del(t, "")
+}
+
+func (c *nerdctlContainer) del(t *testing.T, netns string) {
+	t.Helper()
+	attachment := c.attachment
+	attachment.NetNS = netns
+	c.network.del(t, &attachment)
 }
 
 func (c *nerdctlContainer) expect(t *testing.T) {
@@ -102,4 +120,17 @@ func (c *nerdctlContainer) expect(t *testing.T) {
 		ask(outside, protocol, nodeIP, 8080).expect(t, answer{Pod: c.name, Client: clientIP})
 	}
 	ask(onNode, "tcp", "127.0.0.1", 8080).expect(t, answer{Pod: c.name})
+}
+
+// published are the lines of the ruleset that are about port 8080. Those of
+// the firewall plugin change beside them.
+func published(t *testing.T) []string {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(ruleset(t)) {
+		if strings.Contains(line, "8080") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
