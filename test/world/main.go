@@ -114,6 +114,20 @@ func build(dir string) error {
 	return nil
 }
 
+// Build compiles a program of this module once more, for tests that need
+// another one than the plugin as shipped: with build tags, or the operator's
+// tool. It returns the binary's path; UsePlugin puts it in the plugin's place.
+func Build(t testing.TB, importPath string, flags ...string) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), filepath.Base(importPath))
+	args := append([]string{"build", "-o", binary}, flags...)
+	out, err := exec.Command("go", append(args, importPath)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("build %s: %v\n%s", importPath, err, out)
+	}
+	return binary
+}
+
 // withStderr adds what a failed command wrote to stderr.
 func withStderr(err error) error {
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {

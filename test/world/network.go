@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -144,6 +145,15 @@ func (w *World) mainConfig(o NetworkOptions) Config {
 	config["isGateway"] = true
 	config["hairpinMode"] = true
 	return config.with(o.MainConfig)
+}
+
+// ForgetLeases loses host-local's memory of the addresses it gave out, so that
+// the next pod gets the first address again.
+func (w *World) ForgetLeases() {
+	w.t.Helper()
+	if err := os.RemoveAll(w.ipam); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // GC tells the network's plugins which attachments are still valid, as a

@@ -2,6 +2,7 @@ package world
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,17 @@ type Ruleset struct {
 	// NFTables is what `nft list ruleset` prints, the tables of iptables-nft
 	// included.
 	NFTables string
+}
+
+// Sorted is the ruleset with its lines in alphabetical order: what is equal so
+// holds the same rules, in whichever order they came.
+func (r Ruleset) Sorted() Ruleset {
+	for _, text := range []*string{&r.IptablesNFT, &r.Ip6tablesNFT, &r.IptablesLegacy, &r.Ip6tablesLegacy, &r.NFTables} {
+		lines := strings.SplitAfter(*text, "\n")
+		slices.Sort(lines)
+		*text = strings.Join(lines, "")
+	}
+	return r
 }
 
 // Ruleset reads the node's rules.

@@ -107,3 +107,24 @@ func (w *World) Started() []string {
 	}
 	return strings.Split(strings.TrimSpace(string(log)), "\n")
 }
+
+// UsePlugin puts a binary in the place of a plugin, for this World alone and
+// for networks made after the call.
+func (w *World) UsePlugin(name, binary string) {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	entries, err := os.ReadDir(w.PluginDir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range entries {
+		target := filepath.Join(w.PluginDir, e.Name())
+		if e.Name() == name {
+			target = binary
+		}
+		if err := os.Symlink(target, filepath.Join(dir, e.Name())); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.PluginDir = dir
+}

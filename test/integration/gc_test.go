@@ -1,0 +1,160 @@
+package integration
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+// gcScenarios are about GC and STATUS.
+func gcScenarios() []scenario {
+	return []scenario{
+		{name: "GC removes what is not valid, of one network", report: "cri-o 4727", run: func(e *env) {
+			stays := e.web()
+			goes := e.add("goes", world.TCP(8081, 80))
+			other := e.network(world.NetworkOptions{Name: "other", Second: true})
+			e.addTo(other, "elsewhere", world.TCP(8082, 80)).Pod.Serve("tcp", 80)
+			e.gc(world.Config{"cni.dev/valid-attachments": valid(stays)})
+			e.forget(goes)
+			e.w.Node.Serve("tcp", 8081)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+			e.reaches(e.w.Client, "tcp", e.node(8081), "node")
+			e.reaches(e.w.Client, "tcp", e.node(8082), "elsewhere")
+			e.checks(stays)
+		}},
+		{name: "GC by the runtime", run: func(e *env) {
+			stays := e.web()
+			goes := e.add("goes", world.TCP(8081, 80))
+			before := e.w.Ruleset()
+			if err := e.net.GC(stays, goes); err != nil {
+				e.Fatalf("GC with every attachment valid: %v", err)
+			}
+			e.sameRules("GC with every attachment valid", before)
+			if err := e.net.GC(stays); err != nil {
+				e.Fatalf("GC: %v", err)
+			}
+			e.forget(goes)
+		}},
+		{name: "GC tells interfaces of one container apart", report: "multus-cni 208", run: func(e *env) {
+			second := e.network(world.NetworkOptions{Name: "second", Second: true})
+			a := e.web()
+			b, err := second.AddInterface(a.Pod, "net1", world.TCP(8081, 80))
+			if err != nil {
+				e.Fatal(err)
+			}
+			e.live = append(e.live, b)
+			e.invoke(world.Invocation{Command: "GC", Stdin: e.w.Stdin(world.Config{
+				"name": "second", "cni.dev/valid-attachments": valid(a),
+			})})
+			e.forget(b)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+		}},
+		{name: "GC with a null list", run: gcAll(nil)},
+		{name: "GC with an empty list", run: gcAll([]any{})},
+		{name: "GC without a list is refused", run: func(e *env) {
+			e.web()
+			before := e.w.Ruleset()
+			cniErr, err := e.w.Invoke(world.Invocation{Command: "GC", Stdin: e.w.Stdin(nil)}).Error()
+			if err != nil || cniErr == nil || !strings.Contains(cniErr.Msg, "cni.dev/valid-attachments") {
+				e.Errorf("GC without a list: %v, %v", cniErr, err)
+			}
+			e.sameRules("a refused GC", before)
+		}},
+		{name: "GC on a node without state", run: func(e *env) {
+			e.gc(world.Config{"cni.dev/valid-attachments": []any{}})
+			e.sameRules("GC", e.before)
+		}},
+		{name: "STATUS of a node that can serve", run: func(e *env) {
+			if err := e.net.Status(); err != nil {
+				e.Errorf("STATUS: %v", err)
+			}
+			e.web()
+			if err := e.net.Status(); err != nil {
+				e.Errorf("STATUS with a pod: %v", err)
+			}
+		}},
+		{name: "STATUS and ADD with a missing tool", report: "talos 11846, containernetworking/plugins 1280", backends: iptablesOnly, run: missingTool},
+		{name: "STATUS with a tool that fails", report: "talos 11846", backends: iptablesOnly, run: func(e *env) {
+			for _, tool := range []string{"iptables", "iptables-restore", "ip6tables", "ip6tables-restore", "iptables-save", "ip6tables-save"} {
+				e.w.ReplaceTool(tool, `echo "modprobe: FATAL: Module ip_tables not found" >&2; exit 3`)
+			}
+			e.unavailable("")
+			e.w.RestoreTools()
+		}},
+		{name: "STATUS with a state directory that cannot be used", run: func(e *env) {
+			if err := os.WriteFile(e.w.DataDir, nil, 0o600); err != nil {
+				e.Fatal(err)
+			}
+			e.unavailable(e.w.DataDir)
+			a, err := e.net.Add(e.w.NewPod("web"), world.TCP(8080, 80))
+			if err == nil {
+				e.Error("ADD succeeded without state")
+			}
+			e.sameRules("ADD without state", e.before)
+			if err := os.Remove(e.w.DataDir); err != nil {
+				e.Fatal(err)
+			}
+			a.MustDel(e)
+		}},
+	}
+}
+
+// gc sends a GC that has to succeed.
+func (e *env) gc(changes world.Config) {
+	e.Helper()
+	e.invoke(world.Invocation{Command: "GC", Stdin: e.w.Stdin(changes)})
+}
+
+// valid is the value of cni.dev/valid-attachments.
+func valid(attachments ...*world.Attachment) []types.GCAttachment {
+	var list []types.GCAttachment
+	for _, a := range attachments {
+		list = append(list, types.GCAttachment{ContainerID: a.Pod.ContainerID, IfName: a.IfName})
+	}
+	return list
+}
+
+// gcAll sends a list in which nothing is valid.
+func gcAll(list any) func(e *env) {
+	return func(e *env) {
+		e.web()
+		e.add("other", world.TCP(8081, 80))
+		stdin := strings.Replace(string(e.w.Stdin(world.Config{"cni.dev/valid-attachments": "LIST"})), `"LIST"`, "null", 1)
+		if list != nil {
+			stdin = string(e.w.Stdin(world.Config{"cni.dev/valid-attachments": list}))
+		}
+		e.invoke(world.Invocation{Command: "GC", Stdin: []byte(stdin)})
+		e.live = nil
+		e.sameRules("GC with nothing valid", e.before)
+	}
+}
+
+// unavailable wants STATUS to answer with error 50 and a reason.
+func (e *env) unavailable(reason string) {
+	e.Helper()
+	cniErr, ok := errors.AsType[*types.Error](e.net.Status())
+	if !ok || cniErr.Code != types.ErrPluginNotAvailable || !strings.Contains(cniErr.Msg+cniErr.Details, reason) {
+		e.Errorf("STATUS: %v, want error %d that names %q", cniErr, types.ErrPluginNotAvailable, reason)
+	}
+}
+
+// missingTool takes iptables off the node. Nothing is left of an ADD.
+func missingTool(e *env) {
+	for _, tool := range []string{
+		"iptables", "iptables-restore", "iptables-save", "ip6tables", "ip6tables-restore", "ip6tables-save",
+	} {
+		e.w.RemoveTool(tool)
+	}
+	e.unavailable("iptables")
+	a, err := e.net.Add(e.w.NewPod("web"), world.TCP(8080, 80))
+	if err == nil || !strings.Contains(err.Error(), "iptables") {
+		e.Errorf("ADD without iptables: %v", err)
+	}
+	e.w.RestoreTools()
+	a.MustDel(e)
+	e.sameRules("ADD without iptables", e.before)
+}

@@ -1,0 +1,162 @@
+package integration
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+// loopbackScenarios are about 127/8, which stays the node's own although
+// route_localnet is set.
+func loopbackScenarios() []scenario {
+	return []scenario{
+		{name: "127.0.0.1 stays closed to pods", report: "kubernetes 90259, moby 45610", families: v4Only, run: func(e *env) {
+			e.web()
+			intruder := e.add("intruder")
+			e.closed(intruder.Pod.Netns, e.f.Gateway())
+		}},
+		{name: "127.0.0.1 stays closed to routed pods", report: "kubernetes 90259", families: v4Only, run: func(e *env) {
+			a := e.addTo(e.network(world.NetworkOptions{Main: "ptp"}), "intruder", world.TCP(8080, 80))
+			e.closed(a.Pod.Netns, e.f.Gateway())
+		}},
+		{name: "127.0.0.1 stays closed to neighbours of the node", report: "kubernetes 90259", families: v4Only, run: func(e *env) {
+			e.web()
+			e.closed(e.w.Client, e.f.Node())
+		}},
+		{name: "127.0.0.1 stays closed where another program opened every interface", report: "moby 45610",
+			families: v4Only, run: func(e *env) {
+				e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1")
+				e.web()
+				e.closed(e.w.Client, e.f.Node())
+			}},
+		{name: "127.0.0.1 is closed before it is opened, and open no longer than needed", families: v4Only, run: func(e *env) {
+			e.localnet("0")
+			a := e.web()
+			e.localnet("1")
+			b := e.add("other", world.TCP(8081, 80))
+			e.del(a)
+			e.localnet("1")
+			e.del(b)
+			e.localnet("0")
+		}},
+		{name: "route_localnet that was set before stays", families: v4Only, run: func(e *env) {
+			e.add("maker-of-the-bridge")
+			e.w.Node.Sysctl("net/ipv4/conf/cni0/route_localnet", "1")
+			e.del(e.web())
+			e.localnet("1")
+		}},
+		{name: "a pod cannot pass for the node's loopback", report: "kubernetes 90259", families: v4Only, run: spoof},
+	}
+}
+
+// localnet compares route_localnet of the pod bridge.
+func (e *env) localnet(want string) {
+	e.Helper()
+	if !e.w.Node.HasLink("cni0") {
+		return // as good as closed
+	}
+	if got := e.w.Node.ReadSysctl("net/ipv4/conf/cni0/route_localnet"); got != want {
+		e.Errorf("net.ipv4.conf.cni0.route_localnet is %s, want %s", got, want)
+	}
+}
+
+// closed shows that a host which sends packets for 127.0.0.1 to the node does
+// not reach what listens there, while the node itself does, and that it would
+// without the guard.
+func (e *env) closed(from *world.Netns, via netip.Addr) {
+	e.Helper()
+	loop := e.f.Loopback()
+	tcp := e.w.Node.ServeOn("tcp", netip.AddrPortFrom(loop, 9000))
+	udp := e.w.Node.ServeOn("udp", netip.AddrPortFrom(loop, 9000))
+	e.reaches(e.w.Node, "tcp", tcp.Addr, "node")
+	e.reaches(e.w.Node, "udp", udp.Addr, "node")
+
+	from.Command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
+	from.Sysctl("net/ipv4/conf/all/route_localnet", "1")
+	from.AddRoute("eth0", loop.String()+"/32", via.String())
+	from.Silence(e, "tcp", tcp.Addr)
+	from.Silence(e, "udp", udp.Addr)
+	if n, m := len(tcp.Seen()), len(udp.Seen()); n != 1 || m != 1 {
+		e.Errorf("the node's loopback was asked %d and %d times, want once each, by itself", n, m)
+	}
+
+	// Without any rule, and with the interface open, the same client gets
+	// through: its packets were worth stopping.
+	guarded := e.w.ListNFT()
+	legacy := e.w.Node.Command("xtables-legacy-multi", "iptables-save")
+	e.w.Node.Command("nft", "flush", "ruleset")
+	for _, table := range []string{"nat", "raw", "mangle", "filter"} {
+		e.w.Node.Command("xtables-legacy-multi", "iptables", "-t", table, "-F")
+	}
+	before := e.w.Node.ReadSysctl("net/ipv4/conf/all/route_localnet")
+	e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1")
+	e.reaches(from, "tcp", tcp.Addr, "node")
+	e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", before)
+	e.w.NFT(guarded)
+	if _, err := e.w.Node.TryCommand(legacy, "xtables-legacy-multi", "iptables-restore"); err != nil {
+		e.Fatal(err)
+	}
+}
+
+// spoof sends datagrams with a source in 127/8 from a pod, to the node's own
+// address and to its loopback: a service that trusts such sources must not
+// see them.
+func spoof(e *env) {
+	a := e.web()
+	onNode := e.w.Node.ServeOn("udp", netip.AddrPortFrom(e.f.Node(), 9000))
+	onLoop := e.w.Node.ServeOn("udp", netip.AddrPortFrom(e.f.Loopback(), 9000))
+	a.Pod.Command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
+	a.Pod.Sysctl("net/ipv4/conf/all/route_localnet", "1")
+	a.Pod.AddRoute("eth0", "127.0.0.1/32", e.f.Gateway().String())
+	honest := netip.AddrPortFrom(a.Addr(e.f), 4000)
+	for range 3 {
+		for _, from := range []string{"127.0.0.1:4000", "127.0.0.2:4000"} {
+			sendUDP(e, a.Pod.Netns, netip.MustParseAddrPort(from), onNode.Addr)
+			sendUDP(e, a.Pod.Netns, netip.MustParseAddrPort(from), onLoop.Addr)
+		}
+		sendUDP(e, a.Pod.Netns, honest, onNode.Addr)
+	}
+	// The honest datagrams were the last to be sent: when they have been
+	// seen, so would the others have been.
+	for deadline := time.Now().Add(10 * time.Second); len(onNode.Seen()) < 3 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if len(onNode.Seen()) == 0 {
+		e.Fatal("the pod's honest datagrams did not arrive")
+	}
+	for _, client := range onNode.Seen() {
+		if client != honest {
+			e.Errorf("the node's own address was reached as %s", client)
+		}
+	}
+	if seen := onLoop.Seen(); len(seen) > 0 {
+		e.Errorf("the node's loopback was reached as %v", seen)
+	}
+}
+
+// sendUDP sends one IPv4 datagram with any source address.
+func sendUDP(t testing.TB, n *world.Netns, source, destination netip.AddrPort) {
+	t.Helper()
+	packet := make([]byte, 29)
+	packet[0], packet[8], packet[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(packet[2:], uint16(len(packet)))
+	copy(packet[12:], source.Addr().AsSlice())
+	copy(packet[16:], destination.Addr().AsSlice())
+	binary.BigEndian.PutUint16(packet[20:], source.Port())
+	binary.BigEndian.PutUint16(packet[22:], destination.Port())
+	binary.BigEndian.PutUint16(packet[24:], 9)
+	packet[28] = '?'
+	n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: destination.Addr().As4()})
+	})
+}
