@@ -23,7 +23,7 @@ type daemon struct {
 	socket  string
 	log     string
 	process *exec.Cmd
-	exited  chan error // receives once when process has ended
+	exited  chan struct{} // closed when process has ended
 
 	conn    *grpc.ClientConn
 	runtime cri.RuntimeServiceClient
@@ -116,8 +116,11 @@ func (d *daemon) start(t *testing.T) {
 	if err := d.process.Start(); err != nil {
 		t.Fatal(err)
 	}
-	process, exited := d.process, make(chan error, 1)
-	go func() { exited <- process.Wait() }()
+	process, exited := d.process, make(chan struct{})
+	go func() {
+		defer close(exited)
+		_ = process.Wait() // how it ended is in its ProcessState
+	}()
 	d.exited = exited
 }
 
@@ -125,8 +128,8 @@ func (d *daemon) waitReady(t *testing.T) {
 	t.Helper()
 	eventually(t, "containerd", func() error {
 		select {
-		case err := <-d.exited:
-			t.Fatalf("containerd ended: %v\n%s", err, d.tail(40))
+		case <-d.exited:
+			t.Fatalf("containerd ended: %v\n%s", d.process.ProcessState, d.tail(40))
 		default:
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -110,7 +111,8 @@ func roleCommand(ctx context.Context, role, dir string) *exec.Cmd {
 }
 
 func exitCode(err error) (int, error) {
-	if exit, ok := err.(*exec.ExitError); ok && exit.Exited() {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
 		return exit.ExitCode(), nil
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -102,9 +103,9 @@ func removeControlGroups(name string) {
 			continue
 		}
 		// A group goes only when those below it are gone.
-		for i := len(groups) - 1; i >= 0; i-- {
-			if err := syscall.Rmdir(groups[i]); err != nil {
-				fmt.Fprintf(os.Stderr, "test/containerd: remove control group %s: %v\n", groups[i], err)
+		for _, group := range slices.Backward(groups) {
+			if err := syscall.Rmdir(group); err != nil {
+				fmt.Fprintf(os.Stderr, "test/containerd: remove control group %s: %v\n", group, err)
 			}
 		}
 	}

@@ -39,13 +39,15 @@ func (s scenes) run(t *testing.T) {
 	needNode(t)
 	s.daemon = startDaemon(t, "containerd-"+s.backend, network(s.backend, s.bridge, s.subnet))
 
-	// The first pod of a node brings the backend's base, which stays, as
-	// iptables' own empty tables do. From then on nothing may.
+	// The first pod has iptables make its empty tables and bridge its base,
+	// which stay. Nothing of the plugin's may, and from then on nothing at all.
 	first := s.runPod(t, pod{name: "first", ports: []*cri.PortMapping{tcp(80, 80)}, tcp: "80"})
 	s.remove(t, first)
 	before := ruleset(t)
-	if strings.Contains(before, first.ip) {
-		t.Fatalf("the first pod's address %s is still in the ruleset:\n%s", first.ip, before)
+	for _, trace := range []string{first.ip, first.id, "CNI-HP", "inet hostport"} {
+		if strings.Contains(before, trace) {
+			t.Fatalf("%q is still in the ruleset after the first pod:\n%s", trace, before)
+		}
 	}
 
 	for _, scene := range []struct {
