@@ -104,14 +104,20 @@ func (w *world) ruleset() string {
 	return counted.ReplaceAllString(w.nft("list ruleset"), "packets 0 bytes 0")
 }
 
-// unordered is the ruleset with its sets and chains sorted: the kernel lists
-// them in the order in which they were made.
+// unordered is our table with its sets and chains sorted: the kernel lists
+// them in the order in which they were made. "" if there is none.
 func (w *world) unordered() string {
 	w.tb.Helper()
-	blocks := strings.Split(strings.TrimSuffix(w.ruleset(), "}\n"), "\n\n")
-	for i, b := range blocks {
-		blocks[i] = strings.Trim(b, "\n")
+	text, found := "", false
+	for part := range strings.SplitSeq(w.ruleset(), "\n}\n") {
+		if strings.HasPrefix(part, "table inet hostport {") {
+			text, found = part, true
+		}
 	}
+	if !found {
+		return ""
+	}
+	blocks := strings.Split(text, "\n\n")
 	slices.Sort(blocks[1:])
 	return strings.Join(blocks, "\n\n")
 }

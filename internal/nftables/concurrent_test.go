@@ -1,0 +1,138 @@
+package nftables
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// While others commit without pause, and flush everything now and then, every
+// change succeeds and the last one leaves exactly what is held.
+func TestForeignCommits(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	n.add(pod(100))
+
+	stop := make(chan struct{})
+	var (
+		others  sync.WaitGroup
+		commits atomic.Int64
+	)
+	loop := func(commit func(i int) error) {
+		others.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if commit(i) == nil {
+					commits.Add(1)
+				}
+			}
+		})
+	}
+	loop(func(int) error { return w.foreignCommit() })
+	loop(func(i int) error {
+		text := "table inet other { chain c { } }"
+		if i%5 == 0 {
+			text = "flush ruleset"
+		}
+		_, err := w.try(text, "nft", "-f", "-")
+		return err
+	})
+
+	rng := rand.New(rand.NewPCG(3, 6))
+	for range 40 {
+		a := pod(rng.IntN(20))
+		if rng.IntN(3) == 0 {
+			n.del(a)
+		} else {
+			n.add(a)
+		}
+		if _, err := n.backend.Recover(context.Background()); err != nil {
+			t.Errorf("Recover: %v", err)
+		}
+	}
+	close(stop)
+	others.Wait()
+	if commits.Load() == 0 {
+		t.Fatal("nobody else committed")
+	}
+	t.Logf("%d commits of others", commits.Load())
+
+	n.add(pod(101))
+	if err := n.backend.Check(context.Background(), n.held); err != nil {
+		t.Error(err)
+	}
+	got := w.unordered()
+	w.nft("flush ruleset")
+	if err := n.backend.Sync(context.Background(), n.held); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(w.unordered(), got); diff != "" {
+		t.Errorf("table (-rewritten +changed):\n%s", diff)
+	}
+}
+
+// foreignCommit is one transaction of somebody else's.
+func (w *world) foreignCommit() error {
+	conn, err := nftables.New(w.backend().options()...)
+	if err != nil {
+		return err
+	}
+	newBatch(conn, "somebody").dropTable()
+	return conn.Flush()
+}
+
+// A random sequence of changes and damage, each followed by a change, leaves
+// what a clean table with the same attachments would hold.
+func TestRandomChanges(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	clean := newWorld(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	kinds := everything()
+	damage := []string{"flush ruleset", "delete table inet hostport", "flush table inet hostport", "flush chain inet hostport clients"}
+	for i := range 60 {
+		if rng.IntN(6) == 0 {
+			_, _ = w.try(damage[rng.IntN(len(damage))], "nft", "-f", "-")
+			n.add(pod(200)) // an ADD heals; a DEL does not look
+		}
+		var some []*hostport.Attachment
+		for range 1 + rng.IntN(3) {
+			some = append(some, kinds[rng.IntN(len(kinds))])
+		}
+		some = distinctKeys(some)
+		if rng.IntN(2) == 0 {
+			n.add(some...)
+		} else {
+			n.del(some...)
+		}
+		if err := clean.backend().Sync(context.Background(), n.held); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(clean.unordered(), w.unordered()); diff != "" {
+			t.Fatalf("step %d (-clean +changed):\n%s", i, diff)
+		}
+	}
+}
+
+func distinctKeys(as []*hostport.Attachment) []*hostport.Attachment {
+	seen := make(map[hostport.Key]bool)
+	var out []*hostport.Attachment
+	for _, a := range as {
+		if !seen[a.Key] {
+			seen[a.Key] = true
+			out = append(out, a)
+		}
+	}
+	return out
+}
