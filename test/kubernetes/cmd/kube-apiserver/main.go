@@ -1,0 +1,13 @@
+// Command kube-apiserver is Kubernetes' own, built as it is for the cluster under test.
+package main
+
+import (
+	"os"
+
+	"k8s.io/component-base/cli"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+)
+
+func main() {
+	os.Exit(cli.Run(app.NewAPIServerCommand()))
+}
