@@ -56,7 +56,6 @@ race: ## Tests without a world of their own, under the race detector (needs a C 
 
 .PHONY: lint
 lint: ## Check the code, in every module
-	$(LINT) config verify
 	$(LINT) run
 	for m in $(NESTED); do (cd $$m && $(LINT) run --config $(CURDIR)/.golangci.yml) || exit 1; done
 
