@@ -81,9 +81,10 @@ func owned(path string, fi os.FileInfo) error {
 	return nil
 }
 
-// openFile opens a file of ours and never follows a symbolic link in its place.
+// openFile opens a file of ours. It never follows a symbolic link in its place,
+// and does not wait for the other end of a FIFO.
 func openFile(name string, flag int, perm os.FileMode) (*os.File, error) {
-	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
+	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, perm)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("%q is a symbolic link: refused", name)
 	}

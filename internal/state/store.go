@@ -16,6 +16,9 @@ import (
 // schema is the version of the file's layout. Another one is not read.
 const schema = "1"
 
+// asideInfix is between the name of a file that was moved aside and the time.
+const asideInfix = ".damaged-"
+
 // ErrDamaged is wrapped by errors that mean: what the file holds cannot be
 // trusted. Rebuild moves such a file aside.
 var ErrDamaged = errors.New("state file is damaged")
@@ -34,6 +37,18 @@ const (
 	// Replaced: the file was damaged or of another schema, and moved aside.
 	Replaced
 )
+
+// note is how the file remembers where it comes from, until Recovered.
+func (o Origin) note() string {
+	switch o {
+	case Created:
+		return "created"
+	case Replaced:
+		return "replaced"
+	default:
+		return ""
+	}
+}
 
 // Options tell Open where the state is and how long to wait for it.
 type Options struct {
@@ -76,8 +91,19 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// Origin tells where the records come from.
+// Origin tells where the records come from. A file stays Created or Replaced,
+// however many processes die in between, until Recovered is called.
 func (s *Store) Origin() Origin { return s.origin }
+
+// Recovered notes that what the kernel holds was recorded in the new file.
+func (s *Store) Recovered() error {
+	err := s.Update(func(tx *Tx) error { return tx.tx.Bucket(bucketMeta).Delete(keyOrigin) })
+	if err != nil {
+		return fmt.Errorf("note that records were read back: %w", err)
+	}
+	s.origin = Kept
+	return nil
+}
 
 // Aside is the path to which a damaged file was moved, or "".
 func (s *Store) Aside() string { return s.aside }
@@ -98,30 +124,20 @@ func (s *Store) Rebuild() error {
 	// descriptor goes with the process.
 	s.db = nil
 	path := filepath.Join(s.opts.Dir, dbName)
-	s.aside = fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
+	s.aside = fmt.Sprintf("%s%s%s", path, asideInfix, time.Now().UTC().Format("20060102T150405.000000000"))
 	if err := os.Rename(path, s.aside); err != nil {
 		return fmt.Errorf("move damaged state file aside: %w", err)
 	}
-	if err := s.open(); err != nil {
-		return err
-	}
-	s.origin = Replaced
-	return nil
+	return s.open()
 }
 
 func (s *Store) open() error {
 	path := filepath.Join(s.opts.Dir, dbName)
-	switch fi, err := os.Lstat(path); {
-	case errors.Is(err, os.ErrNotExist):
-		s.origin = Created
-	case err != nil:
-		return fmt.Errorf("look at state file: %w", err)
-	case fi.Mode().IsRegular() && fi.Size() == 0:
-		// bbolt would take it for a new one, and the records would be lost
-		// without anybody noticing.
-		return fmt.Errorf("open %q: %w: it is empty", path, ErrDamaged)
+	fresh, err := s.look(path)
+	if err != nil {
+		return err
 	}
-	err := guard(func() (err error) {
+	err = guard(func() (err error) {
 		s.db, err = bolt.Open(path, 0o600, &bolt.Options{
 			Timeout:  s.opts.Timeout,
 			NoSync:   true,
@@ -131,13 +147,47 @@ func (s *Store) open() error {
 	})
 	if err != nil {
 		s.db = nil
+		if fresh {
+			// A full disk must not leave one more empty file a pod.
+			err = errors.Join(err, removeIfThere(path))
+		}
 		return openError(path, err)
 	}
-	known, err := s.known()
+	known, err := s.known(fresh)
 	if err != nil || known {
 		return err
 	}
-	return s.Update(func(tx *Tx) error { return reset(tx, s.opts.BootID) })
+	return s.Update(func(tx *Tx) error { return s.reset(tx) })
+}
+
+// look decides what the file is before anything reads it: fresh when there is
+// none.
+func (s *Store) look(path string) (fresh bool, err error) {
+	_, err = os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		s.origin = Created
+		// A file that was moved aside and has no successor: whoever did that
+		// died before the new one was there.
+		if aside, _ := filepath.Glob(path + asideInfix + "*"); len(aside) > 0 {
+			s.origin = Replaced
+		}
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at state file: %w", err)
+	}
+	s.origin = Kept
+	if err := verify(path); err != nil {
+		return false, fmt.Errorf("open %q: %w", path, err)
+	}
+	return false, nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // openError tells damage, which is repaired, from refusals, which are not.
@@ -167,21 +217,33 @@ func unreadable(err error) bool {
 
 // known reports whether the file's records can be used as they are: they are
 // of this schema and of this boot.
-func (s *Store) known() (bool, error) {
+func (s *Store) known(fresh bool) (bool, error) {
 	known := false
 	err := s.View(func(tx *Tx) error {
 		meta := tx.tx.Bucket(bucketMeta)
 		switch {
-		case meta == nil && s.origin == Kept:
-			return fmt.Errorf("%w: no metadata", ErrDamaged)
-		case meta == nil:
+		case fresh:
 			return nil
+		case meta == nil:
+			return damagef("it has no metadata")
 		case string(meta.Get(keySchema)) != schema:
-			return fmt.Errorf("%w: schema %q, want %q", ErrDamaged, meta.Get(keySchema), schema)
+			return damagef("its schema is %q, this program's %q", meta.Get(keySchema), schema)
+		}
+		for _, b := range buckets() {
+			if tx.tx.Bucket(b) == nil {
+				return damagef("it has no bucket %q", b)
+			}
 		}
 		known = string(meta.Get(keyBoot)) == s.opts.BootID
 		if !known {
 			s.origin = Rebooted
+			return nil
+		}
+		switch string(meta.Get(keyOrigin)) {
+		case Created.note():
+			s.origin = Created
+		case Replaced.note():
+			s.origin = Replaced
 		}
 		return nil
 	})
@@ -189,7 +251,7 @@ func (s *Store) known() (bool, error) {
 }
 
 // reset makes every bucket anew.
-func reset(tx *Tx, boot string) error {
+func (s *Store) reset(tx *Tx) error {
 	for _, b := range buckets() {
 		if err := tx.tx.DeleteBucket(b); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 			return fmt.Errorf("drop records of an earlier boot: %w", err)
@@ -199,7 +261,11 @@ func reset(tx *Tx, boot string) error {
 		}
 	}
 	meta := tx.tx.Bucket(bucketMeta)
-	return errors.Join(meta.Put(keySchema, []byte(schema)), meta.Put(keyBoot, []byte(boot)))
+	err := errors.Join(meta.Put(keySchema, []byte(schema)), meta.Put(keyBoot, []byte(s.opts.BootID)))
+	if note := s.origin.note(); note != "" {
+		err = errors.Join(err, meta.Put(keyOrigin, []byte(note)))
+	}
+	return err
 }
 
 // guard turns what a damaged file does to a reader of mapped memory (a panic

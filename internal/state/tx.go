@@ -16,7 +16,7 @@ import (
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
 // the indices have empty values, what they tell is in their keys.
 var (
-	// schema, boot -> text; intent -> Intent
+	// schema, boot, origin -> text; intent -> Intent
 	bucketMeta = []byte("meta")
 	// KEY -> record
 	bucketAttachments = []byte("attachments")
@@ -31,6 +31,7 @@ var (
 
 	keySchema = []byte("schema")
 	keyBoot   = []byte("boot")
+	keyOrigin = []byte("origin")
 	keyIntent = []byte("intent")
 )
 
@@ -70,9 +71,17 @@ func (t *Tx) Get(k hostport.Key) (*Record, error) {
 	if v == nil {
 		return nil, nil
 	}
+	return record(k.String(), v)
+}
+
+// record reads what stands behind a key, and that it is the key's.
+func record(key string, v []byte) (*Record, error) {
 	r := new(Record)
 	if err := decode(v, r); err != nil {
-		return nil, fmt.Errorf("read record of %s: %w", k, err)
+		return nil, fmt.Errorf("read record of %q: %w", key, err)
+	}
+	if r.Key.String() != key {
+		return nil, damagef("the record of %q is that of %q", key, r.Key)
 	}
 	return r, nil
 }
@@ -152,13 +161,9 @@ func (t *Tx) scan(bucket, prefix []byte, fn func(key string) (bool, error)) erro
 func (t *Tx) load(key string) (*Record, error) {
 	v := t.tx.Bucket(bucketAttachments).Get([]byte(key))
 	if v == nil {
-		return nil, fmt.Errorf("%w: an index leads to %q, which has no record", ErrDamaged, key)
+		return nil, damagef("an index leads to %q, which has no record", key)
 	}
-	r := new(Record)
-	if err := decode(v, r); err != nil {
-		return nil, fmt.Errorf("read record of %q: %w", key, err)
-	}
-	return r, nil
+	return record(key, v)
 }
 
 // Holders returns the records of other attachments than k that hold a port
@@ -213,9 +218,9 @@ func (t *Tx) Uses(s Share, except []hostport.Key) (bool, error) {
 // All calls fn with every record, ordered by key.
 func (t *Tx) All(fn func(*Record) error) error {
 	return t.tx.Bucket(bucketAttachments).ForEach(func(k, v []byte) error {
-		r := new(Record)
-		if err := decode(v, r); err != nil {
-			return fmt.Errorf("read record of %q: %w", k, err)
+		r, err := record(string(k), v)
+		if err != nil {
+			return err
 		}
 		return fn(r)
 	})
@@ -272,7 +277,7 @@ func encode(v any) ([]byte, error) {
 
 func decode(b []byte, v any) error {
 	if len(b) < 4 || binary.BigEndian.Uint32(b) != crc32.ChecksumIEEE(b[4:]) {
-		return fmt.Errorf("%w: checksum does not match", ErrDamaged)
+		return damagef("checksum does not match")
 	}
 	if err := json.Unmarshal(b[4:], v); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
