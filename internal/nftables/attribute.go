@@ -3,49 +3,53 @@ package nftables
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
+	"iter"
 
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/userdata"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// attributes are one level of a message: those that occur once by their type,
-// those of a list in order.
-type attributes struct {
-	byType map[uint16][]byte
-	list   [][]byte
+// attributes are the netlink attributes of one level of a message, as they
+// came. They are read in place: an ADD looks at hundreds of them. Where the
+// bytes make no sense the reading ends, and what is missing then differs from
+// everything that is expected.
+type attributes []byte
+
+// all yields each attribute's type, without its flags, and its content.
+func (a attributes) all() iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for b := a; len(b) >= unix.NLA_HDRLEN; {
+			n := int(binaryutil.NativeEndian.Uint16(b))
+			if n < unix.NLA_HDRLEN || n > len(b) {
+				return
+			}
+			kind := binaryutil.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+			if !yield(kind, b[unix.NLA_HDRLEN:n]) {
+				return
+			}
+			b = b[min(len(b), (n+unix.NLA_ALIGNTO-1)&^(unix.NLA_ALIGNTO-1)):]
+		}
+	}
 }
 
-func decode(b []byte) (attributes, error) {
-	as, err := netlink.UnmarshalAttributes(b)
-	if err != nil {
-		return attributes{}, fmt.Errorf("decode attributes: %w", err)
+// get is the content of the first attribute of a type, nil if there is none.
+func (a attributes) get(kind uint16) []byte {
+	for k, data := range a.all() {
+		if k == kind {
+			return data
+		}
 	}
-	out := attributes{byType: make(map[uint16][]byte, len(as)), list: make([][]byte, 0, len(as))}
-	for _, a := range as {
-		t := a.Type &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-		out.byType[t] = a.Data
-		out.list = append(out.list, a.Data)
-	}
-	return out, nil
+	return nil
 }
 
-// nested is a level below. What cannot be decoded has no attributes: it then
-// differs from everything that is expected.
-func (a attributes) nested(t uint16) attributes {
-	n, err := decode(a.byType[t])
-	if err != nil {
-		return attributes{}
-	}
-	return n
-}
+func (a attributes) nested(kind uint16) attributes { return a.get(kind) }
 
-func (a attributes) text(t uint16) string { return cString(a.byType[t]) }
+func (a attributes) text(kind uint16) string { return cString(a.get(kind)) }
 
 // uint32 is 0 if there is none.
-func (a attributes) uint32(t uint16) uint32 {
-	if b := a.byType[t]; len(b) == 4 {
+func (a attributes) uint32(kind uint16) uint32 {
+	if b := a.get(kind); len(b) == 4 {
 		return binary.BigEndian.Uint32(b)
 	}
 	return 0

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -12,8 +11,8 @@ import (
 // String is the element in the words of people: "8080/tcp -> 10.244.0.40:80
 // (map v4)". The bytes come from the kernel and may be anyone's.
 func (e element) String() string {
-	if f, bits, ok := parseClientSet(e.set); ok {
-		client, pod, ok := e.client(f, bits)
+	if c, ok := parseClientSet(e.set); ok {
+		client, pod, ok := e.client(c)
 		if !ok {
 			return fmt.Sprintf("element %x (set %s)", e.key, e.set)
 		}
@@ -29,24 +28,11 @@ func (e element) String() string {
 	return fmt.Sprintf("%s -> %s (map %s)", m, e.to(), e.set)
 }
 
-// parseClientSet reads the name of a set of clients.
-func parseClientSet(name string) (f hostport.Family, bits int, ok bool) {
-	if !strings.HasPrefix(name, "client") {
-		return 0, 0, false
-	}
-	for _, c := range clientSets() {
-		if c.name() == name {
-			return c.family, c.bits, true
-		}
-	}
-	return 0, 0, false
-}
-
 // client decodes an element of a set of clients.
-func (e element) client(f hostport.Family, bits int) (client netip.Prefix, pod netip.Addr, ok bool) {
-	n := addrBits(f) / 8
+func (e element) client(c clientSet) (client netip.Prefix, pod netip.Addr, ok bool) {
+	n := addrBits(c.family) / 8
 	key := []byte(e.key)
-	if bits == 0 {
+	if c.bits == 0 {
 		key = append(make([]byte, n), key...)
 	}
 	if len(key) != 2*n {
@@ -54,7 +40,7 @@ func (e element) client(f hostport.Family, bits int) (client netip.Prefix, pod n
 	}
 	network, _ := netip.AddrFromSlice(key[:n])
 	pod, _ = netip.AddrFromSlice(key[n:])
-	return netip.PrefixFrom(network, bits), pod, true
+	return netip.PrefixFrom(network, c.bits), pod, true
 }
 
 // hostSide decodes the key of a map of mappings. The mapping's host IP is

@@ -36,11 +36,7 @@ func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribu
 		if len(m.Data) < nfgenmsgLen {
 			return fmt.Errorf("read table %s: message of %d bytes", tableName, len(m.Data))
 		}
-		as, err := decode(m.Data[nfgenmsgLen:])
-		if err != nil {
-			return fmt.Errorf("read table %s: %w", tableName, err)
-		}
-		each(as)
+		each(attributes(m.Data[nfgenmsgLen:]))
 	}
 	return nil
 }
@@ -85,8 +81,8 @@ func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 		if as.text(unix.NFTA_RULE_TABLE) != tableName {
 			return
 		}
-		r := rule{comment: comment(as.byType[unix.NFTA_RULE_USERDATA], userdata.TypeComment)}
-		for _, e := range as.nested(unix.NFTA_RULE_EXPRESSIONS).list {
+		r := rule{comment: comment(as.get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
+		for _, e := range as.nested(unix.NFTA_RULE_EXPRESSIONS).all() {
 			r.exprs = append(r.exprs, decodeExpr(e))
 		}
 		chain := as.text(unix.NFTA_RULE_CHAIN)
@@ -135,12 +131,11 @@ func (b *Backend) dumpSets(ctx context.Context) (map[string]declaration, error) 
 		if as.text(unix.NFTA_SET_TABLE) != tableName || as.uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
 			return
 		}
-		_, counters := as.byType[nftaSetExpr]
 		sets[as.text(unix.NFTA_SET_NAME)] = declaration{
 			isMap:    as.uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_MAP != 0,
 			keyType:  as.uint32(unix.NFTA_SET_KEY_TYPE),
 			dataType: as.uint32(unix.NFTA_SET_DATA_TYPE),
-			counters: counters,
+			counters: as.get(nftaSetExpr) != nil,
 		}
 	})
 	return sets, err
@@ -158,10 +153,8 @@ func (b *Backend) dumpElements(ctx context.Context, set string) ([]element, erro
 		nameAttr(unix.NFTA_SET_ELEM_LIST_SET, set),
 	}
 	err := b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as attributes) {
-		for _, raw := range as.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).list {
-			if as, err := decode(raw); err == nil {
-				out = append(out, decodeElement(set, as))
-			}
+		for _, e := range as.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).all() {
+			out = append(out, decodeElement(set, e))
 		}
 	})
 	return out, err
@@ -171,9 +164,9 @@ func decodeElement(set string, as attributes) element {
 	data := as.nested(unix.NFTA_SET_ELEM_DATA)
 	return element{
 		set:     set,
-		key:     string(as.nested(unix.NFTA_SET_ELEM_KEY).byType[unix.NFTA_DATA_VALUE]),
-		value:   string(data.byType[unix.NFTA_DATA_VALUE]),
+		key:     string(as.nested(unix.NFTA_SET_ELEM_KEY).get(unix.NFTA_DATA_VALUE)),
+		value:   string(data.get(unix.NFTA_DATA_VALUE)),
 		jump:    data.nested(unix.NFTA_DATA_VERDICT).text(unix.NFTA_VERDICT_CHAIN),
-		comment: comment(as.byType[unix.NFTA_SET_ELEM_USERDATA], userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
+		comment: comment(as.get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
 	}
 }

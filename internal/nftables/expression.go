@@ -1,7 +1,7 @@
 package nftables
 
 import (
-	"bytes"
+	"reflect"
 	"slices"
 
 	"github.com/google/nftables/expr"
@@ -9,12 +9,8 @@ import (
 )
 
 // decodeExpr is nil for an expression that no rule of ours has.
-func decodeExpr(b []byte) expr.Any {
-	as, err := decode(b)
-	if err != nil {
-		return nil
-	}
-	data := as.byType[unix.NFTA_EXPR_DATA]
+func decodeExpr(as attributes) expr.Any {
+	data := as.get(unix.NFTA_EXPR_DATA)
 	e := newExpr(as.text(unix.NFTA_EXPR_NAME))
 	if e == nil || expr.Unmarshal(unix.NFPROTO_INET, data, e) != nil {
 		return nil
@@ -56,19 +52,10 @@ func newExpr(name string) expr.Any {
 	}
 }
 
-// same reports whether both rules do the same: equal expressions, as they
-// would be written, whatever tool wrote them.
-func (r rule) same(o rule) bool {
-	return slices.EqualFunc(r.exprs, o.exprs, sameExpr)
-}
+// same reports whether both rules do the same: equal expressions, whatever
+// tool wrote them. Comments do not count.
+func (r rule) same(o rule) bool { return slices.EqualFunc(r.exprs, o.exprs, sameExpr) }
 
-func sameExpr(x, y expr.Any) bool {
-	if x == nil || y == nil {
-		return false
-	}
-	bx, errX := expr.Marshal(unix.NFPROTO_INET, x)
-	by, errY := expr.Marshal(unix.NFPROTO_INET, y)
-	return errX == nil && errY == nil && bytes.Equal(bx, by)
-}
+func sameExpr(x, y expr.Any) bool { return x != nil && reflect.DeepEqual(x, y) }
 
 func sameRules(x, y []rule) bool { return slices.EqualFunc(x, y, rule.same) }

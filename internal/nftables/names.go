@@ -1,7 +1,8 @@
 package nftables
 
 import (
-	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -84,9 +85,26 @@ type clientSet struct {
 	bits   int
 }
 
-func (c clientSet) name() string { return fmt.Sprintf("client%d_%d", c.family, c.bits) }
+func (c clientSet) name() string {
+	return "client" + strconv.Itoa(int(c.family)) + "_" + strconv.Itoa(c.bits)
+}
 
-// clientSets lists all there can be, in the order of their rules.
+// parseClientSet reads such a name.
+func parseClientSet(name string) (clientSet, bool) {
+	for _, f := range hostport.Families() {
+		prefix := clientSet{f, 0}.name()
+		digits, ok := strings.CutPrefix(name, prefix[:len(prefix)-1])
+		if !ok {
+			continue
+		}
+		bits, err := strconv.Atoi(digits)
+		c := clientSet{f, bits}
+		return c, err == nil && 0 <= bits && bits <= addrBits(f) && c.name() == name
+	}
+	return clientSet{}, false
+}
+
+// clientSets lists all there can be.
 func clientSets() []clientSet {
 	var all []clientSet
 	for _, f := range hostport.Families() {

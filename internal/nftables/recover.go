@@ -111,7 +111,7 @@ func (s snapshot) recoverClients(a *hostport.Attachment) {
 				continue
 			}
 			for _, e := range s.elements[c.name()] {
-				client, pod, ok := e.client(f, c.bits)
+				client, pod, ok := e.client(c)
 				if !ok || pod != addr.Addr() {
 					continue
 				}

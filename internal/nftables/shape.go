@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -10,7 +11,7 @@ import (
 // have a user. Elements and the chains of conditions are not part of it.
 type shape struct {
 	only    map[hostport.Family]bool
-	clients []clientSet // in the order of clientSets
+	clients []clientSet // by family and prefix length: the order of their rules
 }
 
 func shapeOf(used map[string]bool) shape {
@@ -18,11 +19,14 @@ func shapeOf(used map[string]bool) shape {
 	for _, f := range hostport.Families() {
 		s.only[f] = used[shareOnly(f)]
 	}
-	for _, c := range clientSets() {
-		if used[c.name()] {
+	for name := range used {
+		if c, ok := parseClientSet(name); ok && used[name] {
 			s.clients = append(s.clients, c)
 		}
 	}
+	slices.SortFunc(s.clients, func(x, y clientSet) int {
+		return cmp.Or(cmp.Compare(x.family, y.family), cmp.Compare(x.bits, y.bits))
+	})
 	return s
 }
 

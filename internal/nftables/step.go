@@ -67,8 +67,13 @@ func (s step) last() bool  { return !s.after[shareBase] }
 
 // reshapes reports whether a set appears or disappears, and rules with it.
 func (s step) reshapes() bool {
-	for _, name := range allShares() {
-		if s.before[name] != s.after[name] {
+	for name, used := range s.before {
+		if used != s.after[name] {
+			return true
+		}
+	}
+	for name, used := range s.after {
+		if used != s.before[name] {
 			return true
 		}
 	}
