@@ -31,7 +31,7 @@ func New(wait time.Duration) *Backend {
 }
 
 // Shares names the chains that the attachment's rules need and others may need
-// too, as "4/tcp/1f" or "6/mark/13".
+// too, as "4/tcp/1f9" or "6/mark/13".
 func (b *Backend) Shares(a *hostport.Attachment) []string {
 	var names []string
 	for _, f := range hostport.Families() {

@@ -23,7 +23,7 @@ func ownRules(f hostport.Family, a *hostport.Attachment) (chain string, rules []
 	comment := quote(a.Tag(maxComment))
 	lastPort := ""
 	for _, fw := range a.Forwards(f) {
-		in := rangeOf(fw.Protocol, fw.HostPort).chain()
+		in := rangeChain(fw.Protocol, fw.HostPort)
 		port := fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d", fw.Protocol, fw.HostPort)
 		if chain != "" {
 			// Forwards of one port follow each other: one way in serves all.

@@ -51,10 +51,14 @@ func sharesOf(f hostport.Family, a *hostport.Attachment) []share {
 	}
 	seen := make(map[portRange]bool)
 	for _, fw := range forwards {
-		r := rangeOf(fw.Protocol, fw.HostPort)
-		if !seen[r] {
-			seen[r] = true
-			out = append(out, rangeShare(f, r))
+		parent := dnatChain
+		for _, bits := range []int{wideBits, narrowBits} {
+			r := rangeOf(fw.Protocol, fw.HostPort, bits)
+			if !seen[r] {
+				seen[r] = true
+				out = append(out, rangeShare(f, r, parent))
+			}
+			parent = r.chain()
 		}
 	}
 	return out
@@ -120,12 +124,12 @@ func guardShare() share {
 	}
 }
 
-func rangeShare(f hostport.Family, r portRange) share {
+func rangeShare(f hostport.Family, r portRange, parent string) share {
 	return share{
-		name:  fmt.Sprintf("%d/%s/%02x", f, r.protocol, r.high),
+		name:  fmt.Sprintf("%d/%s/%s", f, r.protocol, strings.ToLower(r.digits())),
 		table: natTable,
 		chain: r.chain(),
-		jumps: []jump{{rule: rule{dnatChain, r.match() + " -j " + r.chain()}}},
+		jumps: []jump{{rule: rule{parent, r.match() + " -j " + r.chain()}}},
 	}
 }
 
