@@ -50,7 +50,7 @@ func (b *Backend) request(kind uint16, attrs []byte) ([]netlink.Message, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written to it
+	defer conn.Close()
 	msgs, err := conn.Execute(netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),

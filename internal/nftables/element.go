@@ -116,6 +116,6 @@ func podTag(a *hostport.Attachment) string {
 // onlyChain names the chain with an attachment's conditions of one family.
 func onlyChain(k hostport.Key, f hostport.Family) string {
 	h := fnv.New64a()
-	h.Write([]byte(k.String())) //nolint:errcheck // a hash takes every write
+	h.Write([]byte(k.String()))
 	return fmt.Sprintf("only%d_%016x", f, h.Sum64())
 }

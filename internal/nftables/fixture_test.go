@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -43,18 +44,24 @@ func mapped(ms ...string) func(*hostport.Attachment) {
 
 // mapping reads "[IP:]HOSTPORT:CONTAINERPORT/PROTOCOL".
 func mapping(s string) hostport.Mapping {
-	var m hostport.Mapping
-	s, proto, _ := strings.Cut(s, "/")
-	m.Protocol = hostport.Protocol(proto)
-	i := strings.LastIndex(s, ":")
-	fmt.Sscan(s[i+1:], &m.ContainerPort)
-	if side := s[:i]; strings.Contains(side, ":") {
-		ap := netip.MustParseAddrPort(side)
-		m.HostIP, m.HostPort = ap.Addr(), ap.Port()
-	} else {
-		fmt.Sscan(side, &m.HostPort)
+	ports, proto, _ := strings.Cut(s, "/")
+	i := strings.LastIndex(ports, ":")
+	host, container := ports[:i], ports[i+1:]
+	if !strings.Contains(host, ":") {
+		return hostport.Mapping{HostPort: port(host), ContainerPort: port(container), Protocol: hostport.Protocol(proto)}
 	}
-	return m
+	side := netip.MustParseAddrPort(host)
+	return hostport.Mapping{
+		HostIP: side.Addr(), HostPort: side.Port(), ContainerPort: port(container), Protocol: hostport.Protocol(proto),
+	}
+}
+
+func port(s string) uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		panic(err)
+	}
+	return uint16(n)
 }
 
 func addressed(ps ...string) func(*hostport.Attachment) {

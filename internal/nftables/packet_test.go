@@ -250,3 +250,27 @@ func TestConditionsDecide(t *testing.T) {
 		}
 	}
 }
+
+// In kube-proxy's IPVS mode the addresses of Services are the node's own, on
+// an interface that carries no traffic. A condition keeps host ports off them.
+func TestServiceAddressUnderIPVS(t *testing.T) {
+	s := newSite(t)
+	s.web.serve(80)
+	s.node.run("ip", "link", "add", "kube-ipvs0", "type", "bridge")
+	s.node.run("ip", "addr", "add", "10.96.0.1/32", "dev", "kube-ipvs0")
+	web := pod(1, addressed("10.244.0.3/24"), mapped("8001:80/tcp"))
+	n := &node{t: t, backend: s.node.backend()}
+	n.add(web)
+	if _, err := s.client.ask("tcp", "10.96.0.1:8001"); err != nil {
+		t.Errorf("without a condition the Service address is one of the node's: %v", err)
+	}
+	web.Options.ConditionsV4 = []string{"ip daddr != 10.96.0.0/12"}
+	n.held = []*hostport.Attachment{pod(1, addressed("10.244.0.3/24"), mapped("8001:80/tcp"))}
+	n.add(web)
+	if got, err := s.client.ask("tcp", "10.96.0.1:8001"); err == nil {
+		t.Errorf("the Service's traffic went to the pod, which saw %s", got)
+	}
+	if _, err := s.client.ask("tcp", "192.0.2.1:8001"); err != nil {
+		t.Errorf("the host port: %v", err)
+	}
+}

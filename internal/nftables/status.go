@@ -120,7 +120,7 @@ func (b *Backend) hasInterface(name string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("open netlink: %w", err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written to it
+	defer conn.Close()
 	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{nameAttr(unix.IFLA_IFNAME, name)})
 	if err != nil {
 		return false, fmt.Errorf("encode request: %w", err)

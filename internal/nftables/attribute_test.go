@@ -1,0 +1,40 @@
+package nftables
+
+import (
+	"testing"
+
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// Whatever the bytes, reading them ends, and what they become can be named.
+func FuzzAttributes(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{8, 0, 1, 0, 'a', 'b', 'c', 0})
+	f.Add([]byte{7, 0, 1, 0, 'a', 'b', 'c', 0, 3, 0, 2, 0})
+	f.Add([]byte{5, 0, 1, 0, 'a'})
+	f.Add([]byte{0xff, 0xff, 1, 0, 'a'})
+	f.Add([]byte{12, 0, 1, 0x80, 8, 0, 1, 0, 10, 244, 0, 3, 8, 0, 2, 0x80, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n := 0
+		for range attributes(b).all() {
+			n++
+		}
+		if n > len(b)/unix.NLA_HDRLEN {
+			t.Errorf("%d attributes in %d bytes", n, len(b))
+		}
+		_ = decodeExpr(b)
+		_ = comment(b, userdata.TypeComment)
+		for _, set := range []string{mapV4, mapV6, mapV4HostIP, mapV6HostIP, mapOnly4, "client4_24", "client6_0", "other"} {
+			e := decodeElement(set, b)
+			if e.String() == "" {
+				t.Error("an element without a name")
+			}
+			e.key, e.value = string(b), string(b)
+			if e.String() == "" {
+				t.Error("an element without a name")
+			}
+			_ = e.to()
+		}
+	})
+}
