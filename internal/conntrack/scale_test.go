@@ -1,0 +1,106 @@
+package conntrack
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// entries is the size of the table that the benchmarks look through.
+const entries = 500_000
+
+// raiseLimit makes room for the entries. The limit is one for all namespaces,
+// and can be written in the first alone.
+func raiseLimit(b *testing.B) {
+	b.Helper()
+	const limit = "/proc/sys/net/netfilter/nf_conntrack_max"
+	before, err := os.ReadFile(limit)
+	must(b, err)
+	must(b, os.WriteFile(limit, []byte("1000000"), 0o644))
+	b.Cleanup(func() { must(b, os.WriteFile(limit, before, 0o644)) })
+}
+
+// crowd fills the calling thread's namespace with UDP flows that are none of
+// ours: nine tenths to resolvers elsewhere, one to the node, all at port 53.
+func crowd(b *testing.B) {
+	b.Helper()
+	flows := make([]flow, 0, 50_000)
+	for i := range entries {
+		client := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		server := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 53)
+		if i%10 == 0 {
+			server = netip.MustParseAddrPort("192.0.2.1:53")
+		}
+		flows = append(flows, flow{protocol: 17, src: netip.AddrPortFrom(client, uint16(1024+i%60000)), dst: server})
+		if len(flows) == cap(flows) {
+			add(b, flows...)
+			flows = flows[:0]
+		}
+	}
+}
+
+// BenchmarkFlush removes ten stale flows, alone in the table and among 500,000
+// others, with each of the kernel's filters.
+func BenchmarkFlush(b *testing.B) {
+	raiseLimit(b)
+	n := node(b)
+	for _, size := range []int{0, entries} {
+		if size > 0 {
+			must(b, n.Do(func(ns.NetNS) error { crowd(b); return nil }))
+		}
+		for _, ports := range []int{1, 3, 500} {
+			for by, filter := range []string{byPort: "port", byProtocol: "protocol", byFamily: "family"} {
+				if ports > maxWalks && filterKind(by) == byPort {
+					continue // Flush would not
+				}
+				name := fmt.Sprintf("entries=%d/ports=%d/filter=%s", size, ports, filter)
+				b.Run(name, func(b *testing.B) {
+					must(b, n.Do(func(ns.NetNS) error { benchmark(b, ports, filterKind(by)); return nil }))
+				})
+			}
+		}
+	}
+}
+
+func benchmark(b *testing.B, ports int, by filterKind) {
+	var targets []Target
+	for p := range ports {
+		targets = append(targets, Target{Port: uint16(20000 + p), Family: hostport.IPv4})
+	}
+	stale := make([]flow, 10)
+	for i := range stale {
+		stale[i] = udp(fmt.Sprintf("198.51.100.7:%d", 1024+i), "192.0.2.1:20000")
+	}
+	b.ReportAllocs()
+	var cpu time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		add(b, stale...)
+		before := threadTime(b)
+		b.StartTimer()
+		n, err := flush(b.Context(), targets, by)
+		b.StopTimer()
+		cpu += threadTime(b) - before
+		if err != nil || n != len(stale) {
+			b.Fatal(n, err)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(cpu.Microseconds())/1000/float64(b.N), "cpu-ms/op")
+}
+
+// threadTime is the processor time of the calling thread, the kernel's part
+// included: what a busy machine does not distort.
+func threadTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	must(b, unix.Getrusage(unix.RUSAGE_THREAD, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
