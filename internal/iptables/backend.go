@@ -15,10 +15,20 @@ import (
 // DefaultWait is how long the tools wait for the xtables lock by default.
 const DefaultWait = 30 * time.Second
 
+const (
+	workTime = 10 * time.Second
+	undoTime = 10 * time.Second
+)
+
 // Backend programs host ports with the iptables tools on the PATH. It keeps
 // nothing between calls and may be used by several goroutines.
 type Backend struct {
+	// wait is how long a tool may wait for the xtables lock.
 	wait time.Duration
+	// work is what it may take beyond that.
+	work time.Duration
+	// undoing bounds the undoing of a change, which may come after its deadline.
+	undoing time.Duration
 }
 
 // New makes a backend whose tools wait that long, in whole seconds, for the
@@ -27,7 +37,7 @@ func New(wait time.Duration) *Backend {
 	if wait <= 0 {
 		wait = DefaultWait
 	}
-	return &Backend{wait: max(wait, time.Second)}
+	return &Backend{wait: max(wait, time.Second), work: workTime, undoing: undoTime}
 }
 
 // Shares names the chains that the attachment's rules need and others may need
@@ -94,25 +104,24 @@ func (b *Backend) program(ctx context.Context, steps []*step) {
 
 // repair rewrites the families whose step failed.
 func (b *Backend) repair(ctx context.Context, c hostport.Change, steps []*step) error {
-	var all []*hostport.Attachment
+	var rest []*hostport.Attachment
 	read := false
 	var errs []error
 	for _, s := range steps {
 		if s.err == nil {
 			continue
 		}
-		if !repairable(s.err) {
-			errs = append(errs, fmt.Errorf("program %s: %w", s.family, s.err))
-			continue
-		}
-		if !read {
-			rest, err := readAll(c)
-			if err != nil {
-				return err
+		if repairable(s.err) {
+			if !read {
+				var err error
+				if rest, err = readAll(c); err != nil {
+					return err
+				}
+				read = true
 			}
-			all, read = append(rest, c.Add...), true
+			s.err = b.rewrite(ctx, s.family, rest, c.Add)
 		}
-		if s.err = b.rewrite(ctx, s.family, all); s.err != nil {
+		if s.err != nil {
 			errs = append(errs, fmt.Errorf("program %s: %w", s.family, s.err))
 		}
 	}
@@ -121,8 +130,11 @@ func (b *Backend) repair(ctx context.Context, c hostport.Change, steps []*step) 
 
 // repairable reports whether an error may come from what the kernel holds, and
 // not from a tool that cannot be run or does not answer.
-func repairable(err error) bool {
-	return !errors.Is(err, ErrMissing) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)
+func repairable(err error) bool { return !errors.Is(err, ErrMissing) && !killed(err) }
+
+// killed reports whether the tool did not get to its end.
+func killed(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
 func readAll(c hostport.Change) ([]*hostport.Attachment, error) {
@@ -136,47 +148,52 @@ func readAll(c hostport.Change) ([]*hostport.Attachment, error) {
 	return all, nil
 }
 
-// undoTime bounds the undoing of a change, which may come after its deadline.
-const undoTime = 10 * time.Second
+// errUnknown stands for the outcome of a step that may have been applied.
+var errUnknown = errors.New("outcome is unknown")
 
 // undo takes back what was applied of a change that failed.
 func (b *Backend) undo(ctx context.Context, c hostport.Change, done []*step) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.undoing)
 	defer cancel()
 	back := c.Inverse()
 	steps, err := plan(back)
 	if err != nil {
 		return fmt.Errorf("undo: %w", err)
 	}
-	var applied []*step
+	var undone []*step
 	for _, d := range done {
 		i := slices.IndexFunc(steps, func(s *step) bool { return s.family == d.family })
-		switch {
-		case i < 0:
-		case d.err == nil:
-			applied = append(applied, steps[i])
-		case d.split && repairable(d.err):
-			// What is there is unknown: let repair find out.
-			steps[i].err = d.err
-			applied = append(applied, steps[i])
+		if i < 0 {
+			continue
 		}
+		switch {
+		case d.err == nil:
+		case killed(d.err) || d.split && repairable(d.err):
+			steps[i].err = errUnknown // which makes repair find out
+		default:
+			continue
+		}
+		undone = append(undone, steps[i])
 	}
-	b.program(ctx, applied)
-	if err := b.repair(ctx, back, applied); err != nil {
+	b.program(ctx, undone)
+	if err := b.repair(ctx, back, undone); err != nil {
 		return fmt.Errorf("undo: %w", err)
 	}
 	return nil
 }
 
 // Sync makes the kernel hold the rules of exactly these attachments, whatever
-// was there. With none, nothing of ours is left in any family.
+// was there. With none, nothing of ours is left in any family. What depends on
+// others and cannot be made while they are not there (conditions that name an
+// ipset that is gone, marking by an external chain that is gone) is left out,
+// so that it does not cost the other attachments their ports; Check names it.
 func (b *Backend) Sync(ctx context.Context, all []*hostport.Attachment) error {
 	var errs []error
 	for _, f := range hostport.Families() {
 		if !uses(f, all) && !b.present(f) {
 			continue
 		}
-		if err := b.rewrite(ctx, f, all); err != nil {
+		if err := b.rewrite(ctx, f, all, nil); err != nil {
 			errs = append(errs, fmt.Errorf("program %s: %w", f, err))
 		}
 	}
@@ -207,27 +224,4 @@ func enabled(f hostport.Family) bool {
 	}
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil
-}
-
-// Another program may commit between the read and the write of a rewrite.
-const rewriteTries = 3
-
-// rewrite reads one family once and makes it hold the rules of exactly these
-// attachments.
-func (b *Backend) rewrite(ctx context.Context, f hostport.Family, all []*hostport.Attachment) error {
-	var err error
-	for range rewriteTries {
-		var there ruleset
-		if there, err = b.save(ctx, f); err != nil {
-			return err
-		}
-		text := rewriteText(f, there, all)
-		if text == "" {
-			return nil
-		}
-		if err = b.restore(ctx, f, text); err == nil || !repairable(err) {
-			return err
-		}
-	}
-	return err
 }

@@ -87,6 +87,14 @@ func (c *check) share(sh share) {
 		case !j.first && inPlace(j, rules) < 0:
 			c.differ("table %s: in %s the jump to %s is ahead of %s: host ports take over the traffic of Services", sh.table, j.chain, sh.chain, servicesChain)
 		}
+		if !ours(j.chain) {
+			continue
+		}
+		for _, spec := range rules[:max(slices.Index(rules, j.spec), 0)] {
+			if !ours(target(spec)) {
+				c.differ("table %s: in %s a rule that is not its own comes ahead of the jump to %s: %q", sh.table, j.chain, sh.chain, spec)
+			}
+		}
 	}
 }
 

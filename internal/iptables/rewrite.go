@@ -1,16 +1,98 @@
 package iptables
 
 import (
+	"context"
 	"slices"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
+// Another program may commit between the read and the write of a rewrite.
+const rewriteTries = 3
+
+// rewrite reads one family and makes it hold the rules of exactly these
+// attachments. Those of add are made whole, or it fails and changes nothing.
+// Of rest, what the kernel refuses because others took away what it depends on
+// is left out.
+func (b *Backend) rewrite(ctx context.Context, f hostport.Family, rest, add []*hostport.Attachment) error {
+	err := b.rewriteAll(ctx, f, rest, add)
+	if err == nil || !repairable(err) {
+		return err
+	}
+	plain := slices.DeleteFunc(slices.Clone(rest), func(a *hostport.Attachment) bool {
+		return len(a.Options.Conditions(f)) > 0
+	})
+	if len(plain) == len(rest) {
+		return err
+	}
+	if err := b.rewriteAll(ctx, f, plain, add); err != nil {
+		return err
+	}
+	done := append(plain, add...)
+	for _, a := range rest {
+		if len(a.Options.Conditions(f)) == 0 {
+			continue
+		}
+		s, err := changeScripts(f, hostport.Change{Add: []*hostport.Attachment{a}, Rest: those(done)})
+		if err != nil {
+			return err
+		}
+		switch err := b.restore(ctx, f, s.String()); {
+		case err == nil:
+			done = append(done, a)
+		case !repairable(err):
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Backend) rewriteAll(ctx context.Context, f hostport.Family, rest, add []*hostport.Attachment) error {
+	var failed string
+	var err error
+	for range rewriteTries {
+		there, readErr := b.save(ctx, f)
+		if readErr != nil {
+			return readErr
+		}
+		text := rewriteText(f, there, rest, add)
+		if text == "" {
+			return nil
+		}
+		if text == failed {
+			return err // nobody came between
+		}
+		if err = b.restore(ctx, f, text); err == nil || !repairable(err) {
+			return err
+		}
+		failed = text
+	}
+	return err
+}
+
+// those are attachments as the rest of a change.
+type those []*hostport.Attachment
+
+func (t those) All() ([]*hostport.Attachment, error) { return t, nil }
+
+func (t those) Uses(name string) (bool, error) {
+	for _, a := range t {
+		for _, f := range hostport.Families() {
+			if slices.ContainsFunc(sharesOf(f, a), func(s share) bool { return s.name == name }) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // rewriteText is the input for iptables-restore that turns what is there in
 // family f into the rules of exactly these attachments: "" if there is nothing
-// to do. Rules of others are neither moved nor removed.
-func rewriteText(f hostport.Family, there ruleset, atts []*hostport.Attachment) string {
+// to do. Rules of others are neither moved nor removed. Rules of rest that
+// jump to a chain of others are left out while that chain is not there.
+func rewriteText(f hostport.Family, there ruleset, rest, add []*hostport.Attachment) string {
 	s := newScripts()
+	atts := slices.Concat(rest, add)
 	jumps := make(map[string][]jump) // by table, those in chains of others
 	seen := make(map[string]bool)
 	for _, a := range atts {
@@ -29,8 +111,11 @@ func rewriteText(f hostport.Family, there ruleset, atts []*hostport.Attachment) 
 			}
 		}
 	}
-	for _, a := range atts {
+	for i, a := range atts {
 		chain, rules := ownRules(f, a)
+		if external := a.Options.ExternalSetMarkChain; external != "" && i < len(rest) && !there.of(natTable).has(external) {
+			rules = slices.DeleteFunc(rules, func(r rule) bool { return target(r.spec) == external })
+		}
 		if chain != "" {
 			s.nat.declare = append(s.nat.declare, chain)
 		}

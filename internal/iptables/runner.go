@@ -28,9 +28,6 @@ func Available() error {
 	return nil
 }
 
-// After the wait for the xtables lock, this is what a tool may take to work.
-const workTime = 10 * time.Second
-
 // Beyond a killed tool's end, its pipes are held open no longer than this by
 // whatever it had started.
 const drainTime = time.Second
@@ -80,7 +77,7 @@ func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (
 	if err != nil {
 		return "", err
 	}
-	limit := b.wait + workTime
+	limit := b.wait + b.work
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %s: %w", limit, context.DeadlineExceeded))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
