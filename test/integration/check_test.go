@@ -135,7 +135,7 @@ func missingRules(e *env) {
 // and puts a rule in front of it.
 func changedRules(e *env) {
 	a := e.busy()
-	saved := e.w.Rules(e.f)
+	saved, rules := e.w.Rules(e.f), e.ours()
 	other := "10.244.0.99"
 	if e.f == world.V6 {
 		other = "[fd00:10:244::99]"
@@ -154,7 +154,7 @@ func changedRules(e *env) {
 	}
 	for _, c := range changes {
 		found := false
-		for _, r := range e.ours() {
+		for _, r := range rules {
 			changed := c.find.ReplaceAllString(r.line, c.with)
 			if changed == r.line {
 				continue

@@ -139,6 +139,7 @@ func ipvs(e *env) {
 		service, cidr = "fd00:10:96::a/108", "fd00:10:96::/108"
 	}
 	e.w.Node.Command("ip", "link", "add", "kube-ipvs0", "type", "bridge")
+	e.w.Node.Command("ip", "link", "set", "kube-ipvs0", "up")
 	e.w.Node.AddAddress("kube-ipvs0", service)
 	to := netip.AddrPortFrom(netip.MustParsePrefix(service).Addr(), 8080)
 	e.w.Node.ServeOn("tcp", to)

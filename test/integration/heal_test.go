@@ -30,10 +30,8 @@ func healScenarios() []scenario {
 		{name: "a lost chain of the base is healed", backends: nftablesOnly, run: healed(func(e *env) {
 			e.w.NFT("flush chain inet hostport prerouting\ndelete chain inet hostport prerouting")
 		})},
-		{name: "lost elements are healed", backends: nftablesOnly, run: healed(func(e *env) {
-			for _, el := range e.elements() {
-				e.w.NFT(fmt.Sprintf("delete element inet hostport %s { %s }", el.in, el.key))
-			}
+		{name: "a flush of the plugin's rules is healed", backends: nftablesOnly, run: healed(func(e *env) {
+			e.w.NFT("flush table inet hostport")
 		})},
 		{name: "DEL after a flush", report: "containernetworking/plugins 512", run: func(e *env) {
 			a := e.web()
@@ -67,7 +65,7 @@ func healScenarios() []scenario {
 			if err := os.Truncate(file, 0); err != nil {
 				e.Fatal(err)
 			}
-		}, false)},
+		}, true)},
 		{name: "a cut state file is rebuilt", run: rebuilt(func(e *env, file string) {
 			if err := os.Truncate(file, 5000); err != nil {
 				e.Fatal(err)

@@ -41,6 +41,7 @@ func lifecycleScenarios() []scenario {
 			i := a.Invocation("DEL", nil)
 			i.Netns = ""
 			e.invoke(i)
+			e.forget(a)
 			e.sameRules("DEL with an empty CNI_NETNS", before)
 		}},
 		{name: "DEL twice", report: "containernetworking/plugins 510", run: func(e *env) {
@@ -109,6 +110,7 @@ func delWith(changes world.Config) func(e *env) {
 		before := e.w.Ruleset()
 		a := e.web()
 		e.invoke(a.Invocation("DEL", changes))
+		e.forget(a)
 		e.sameRules("DEL", before)
 		e.w.Node.Serve("tcp", 8080)
 		e.reaches(e.w.Client, "tcp", e.node(8080), "node")

@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,20 +88,29 @@ func (e *env) closed(from *world.Netns, via netip.Addr) {
 
 	// Without any rule, and with the interface open, the same client gets
 	// through: its packets were worth stopping.
-	guarded := e.w.ListNFT()
-	legacy := e.w.Node.Command("xtables-legacy-multi", "iptables-save")
-	e.w.Node.Command("nft", "flush", "ruleset")
-	for _, table := range []string{"nat", "raw", "mangle", "filter"} {
-		e.w.Node.Command("xtables-legacy-multi", "iptables", "-t", table, "-F")
-	}
+	restore := e.unguard()
 	before := e.w.Node.ReadSysctl("net/ipv4/conf/all/route_localnet")
 	e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 	e.reaches(from, "tcp", tcp.Addr, "node")
 	e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", before)
-	e.w.NFT(guarded)
-	if _, err := e.w.Node.TryCommand(legacy, "xtables-legacy-multi", "iptables-restore"); err != nil {
-		e.Fatal(err)
+	restore()
+}
+
+// unguard takes every rule off the node until restore is called.
+func (e *env) unguard() (restore func()) {
+	e.Helper()
+	if e.w.Backend == world.NFTables {
+		saved := e.w.ListNFT()
+		e.w.NFT("flush ruleset")
+		return func() { e.w.NFT(saved) }
 	}
+	saved := e.w.Rules(e.f)
+	for table := range strings.Lines(saved) {
+		if strings.HasPrefix(table, "*") {
+			e.w.Iptables(e.f, "-t", strings.TrimSpace(table[1:]), "-F")
+		}
+	}
+	return func() { e.restore(saved) }
 }
 
 // spoof sends datagrams with a source in 127/8 from a pod, to the node's own

@@ -84,6 +84,8 @@ func ownershipScenarios() []scenario {
 			e.w.Node.Serve("tcp", 8080)
 			e.reaches(e.w.Client, "tcp", e.node(8082), "web")
 			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
+			e.del(a)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
 		}},
 	}
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-cmp/cmp"
@@ -66,6 +67,8 @@ func (e *env) started(what string, want ...string) {
 		name, _, _ := strings.Cut(line, " ")
 		got = append(got, name)
 	}
+	slices.Sort(want)
+	slices.Sort(got)
 	if diff := cmp.Diff(want, got); diff != "" {
 		e.Errorf("tools started by %s (-want +got):\n%s", what, diff)
 	}

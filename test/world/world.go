@@ -8,6 +8,7 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Options shape a World. The zero value is the iptables backend over nf_tables
@@ -167,6 +168,9 @@ func (n *Netns) AddAddress(ifname, address string) {
 		addr, err := netlink.ParseAddr(address)
 		if err != nil {
 			return err
+		}
+		if addr.IP.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD
 		}
 		return netlink.AddrAdd(link, addr)
 	})
