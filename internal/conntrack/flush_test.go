@@ -153,9 +153,12 @@ func TestKernelFilters(t *testing.T) {
 			f    hostport.Family
 			want int
 		}{
-			{byPort, hostport.IPv4, 6}, {byPort, hostport.IPv6, 4},
-			{byProtocol, hostport.IPv4, 9}, {byProtocol, hostport.IPv6, 4},
-			{byFamily, hostport.IPv4, 10}, {byFamily, hostport.IPv6, 4},
+			{byPort, hostport.IPv4, 6},
+			{byPort, hostport.IPv6, 4},
+			{byProtocol, hostport.IPv4, 9},
+			{byProtocol, hostport.IPv6, 4},
+			{byFamily, hostport.IPv4, 10},
+			{byFamily, hostport.IPv6, 4},
 		} {
 			c, err := dial()
 			must(t, err)

@@ -8,11 +8,11 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Message types of subsystem NFNL_SUBSYS_CTNETLINK (1).
+// Message types of subsystem NFNL_SUBSYS_CTNETLINK.
 const (
-	messageNew    = 1<<8 | 0 // also an entry in the answer to messageGet
-	messageGet    = 1<<8 | 1
-	messageDelete = 1<<8 | 2
+	messageNew    = 0x100 // also an entry in the answer to messageGet
+	messageGet    = 0x101
+	messageDelete = 0x102
 )
 
 // filterKind is by what the kernel is asked to filter a dump.

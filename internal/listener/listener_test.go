@@ -41,6 +41,7 @@ func node(t *testing.T, f func()) {
 		for _, s := range []string{"192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128"} {
 			a, err := netlink.ParseAddr(s)
 			must(t, err)
+			a.Flags |= unix.IFA_F_NODAD // can be bound to at once
 			must(t, netlink.AddrAdd(lo, a))
 		}
 		f()
