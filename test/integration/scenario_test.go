@@ -47,6 +47,7 @@ func TestScenarios(t *testing.T) {
 		healScenarios(),
 		gcScenarios(),
 		udpScenarios(),
+		optionScenarios(),
 	)
 	for _, b := range world.Backends {
 		for _, f := range world.Families {
