@@ -22,6 +22,7 @@ func crowd(t *testing.T, c *cluster) {
 		c.ready(t, name)
 		c.answers(t, name, "its port", tcp(c.node.outside, onNode(first+int32(i))))
 	}
+	c.consistent(t, size)
 	c.remove(t, true, names...)
 	c.awaitNone(t, ports...)
 }

@@ -32,6 +32,7 @@ func severalHostIPs(t *testing.T, c *cluster) {
 	c.answers(t, "on-node-udp", "UDP from the node", udp(c.node.network, onNode(port)))
 	c.answers(t, "on-node-udp", "UDP from outside", udp(c.node.outside, onNode(port)))
 
+	c.consistent(t, 3)
 	c.remove(t, false, "on-localhost", "on-node", "on-node-udp")
 	c.awaitNone(t, ofPort(port))
 }

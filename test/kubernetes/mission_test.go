@@ -34,6 +34,7 @@ func mission(t *testing.T, c *cluster) {
 	if err := c.mapped(81, web.Status.PodIP); err != nil {
 		t.Error(err)
 	}
+	c.consistent(t, 1)
 	if err := c.none(ofPort(9697)); err != nil {
 		t.Error(err)
 	}

@@ -49,7 +49,7 @@ func checkMachine() error {
 }
 
 // buildPrograms builds Kubernetes, the pods' program, the plugins of the chain
-// and the plugin under test.
+// and what is under test.
 func buildPrograms() error {
 	folder, err := filepath.Abs(binaryFolder)
 	if err != nil {
@@ -61,11 +61,11 @@ func buildPrograms() error {
 	}
 	// Without a version kubelet would call itself v0.0.0.
 	stamp := "-s -w -X k8s.io/component-base/version.gitVersion=" + version
-	if _, err := goTool("build", "-ldflags", stamp, "-o", folder+"/", "./cmd/...",
+	if _, err := goTool("build", "-buildvcs=false", "-ldflags", stamp, "-o", folder+"/", "./cmd/...",
 		pluginModule+"main/bridge", pluginModule+"main/loopback", pluginModule+"ipam/host-local"); err != nil {
 		return err
 	}
-	_, err = goTool("build", "-C", "../..", "-o", folder+"/", "./cmd/hostport")
+	_, err = goTool("build", "-C", "../..", "-buildvcs=false", "-o", folder+"/", "./cmd/hostport", "./cmd/hostportctl")
 	return err
 }
 

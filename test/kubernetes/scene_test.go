@@ -37,7 +37,10 @@ func TestKubernetes(t *testing.T) {
 			c := newCluster(t, p)
 			for _, scene := range scenes {
 				t.Run(scene.name, func(t *testing.T) {
-					t.Cleanup(func() { c.clear(t) })
+					t.Cleanup(func() {
+						c.clear(t)
+						c.consistent(t, 0)
+					})
 					scene.play(t, c)
 				})
 			}

@@ -47,13 +47,16 @@ func (c *cluster) sharedPort(t *testing.T, port int32) {
 	t.Helper()
 	if !c.serviceWins() {
 		// All that is promised is that one of both is reached.
+		var winner string
 		c.await(t, "an answer", func(ctx context.Context) error {
 			r, err := tcp(c.node.outside, onNode(port))(ctx)
 			if err == nil && r.Pod != "backend" && r.Pod != "holder" {
 				err = fmt.Errorf("%q answered", r.Pod)
 			}
+			winner = r.Pod
 			return err
 		})
+		t.Logf("this time %s answers", winner)
 		return
 	}
 	c.answers(t, "backend", "from outside", tcp(c.node.outside, onNode(port)))
