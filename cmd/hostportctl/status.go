@@ -19,10 +19,7 @@ func newStatus(w *where) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.node(cmd)
-			name, _, err := n.Backend(backend)
-			if err != nil {
-				return err
-			}
+			name := n.Choose(cmd.Context(), backend)
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "backend:     %s\nstate:       %s\n", name, printable(n.Dir))
 			if err := n.Status(cmd.Context(), name); err != nil {

@@ -25,7 +25,7 @@ func (p *Plugin) add(args *skel.CmdArgs) error {
 		return asOrNil(p.pass(c))
 	}
 	return p.logged(c, "ADD", args, func(ctx context.Context, n *node.Node) error {
-		a, err := p.attachment(c, n, args)
+		a, err := p.attachment(ctx, c, n, args)
 		if err != nil {
 			return err
 		}
@@ -50,8 +50,9 @@ func (p *Plugin) addMappings(ctx context.Context, c *netconf.Config, n *node.Nod
 // attachment is what the invocation asks for, validated against the backend
 // that is to serve it. Mappings whose host IP is of a family that the pod
 // lacks are left out.
-func (p *Plugin) attachment(c *netconf.Config, n *node.Node, args *skel.CmdArgs) (*hostport.Attachment, error) {
-	name, b, err := n.Backend(c.Backend)
+func (p *Plugin) attachment(ctx context.Context, c *netconf.Config, n *node.Node, args *skel.CmdArgs) (*hostport.Attachment, error) {
+	name := n.Choose(ctx, c.Backend)
+	b, err := n.Backend(name)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +116,7 @@ func (p *Plugin) check(args *skel.CmdArgs) error {
 		return nil
 	}
 	return p.logged(c, "CHECK", args, func(ctx context.Context, n *node.Node) error {
-		a, err := p.attachment(c, n, args)
+		a, err := p.attachment(ctx, c, n, args)
 		if err != nil || len(a.Mappings) == 0 {
 			return err
 		}

@@ -56,6 +56,7 @@ func (n *Node) DenyListeners(ctx context.Context, ms []hostport.Mapping) error {
 // attachment that is there already is replaced. Ports of owners whose sandbox
 // is gone are taken over; a living owner's port is a *HeldError.
 func (n *Node) Add(ctx context.Context, want *hostport.Attachment) error {
+	n.warnBesideKubeProxy(ctx, want.Backend)
 	want.LocalnetVia = n.localnetVia(want)
 	return n.with(ctx, want.Backend, func(s *session) error {
 		add, err := s.record(want)

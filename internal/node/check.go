@@ -125,7 +125,9 @@ func (n *Node) Status(ctx context.Context, backend string) error {
 	if err := state.Usable(n.Dir); err != nil {
 		errs = append(errs, err)
 	}
-	name, b, err := n.Backend(backend)
+	name := n.Choose(ctx, backend)
+	n.warnBesideKubeProxy(ctx, name)
+	b, err := n.Backend(name)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}

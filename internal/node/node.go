@@ -34,22 +34,50 @@ type Node struct {
 	BootID func() (string, error)
 }
 
-// Backend returns the backend of a name; "" chooses: iptables where its tool
-// is there, else nftables, which needs none.
-func (n *Node) Backend(name string) (string, Backend, error) {
-	switch name {
-	case "":
-		if iptables.Available() == nil {
-			return n.Backend(Iptables)
-		}
-		return n.Backend(Nftables)
-	case Iptables:
-		return name, iptables.New(n.Timeout), nil
-	case Nftables:
-		return name, nftables.New(), nil
-	default:
-		return "", nil, fmt.Errorf("unknown backend %q", name)
+// Choose is the name of the backend for what the configuration says: "" is
+// iptables where its tools are there, else nftables, which needs none. Beside
+// kube-proxy in nftables mode it is nftables too, because rules of iptables
+// cannot be told to come after kube-proxy's there.
+func (n *Node) Choose(ctx context.Context, configured string) string {
+	if configured != "" {
+		return configured
 	}
+	if iptables.Available() != nil || n.besideKubeProxy(ctx) {
+		return Nftables
+	}
+	return Iptables
+}
+
+// Backend returns the backend of a name.
+func (n *Node) Backend(name string) (Backend, error) {
+	switch name {
+	case Iptables:
+		return iptables.New(n.Timeout), nil
+	case Nftables:
+		return nftables.New(), nil
+	default:
+		return nil, fmt.Errorf("unknown backend %q", name)
+	}
+}
+
+// kubeProxyAdvice is what to do where a Service's NodePort and a host port may
+// be the same number, and it is not certain who wins.
+const kubeProxyAdvice = "kube-proxy is in nftables mode: use the nftables backend, " +
+	"or a host port may win over a Service of the same number"
+
+// warnBesideKubeProxy warns about a backend that cannot give way to Services.
+func (n *Node) warnBesideKubeProxy(ctx context.Context, backend string) {
+	if backend == Iptables && n.besideKubeProxy(ctx) {
+		n.Log.Warn(kubeProxyAdvice, "backend", backend)
+	}
+}
+
+func (n *Node) besideKubeProxy(ctx context.Context) bool {
+	found, err := nftables.New().KubeProxy(ctx)
+	if err != nil {
+		n.Log.Debug("kube-proxy's nftables mode could not be looked for", "reason", err)
+	}
+	return found
 }
 
 // session is the opened state with the backends that were needed so far.
@@ -112,7 +140,7 @@ func (s *session) backend(name string) (Backend, error) {
 	if b, ok := s.backends[name]; ok {
 		return b, nil
 	}
-	_, b, err := s.Backend(name)
+	b, err := s.Backend(name)
 	if err == nil {
 		s.backends[name] = b
 	}

@@ -21,7 +21,7 @@ func (s *session) settle(ctx context.Context, preferred string) error {
 		// Somebody may have deleted the file. Asking the one backend in use
 		// keeps a node on nftables free of processes.
 		if preferred == "" {
-			preferred, _, _ = s.Backend("")
+			preferred = s.Choose(ctx, "")
 		}
 		lost = []string{preferred}
 	case state.Replaced:

@@ -259,14 +259,15 @@ func openLocalnet(records []*state.Record) error {
 // comes too late to fail the change, which the kernel has taken.
 func (s *session) flush(ctx context.Context, lists ...[]*state.Record) {
 	var targets []conntrack.Target
+	seen := map[conntrack.Target]bool{}
 	for _, r := range slices.Concat(lists...) {
-		for _, m := range r.Mappings {
-			t := conntrack.Target{Port: m.HostPort}
-			if !m.Wildcard() {
-				t.HostIP = m.HostIP
-			}
-			if m.Protocol == hostport.UDP && !slices.Contains(targets, t) {
-				targets = append(targets, t)
+		for _, f := range hostport.Families() {
+			for _, fw := range r.Forwards(f) {
+				t := conntrack.Target{Port: fw.HostPort, HostIP: fw.HostIP, Family: f}
+				if fw.Protocol == hostport.UDP && !seen[t] {
+					seen[t] = true
+					targets = append(targets, t)
+				}
 			}
 		}
 	}
