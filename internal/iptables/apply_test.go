@@ -16,6 +16,9 @@ var samples = map[string]func() *hostport.Attachment{
 	"dual stack": func() *hostport.Attachment {
 		return attachment("a", maps("8080:80", "8080:80/udp", "53:53/udp"), addresses(strings.Fields(dual)...))
 	},
+	"edge ports": func() *hostport.Attachment {
+		return attachment("a", maps("1:65535", "65535:1", "65535:1/udp"), addresses(strings.Fields(dual)...))
+	},
 	"sctp":     func() *hostport.Attachment { return attachment("a", maps("9999:9/sctp")) },
 	"localnet": func() *hostport.Attachment { return attachment("a", maps("8080:80"), localnet("br0")) },
 	"host IPs": func() *hostport.Attachment {

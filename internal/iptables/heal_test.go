@@ -15,14 +15,14 @@ import (
 // the next DEL bring back for everyone.
 func TestNextChangeHeals(t *testing.T) {
 	for name, damage := range map[string]string{
-		"flush of nat":      "*nat\n-F\nCOMMIT\n",
-		"empty nat":         "*nat\n-F\n-X\nCOMMIT\n",
-		"flush of raw":      "*raw\n-F\nCOMMIT\n",
-		"no PREROUTING":     "*nat\n-F PREROUTING\nCOMMIT\n",
-		"no POSTROUTING":    "*nat\n-F POSTROUTING\nCOMMIT\n",
-		"no dispatch":       "*nat\n-F CNI-HP-DNAT\nCOMMIT\n",
-		"no narrow ranges":  "*nat\n-F CNI-HP-TCP-1F\nCOMMIT\n",
-		"no masquerade":     "*nat\n-F CNI-HP-MASQ\nCOMMIT\n",
+		"flush of nat":     "*nat\n-F\nCOMMIT\n",
+		"empty nat":        "*nat\n-F\n-X\nCOMMIT\n",
+		"flush of raw":     "*raw\n-F\nCOMMIT\n",
+		"no PREROUTING":    "*nat\n-F PREROUTING\nCOMMIT\n",
+		"no POSTROUTING":   "*nat\n-F POSTROUTING\nCOMMIT\n",
+		"no dispatch":      "*nat\n-F CNI-HP-DNAT\nCOMMIT\n",
+		"no narrow ranges": "*nat\n-F CNI-HP-TCP-1F\nCOMMIT\n",
+		"no masquerade":    "*nat\n-F CNI-HP-MASQ\nCOMMIT\n",
 	} {
 		for _, verb := range []string{"ADD", "DEL"} {
 			t.Run(name+"/"+verb, func(t *testing.T) {

@@ -1,0 +1,172 @@
+package iptables
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// FuzzSave: whatever the tool prints, it is read or refused, and what follows
+// from it are lines that say nothing but what we meant.
+func FuzzSave(f *testing.F) {
+	f.Add(lost)
+	f.Add(kubeProxy)
+	f.Add("# Table `nat' is incompatible, use 'nft' tool.\n")
+	f.Add("*nat\n:CNI-HP-DNAT - [0:0]\n[1:60] -A CNI-HP-DNAT -j DNAT\nCOMMIT\n")
+	f.Add("*nat\n:PREROUTING ACCEPT\n-A PREROUTING -m comment --comment \"a \\\" -j CNI-HP-X\" -j CNI-HP-DNAT\nCOMMIT")
+	f.Add("*nat\n:CNI-HP-TCP-1F9 -\n-A CNI-HP-TCP-1F9 -p tcp --dport 8080 -j MARK --set-xmark 0x2000/0x2000\n" +
+		"-A CNI-HP-TCP-1F9 -p tcp --dport 8080 -m comment --comment \"a eth0 1 n p/q\" -j DNAT --to-destination [fd00::1]:80\nCOMMIT\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		there, err := parseSave(text)
+		if err != nil {
+			return
+		}
+		for _, family := range hostport.Families() {
+			wellFormed(t, rewriteText(family, there, nil, nil))
+			wellFormed(t, rewriteText(family, there, []*hostport.Attachment{everything()}, nil))
+			found := recovery{byKey: make(map[hostport.Key]*hostport.Attachment)}
+			found.family(family, there.of(natTable))
+			for _, a := range found.attachments() {
+				if err := New(0).Validate(a.Options); err != nil {
+					t.Errorf("recovered options %+v are refused: %v", a.Options, err)
+				}
+				if len(a.Mappings) == 0 || len(a.Forwards(family)) == 0 {
+					t.Errorf("recovered an attachment that maps nothing: %+v", a)
+				}
+				if a.ContainerID == "" || a.IfName == "" {
+					t.Errorf("recovered an attachment without a key: %+v", a)
+				}
+			}
+			wellFormed(t, rewriteText(family, ruleset{}, found.attachments(), nil))
+			c := check{family: family, there: there, listings: make(map[string]*listing)}
+			c.shares([]*hostport.Attachment{everything()})
+			c.attachment(everything())
+		}
+	})
+}
+
+// wellFormed fails if a line of the text is none that we write.
+func wellFormed(t *testing.T, text string) {
+	t.Helper()
+	if text == "" {
+		return
+	}
+	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		words, err := split(line)
+		switch {
+		case err != nil:
+			t.Errorf("%q: %v", line, err)
+		case line == "COMMIT" || line == "*raw" || line == "*nat":
+		case line[0] == ':':
+			if len(words) != 3 || !ours(words[0][1:]) {
+				t.Errorf("declares %q", line)
+			}
+		case len(words) < 2 || !slices.Contains([]string{"-A", "-I", "-C", "-D", "-F", "-X"}, words[0]):
+			t.Errorf("unknown line %q", line)
+		case words[0] != "-D" && !ours(words[1]) && (len(words) < 4 || !ours(target(line))):
+			t.Errorf("touches a chain of others: %q", line)
+		}
+	}
+}
+
+// FuzzWord: any string is one word to the tool, and itself unless it has
+// control characters.
+func FuzzWord(f *testing.F) {
+	for _, s := range []string{"", "a", "a b", `a"b`, `\`, "a\nCOMMIT", "-j", "\x00", "\xff", "é", "'", "!", "#", " "} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		q := quote(s)
+		if strings.ContainsAny(q, "\n\r\x00") {
+			t.Fatalf("%q has a control character", q)
+		}
+		words, err := split(q + " -j " + q)
+		if err != nil || len(words) != 3 || words[1] != "-j" {
+			t.Fatalf("%q is read as %q: %v", q, words, err)
+		}
+		want := strings.Map(func(r rune) rune {
+			if r < ' ' || r == 0x7f {
+				return '_'
+			}
+			return r
+		}, s)
+		if words[0] != want {
+			t.Errorf("%q is read as %q, want %q", q, words[0], want)
+		}
+	})
+}
+
+// FuzzConditions: what Validate accepts ends up as those words and no others,
+// and the rule still leads where it should.
+func FuzzConditions(f *testing.F) {
+	f.Add("!\t-d\t192.0.2.0/24")
+	f.Add("-s\t192.0.2.1,192.0.2.2\t-m\tset\t--match-set\ta\tsrc")
+	f.Add("-j\tACCEPT")
+	f.Add("--jum=x")
+	f.Add("-m\tcomment\t--comment\tx")
+	f.Add("-s\ta\"\n-A")
+	f.Fuzz(func(t *testing.T, joined string) {
+		conditions := strings.Split(joined, "\t")
+		if New(0).Validate(hostport.Options{ConditionsV4: conditions}) != nil {
+			return
+		}
+		for _, c := range alternatives(conditions) {
+			words, err := split(conditionSpec("-p tcp", c, "CNI-HP-IF-1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := slices.Concat([]string{"-p", "tcp"}, c, []string{"-j", "CNI-HP-IF-1"})
+			if diff := cmp.Diff(want, words); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			jumps := 0
+			for _, w := range words {
+				// getopt takes a short option's value, and further options,
+				// from the same word, and a long one by its beginning.
+				if strings.HasPrefix(w, "-j") || strings.HasPrefix(w, "-g") ||
+					len(w) > 2 && (strings.HasPrefix("--jump", w) || strings.HasPrefix("--goto", w)) {
+					jumps++
+				}
+			}
+			if jumps != 1 {
+				t.Errorf("%q has %d jumps", words, jumps)
+			}
+		}
+	})
+}
+
+// FuzzAttachment: whatever a runtime says of a pod, and whatever a damaged
+// record holds, the rules are lines of ours.
+func FuzzAttachment(f *testing.F) {
+	f.Add("3f2a", "eth0", "net", "ns", "pod", "KUBE-MARK-MASQ", "-s", uint16(8080), 13)
+	f.Add("a\nCOMMIT", "e\"", "\\", "-j", "ACCEPT", "A\n-F", "\"\nCOMMIT", uint16(1), 31)
+	f.Add(strings.Repeat("x", 300), "eth0", "\x1b[31m", "\xff", "é", "", "", uint16(65535), 0)
+	f.Fuzz(func(t *testing.T, id, ifname, network, ns, pod, chain, condition string, port uint16, bit int) {
+		a := attachment(id)
+		a.IfName, a.Network, a.Pod = ifname, network, hostport.Pod{Namespace: ns, Name: pod}
+		a.Addresses = append(a.Addresses, netip.MustParsePrefix("fd00::1/64"))
+		a.Mappings = []hostport.Mapping{{HostPort: port, ContainerPort: port, Protocol: hostport.UDP}}
+		a.Options = hostport.Options{SNAT: true, MarkMasqBit: bit & 31, ExternalSetMarkChain: chain}
+		if condition != "" {
+			a.Options.ConditionsV4 = []string{condition}
+		}
+		for _, family := range hostport.Families() {
+			for _, c := range []hostport.Change{
+				{Add: []*hostport.Attachment{a}},
+				{Remove: []*hostport.Attachment{a}, Rest: those{everything()}},
+			} {
+				s, err := changeScripts(family, c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wellFormed(t, s.String())
+			}
+			wellFormed(t, rewriteText(family, ruleset{}, nil, []*hostport.Attachment{a}))
+		}
+	})
+}

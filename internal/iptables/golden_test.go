@@ -1,0 +1,92 @@
+package iptables
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// TestGolden compares what is fed to the tools with the files in testdata:
+// each attachment comes and goes alone, and beside another that stays.
+func TestGolden(t *testing.T) {
+	beside := attachment("b", maps("8089:80"), addresses("10.244.0.41/24", "fd00:10:244::29/64"))
+	for name, sample := range samples {
+		a := sample()
+		one := []*hostport.Attachment{a}
+		var b strings.Builder
+		for _, f := range hostport.Families() {
+			if len(a.Forwards(f)) == 0 {
+				continue
+			}
+			for _, c := range []struct {
+				title  string
+				change hostport.Change
+			}{
+				{"the first attachment comes", hostport.Change{Add: one}},
+				{"the last attachment goes", hostport.Change{Remove: one}},
+				{"it comes beside another", hostport.Change{Add: one, Rest: those{beside}}},
+				{"it goes from beside another", hostport.Change{Remove: one, Rest: those{beside}}},
+			} {
+				s, err := changeScripts(f, c.change)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintf(&b, "# %s: %s\n%s\n", f, c.title, s)
+			}
+			there, err := parseSave(lost)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewriteText(f, there, one, nil))
+		}
+		golden(t, strings.ReplaceAll(name, " ", "-")+".rules", b.String())
+	}
+}
+
+// lost is a kernel after a visit: jumps twice, ahead of kube-proxy, or gone, a
+// chain of a dead attachment.
+const lost = `*raw
+:PREROUTING ACCEPT [0:0]
+:CNI-HP-GUARD - [0:0]
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:CNI-HP-DNAT - [0:0]
+:CNI-HP-UDP-99 - [0:0]
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HP-DNAT
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HP-DNAT
+-A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HP-DNAT
+-A CNI-HP-DNAT -p udp -m udp --dport 39168:39423 -j CNI-HP-UDP-99
+COMMIT
+`
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (make it with -update)", err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
