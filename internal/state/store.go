@@ -112,7 +112,7 @@ func (s *Store) Aside() string { return s.aside }
 func (s *Store) Close() error {
 	var err error
 	if s.db != nil {
-		err = guard(s.db.Close)
+		err = s.close()
 	}
 	return errors.Join(err, s.lock.Close())
 }
@@ -177,6 +177,9 @@ func (s *Store) look(path string) (fresh bool, err error) {
 		return false, fmt.Errorf("look at state file: %w", err)
 	}
 	s.origin = Kept
+	if s.sealed(path) {
+		return false, nil
+	}
 	if err := verify(path); err != nil {
 		return false, fmt.Errorf("open %q: %w", path, err)
 	}

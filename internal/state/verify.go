@@ -43,7 +43,7 @@ type tree struct {
 // nothing but its meta pages: on a damaged page it may call itself until the
 // stack is full, loop or allocate without bound, and none of these can be
 // recovered from in Go. The walk costs a look at every page, about 0.1 ms for
-// a thousand attachments. What records hold is summed on its own (see encode).
+// a thousand attachments, and is left out for a file that is sealed. What records hold is summed on its own (see encode).
 func verify(path string) error {
 	f, err := openFile(path, os.O_RDONLY, 0)
 	if err != nil {
