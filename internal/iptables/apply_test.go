@@ -20,7 +20,7 @@ var samples = map[string]func() *hostport.Attachment{
 		return attachment("a", maps("1:65535", "65535:1", "65535:1/udp"), addresses(strings.Fields(dual)...))
 	},
 	"sctp":     func() *hostport.Attachment { return attachment("a", maps("9999:9/sctp")) },
-	"localnet": func() *hostport.Attachment { return attachment("a", maps("8080:80"), localnet("br0")) },
+	"localnet": func() *hostport.Attachment { return attachment("a", maps("8080:80"), localnet) },
 	"host IPs": func() *hostport.Attachment {
 		return attachment("a", maps("192.0.2.1@8080:81", "0.0.0.0@8080:80", "2001:db8::1@8080:82", "::@8080:83"), addresses(strings.Fields(dual)...))
 	},

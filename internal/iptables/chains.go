@@ -56,7 +56,13 @@ const (
 )
 
 // ours reports whether a chain of that name belongs to this backend.
-func ours(chain string) bool { return strings.HasPrefix(chain, prefix) }
+func ours(chain string) bool { return strings.HasPrefix(chain, prefix) && plain(chain) }
+
+// plain reports whether a chain name can be written as it is. The kernel would
+// take others, which the tools then list in a form that they cannot read.
+func plain(chain string) bool {
+	return !strings.ContainsFunc(chain, func(r rune) bool { return !plainRune(r) })
+}
 
 // markChain is the chain that masquerades packets marked with that bit.
 func markChain(bit int) string { return fmt.Sprintf("%s-%d", masqChain, bit) }

@@ -16,11 +16,11 @@ import (
 
 // everything is an attachment that uses all there is, but for conditions.
 func everything() *hostport.Attachment {
-	return attachment("a", maps("8080:80", "53:53/udp", "192.0.2.1@8080:81"), addresses(strings.Fields(dual)...), localnet("br0"))
+	return attachment("a", maps("8080:80", "53:53/udp", "192.0.2.1@8080:81"), addresses(strings.Fields(dual)...), localnet)
 }
 
 func TestFailedApplyLeavesTheKernelAsItWas(t *testing.T) {
-	real := func(w *world, tool string) string {
+	realTool := func(w *world, tool string) string {
 		return "exec /usr/bin/nsenter --net=" + w.ns + " /usr/sbin/" + strings.Replace(tool, "-", "-"+w.variant+"-", 1) + ` "$@"`
 	}
 	for name, c := range map[string]struct {
@@ -44,15 +44,15 @@ func TestFailedApplyLeavesTheKernelAsItWas(t *testing.T) {
 		"IPv6 is killed": {func(w *world) { w.stub("ip6tables-restore", "kill -9 $$") }, "signal: killed"},
 		"hangs after it has applied": {func(w *world) {
 			mark := filepath.Join(w.bin, "hung")
-			w.stub("iptables-restore", "[ -e "+mark+" ] && "+real(w, "iptables-restore")+
-				"\n: >"+mark+"\n"+strings.TrimPrefix(real(w, "iptables-restore"), "exec ")+"\nexec /bin/sleep 1000")
+			w.stub("iptables-restore", "[ -e "+mark+" ] && "+realTool(w, "iptables-restore")+
+				"\n: >"+mark+"\n"+strings.TrimPrefix(realTool(w, "iptables-restore"), "exec ")+"\nexec /bin/sleep 1000")
 		}, "no answer in"},
 		"nat fails after raw": {func(w *world) {
 			// Until undone, which is the change that drops the guard.
 			w.stub("iptables-restore", `text=$(/bin/cat)
 case $text in
-*:CNI-HP-GUARD*) echo "$text" | /bin/sed '/COMMIT/q' | `+strings.TrimPrefix(real(w, "iptables-restore"), "exec ")+`; exit 1;;
-*) echo "$text" | `+strings.TrimPrefix(real(w, "iptables-restore"), "exec ")+`;;
+*:CNI-HP-GUARD*) echo "$text" | /bin/sed '/COMMIT/q' | `+strings.TrimPrefix(realTool(w, "iptables-restore"), "exec ")+`; exit 1;;
+*) echo "$text" | `+strings.TrimPrefix(realTool(w, "iptables-restore"), "exec ")+`;;
 esac`)
 		}, "exit status 1"},
 	} {
@@ -150,7 +150,7 @@ func TestIPv6ToolsAreNotNeededWithoutIPv6(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		a := attachment("a", maps("1:1"), localnet("br0"))
+		a := attachment("a", maps("1:1"), localnet)
 		n := &node{b: w.b}
 		n.add(t, a)
 		if err := w.b.Sync(t.Context(), n.atts); err != nil {

@@ -56,7 +56,7 @@ func wellFormed(t *testing.T, text string) {
 	if text == "" {
 		return
 	}
-	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
 		words, err := split(line)
 		switch {
 		case err != nil:

@@ -28,9 +28,9 @@ func TestNextChangeHeals(t *testing.T) {
 			t.Run(name+"/"+verb, func(t *testing.T) {
 				eachVariant(t, func(t *testing.T, w *world) {
 					n := &node{b: w.b}
-					a, b := everything(), attachment("b", maps("8081:80"), addresses("10.244.0.41/24"), localnet("br0"))
+					a, b := everything(), attachment("b", maps("8081:80"), addresses("10.244.0.41/24"), localnet)
 					n.add(t, a, b)
-					c := attachment("c", maps("8082:80"), addresses("10.244.0.42/24"), localnet("br0"))
+					c := attachment("c", maps("8082:80"), addresses("10.244.0.42/24"), localnet)
 					if verb == "DEL" {
 						n.add(t, c)
 					}

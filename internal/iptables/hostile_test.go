@@ -55,8 +55,25 @@ func TestRefusedConditionsAreHarmless(t *testing.T) {
 		before := w.both()
 		n := &node{b: w.b}
 		for _, c := range [][]string{
-			{"-j", "ACCEPT"}, {"-jACCEPT"}, {"-fjACCEPT"}, {"--ju", "ACCEPT"}, {"-t", "filter"}, {"-A", "PREROUTING"}, {"-F"}, {"-X"},
-			{"-s", "192.0.2.1\nCOMMIT"}, {`-s "`}, {`"`}, {`\`}, {""}, {"--"}, {"-p", "udp"}, {"--modprobe=/bin/false"}, {"-c", "1", "1"}, {"!"}, {"-m", "nosuch"},
+			{"-j", "ACCEPT"},
+			{"-jACCEPT"},
+			{"-fjACCEPT"},
+			{"--ju", "ACCEPT"},
+			{"-t", "filter"},
+			{"-A", "PREROUTING"},
+			{"-F"},
+			{"-X"},
+			{"-s", "192.0.2.1\nCOMMIT"},
+			{`-s "`},
+			{`"`},
+			{`\`},
+			{""},
+			{"--"},
+			{"-p", "udp"},
+			{"--modprobe=/bin/false"},
+			{"-c", "1", "1"},
+			{"!"},
+			{"-m", "nosuch"},
 		} {
 			a := attachment("a", maps("8080:80"), options(hostport.Options{ConditionsV4: c}))
 			if New(0).Validate(a.Options) == nil && c[0] != "-m" {

@@ -53,7 +53,7 @@ func (m model) ruleset() ruleset {
 
 func (m model) apply(text string) error {
 	var t map[string][]string
-	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
 		verb, rest, _ := strings.Cut(line, " ")
 		chain, spec, _ := strings.Cut(rest, " ")
 		switch {

@@ -137,7 +137,7 @@ func rewriteText(f hostport.Family, there ruleset, rest, add []*hostport.Attachm
 // and removes every other jump to a chain of ours from them.
 func placeJumps(s *script, there *table, jumps []jump) {
 	for _, chain := range there.chains {
-		if ours(chain) {
+		if ours(chain) || !plain(chain) {
 			continue
 		}
 		rules := there.rules[chain]

@@ -15,7 +15,7 @@ func chainsOf(t *testing.T, saved string) map[string][]string {
 	t.Helper()
 	out := make(map[string][]string)
 	table := ""
-	for _, line := range strings.Split(saved, "\n") {
+	for line := range strings.SplitSeq(saved, "\n") {
 		switch {
 		case strings.HasPrefix(line, "*"):
 			table = line

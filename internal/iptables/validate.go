@@ -39,11 +39,8 @@ func validateChain(name string) error {
 		return fmt.Errorf("%q is the name of a chain of this plugin", name)
 	case name[0] == '-' || name[0] == '!':
 		return fmt.Errorf("%q does not name a chain", name)
-	}
-	for _, r := range name {
-		if !plainRune(r) {
-			return fmt.Errorf("%q has characters that a chain name cannot have", name)
-		}
+	case !plain(name):
+		return fmt.Errorf("%q has characters that a chain name cannot have", name)
 	}
 	switch name {
 	case "ACCEPT", "DROP", "RETURN", "QUEUE", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "MARK", "CONNMARK", "LOG", "NFLOG", "TRACE",

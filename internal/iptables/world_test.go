@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -118,7 +119,7 @@ func (w *world) saved(f hostport.Family) string {
 	w.t.Helper()
 	var out, section []string
 	interesting := false
-	for _, line := range strings.Split(w.run("", saveTool(f)), "\n") {
+	for line := range strings.SplitSeq(w.run("", saveTool(f)), "\n") {
 		line = counters.ReplaceAllString(line, "")
 		switch {
 		case line == "" || line[0] == '#':
@@ -161,10 +162,8 @@ type rest struct {
 
 func (r rest) Uses(name string) (bool, error) {
 	for _, a := range r.atts {
-		for _, s := range r.b.Shares(a) {
-			if s == name {
-				return true, nil
-			}
+		if slices.Contains(r.b.Shares(a), name) {
+			return true, nil
 		}
 	}
 	return false, nil
@@ -180,11 +179,7 @@ func (n *node) change(remove, add []*hostport.Attachment) hostport.Change {
 func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
 	var out []*hostport.Attachment
 	for _, a := range n.atts {
-		gone := false
-		for _, r := range remove {
-			gone = gone || r == a
-		}
-		if !gone {
+		if !slices.Contains(remove, a) {
 			out = append(out, a)
 		}
 	}
@@ -250,9 +245,8 @@ func maps(ms ...string) func(*hostport.Attachment) {
 	}
 }
 
-func localnet(via string) func(*hostport.Attachment) {
-	return func(a *hostport.Attachment) { a.LocalnetVia = via }
-}
+// localnet has 127.0.0.1 on the node reach the pod.
+func localnet(a *hostport.Attachment) { a.LocalnetVia = "br0" }
 
 func options(o hostport.Options) func(*hostport.Attachment) {
 	return func(a *hostport.Attachment) { a.Options = o }
