@@ -247,6 +247,13 @@ func TestLargeBatches(t *testing.T) {
 	n.add(pod(2, mapped("1:1/udp")))
 	n.add(big)
 	n.add(big)
+	got, err := n.backend.Recover(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.backend.Check(context.Background(), got); err != nil || len(got) != 2 {
+		t.Errorf("recovered %d attachments; Check = %v", len(got), err)
+	}
 	n.del(big)
 	if got := w.nft("list map inet hostport v4"); strings.Count(got, "comment") != 1 {
 		t.Errorf("map v4 after the DEL:\n%s", got)

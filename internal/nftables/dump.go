@@ -51,14 +51,22 @@ func (b *Backend) request(kind uint16, attrs []byte) ([]netlink.Message, error) 
 		return nil, err
 	}
 	defer conn.Close()
-	msgs, err := conn.Execute(netlink.Message{
+	req := netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
 			Flags: netlink.Request | netlink.Dump,
 		},
 		Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...),
-	})
+	}
+	if req, err = conn.Send(req); err != nil {
+		return nil, err
+	}
+	b.widen(conn)
+	msgs, err := conn.Receive()
 	if err != nil {
+		return nil, err
+	}
+	if err := netlink.Validate(req, msgs); err != nil {
 		return nil, err
 	}
 	for _, m := range msgs {
@@ -67,6 +75,24 @@ func (b *Backend) request(kind uint16, attrs []byte) ([]netlink.Message, error) 
 		}
 	}
 	return msgs, nil
+}
+
+// widen makes the kernel fill 32 KiB at a time, the most it ever does, which
+// is as much as the longest buffer it was asked to read into. For each part of
+// a listing it walks the set from the start, so small parts make the time grow
+// with the square of the elements: 60,000 took half a minute.
+func (b *Backend) widen(conn *netlink.Conn) {
+	if b.dial != nil {
+		return
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return // it only takes longer
+	}
+	buf := make([]byte, 32<<10)
+	_ = raw.Control(func(fd uintptr) {
+		_, _, _ = unix.Recvfrom(int(fd), buf, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
 }
 
 func nameAttr(t uint16, name string) netlink.Attribute {

@@ -73,6 +73,10 @@ func (s snapshot) joinFamilies(a *hostport.Attachment) []hostport.Mapping {
 	var out []hostport.Mapping
 	_, has4 := a.Address(hostport.IPv4)
 	_, has6 := a.Address(hostport.IPv6)
+	mapped := make(map[hostport.Mapping]bool, len(a.Mappings))
+	for _, m := range a.Mappings {
+		mapped[m] = true
+	}
 	for _, m := range a.Mappings {
 		if !m.Wildcard() {
 			out = append(out, m)
@@ -83,7 +87,7 @@ func (s snapshot) joinFamilies(a *hostport.Attachment) []hostport.Mapping {
 		if m.HostIP.Is4() {
 			other.HostIP = netip.IPv6Unspecified()
 		}
-		both := slices.Contains(a.Mappings, other)
+		both := mapped[other]
 		if both && m.HostIP.Is6() {
 			continue // joined to the IPv4 half
 		}
