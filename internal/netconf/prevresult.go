@@ -22,7 +22,7 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	}
 	r, err := result(c.PrevResult, c.CNIVersion)
 	if err != nil {
-		return nil, fieldErrorf("prevResult", "cannot be read: %w", err)
+		return nil, fieldErrorf("prevResult", "cannot be read: %s", shown([]byte(err.Error())))
 	}
 	found := map[hostport.Family]netip.Prefix{}
 	for i, ip := range r.IPs {
