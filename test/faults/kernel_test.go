@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -46,47 +47,60 @@ var (
 	anyTarget = regexp.MustCompile(`(?:tcp|udp|sctp) \. \d+ .* : \S+ \. \d+`)
 )
 
-// programmed counts the forwards that the kernel has, on either backend.
+// programmed counts the forwards that the node's kernel has, on either backend.
 func (m *machine) programmed() map[forward]int {
 	m.t.Helper()
+	out, err := readForwards(func(name string, args ...string) (string, error) {
+		return m.Node.TryCommand("", name, args...)
+	}, m.Backend == world.IptablesLegacy)
+	if err != nil {
+		m.t.Error(err)
+	}
+	return out
+}
+
+// readForwards counts the forwards that a kernel has. run starts a tool there.
+func readForwards(run func(string, ...string) (string, error), legacy bool) (map[forward]int, error) {
 	out := map[forward]int{}
+	var errs []error
 	add := func(backend, tag, proto, ip, port, to string) {
 		a, ok := hostport.ParseTag(tag)
 		if !ok {
-			m.t.Errorf("the tag %q names nobody", tag)
+			errs = append(errs, fmt.Errorf("the tag %q names nobody", tag))
 		}
 		out[makeForward(backend, a.Key.String(), proto, ip, port, to)]++
 	}
+	binary := "/usr/sbin/xtables-nft-multi"
+	if legacy {
+		binary = "/usr/sbin/xtables-legacy-multi"
+	}
 	for _, tool := range []string{"iptables-save", "ip6tables-save"} {
-		binary := "/usr/sbin/xtables-nft-multi"
-		if m.Backend == world.IptablesLegacy {
-			binary = "/usr/sbin/xtables-legacy-multi"
-		}
-		text := m.Node.Command(binary, tool, "-t", "nat")
+		text, err := run(binary, tool, "-t", "nat")
+		errs = append(errs, err)
 		found := savedDNAT.FindAllStringSubmatch(text, -1)
 		if len(found) != len(anyDNAT.FindAllString(text, -1)) {
-			m.t.Errorf("a DNAT rule is not understood:\n%s", text)
+			errs = append(errs, fmt.Errorf("a DNAT rule is not understood:\n%s", text))
 		}
 		for _, f := range found {
 			to, err := netip.ParseAddrPort(f[5])
-			if err != nil {
-				m.t.Error(err)
-			}
+			errs = append(errs, err)
 			add("iptables", f[4], f[2], f[1], f[3], to.String())
 		}
 	}
-	text, err := m.Node.TryCommand("", "/usr/sbin/nft", "list", "table", "inet", "hostport")
+	text, err := run("/usr/sbin/nft", "list", "table", "inet", "hostport")
 	if err != nil {
-		return out // there is none
+		return out, errors.Join(errs...) // there is none
 	}
 	found := element.FindAllStringSubmatch(text, -1)
 	if len(found) != len(anyTarget.FindAllString(text, -1)) {
-		m.t.Errorf("an element is not understood:\n%s", text)
+		errs = append(errs, fmt.Errorf("an element is not understood:\n%s", text))
 	}
 	for _, f := range found {
-		add("nftables", f[4], f[2], f[1], f[3], netip.AddrPortFrom(netip.MustParseAddr(f[5]), port(f[6])).String())
+		to, err := netip.ParseAddr(f[5])
+		errs = append(errs, err)
+		add("nftables", f[4], f[2], f[1], f[3], netip.AddrPortFrom(to, port(f[6])).String())
 	}
-	return out
+	return out, errors.Join(errs...)
 }
 
 func port(s string) uint16 {
