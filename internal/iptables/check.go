@@ -48,8 +48,8 @@ type check struct {
 }
 
 type doubt struct {
-	rule rule
-	a    *hostport.Attachment
+	own own
+	a   *hostport.Attachment
 }
 
 func (c *check) differ(format string, args ...any) {
@@ -125,83 +125,88 @@ func (c *check) listing(chain string) *listing {
 	return l
 }
 
+// own is a rule that an attachment should have.
+type own struct {
+	rule
+	fields
+	port string // for people
+}
+
 // attachment checks the rules of one attachment: all there, each once, in
 // order, and nothing ahead of them that takes their packets.
 func (c *check) attachment(a *hostport.Attachment) {
-	own, rules := ownRules(c.family, a)
-	if own != "" && !c.there.of(natTable).has(own) {
-		c.differ("%s: table nat has no chain %s", a.Owner(), own)
+	chain, rules := ownRules(c.family, a)
+	if chain != "" && !c.there.of(natTable).has(chain) {
+		c.differ("%s: table nat has no chain %s", a.Owner(), chain)
 	}
+	owns := make([]own, len(rules))
 	mine := make(map[rule]bool, len(rules))
 	ways := make(map[string]int) // by port, the rules that lead to the own chain
-	for _, r := range rules {
+	for i, r := range rules {
+		x, err := parseFields(r.spec)
+		if err != nil {
+			c.differ("%s: %w", a.Owner(), err)
+			return
+		}
+		owns[i] = own{r, x, fmt.Sprintf("%d/%s", x.port, x.protocol)}
 		mine[r] = true
-		if target(r.spec) == own && own != "" {
-			ways[portOf(r)]++
+		if chain != "" && x.target == chain {
+			ways[owns[i].port]++
 		}
 	}
 	last := make(map[string]int) // by chain and port, the place of the latest rule
-	for _, r := range rules {
-		want, err := parseFields(r.spec)
-		if err != nil {
-			c.differ("%s: %w", a.Owner(), err)
-			continue
-		}
-		l := c.listing(r.chain)
-		at := l.first(r.spec)
-		if own != "" && want.target == own {
-			at = c.way(a, r, want, ways[portOf(r)])
+	for _, o := range owns {
+		var at int
+		if chain != "" && o.target == chain {
+			at = c.way(a, o, ways[o.port])
 		} else {
-			c.present(a, r, want)
+			at = c.present(a, o)
 		}
 		if at < 0 {
 			continue
 		}
-		key := r.chain + " " + portOf(r)
-		if before, ok := last[key]; ok && at < before && (want.target == "DNAT" || want.destination.IsValid()) {
-			c.differ("%s: %s: rule %q in %s is ahead of those that must come before it", a.Owner(), portOf(r), r.spec, r.chain)
+		key := o.chain + " " + o.port
+		if before, ok := last[key]; ok && at < before && (o.target == "DNAT" || o.destination.IsValid()) {
+			c.differ("%s: %s: rule %q in %s is ahead of those that must come before it", a.Owner(), o.port, o.spec, o.chain)
 		}
 		last[key] = max(at, last[key])
-		if want.target != "DNAT" && want.target != own {
+		if o.target != "DNAT" && o.target != chain {
 			continue
 		}
+		l := c.listing(o.chain)
 		for i, spec := range l.specs[:at] {
-			if !mine[rule{r.chain, spec}] && (own == "" || l.fields[i].target != own) && !l.fields[i].disjoint(want) {
-				c.differ("%s: %s: a rule that is not its own comes first in %s: %q", a.Owner(), portOf(r), r.chain, spec)
+			if !l.fields[i].disjoint(o.fields) && !mine[rule{o.chain, spec}] && (chain == "" || l.fields[i].target != chain) {
+				c.differ("%s: %s: a rule that is not its own comes first in %s: %q", a.Owner(), o.port, o.chain, spec)
 			}
 		}
 	}
 }
 
-// portOf names the mapped port of a rule of ours.
-func portOf(r rule) string {
-	x, _ := parseFields(r.spec)
-	return fmt.Sprintf("%d/%s", x.port, x.protocol)
-}
-
-// present checks that a mark or DNAT rule is there once.
-func (c *check) present(a *hostport.Attachment, r rule, want fields) {
-	switch n := len(c.listing(r.chain).at[r.spec]); {
+// present checks that a mark or DNAT rule is there once, and returns its place.
+func (c *check) present(a *hostport.Attachment, o own) int {
+	l := c.listing(o.chain)
+	switch n := len(l.at[o.spec]); {
 	case n == 1:
 	case n > 1:
-		c.differ("%s: %s: %d rules %q in %s instead of one", a.Owner(), portOf(r), n, r.spec, r.chain)
-	case want.target == "DNAT":
-		c.differ("%s: %s: not forwarded to %s: missing rule %q in %s", a.Owner(), portOf(r), want.to, r.spec, r.chain)
+		c.differ("%s: %s: %d rules %q in %s instead of one", a.Owner(), o.port, n, o.spec, o.chain)
+	case o.target == "DNAT":
+		c.differ("%s: %s: not forwarded to %s: missing rule %q in %s", a.Owner(), o.port, o.to, o.spec, o.chain)
 	default:
-		c.differ("%s: %s: replies to some clients would miss the node: missing rule %q in %s", a.Owner(), portOf(r), r.spec, r.chain)
+		c.differ("%s: %s: replies to some clients would miss the node: missing rule %q in %s", a.Owner(), o.port, o.spec, o.chain)
 	}
+	return l.first(o.spec)
 }
 
 // way checks a rule that leads to an attachment's own chain, and returns the
 // place of the first that does.
-func (c *check) way(a *hostport.Attachment, r rule, want fields, ways int) int {
-	l := c.listing(r.chain)
-	leads := l.leads(want, want.target)
+func (c *check) way(a *hostport.Attachment, o own, ways int) int {
+	l := c.listing(o.chain)
+	leads := l.leads(o.fields)
 	switch {
 	case len(leads) != ways:
-		c.differ("%s: %s: %d rules of its conditions in %s instead of %d: want %q", a.Owner(), portOf(r), len(leads), r.chain, ways, r.spec)
-	case l.first(r.spec) < 0:
-		c.doubtful = append(c.doubtful, doubt{r, a})
+		c.differ("%s: %s: %d rules of its conditions in %s instead of %d: want %q", a.Owner(), o.port, len(leads), o.chain, ways, o.spec)
+	case l.first(o.spec) < 0:
+		c.doubtful = append(c.doubtful, doubt{o, a})
 	}
 	if len(leads) == 0 {
 		return -1
@@ -212,8 +217,8 @@ func (c *check) way(a *hostport.Attachment, r rule, want fields, ways int) int {
 // confirm asks whether the doubtful rules exist in other words.
 func (c *check) confirm(exists func(rule) error) {
 	for _, d := range c.doubtful {
-		if err := exists(d.rule); err != nil {
-			c.differ("%s: %s: its conditions are not those in %s: want %q: %w", d.a.Owner(), portOf(d.rule), d.rule.chain, d.rule.spec, err)
+		if err := exists(d.own.rule); err != nil {
+			c.differ("%s: %s: its conditions are not those in %s: want %q: %w", d.a.Owner(), d.own.port, d.own.chain, d.own.spec, err)
 		}
 	}
 }

@@ -120,11 +120,31 @@ func sortLines(s string) string {
 
 func TestStatus(t *testing.T) {
 	eachVariant(t, func(t *testing.T, w *world) {
-		if _, err := w.b.Status(t.Context()); err != nil {
-			t.Fatal(err)
+		advice, err := w.b.Status(t.Context())
+		if err != nil || len(advice) > 0 {
+			t.Errorf("advice %q, error %v", advice, err)
 		}
 		if got := w.both(); strings.TrimSpace(got) != "" {
 			t.Errorf("Status left:\n%s", got)
 		}
+		w.stub("iptables-restore", "echo no such table >&2; exit 3")
+		if _, err := w.b.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "IPv4: iptables-restore: exit status 3: no such table") {
+			t.Errorf("error %v", err)
+		}
 	})
+}
+
+func TestStatusAdvice(t *testing.T) {
+	w := newWorld(t, "nft")
+	for name, c := range map[string]struct{ stub, want string }{
+		"both variants": {"echo '# Warning: iptables-legacy tables present, use iptables-legacy-save to see them' >&2", "iptables-legacy"},
+		"rules of nft":  {"echo \"# Table \\`nat' is incompatible, use 'nft' tool.\"", "only nft can show"},
+		"base chains":   {"echo \"# Table \\`nat' contains incompatible base-chains, use 'nft' tool to list them.\"", ""},
+	} {
+		w.stub("iptables-save", c.stub)
+		advice, err := w.b.Status(t.Context())
+		if got := strings.Join(advice, "\n"); err != nil || !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s: advice %q, error %v", name, got, err)
+		}
+	}
 }

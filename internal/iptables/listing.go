@@ -29,12 +29,12 @@ func (l *listing) first(spec string) int {
 	return -1
 }
 
-// leads are the places of the rules for that protocol and port whose target is
-// chain.
-func (l *listing) leads(x fields, chain string) []int {
+// leads are the places of the rules for x's protocol and port that have its
+// target.
+func (l *listing) leads(x fields) []int {
 	var out []int
 	for i, y := range l.fields {
-		if y.target == chain && y.protocol == x.protocol && y.port == x.port {
+		if y.target == x.target && y.protocol == x.protocol && y.port == x.port {
 			out = append(out, i)
 		}
 	}

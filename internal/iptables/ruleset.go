@@ -10,6 +10,8 @@ import (
 // ruleset is what iptables-save printed of the tables that matter here.
 type ruleset struct {
 	tables map[string]*table
+	// remarks is what it wrote on standard error.
+	remarks string
 }
 
 // table is one table: its chains in the order of their declaration.
@@ -28,6 +30,10 @@ func (r ruleset) of(name string) *table {
 
 func (t *table) has(chain string) bool { return slices.Contains(t.chains, chain) }
 
+// errUnlisted is returned for a table that iptables-save does not list, because
+// it holds rules that iptables did not make. It can still be changed.
+var errUnlisted = errors.New("holds rules that only nft can show")
+
 var errNoTable = errors.New("line belongs to no table")
 
 // parseSave reads the output of iptables-save. Tables other than nat and raw
@@ -44,7 +50,7 @@ func parseSave(text string) (ruleset, error) {
 		switch {
 		case line == "" || line[0] == '#':
 			if name, ok := incompatible(line); ok {
-				return fail(fmt.Errorf("table %s holds rules that only nft can show", name))
+				return fail(fmt.Errorf("table %s %w", name, errUnlisted))
 			}
 		case line[0] == '*':
 			name := line[1:]
@@ -75,15 +81,15 @@ func parseSave(text string) (ruleset, error) {
 	return r, nil
 }
 
-// incompatible reads the remark by which the nf_tables variant leaves out a
-// table that holds rules which iptables did not make.
+// incompatible reads the remark that the nf_tables variant (1.8.9) makes in
+// place of a table. Another, about base chains, only precedes the table.
 func incompatible(line string) (table string, ok bool) {
 	rest, ok := strings.CutPrefix(line, "# Table `")
 	if !ok {
 		return "", false
 	}
 	name, rest, ok := strings.Cut(rest, "'")
-	return name, ok && strings.Contains(rest, "incompatible") && (name == natTable || name == rawTable)
+	return name, ok && strings.HasPrefix(rest, " is incompatible") && (name == natTable || name == rawTable)
 }
 
 // parseRule reads "-A CHAIN SPEC", with or without counters before it.

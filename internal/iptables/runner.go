@@ -54,14 +54,14 @@ func lookPath(tool string) (string, error) {
 // not at all; an error says what the tool said.
 func (b *Backend) restore(ctx context.Context, f hostport.Family, text string) error {
 	// The nf_tables variant ignores --wait: there the kernel serialises.
-	_, err := b.run(ctx, restoreTool(f), text, "--noflush", "--wait", strconv.Itoa(int(b.wait/time.Second)))
+	_, _, err := b.run(ctx, restoreTool(f), text, "--noflush", "--wait", strconv.Itoa(int(b.wait/time.Second)))
 	return err
 }
 
 // save reads all tables of a family that exist. A single table is not asked
 // for: the legacy variant would load it.
 func (b *Backend) save(ctx context.Context, f hostport.Family) (ruleset, error) {
-	out, err := b.run(ctx, saveTool(f), "")
+	out, remarks, err := b.run(ctx, saveTool(f), "")
 	if err != nil {
 		return ruleset{}, err
 	}
@@ -69,21 +69,24 @@ func (b *Backend) save(ctx context.Context, f hostport.Family) (ruleset, error) 
 	if err != nil {
 		return ruleset{}, fmt.Errorf("read output of %s: %w", saveTool(f), err)
 	}
+	r.remarks = remarks
 	return r, nil
 }
 
-func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (string, error) {
+// run runs a tool to its end. Only with an error is all that it printed of no
+// use.
+func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (stdout, stderr string, err error) {
 	path, err := lookPath(tool)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	limit := b.wait + b.work
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %s: %w", limit, context.DeadlineExceeded))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin = strings.NewReader(stdin)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
 	// A group of its own: when the tool hangs, what it started goes with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -91,11 +94,11 @@ func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (
 	err = cmd.Run()
 	switch {
 	case err == nil:
-		return stdout.String(), nil
+		return out.String(), said.String(), nil
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
+		return "", "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
 	default:
-		return "", fmt.Errorf("%s: %w%s", tool, err, complaint(stderr.String()))
+		return "", "", fmt.Errorf("%s: %w%s", tool, err, complaint(said.String()))
 	}
 }
 

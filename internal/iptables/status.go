@@ -2,7 +2,9 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -22,19 +24,25 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 			advice = append(advice, fmt.Sprintf("%s host ports cannot be programmed: %v", f, err))
 			continue
 		}
-		if err := b.probe(ctx, f); err != nil {
+		remarks, err := b.probe(ctx, f)
+		if err != nil {
 			return advice, fmt.Errorf("%s: %w", f, err)
 		}
+		advice = append(advice, remarks...)
 	}
 	return advice, nil
 }
 
-// probe has the tool open and commit the table, with nothing in it to do. It
-// does not list what is there: runtimes ask for STATUS every few seconds, and
-// the list of a node with thousands of Services takes a tenth of one.
-func (b *Backend) probe(ctx context.Context, f hostport.Family) error {
-	if _, err := lookPath(saveTool(f)); err != nil {
-		return err
+// probe has the tools list the tables and commit nat with nothing to do.
+func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string, err error) {
+	there, err := b.save(ctx, f)
+	switch {
+	case errors.Is(err, errUnlisted):
+		advice = append(advice, fmt.Sprintf("%s host ports that others flush cannot be restored: %v", f, err))
+	case err != nil:
+		return nil, err
+	case strings.Contains(there.remarks, "legacy tables present"):
+		advice = append(advice, fmt.Sprintf("%s: there are tables of iptables-legacy beside those of iptables-nft, and the order between their rules and host ports is not defined", f))
 	}
-	return b.restore(ctx, f, "*"+natTable+"\nCOMMIT\n")
+	return advice, b.restore(ctx, f, "*"+natTable+"\nCOMMIT\n")
 }

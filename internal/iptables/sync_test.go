@@ -11,7 +11,7 @@ import (
 
 // chainsOf are the rules of each chain: the order in which chains are listed
 // differs between the variants and means nothing.
-func chainsOf(t *testing.T, saved string) map[string][]string {
+func chainsOf(t testing.TB, saved string) map[string][]string {
 	t.Helper()
 	out := make(map[string][]string)
 	table := ""

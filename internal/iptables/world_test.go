@@ -25,7 +25,7 @@ var variants = []string{"nft", "legacy"}
 // world is an empty network namespace, with one variant of iptables that works
 // in it as the only thing on the PATH.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	bin     string
 	variant string
 	ns      string
@@ -33,7 +33,7 @@ type world struct {
 }
 
 // newWorld makes one. The namespace lives as long as the test.
-func newWorld(t *testing.T, variant string) *world {
+func newWorld(t testing.TB, variant string) *world {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("needs root, to make a network namespace")
@@ -54,7 +54,7 @@ func newWorld(t *testing.T, variant string) *world {
 	return w
 }
 
-func newNamespace(t *testing.T) string {
+func newNamespace(t testing.TB) string {
 	t.Helper()
 	type result struct {
 		f   *os.File

@@ -1,0 +1,109 @@
+package iptables
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// crowd is that many attachments of ten mappings each.
+func crowd(n int) []*hostport.Attachment {
+	atts := make([]*hostport.Attachment, n)
+	for i := range atts {
+		a := attachment(fmt.Sprintf("%064x", i), addresses(fmt.Sprintf("10.244.%d.%d/16", i>>8, i&255)))
+		for p := range 10 {
+			a.Mappings = append(a.Mappings, hostport.Mapping{HostPort: uint16(1024 + i*10 + p), ContainerPort: 80, Protocol: hostport.TCP})
+		}
+		atts[i] = a
+	}
+	return atts
+}
+
+// all is a rest that uses every share.
+type all struct{ hostport.Rest }
+
+func (all) Uses(string) (bool, error) { return true, nil }
+
+func BenchmarkChange(b *testing.B) {
+	for _, mappings := range []int{1, 10} {
+		b.Run(fmt.Sprintf("mappings=%d", mappings), func(b *testing.B) {
+			a := crowd(1)[0]
+			a.Mappings = a.Mappings[:mappings]
+			c := hostport.Change{Add: []*hostport.Attachment{a}, Rest: all{}}
+			b.ReportAllocs()
+			for b.Loop() {
+				s, err := changeScripts(hostport.IPv4, c)
+				if err != nil || s.String() == "" {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkRewrite(b *testing.B) {
+	for _, n := range []int{100, 5000} {
+		b.Run(fmt.Sprintf("attachments=%d", n), func(b *testing.B) {
+			atts := crowd(n)
+			m := newModel()
+			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, nil)); err != nil {
+				b.Fatal(err)
+			}
+			there := m.ruleset()
+			b.ReportAllocs()
+			for b.Loop() {
+				if rewriteText(hostport.IPv4, there, atts, nil) == "" {
+					b.Fatal("nothing")
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	for _, n := range []int{100, 5000} {
+		b.Run(fmt.Sprintf("attachments=%d", n), func(b *testing.B) {
+			atts := crowd(n)
+			m := newModel()
+			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, nil)); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				c := check{family: hostport.IPv4, there: m.ruleset(), listings: make(map[string]*listing)}
+				c.shares(atts)
+				for _, a := range atts {
+					c.attachment(a)
+				}
+				if len(c.found) > 0 {
+					b.Fatal(c.found[0])
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkApply is ADD and DEL through the tool, beside one other attachment.
+func BenchmarkApply(b *testing.B) {
+	for _, v := range variants {
+		b.Run(v, func(b *testing.B) {
+			w := newWorld(b, v)
+			n := &node{b: w.b}
+			a := attachment("a", maps("8080:80"), localnet)
+			other := attachment("b", maps("8081:80"), localnet)
+			if err := w.b.Apply(b.Context(), n.change(nil, []*hostport.Attachment{other})); err != nil {
+				b.Fatal(err)
+			}
+			n.atts = []*hostport.Attachment{other}
+			c := n.change(nil, []*hostport.Attachment{a})
+			for b.Loop() {
+				for _, c := range []hostport.Change{c, c.Inverse()} {
+					if err := w.b.Apply(b.Context(), c); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
