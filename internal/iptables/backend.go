@@ -129,8 +129,10 @@ func (b *Backend) repair(ctx context.Context, c hostport.Change, steps []*step) 
 }
 
 // repairable reports whether an error may come from what the kernel holds, and
-// not from a tool that cannot be run or does not answer.
-func repairable(err error) bool { return !errors.Is(err, ErrMissing) && !killed(err) }
+// not from a tool that cannot be run, gets no lock or does not answer.
+func repairable(err error) bool {
+	return !errors.Is(err, ErrMissing) && !errors.Is(err, ErrLocked) && !killed(err)
+}
 
 // killed reports whether the tool did not get to its end.
 func killed(err error) bool {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -164,4 +165,31 @@ func TestIPv6ToolsAreNotNeededWithoutIPv6(t *testing.T) {
 		}
 		n.del(t, a)
 	})
+}
+
+func TestXtablesLock(t *testing.T) {
+	w := newWorld(t, "legacy") // the nf_tables variant has none
+	w.b.wait = time.Second
+	lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lock.Close() }()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	n := &node{b: w.b}
+	a := attachment("a", maps("8080:80"))
+	start := time.Now()
+	err = w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "waited 1s") {
+		t.Errorf("Apply: %v", err)
+	}
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("Apply waited %s: once is enough", took)
+	}
+	w.b.wait = 20 * time.Second
+	unlock := time.AfterFunc(time.Second, func() { _ = syscall.Flock(int(lock.Fd()), syscall.LOCK_UN) })
+	defer unlock.Stop()
+	n.add(t, a)
 }

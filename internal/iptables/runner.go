@@ -17,6 +17,10 @@ import (
 // ErrMissing is returned when the PATH does not lead to the iptables tools.
 var ErrMissing = errors.New("iptables is not installed")
 
+// ErrLocked is returned when another program held the xtables lock for as long
+// as we waited. Nothing was changed; later it may work.
+var ErrLocked = errors.New("another program holds the xtables lock")
+
 // Available reports ErrMissing if the tools for IPv4 are not on the PATH. It
 // starts no process.
 func Available() error {
@@ -97,6 +101,8 @@ func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (
 		return out.String(), said.String(), nil
 	case ctx.Err() != nil:
 		return "", "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
+	case strings.Contains(said.String(), "holding the xtables lock"):
+		return "", "", fmt.Errorf("%s: %w: waited %s", tool, ErrLocked, b.wait)
 	default:
 		return "", "", fmt.Errorf("%s: %w%s", tool, err, complaint(said.String()))
 	}
