@@ -9,11 +9,13 @@ export GOFLAGS := -buildvcs=false $(GOFLAGS)
 BUILD    := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.build=$(BUILD)
 FUZZTIME ?= 1m
+DURATION ?= 30m
+RESULTS  ?= test/bench/results.json
 DESTDIR  ?=
 CNI_BIN  ?= /opt/cni/bin
 LINT     := go tool -modfile=$(CURDIR)/.ci/lint.mod golangci-lint
 # The modules of their own keep what only they need out of the product's go.mod.
-NESTED   := test/containerd test/kubernetes
+NESTED   := test/containerd test/kubernetes test/bench/plot
 
 .PHONY: help
 help: ## List what can be made
@@ -36,7 +38,7 @@ demo: build ## Show it at work: pods, curl and the rules (root)
 .PHONY: test
 test: ## Unit, golden, fuzz seed, kernel and containerd tests (root)
 	test/packages.sh test containerd
-	test/run.sh . -timeout 20m ./...
+	test/run.sh . -timeout 30m ./...
 	test/run.sh test/containerd -timeout 20m ./...
 
 .PHONY: test-containerd
@@ -76,8 +78,21 @@ golden: ## Rewrite the expected rulesets in testdata/ (root)
 	go test ./internal/nftables -update
 
 .PHONY: bench
-bench: ## Micro-benchmarks of the pure rooms
+bench: ## Measure beside the peers, write docs/performance.md (root, an hour)
+	test/packages.sh test
+	test/bench/run.sh $(RESULTS)
+	cd test/bench/plot && go run . $(CURDIR)/$(RESULTS)
+
+.PHONY: microbench
+microbench: ## Benchmarks of the rooms, for benchstat (root)
 	go test -run '^$$' -bench . -benchmem ./pkg/... ./internal/...
+
+.PHONY: soak
+soak: ## Pod churn with faults, DURATION=30m on each backend (root)
+	test/packages.sh test
+	for b in iptables-nft nftables; do \
+		BACKEND=$$b DURATION=$(DURATION) go test -tags soak -count=1 -timeout 0 -v -run '^TestSoak$$' ./test/faults || exit 1; \
+	done
 
 .PHONY: clean
 clean: ## Remove what was built
