@@ -68,6 +68,12 @@ func gcScenarios() []scenario {
 			e.gc(world.Config{"cni.dev/valid-attachments": []any{}})
 			e.sameRules("GC", e.before)
 		}},
+	}
+}
+
+// statusScenarios are about STATUS, which answers before a pod is scheduled.
+func statusScenarios() []scenario {
+	return []scenario{
 		{name: "STATUS of a node that can serve", run: func(e *env) {
 			if err := e.net.Status(); err != nil {
 				e.Errorf("STATUS: %v", err)

@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,9 +30,9 @@ func mappings(entries string) world.Config {
 	return world.Config{"runtimeConfig": world.Config{"portMappings": json.RawMessage(entries)}}
 }
 
-// refusals is every way to be wrong.
-func refusals() []refusal {
-	const bad, decoding = types.ErrInvalidNetworkConfig, types.ErrDecodingFailure
+// mappingRefusals are wrong entries of portMappings.
+func mappingRefusals() []refusal {
+	const bad = types.ErrInvalidNetworkConfig
 	return []refusal{
 		{name: "host port 0", config: mappings(`[{"hostPort":0,"containerPort":80}]`), code: bad, word: "portMappings[0].hostPort"},
 		{name: "host port 65536", config: mappings(`[{"hostPort":65536,"containerPort":80}]`), code: bad, word: "portMappings[0].hostPort"},
@@ -54,6 +55,13 @@ func refusals() []refusal {
 		{name: "mappings that are no list", config: mappings(`{"hostPort":80}`), code: bad, word: "portMappings"},
 		{name: "mappings that contradict each other", config: mappings(`[{"hostPort":80,"containerPort":80},{"hostPort":80,"containerPort":81}]`), code: bad, word: "portMappings[1]"},
 		{name: "runtimeConfig that is no object", config: world.Config{"runtimeConfig": 1}, code: bad, word: "runtimeConfig"},
+	}
+}
+
+// configRefusals are wrong values of the other keys.
+func configRefusals() []refusal {
+	const bad = types.ErrInvalidNetworkConfig
+	return []refusal{
 		{name: "unknown backend", config: world.Config{"backend": "ebtables"}, code: bad, word: "backend"},
 		{name: "backend that is no text", config: world.Config{"backend": 1}, code: bad, word: "backend"},
 		{name: "markMasqBit 32", config: world.Config{"backend": "iptables", "markMasqBit": 32}, code: bad, word: "markMasqBit"},
@@ -91,6 +99,13 @@ func refusals() []refusal {
 			"cniVersion": "1.1.0", "ips": []world.Config{{"address": "10.244.0.2"}},
 		}}, code: bad, word: "prevResult"},
 		{name: "prevResult that is text", config: world.Config{"prevResult": "none"}, code: bad, word: "prevResult"},
+	}
+}
+
+// callRefusals are wrong in what every CNI plugin is given.
+func callRefusals() []refusal {
+	const bad, decoding = types.ErrInvalidNetworkConfig, types.ErrDecodingFailure
+	return []refusal{
 		{name: "no name", config: world.Config{"name": nil}, code: bad, word: "name"},
 		{name: "name with a slash", config: world.Config{"name": "../x"}, code: bad, word: "name"},
 		{name: "empty stdin", stdin: " ", code: decoding, word: ""},
@@ -128,7 +143,7 @@ func TestRefusals(t *testing.T) {
 				"runtimeConfig": world.Config{"portMappings": []world.Mapping{world.TCP(8080, 80)}},
 				"prevResult":    world.PrevResult(pod.Path, "10.244.0.2/24", "fd00:10:244::2/64"),
 			}
-			for _, r := range refusals() {
+			for _, r := range slices.Concat(mappingRefusals(), configRefusals(), callRefusals()) {
 				i := world.Invocation{Command: "ADD", ContainerID: pod.ContainerID, IfName: "eth0", Netns: pod.Path, Args: pod.Args()}
 				config := world.Config{}
 				for _, part := range []world.Config{good, r.config} {

@@ -59,6 +59,12 @@ func optionScenarios() []scenario {
 				e.Errorf("rules use packet marks:\n%s", rules)
 			}
 		}},
+	}
+}
+
+// conditionScenarios are about conditionsV4 and conditionsV6.
+func conditionScenarios() []scenario {
+	return []scenario{
 		{name: "a condition on the client", run: conditionClient},
 		{name: "a condition of one pod is no other's", run: func(e *env) {
 			n := e.network(world.NetworkOptions{Hostport: e.condition("saddr", true, e.f.Client())})
@@ -75,6 +81,12 @@ func optionScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
 		}},
 		{name: "a condition on the interface", run: conditionInterface},
+	}
+}
+
+// ownOptionScenarios are about the keys that portmap does not have.
+func ownOptionScenarios() []scenario {
+	return []scenario{
 		{name: "hostListener deny refuses a port that is listened on", run: denyListener},
 		{name: "hostListener ignore does not look", run: func(e *env) {
 			e.w.Node.Serve("tcp", 8080)

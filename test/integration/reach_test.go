@@ -60,6 +60,12 @@ func reachScenarios() []scenario {
 			e.reaches(a.Pod.Netns, "tcp", e.node(8080), "web")
 			e.reaches(other.Pod.Netns, "tcp", e.node(8080), "web")
 		}},
+	}
+}
+
+// hostIPScenarios are about which addresses and ports are mapped.
+func hostIPScenarios() []scenario {
+	return []scenario{
 		{name: "host IP", run: hostIP},
 		{name: "host IP beside a wildcard of the same pod", run: func(e *env) {
 			a := e.add("web", world.TCP(8080, 80), world.TCP(8080, 81).On(e.f.NodeSecond()))
@@ -121,6 +127,12 @@ func reachScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(e.f.Other().Node(), 8080), "node")
 			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
 		}},
+	}
+}
+
+// extentScenarios are about how much is mapped, and what is left alone.
+func extentScenarios() []scenario {
+	return []scenario{
 		{name: "500 mappings on one pod", run: manyMappings},
 		{name: "two networks on one pod", report: "multus-cni 208", run: twoInterfaces},
 		{name: "nothing listens on the node", run: func(e *env) {

@@ -38,6 +38,8 @@ var (
 func TestScenarios(t *testing.T) {
 	table := slices.Concat(
 		reachScenarios(),
+		hostIPScenarios(),
+		extentScenarios(),
 		foreignScenarios(),
 		processScenarios(),
 		loopbackScenarios(),
@@ -45,9 +47,17 @@ func TestScenarios(t *testing.T) {
 		lifecycleScenarios(),
 		checkScenarios(),
 		healScenarios(),
+		syncScenarios(),
 		gcScenarios(),
+		statusScenarios(),
 		udpScenarios(),
+		keptFlowScenarios(),
 		optionScenarios(),
+		conditionScenarios(),
+		ownOptionScenarios(),
+		nftablesScenarios(),
+		nftablesNeighbourScenarios(),
+		togetherScenarios(),
 	)
 	for _, b := range world.Backends {
 		for _, f := range world.Families {

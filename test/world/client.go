@@ -15,7 +15,7 @@ import (
 const (
 	// answerTimeout bounds waits that are expected to succeed. It is generous
 	// because the machine may be busy.
-	answerTimeout = 10 * time.Second
+	answerTimeout = 30 * time.Second
 	// silenceTimeout is how long a client waits where no answer is expected.
 	// It cannot make a test fail that should pass; a test that relies on
 	// silence also shows that an answer would have come.

@@ -75,10 +75,21 @@ func (w *World) Invoke(i Invocation) Output {
 	return out
 }
 
+// Ctl runs the operator's tool hostportctl on the node, on the World's state.
+func (w *World) Ctl(args ...string) Output {
+	w.t.Helper()
+	args = append([]string{"--data-dir", w.DataDir}, args...)
+	out, err := w.run(context.Background(), filepath.Join(w.PluginDir, "hostportctl"), nil, []string{"PATH=" + w.ToolDir}, args...)
+	if err != nil {
+		w.t.Fatalf("start hostportctl: %v", err)
+	}
+	return out
+}
+
 // run starts a program in the node's namespace. An exit code is no error.
-func (w *World) run(ctx context.Context, program string, stdin []byte, env []string) (Output, error) {
+func (w *World) run(ctx context.Context, program string, stdin []byte, env []string, args ...string) (Output, error) {
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, program)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = env
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	// The child inherits the namespace of the thread that starts it.
