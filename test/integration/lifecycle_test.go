@@ -122,7 +122,8 @@ func delWith(changes world.Config) func(e *env) {
 	}
 }
 
-// parallelDel sends the DELs of two pods four times each, all at once.
+// parallelDel sends the DELs of two pods four times each, all at once, to the
+// plugin alone: the bridge plugin is not up to it.
 func parallelDel(e *env) {
 	e.add("bystander", world.TCP(8081, 80))
 	before := e.w.Ruleset()
@@ -130,14 +131,16 @@ func parallelDel(e *env) {
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
-			if err := victims[i%2].Del(); err != nil {
-				e.Errorf("DEL in parallel: %v", err)
+			if out := e.w.Invoke(victims[i%2].Invocation("DEL", nil)); out.ExitCode != 0 {
+				e.Errorf("DEL in parallel: %s%s", out.Stdout, out.Stderr)
 			}
 		})
 	}
 	all.Wait()
-	e.live = e.live[:1]
 	e.sameRules("parallel DELs", before)
+	for _, a := range victims {
+		e.del(a)
+	}
 }
 
 // manyPods adds pods in parallel, has each answer, and deletes every second
