@@ -49,7 +49,10 @@ func newCluster(t *testing.T, p pair) *cluster {
 		t.Fatal(err)
 	}
 	c := &cluster{pair: p, node: n}
-	forget := atInterrupt(n.close)
+	forget := atInterrupt(func() {
+		n.close()
+		_ = os.RemoveAll(logs)
+	})
 	t.Cleanup(func() {
 		n.close()
 		forget()

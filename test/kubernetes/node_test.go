@@ -152,8 +152,10 @@ func (n *node) close() {
 // before the fork, so that the child is the program itself and ours to wait for.
 func (n *node) launch(cmd *exec.Cmd) error {
 	cmd.Dir = "/"
-	cmd.Env = append(cmd.Env, "HOME=/root",
-		"PATH="+nodeBin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	cmd.Env = []string{
+		"HOME=/root",
+		"PATH=" + nodeBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	}
 	return n.network.do(func() error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil { // or the kernel refuses the mount namespace
 			return err
@@ -191,11 +193,6 @@ func program(name string) (string, error) {
 
 // command runs a program of the node to its end, and returns what it printed.
 func (n *node) command(name string, args ...string) (string, error) {
-	return n.feed("", nil, name, args...)
-}
-
-// feed is command with standard input and additional environment.
-func (n *node) feed(input string, env []string, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	path, err := program(name)
@@ -203,10 +200,8 @@ func (n *node) feed(input string, env []string, name string, args ...string) (st
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = env
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.Stdin = strings.NewReader(input)
 	if err := n.launch(cmd); err != nil {
 		return "", fmt.Errorf("%s: %w", name, err)
 	}

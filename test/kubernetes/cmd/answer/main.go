@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Answer is what every port says.
+// answer is what every port says.
 type answer struct {
 	Pod    string `json:"pod"`
 	Client string `json:"client"`
@@ -73,7 +73,7 @@ func serveTCP(port, pod string) error {
 	return nil
 }
 
-// Dial asks another answer and passes its words on, so that a test can look at
+// dial asks another answer and passes its words on, so that a test can look at
 // the network from inside a pod.
 func dial(w http.ResponseWriter, r *http.Request) {
 	client := &http.Client{Timeout: 3 * time.Second}
