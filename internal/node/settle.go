@@ -41,7 +41,34 @@ func (s *session) settle(ctx context.Context, preferred string) error {
 			return err
 		}
 	}
-	return s.finish(ctx)
+	if err := s.finish(ctx); err != nil {
+		return err
+	}
+	return s.dispel(ctx)
+}
+
+// dispel rewrites the rules of backends about which there is doubt since a
+// change failed. Where the kernel still refuses, the doubt stays: a backend that
+// cannot work must not keep pods from ending.
+func (s *session) dispel(ctx context.Context) error {
+	var names, left []string
+	err := s.View(func(tx *state.Tx) (err error) {
+		names, err = tx.Doubtful()
+		return err
+	})
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	for _, name := range names {
+		if err := s.sync(ctx, name); err != nil {
+			if errors.Is(err, state.ErrDamaged) {
+				return err
+			}
+			s.Log.Warn("rules may differ from what is recorded, since a change failed", "backend", name, "reason", err)
+			left = append(left, name)
+		}
+	}
+	return s.Update(func(tx *state.Tx) error { return tx.Doubt(left) })
 }
 
 // recover records what the rules of a backend say about their owners. Only

@@ -35,7 +35,9 @@ func (s *session) carryOut(ctx context.Context, st step) error {
 	}
 	fault.Point(fault.AfterRecord)
 	if err := s.program(ctx, st); err != nil {
-		return errors.Join(err, s.Update(func(tx *state.Tx) error { return withdraw(tx, st) }))
+		return errors.Join(err, s.Update(func(tx *state.Tx) error {
+			return errors.Join(withdraw(tx, st), doubt(tx, backendsOf(st)...))
+		}))
 	}
 	s.flush(ctx, st.remove, st.add)
 	fault.Point(fault.AfterFlows)
@@ -74,6 +76,18 @@ func claimLocalnet(tx *state.Tx, ifname string) error {
 		return nil
 	}
 	return tx.SetLocalnet(ifname, true)
+}
+
+// doubt notes that the rules of these backends have to be looked at: a tool
+// that reports a failure, or is killed, may have done its work before.
+func doubt(tx *state.Tx, names ...string) error {
+	was, err := tx.Doubtful()
+	if err != nil {
+		return err
+	}
+	all := slices.Concat(was, names)
+	slices.Sort(all)
+	return tx.Doubt(slices.Compact(all))
 }
 
 // withdraw puts the records back as they were before begin.

@@ -16,7 +16,7 @@ import (
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
 // the indices have empty values, what they tell is in their keys.
 var (
-	// schema, boot, origin -> text; intent -> Intent
+	// schema, boot, origin -> text; intent -> Intent; doubt -> names
 	bucketMeta = []byte("meta")
 	// KEY -> record
 	bucketAttachments = []byte("attachments")
@@ -33,6 +33,7 @@ var (
 	keyBoot   = []byte("boot")
 	keyOrigin = []byte("origin")
 	keyIntent = []byte("intent")
+	keyDoubt  = []byte("doubt")
 )
 
 func buckets() [][]byte {
@@ -250,6 +251,31 @@ func (t *Tx) Begin(i *Intent) error {
 
 // End removes the intent.
 func (t *Tx) End() error { return t.tx.Bucket(bucketMeta).Delete(keyIntent) }
+
+// Doubtful names the backends whose rules may not be as recorded, because a
+// change failed and what the kernel took of it is not known.
+func (t *Tx) Doubtful() (names []string, err error) {
+	v := t.tx.Bucket(bucketMeta).Get(keyDoubt)
+	if v == nil {
+		return nil, nil
+	}
+	if err := decode(v, &names); err != nil {
+		return nil, fmt.Errorf("read doubts: %w", err)
+	}
+	return names, nil
+}
+
+// Doubt sets what Doubtful returns.
+func (t *Tx) Doubt(names []string) error {
+	if len(names) == 0 {
+		return t.tx.Bucket(bucketMeta).Delete(keyDoubt)
+	}
+	v, err := encode(names)
+	if err != nil {
+		return fmt.Errorf("write doubts: %w", err)
+	}
+	return t.tx.Bucket(bucketMeta).Put(keyDoubt, v)
+}
 
 // Localnet reports whether we set route_localnet on the interface.
 func (t *Tx) Localnet(ifname string) bool {
