@@ -111,6 +111,9 @@ func (p *pod) key() hostport.Key {
 	return hostport.Key{ContainerID: p.id, IfName: "eth0"}
 }
 
+// v4 is the pod's IPv4 address.
+func (p *pod) v4() string { return fmt.Sprintf("10.244.%d.%d", (p.n+16)>>8, (p.n+16)&255) }
+
 // args is CNI_ARGS as containerd sets it.
 func (p *pod) args() string {
 	return "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + p.name + ";K8S_POD_UID=" + p.id[:12]
@@ -135,8 +138,7 @@ func (m *machine) request(verb string, p *pod) world.Invocation {
 		changes[k] = v
 	}
 	changes["runtimeConfig"] = map[string]any{"portMappings": p.mappings()}
-	changes["prevResult"] = world.PrevResult(p.path,
-		fmt.Sprintf("10.244.%d.%d/16", p.n>>8, p.n&255), fmt.Sprintf("fd00:10:244::%x/64", p.n))
+	changes["prevResult"] = world.PrevResult(p.path, p.v4()+"/16", fmt.Sprintf("fd00:10:244::%x/64", p.n+16))
 	i := world.Invocation{Command: verb, ContainerID: p.id, IfName: "eth0", Netns: p.path, Args: p.args(), Stdin: m.Stdin(changes)}
 	if p.dead && verb == "DEL" {
 		i.Netns = ""
