@@ -40,8 +40,10 @@ func foreignScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8080), "elsewhere")
 			e.w.IptablesRestore(e.f, "*nat\n-D PREROUTING -j KUBE-SERVICES\n-F KUBE-SERVICES\n-X KUBE-SERVICES\nCOMMIT\n")
 		}},
-		{name: "another's DNAT to the same pod and port keeps the client's address",
-			report: "kubernetes 29742, containernetworking/plugins 770", run: foreignDNAT},
+		{
+			name:   "another's DNAT to the same pod and port keeps the client's address",
+			report: "kubernetes 29742, containernetworking/plugins 770", run: foreignDNAT,
+		},
 		{name: "another's packet mark survives", report: "containernetworking/plugins 770, cri-o 6772", run: foreignMark},
 		{name: "rules of others are left as they are", report: "containernetworking/plugins 770", run: func(e *env) {
 			e.service(9999)

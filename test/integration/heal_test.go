@@ -13,13 +13,19 @@ import (
 // lost. The next ADD heals every pod.
 func healScenarios() []scenario {
 	return []scenario{
-		{name: "a flush of the nat table is healed", report: "containernetworking/plugins 512", backends: iptablesOnly,
-			run: healed(func(e *env) { e.w.Iptables(e.f, "-t", "nat", "-F") })},
-		{name: "the loss of every chain is healed", report: "containernetworking/plugins 512",
-			run: healed(func(e *env) { e.removeOurs() })},
-		{name: "a flush of the whole ruleset is healed", report: "containers/netavark 723",
+		{
+			name: "a flush of the nat table is healed", report: "containernetworking/plugins 512", backends: iptablesOnly,
+			run: healed(func(e *env) { e.w.Iptables(e.f, "-t", "nat", "-F") }),
+		},
+		{
+			name: "the loss of every chain is healed", report: "containernetworking/plugins 512",
+			run: healed(func(e *env) { e.removeOurs() }),
+		},
+		{
+			name: "a flush of the whole ruleset is healed", report: "containers/netavark 723",
 			backends: []world.Backend{world.IptablesNFT, world.NFTables},
-			run:      healed(func(e *env) { e.w.Node.Command("nft", "flush", "ruleset") })},
+			run:      healed(func(e *env) { e.w.Node.Command("nft", "flush", "ruleset") }),
+		},
 		{name: "a lost base jump is healed", backends: iptablesOnly, run: healed(func(e *env) {
 			for _, r := range e.ours() {
 				if r.chain() == "PREROUTING" && r.table == "*nat" {

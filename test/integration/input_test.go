@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -112,22 +113,38 @@ func callRefusals() []refusal {
 		{name: "broken JSON", stdin: `{"cniVersion":"1.1.0","name":"podnet",`, code: decoding, word: ""},
 		{name: "JSON that is no object", stdin: `[]`, code: decoding, word: ""},
 		{name: "unknown cniVersion", config: world.Config{"cniVersion": "9.9.9"}, code: types.ErrIncompatibleCNIVersion, word: "9.9.9"},
-		{name: "container ID with ../", code: types.ErrInvalidEnvironmentVariables, word: "container",
-			invocation: func(i *world.Invocation) { i.ContainerID = "../../etc/passwd" }},
-		{name: "no container ID", code: types.ErrInvalidEnvironmentVariables, word: "CNI_CONTAINERID",
-			invocation: func(i *world.Invocation) { i.ContainerID = "" }},
-		{name: "no interface name", code: types.ErrInvalidEnvironmentVariables, word: "CNI_IFNAME",
-			invocation: func(i *world.Invocation) { i.IfName = "" }},
-		{name: "interface name with a slash", code: types.ErrInvalidEnvironmentVariables, word: "interface",
-			invocation: func(i *world.Invocation) { i.IfName = "a/b" }},
-		{name: "no CNI_NETNS", code: types.ErrInvalidEnvironmentVariables, word: "CNI_NETNS",
-			invocation: func(i *world.Invocation) { i.Netns = "" }},
-		{name: "CNI_NETNS that is not there", code: types.ErrInvalidNetNS, word: "CNI_NETNS",
-			invocation: func(i *world.Invocation) { i.Netns = "/nowhere/netns" }},
-		{name: "CNI_NETNS that is no namespace", code: types.ErrInvalidNetNS, word: "CNI_NETNS",
-			invocation: func(i *world.Invocation) { i.Netns = "/proc/self/status" }},
-		{name: "unknown command", code: types.ErrInvalidEnvironmentVariables, word: "CNI_COMMAND",
-			invocation: func(i *world.Invocation) { i.Command = "REPLACE" }},
+		{
+			name: "container ID with ../", code: types.ErrInvalidEnvironmentVariables, word: "container",
+			invocation: func(i *world.Invocation) { i.ContainerID = "../../etc/passwd" },
+		},
+		{
+			name: "no container ID", code: types.ErrInvalidEnvironmentVariables, word: "CNI_CONTAINERID",
+			invocation: func(i *world.Invocation) { i.ContainerID = "" },
+		},
+		{
+			name: "no interface name", code: types.ErrInvalidEnvironmentVariables, word: "CNI_IFNAME",
+			invocation: func(i *world.Invocation) { i.IfName = "" },
+		},
+		{
+			name: "interface name with a slash", code: types.ErrInvalidEnvironmentVariables, word: "interface",
+			invocation: func(i *world.Invocation) { i.IfName = "a/b" },
+		},
+		{
+			name: "no CNI_NETNS", code: types.ErrInvalidEnvironmentVariables, word: "CNI_NETNS",
+			invocation: func(i *world.Invocation) { i.Netns = "" },
+		},
+		{
+			name: "CNI_NETNS that is not there", code: types.ErrInvalidNetNS, word: "CNI_NETNS",
+			invocation: func(i *world.Invocation) { i.Netns = "/nowhere/netns" },
+		},
+		{
+			name: "CNI_NETNS that is no namespace", code: types.ErrInvalidNetNS, word: "CNI_NETNS",
+			invocation: func(i *world.Invocation) { i.Netns = "/proc/self/status" },
+		},
+		{
+			name: "unknown command", code: types.ErrInvalidEnvironmentVariables, word: "CNI_COMMAND",
+			invocation: func(i *world.Invocation) { i.Command = "REPLACE" },
+		},
 	}
 }
 
@@ -147,9 +164,7 @@ func TestRefusals(t *testing.T) {
 				i := world.Invocation{Command: "ADD", ContainerID: pod.ContainerID, IfName: "eth0", Netns: pod.Path, Args: pod.Args()}
 				config := world.Config{}
 				for _, part := range []world.Config{good, r.config} {
-					for key, value := range part {
-						config[key] = value
-					}
+					maps.Copy(config, part)
 				}
 				i.Stdin = w.Stdin(config)
 				if r.stdin != "" {

@@ -18,14 +18,18 @@ import (
 func lifecycleScenarios() []scenario {
 	return []scenario{
 		{name: "DEL without runtimeConfig", report: "rancher/rke 2999", run: delWith(world.Config{"runtimeConfig": nil})},
-		{name: "DEL with empty port mappings", report: "rancher/rke 2999",
-			run: delWith(world.Config{"runtimeConfig": world.Config{"portMappings": []world.Mapping{}}})},
+		{
+			name: "DEL with empty port mappings", report: "rancher/rke 2999",
+			run: delWith(world.Config{"runtimeConfig": world.Config{"portMappings": []world.Mapping{}}}),
+		},
 		{name: "DEL without prevResult", run: delWith(world.Config{"prevResult": nil})},
 		{name: "DEL with a configuration that has gone bad", run: delWith(world.Config{
 			"runtimeConfig": world.Config{"portMappings": "all"}, "markMasqBit": 99, "conditionsV4": 1, "backend": "ebtables", "prevResult": nil,
 		})},
-		{name: "DEL after the network was renamed", report: "containernetworking/plugins 752",
-			run: delWith(world.Config{"name": "renamed", "prevResult": nil, "runtimeConfig": nil})},
+		{
+			name: "DEL after the network was renamed", report: "containernetworking/plugins 752",
+			run: delWith(world.Config{"name": "renamed", "prevResult": nil, "runtimeConfig": nil}),
+		},
 		{name: "DEL with the namespace gone", run: func(e *env) {
 			e.add("bystander", world.TCP(8081, 80))
 			before := e.w.Ruleset()
@@ -66,6 +70,12 @@ func lifecycleScenarios() []scenario {
 				e.Errorf("state after DEL of the unknown (-want +got):\n%s", diff)
 			}
 		}},
+	}
+}
+
+// podScenarios are about pods of every kind, and runtimes of every version.
+func podScenarios() []scenario {
+	return []scenario{
 		{name: "many pods at once", report: "containernetworking/plugins 418", run: func(e *env) {
 			e.live = manyPods(e, e.net, 12)
 		}},

@@ -29,12 +29,14 @@ func loopbackScenarios() []scenario {
 			e.web()
 			e.closed(e.w.Client, e.f.Node())
 		}},
-		{name: "127.0.0.1 stays closed where another program opened every interface", report: "moby 45610",
+		{
+			name: "127.0.0.1 stays closed where another program opened every interface", report: "moby 45610",
 			families: v4Only, run: func(e *env) {
 				e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 				e.web()
 				e.closed(e.w.Client, e.f.Node())
-			}},
+			},
+		},
 		{name: "127.0.0.1 is closed before it is opened, and open no longer than needed", families: v4Only, run: func(e *env) {
 			e.localnet("0")
 			a := e.web()

@@ -79,7 +79,8 @@ func nftablesNeighbourScenarios() []scenario {
 				e.Fatal(err)
 			}
 		}},
-		{name: "a foreign nftables DNAT keeps the client's address", report: "containernetworking/plugins 770", backends: nftablesOnly,
+		{
+			name: "a foreign nftables DNAT keeps the client's address", report: "containernetworking/plugins 770", backends: nftablesOnly,
 			run: func(e *env) {
 				a := e.web()
 				neighbour := e.add("neighbour")
@@ -88,7 +89,8 @@ func nftablesNeighbourScenarios() []scenario {
 				e.reachesAs(e.w.Client, "tcp", e.node(30080), "web", e.f.Client())
 				e.reachesAs(neighbour.Pod.Netns, "tcp", e.node(30080), "web", neighbour.Addr(e.f))
 				e.w.NFT("delete table " + e.nftFamily() + " foreign")
-			}},
+			},
+		},
 		{name: "every form of a condition", backends: nftablesOnly, run: conditionForms},
 		{name: "a condition on a packet mark", backends: nftablesOnly, run: func(e *env) {
 			e.w.NFT(fmt.Sprintf("table %s marks { chain pre { type filter hook prerouting priority mangle; %s saddr %s meta mark set 0x10; }; }",

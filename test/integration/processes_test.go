@@ -32,8 +32,10 @@ func processScenarios() []scenario {
 			e.started("DEL", "iptables-restore", "ip6tables-restore")
 		}},
 		{name: "no port mappings cost nothing", run: withoutMappings},
-		{name: "no program need be installed", report: "talos 11846, containernetworking/plugins 1280",
-			backends: nftablesOnly, run: withoutPath},
+		{
+			name: "no program need be installed", report: "talos 11846, containernetworking/plugins 1280",
+			backends: nftablesOnly, run: withoutPath,
+		},
 	}
 }
 

@@ -43,8 +43,10 @@ func reachScenarios() []scenario {
 		{name: "the pod itself", report: "containernetworking/plugins 68", run: hairpin},
 		{name: "the pod itself without bridge netfilter", node: world.Options{NoBridgeNetfilter: true}, run: hairpin},
 		{name: "a pod on the same bridge", report: "talos 12617", run: neighbour},
-		{name: "a pod on the same bridge without bridge netfilter", report: "containernetworking/plugins 68",
-			node: world.Options{NoBridgeNetfilter: true}, run: neighbour},
+		{
+			name: "a pod on the same bridge without bridge netfilter", report: "containernetworking/plugins 68",
+			node: world.Options{NoBridgeNetfilter: true}, run: neighbour,
+		},
 		{name: "a pod on another bridge keeps its address", run: func(e *env) {
 			e.web()
 			other := e.addTo(e.network(world.NetworkOptions{Name: "other", Second: true}), "other")

@@ -49,10 +49,10 @@ var Families = []Family{V4, V6}
 
 // Addresses of a World, by family.
 type addresses struct {
-	node, nodeSecond, client, uplinkNet   string
-	nodeFar, elsewhere, farNet            string
-	podNet, podGateway, otherNet, any     string
-	loopback, loopbackNet, hostBits, zero string
+	node, nodeSecond, client, uplinkNet string
+	nodeFar, elsewhere, farNet          string
+	podNet, podGateway, otherNet, any   string
+	loopback, zero                      string
 }
 
 var plan = map[Family]addresses{
@@ -60,13 +60,13 @@ var plan = map[Family]addresses{
 		node: "192.0.2.1", nodeSecond: "192.0.2.2", client: "192.0.2.10", uplinkNet: "/24",
 		nodeFar: "198.51.100.1", elsewhere: "198.51.100.10", farNet: "/24",
 		podNet: "10.244.0.0/24", podGateway: "10.244.0.1", otherNet: "10.245.0.0/24",
-		loopback: "127.0.0.1", hostBits: "/32", zero: "0.0.0.0/0", any: "0.0.0.0",
+		loopback: "127.0.0.1", zero: "0.0.0.0/0", any: "0.0.0.0",
 	},
 	V6: {
 		node: "2001:db8:1::1", nodeSecond: "2001:db8:1::2", client: "2001:db8:1::10", uplinkNet: "/64",
 		nodeFar: "2001:db8:2::1", elsewhere: "2001:db8:2::10", farNet: "/64",
 		podNet: "fd00:10:244::/64", podGateway: "fd00:10:244::1", otherNet: "fd00:10:245::/64",
-		loopback: "::1", hostBits: "/128", zero: "::/0", any: "::",
+		loopback: "::1", zero: "::/0", any: "::",
 	},
 }
 

@@ -12,8 +12,8 @@ import (
 // that do the same are equal as bytes.
 type Ruleset struct {
 	// IptablesNFT and the others are what iptables-save prints.
-	IptablesNFT, Ip6tablesNFT       string
-	IptablesLegacy, Ip6tablesLegacy string
+	IptablesNFT, Ip6tablesNFT       string //nolint:revive,staticcheck // the tool writes itself ip6tables
+	IptablesLegacy, Ip6tablesLegacy string //nolint:revive,staticcheck // the same
 	// NFTables is what `nft list ruleset` prints, the tables of iptables-nft
 	// included.
 	NFTables string

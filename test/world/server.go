@@ -79,7 +79,8 @@ func (s *Server) serveTCP(l net.Listener) {
 		}
 		client := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
 		conn.SetDeadline(time.Now().Add(answerTimeout))
-		conn.Write(s.answer(client))
+		// A client that has gone is not told anything.
+		_, _ = conn.Write(s.answer(client))
 		conn.Close()
 	}
 }
@@ -92,6 +93,6 @@ func (s *Server) serveUDP(conn *net.UDPConn) {
 		if err != nil {
 			return
 		}
-		conn.WriteToUDPAddrPort(s.answer(client), client)
+		_, _ = conn.WriteToUDPAddrPort(s.answer(client), client)
 	}
 }

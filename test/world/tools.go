@@ -42,11 +42,11 @@ func (w *World) installTools() {
 // name. The program sees the tool's name as its argv[0].
 func (w *World) InstallTool(name, program string) {
 	w.t.Helper()
-	real := filepath.Join(w.ToolDir, ".real")
-	if err := os.MkdirAll(real, 0o755); err != nil {
+	dir := filepath.Join(w.ToolDir, ".real")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		w.t.Fatal(err)
 	}
-	link := filepath.Join(real, name)
+	link := filepath.Join(dir, name)
 	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
 		w.t.Fatal(err)
 	}
