@@ -1,0 +1,49 @@
+// Command plot makes docs/performance.md and its pictures from the results
+// that the measurements in test/bench left behind. It is a module of its own,
+// so that the plotting library is none of the product's dependencies.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+func main() {
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: plot RESULTS DOCS-DIRECTORY")
+		os.Exit(2)
+	}
+	if err := run(os.Args[1], os.Args[2]); err != nil {
+		fmt.Fprintln(os.Stderr, "plot:", err)
+		os.Exit(1)
+	}
+}
+
+// run writes performance.md into docs, and the pictures into the directory
+// performance below it.
+func run(results, docs string) error {
+	all, err := read(results)
+	if err != nil {
+		return err
+	}
+	pictures := filepath.Join(docs, "performance")
+	if err := os.MkdirAll(pictures, 0o755); err != nil {
+		return err
+	}
+	for name, draw := range map[string]func(Results, string) error{
+		"control": drawControl, "data": drawData, "start": drawStart, "growth": drawGrowth,
+	} {
+		if len(all.values(name, "backend")) == 0 {
+			continue // not measured
+		}
+		if err := draw(all, pictures); err != nil {
+			return err
+		}
+	}
+	text, err := document(all)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(docs, "performance.md"), text, 0o644)
+}

@@ -1,0 +1,67 @@
+package bench
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+)
+
+// Result is one measured figure with the conditions under which it was seen.
+type Result struct {
+	// Section is the part of the report: "control", "start", "data", ...
+	Section string `json:"section"`
+	// Subject is who was measured: "hostport", "portmap", "empty program", ...
+	Subject string `json:"subject"`
+	// Labels are the conditions: backend, services, mappings, family, verb.
+	Labels map[string]string `json:"labels"`
+	// Unit is of the figures: "ms", "conn/s", "KiB", "processes".
+	Unit string `json:"unit"`
+	// Runs is how often it was measured.
+	Runs int     `json:"runs"`
+	Min  float64 `json:"min"`
+	// Low and High hold the middle half of the observations between them: the
+	// spread that a single hiccup of the machine does not change.
+	Low    float64 `json:"low"`
+	Median float64 `json:"median"`
+	High   float64 `json:"high"`
+	Max    float64 `json:"max"`
+}
+
+// summarise makes a Result's figures of single observations.
+func summarise(xs []float64) Result {
+	if len(xs) == 0 {
+		return Result{}
+	}
+	s := slices.Clone(xs)
+	slices.SortFunc(s, cmp.Compare)
+	return Result{Runs: len(s), Min: s[0], Low: quantile(s, 0.25), Median: quantile(s, 0.5), High: quantile(s, 0.75), Max: s[len(s)-1]}
+}
+
+// quantile is of sorted observations, between two of them where need be.
+func quantile(s []float64, q float64) float64 {
+	at := q * float64(len(s)-1)
+	i := int(at)
+	if i+1 == len(s) {
+		return s[i]
+	}
+	return s[i] + (s[i+1]-s[i])*(at-float64(i))
+}
+
+// Write appends results to a file, one JSON object a line, so that a section
+// that fails does not cost the others.
+func Write(path string, results ...Result) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	enc := json.NewEncoder(f)
+	for _, r := range results {
+		if err := enc.Encode(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
