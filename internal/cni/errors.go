@@ -2,6 +2,7 @@ package cni
 
 import (
 	"errors"
+	"unicode"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -55,13 +56,17 @@ func asError(err error) *types.Error {
 
 // clean keeps an error to one line of printable text: it ends in logs and on
 // terminals, and may quote what came from outside.
-func clean(err error) string {
-	out := make([]rune, 0, 128)
-	for _, r := range err.Error() {
+func clean(err error) string { return printable(err.Error()) }
+
+// printable replaces what a terminal would act on: control characters, and
+// those that turn the direction of writing.
+func printable(s string) string {
+	out := make([]rune, 0, len(s))
+	for _, r := range s {
 		switch {
 		case r == '\n':
 			out = append(out, ';', ' ')
-		case r < ' ' || r >= 0x7f && r < 0xa0:
+		case !unicode.IsPrint(r):
 			out = append(out, '?')
 		default:
 			out = append(out, r)

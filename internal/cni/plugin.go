@@ -31,6 +31,8 @@ func Main(build string) int {
 	if err == nil {
 		return 0
 	}
+	// skel's own errors quote container IDs and network names as they came.
+	err.Msg, err.Details = printable(err.Msg), printable(err.Details)
 	if perr := err.Print(); perr != nil {
 		fmt.Fprintln(os.Stderr, perr)
 	}
