@@ -10,8 +10,6 @@ import (
 // ruleset is what iptables-save printed of the tables that matter here.
 type ruleset struct {
 	tables map[string]*table
-	// remarks is what it wrote on standard error.
-	remarks string
 }
 
 // table is one table: its chains in the order of their declaration.
@@ -30,10 +28,6 @@ func (r ruleset) of(name string) *table {
 
 func (t *table) has(chain string) bool { return slices.Contains(t.chains, chain) }
 
-// errUnlisted is returned for a table that iptables-save does not list, because
-// it holds rules that iptables did not make. It can still be changed.
-var errUnlisted = errors.New("holds rules that only nft can show")
-
 var errNoTable = errors.New("line belongs to no table")
 
 // parseSave reads the output of iptables-save. Tables other than nat and raw
@@ -50,7 +44,7 @@ func parseSave(text string) (ruleset, error) {
 		switch {
 		case line == "" || line[0] == '#':
 			if name, ok := incompatible(line); ok {
-				return fail(fmt.Errorf("table %s %w", name, errUnlisted))
+				return fail(fmt.Errorf("table %s holds rules that only nft can show", name))
 			}
 		case line[0] == '*':
 			name := line[1:]

@@ -58,14 +58,14 @@ func lookPath(tool string) (string, error) {
 // not at all; an error says what the tool said.
 func (b *Backend) restore(ctx context.Context, f hostport.Family, text string) error {
 	// The nf_tables variant ignores --wait: there the kernel serialises.
-	_, _, err := b.run(ctx, restoreTool(f), text, "--noflush", "--wait", strconv.Itoa(int(b.wait/time.Second)))
+	_, err := b.run(ctx, restoreTool(f), text, "--noflush", "--wait", strconv.Itoa(int(b.wait/time.Second)))
 	return err
 }
 
 // save reads all tables of a family that exist. A single table is not asked
 // for: the legacy variant would load it.
 func (b *Backend) save(ctx context.Context, f hostport.Family) (ruleset, error) {
-	out, remarks, err := b.run(ctx, saveTool(f), "")
+	out, err := b.run(ctx, saveTool(f), "")
 	if err != nil {
 		return ruleset{}, err
 	}
@@ -73,16 +73,15 @@ func (b *Backend) save(ctx context.Context, f hostport.Family) (ruleset, error) 
 	if err != nil {
 		return ruleset{}, fmt.Errorf("read output of %s: %w", saveTool(f), err)
 	}
-	r.remarks = remarks
 	return r, nil
 }
 
-// run runs a tool to its end. Only with an error is all that it printed of no
-// use.
-func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (stdout, stderr string, err error) {
+// run runs a tool to its end and returns what it printed. What it complained of
+// is in the error.
+func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {
 	path, err := lookPath(tool)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	limit := b.wait + b.work
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %s: %w", limit, context.DeadlineExceeded))
@@ -98,13 +97,13 @@ func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (
 	err = cmd.Run()
 	switch {
 	case err == nil:
-		return out.String(), said.String(), nil
+		return out.String(), nil
 	case ctx.Err() != nil:
-		return "", "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
+		return "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
 	case strings.Contains(said.String(), "holding the xtables lock"):
-		return "", "", fmt.Errorf("%s: %w: waited %s", tool, ErrLocked, b.wait)
+		return "", fmt.Errorf("%s: %w: waited %s", tool, ErrLocked, b.wait)
 	default:
-		return "", "", fmt.Errorf("%s: %w%s", tool, err, complaint(said.String()))
+		return "", fmt.Errorf("%s: %w%s", tool, err, complaint(said.String()))
 	}
 }
 
