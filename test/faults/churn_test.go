@@ -42,7 +42,7 @@ type churn struct {
 	m       *machine
 	r       *rand.Rand
 	slots   []*tenant // the living, by address
-	ghosts  []*tenant
+	ghosts  []*tenant // whose records may be there until the next GC
 	history []string
 	// stateless: the state file was removed, and no ADD has made it again. DEL
 	// and GC have nothing to do on such a node.
@@ -113,14 +113,6 @@ func (c *churn) inTheWay(t *tenant) (certainly, possibly bool) {
 	return certainly, possibly
 }
 
-// took notes what an ADD of t means for the ghosts: those with its address or
-// one of its ports are gone.
-func (c *churn) took(t *tenant) {
-	c.ghosts = slices.DeleteFunc(c.ghosts, func(g *tenant) bool {
-		return g.n == t.n || slices.ContainsFunc(g.ports, func(p int) bool { return slices.Contains(t.ports, p) })
-	})
-}
-
 // add sends an ADD, and judges the answer.
 func (c *churn) add(slot int, env ...string) {
 	t := c.tenantOf(slot)
@@ -143,7 +135,6 @@ func (c *churn) add(slot int, env ...string) {
 		if certainly {
 			c.differs("ADD of slot %d took a living owner's port", slot)
 		}
-		c.took(t)
 	default:
 		c.refused++
 		t.ports = before
@@ -280,7 +271,6 @@ func (c *churn) burst(n int) {
 		case r.out.ExitCode == 0:
 			c.adds++
 			r.t.is = present
-			c.took(r.t)
 		default:
 			c.refused++
 		}
@@ -322,7 +312,6 @@ func (c *churn) interrupt(slot int) {
 	case o.ExitCode == 0:
 		c.adds++
 		t.is = present
-		c.took(t)
 	default:
 		c.refused++
 	}
