@@ -73,7 +73,7 @@ func dumbbells(title, x string, styles []style, categories []category) (*plot.Pl
 	p.Y.Min, p.Y.Max = -0.6, float64(len(categories))-0.4
 	// Room for the figures beside the outermost marks.
 	p.X.Min, p.X.Max = p.X.Min/1.3, p.X.Max*1.3
-	p.Legend.Top, p.Legend.Left = false, false
+	p.Legend.Top, p.Legend.YOffs = true, vg.Points(-4)
 	return p, nil
 }
 

@@ -158,12 +158,13 @@ func saveRow(dir, name string, width, height vg.Length, plots ...*plot.Plot) err
 		return err
 	}
 	defer f.Close()
-	// Viewers have no Liberation by that name.
 	var text strings.Builder
 	if _, err := c.WriteTo(&text); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	if _, err := f.WriteString(text.String()); err != nil {
+	// Where the font is not there, one whose letters are as wide.
+	svg := strings.ReplaceAll(text.String(), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,Helvetica,sans-serif")
+	if _, err := f.WriteString(svg); err != nil {
 		return err
 	}
 	return f.Close()
