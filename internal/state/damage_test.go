@@ -65,19 +65,19 @@ func write(t testing.TB, o state.Options, b []byte) {
 // Records that it gets must be those that were written.
 func use(t testing.TB, s *state.Store) error {
 	t.Helper()
-	same := func(r *state.Record) error {
-		var n int
-		if _, err := fmt.Sscanf(r.ContainerID, "c%03d", &n); err != nil {
-			t.Errorf("record of %q", r.Key)
-			return nil
-		}
-		if diff := cmp.Diff(rec(n, uint16(8000+n), uint16(20000+n)), r, compare); diff != "" {
-			t.Errorf("record (-want +got):\n%s", diff)
-		}
-		return nil
-	}
 	err := s.View(func(tx *state.Tx) error {
-		if err := tx.All(same); err != nil {
+		err := tx.All(func(r *state.Record) error {
+			var n int
+			_, err := fmt.Sscanf(r.ContainerID, "c%03d", &n)
+			if err != nil {
+				return fmt.Errorf("record of %q: %w", r.Key, err)
+			}
+			if diff := cmp.Diff(rec(n, uint16(8000+n), uint16(20000+n)), r, compare); diff != "" {
+				t.Errorf("record (-want +got):\n%s", diff)
+			}
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 		for i := range pods {
@@ -96,7 +96,7 @@ func use(t testing.TB, s *state.Store) error {
 			}
 		}
 		tx.Localnet("cni0")
-		_, err := tx.Intent()
+		_, err = tx.Intent()
 		return err
 	})
 	if err != nil {

@@ -27,14 +27,15 @@ var ErrDamaged = errors.New("state file is damaged")
 type Origin int
 
 const (
-	// Kept: the file was there, and is of this boot.
+	// Kept means that the file was there, and is of this boot.
 	Kept Origin = iota
-	// Created: there was no file. The kernel may hold rules nevertheless, if
+	// Created means that there was no file. The kernel may hold rules nevertheless, if
 	// somebody deleted it.
 	Created
-	// Rebooted: the file was of an earlier boot, its records were dropped.
+	// Rebooted means that the file was of an earlier boot: its records were
+	// dropped.
 	Rebooted
-	// Replaced: the file was damaged or of another schema, and moved aside.
+	// Replaced means that the file was damaged or of another schema, and moved aside.
 	Replaced
 )
 

@@ -6,14 +6,14 @@ import (
 )
 
 // Tag is the owner as it is written into the comments of rules and elements,
-// cut to max bytes: container ID, interface, the sandbox's inode, network and
+// cut to limit bytes: container ID, interface, the sandbox's inode, network and
 // pod, separated by single spaces, "-" where unknown. State that was lost is
 // rebuilt from it, so what identifies comes first and what may be cut, last:
 // an inode is never cut, because the rest of it would be another one's. The tag
 // ends before it, and names nobody any more, where the container ID is longer
 // than any runtime's. Characters that could be syntax to a tool or a terminal
 // become "_".
-func (a *Attachment) Tag(max int) string {
+func (a *Attachment) Tag(limit int) string {
 	fields := []string{
 		a.ContainerID,
 		a.IfName,
@@ -25,11 +25,11 @@ func (a *Attachment) Tag(max int) string {
 		fields[i] = tagField(f)
 	}
 	t := strings.Join(fields, " ")
-	if len(t) > max {
-		if identity := fields[0] + " " + fields[1]; len(identity)+1+len(fields[2]) > max {
+	if len(t) > limit {
+		if identity := fields[0] + " " + fields[1]; len(identity)+1+len(fields[2]) > limit {
 			t = identity
 		}
-		t = t[:min(max, len(t))]
+		t = t[:min(limit, len(t))]
 	}
 	return strings.TrimRight(t, " ")
 }

@@ -63,7 +63,7 @@ var alphabet = regexp.MustCompile(`^[-a-zA-Z0-9._:/@ ]*$`)
 
 func TestTagKeepsToItsAlphabet(t *testing.T) {
 	for _, hostile := range []string{
-		"a\nb", "a b", `a"b`, "a'b", `a\b`, "a -j ACCEPT", "a;b", "\x1b[31m", "a\x00b", "\xff\xfe", "ü", "‮", "$(x)", "`x`", "a\tb", "\u2028",
+		"a\nb", "a b", `a"b`, "a'b", `a\b`, "a -j ACCEPT", "a;b", "\x1b[31m", "a\x00b", "\xff\xfe", "ü", "\u202e", "$(x)", "`x`", "a\tb", "\u2028",
 		strings.Repeat("x", 300),
 	} {
 		a := tagged(hostile, hostile, hostile)

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -103,18 +104,14 @@ func (m *machine) hostileLife(p *pod, change func(*world.Invocation, world.Confi
 	defer func() { m.config = saved }()
 	for _, verb := range []string{"ADD", "DEL"} {
 		m.config = world.Config{}
-		for k, v := range saved {
-			m.config[k] = v
-		}
+		maps.Copy(m.config, saved)
 		i := m.request(verb, p)
 		change(&i, m.config)
 		if over := m.request(verb, p); m.config["runtimeConfig"] == nil {
 			i.Stdin = over.Stdin
 		} else {
 			changes := world.Config{"prevResult": world.PrevResult(p.path, p.v4()+"/16")}
-			for k, v := range m.config {
-				changes[k] = v
-			}
+			maps.Copy(changes, m.config)
 			i.Stdin = m.Stdin(changes)
 		}
 		if strings.ContainsRune(i.Args+i.IfName+i.ContainerID, 0) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/state"
-	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -107,10 +107,6 @@ func (p *pod) die() {
 	}
 }
 
-func (p *pod) key() hostport.Key {
-	return hostport.Key{ContainerID: p.id, IfName: "eth0"}
-}
-
 // v4 is the pod's IPv4 address.
 func (p *pod) v4() string { return fmt.Sprintf("10.244.%d.%d", (p.n+16)>>8, (p.n+16)&255) }
 
@@ -134,9 +130,7 @@ func (p *pod) mappings() []world.Mapping {
 // request is what a runtime would send for the pod.
 func (m *machine) request(verb string, p *pod) world.Invocation {
 	changes := world.Config{}
-	for k, v := range m.config {
-		changes[k] = v
-	}
+	maps.Copy(changes, m.config)
 	changes["runtimeConfig"] = map[string]any{"portMappings": p.mappings()}
 	changes["prevResult"] = world.PrevResult(p.path, p.v4()+"/16", fmt.Sprintf("fd00:10:244::%x/64", p.n+16))
 	i := world.Invocation{Command: verb, ContainerID: p.id, IfName: "eth0", Netns: p.path, Args: p.args(), Stdin: m.Stdin(changes)}
@@ -153,9 +147,7 @@ func (m *machine) collect(valid ...*pod) world.Invocation {
 		list = append(list, map[string]string{"containerID": p.id, "ifname": "eth0"})
 	}
 	changes := world.Config{"cni.dev/valid-attachments": list}
-	for k, v := range m.config {
-		changes[k] = v
-	}
+	maps.Copy(changes, m.config)
 	return world.Invocation{Command: "GC", Stdin: m.Stdin(changes)}
 }
 

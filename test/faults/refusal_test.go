@@ -14,9 +14,8 @@ import (
 	"github.com/hostport-cni/hostport/test/world"
 )
 
-// refused runs an invocation that has to fail with an error that holds these
-// words, and returns the code.
-func (m *machine) refused(p *pod, words ...string) uint {
+// refused sends an ADD that has to fail with an error that holds these words.
+func (m *machine) refused(p *pod, words ...string) {
 	m.t.Helper()
 	o := m.try(m.request("ADD", p))
 	e, err := o.Error()
@@ -28,7 +27,6 @@ func (m *machine) refused(p *pod, words ...string) uint {
 			m.t.Errorf("error %q %q does not say %q", e.Msg, e.Details, w)
 		}
 	}
-	return e.Code
 }
 
 // tools are those of both families that program.
@@ -194,15 +192,15 @@ func TestNotPermitted(t *testing.T) {
 		first := m.newPod(1, 8080)
 		m.must(m.request("ADD", first))
 		before := m.canonical()
-		real := m.plugin
+		whole := m.plugin
 		m.plugin = filepath.Join(m.dir, "without-net-admin")
-		script := "#!/bin/sh\nexec /usr/bin/setpriv --bounding-set -net_admin --inh-caps -net_admin " + real + "\n"
+		script := "#!/bin/sh\nexec /usr/bin/setpriv --bounding-set -net_admin --inh-caps -net_admin " + whole + "\n"
 		if err := os.WriteFile(m.plugin, []byte(script), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		second := m.newPod(2, 8081)
 		m.refused(second, "ermi") // "Permission denied", "operation not permitted"
-		m.plugin = real
+		m.plugin = whole
 		m.sameRules("an ADD without permission", before)
 		m.agreeAfter("with permission", second)
 	})
