@@ -20,6 +20,9 @@ func newStatus(w *where) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.node(cmd)
 			name := n.Choose(cmd.Context(), backend)
+			if _, err := n.Backend(name); err != nil {
+				return err
+			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "backend:     %s\nstate:       %s\n", name, printable(n.Dir))
 			if err := n.Status(cmd.Context(), name); err != nil {
