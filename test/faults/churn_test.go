@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/test/world"
