@@ -17,6 +17,10 @@ import (
 // tells the second incarnation of the test process from the first.
 const binDirVariable = "HOSTPORT_WORLD_BIN"
 
+// private holds all files of the tests. It is in memory, as the plugin's state
+// directory is on a node, and gone with the process.
+const private = "/run/world"
+
 const module = "github.com/hostport-cni/hostport"
 
 // pinnedPlugins are the plugins of other projects, at the version that go.mod
@@ -30,9 +34,7 @@ var pinnedPlugins = []string{"bridge", "ptp", "host-local", "loopback", "portmap
 // It re-executes the test binary in place: the process keeps its ID, its
 // arguments and its working directory.
 func Main(m *testing.M) int {
-	dir, inside := os.LookupEnv(binDirVariable)
-	if inside {
-		defer os.RemoveAll(dir)
+	if _, inside := os.LookupEnv(binDirVariable); inside {
 		return m.Run()
 	}
 	if err := enter(); err != nil {
@@ -65,24 +67,24 @@ func enter() error {
 	if err != nil {
 		return err
 	}
-	if err := build(dir); err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+	err = build(dir)
+	if err == nil {
+		// Namespaces belong to a thread, and exec makes its thread the process.
+		runtime.LockOSThread()
+		err = isolate(dir)
 	}
-
-	// Namespaces belong to a thread, and exec makes its thread the process.
-	runtime.LockOSThread()
-	if err := isolate(); err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
+		return err
 	}
-	env := append(os.Environ(), binDirVariable+"="+dir)
-	err = unix.Exec(self, os.Args, env)
-	return errors.Join(fmt.Errorf("start %s again: %w", self, err), os.RemoveAll(dir))
+	env := append(os.Environ(), binDirVariable+"="+filepath.Join(private, "bin"), "TMPDIR="+private)
+	return fmt.Errorf("start %s again: %w", self, unix.Exec(self, os.Args, env))
 }
 
 // isolate gives the calling thread a network of its own, and mounts that no
 // other process sees. /run is emptied as well: the lock of iptables-legacy,
-// and every default path of a plugin, are private to the process.
-func isolate() error {
+// and every default path of a plugin, are private to the process. The plugins
+// in built move there, and so do the tests' temporary directories.
+func isolate(built string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
@@ -92,7 +94,7 @@ func isolate() error {
 	if err := unix.Mount("world", "/run", "tmpfs", 0, "mode=0755"); err != nil {
 		return fmt.Errorf("mount a private /run: %w", err)
 	}
-	return nil
+	return os.CopyFS(filepath.Join(private, "bin"), os.DirFS(built))
 }
 
 // build puts every plugin, and the operator's tool, into dir. The pinned
