@@ -43,6 +43,11 @@ func (p *Plugin) serve() *types.Error {
 	if onHost() {
 		return asError(p.serveHost())
 	}
+	// skel need not look again: it would start a thread for it, at the end of
+	// every ADD and DEL.
+	if err := os.Setenv("CNI_NETNS_OVERRIDE", "TRUE"); err != nil {
+		return types.NewError(types.ErrInternal, "set CNI_NETNS_OVERRIDE: "+err.Error(), "")
+	}
 	return skel.PluginMainFuncsWithError(skel.CNIFuncs{
 		Add:    p.add,
 		Del:    p.del,
