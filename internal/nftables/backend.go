@@ -44,14 +44,22 @@ func New(opts ...Option) *Backend {
 // the maps that lead to conditions.
 func (b *Backend) Shares(a *hostport.Attachment) []string { return shares(a) }
 
-// Apply carries out one change in one transaction. The steady path reads only
-// the rules, a fixed number, to see whether someone emptied the table since;
-// where the kernel differs from what Rest says, everything is rewritten from
-// the attachments. On an error the kernel holds what it held before.
+// Apply carries out one change in one transaction. The steady path reads
+// nothing if nobody wrote to the ruleset since (see witness), else only the
+// rules, a fixed number, to see whether someone emptied the table; where the
+// kernel differs from what Rest says, everything is rewritten from the
+// attachments. On an error the kernel holds what it held before.
 func (b *Backend) Apply(ctx context.Context, c hostport.Change) error {
 	s, err := plan(c)
 	if err != nil || s.nothing() {
 		return err
+	}
+	if done, err := b.advance(s); done || err != nil {
+		return err
+	}
+	var g uint32
+	if len(c.Add) > 0 {
+		g = b.observe(s)
 	}
 	if len(c.Add) > 0 && !s.first() {
 		whole, err := b.intact(ctx, s)
@@ -62,7 +70,7 @@ func (b *Backend) Apply(ctx context.Context, c hostport.Change) error {
 			return b.repair(ctx, c)
 		}
 	}
-	err = b.commit(ctx, s.write)
+	err = b.settle(ctx, s, g)
 	if mismatch(err) {
 		if again := b.repair(ctx, c); again != nil {
 			return errors.Join(again, err)
@@ -106,21 +114,7 @@ func (b *Backend) rewrite(ctx context.Context, all []*hostport.Attachment) error
 // commit sends one transaction. When the kernel asks to do it again, it is
 // built anew and sent again, a bounded number of times.
 func (b *Backend) commit(ctx context.Context, build func(*batch)) error {
-	return retry(ctx, func() error {
-		conn, err := nftables.New(b.options()...)
-		if err != nil {
-			return fmt.Errorf("open netlink: %w", err)
-		}
-		t := newBatch(conn, tableName)
-		build(t)
-		if t.err != nil {
-			return t.err
-		}
-		if err := conn.Flush(); err != nil {
-			return fmt.Errorf("commit to table %s: %w", tableName, explain(err))
-		}
-		return nil
-	})
+	return retry(ctx, func() error { return b.send(build, 0) })
 }
 
 func (b *Backend) options() []nftables.ConnOption {

@@ -82,7 +82,18 @@ type node struct {
 	t       testing.TB
 	backend *Backend
 	held    []*hostport.Attachment
+	// generation is what Apply remembers.
+	generation uint32
 }
+
+// remembering is a rest that is a witness.
+type remembering struct {
+	rest
+	*node
+}
+
+func (r remembering) Generation() (uint32, error) { return r.node.generation, nil }
+func (r remembering) Remember(g uint32)           { r.node.generation = g }
 
 type rest []*hostport.Attachment
 
@@ -112,10 +123,12 @@ func (n *node) change(remove, add []*hostport.Attachment) hostport.Change {
 func (n *node) apply(remove, add []*hostport.Attachment) {
 	n.t.Helper()
 	c := n.change(remove, add)
+	stay := c.Rest.(rest)
+	c.Rest = remembering{stay, n}
 	if err := n.backend.Apply(context.Background(), c); err != nil {
 		n.t.Fatal(err)
 	}
-	n.held = append(c.Rest.(rest), add...)
+	n.held = append(stay, add...)
 }
 
 func (n *node) add(as ...*hostport.Attachment) { n.t.Helper(); n.apply(nil, as) }

@@ -85,6 +85,9 @@ type session struct {
 	*Node
 	*state.Store
 	backends map[string]Backend
+	// seen is the generation of the nf_tables ruleset in which this session
+	// left it; 0 if that is not known.
+	seen uint32
 }
 
 // open takes the lock and makes state and kernel agree if an earlier process

@@ -41,7 +41,7 @@ func (s *session) carryOut(ctx context.Context, st step) error {
 	}
 	s.flush(ctx, st.remove, st.add)
 	fault.Point(fault.AfterFlows)
-	if err := s.Update(func(tx *state.Tx) error { return end(tx, st.remove) }); err != nil {
+	if err := s.Update(func(tx *state.Tx) error { return errors.Join(s.see(tx), end(tx, st.remove)) }); err != nil {
 		return fmt.Errorf("record end of change: %w", err)
 	}
 	fault.Point(fault.AfterDone)
@@ -189,7 +189,7 @@ func backendsOf(st step) []string {
 // change is the part of a step that concerns one backend.
 func (s *session) change(backend string, st step) hostport.Change {
 	c := hostport.Change{Remove: of(backend, st.remove), Add: of(backend, st.add)}
-	r := &rest{Store: s.Store, backend: backend}
+	r := &rest{Store: s.Store, session: s, backend: backend}
 	for _, a := range slices.Concat(c.Add, c.Remove) {
 		r.except = append(r.except, a.Key)
 	}
@@ -205,34 +205,6 @@ func of(backend string, records []*state.Record) []*hostport.Attachment {
 		}
 	}
 	return out
-}
-
-// rest answers a backend's questions from the state.
-type rest struct {
-	*state.Store
-	backend string
-	except  []hostport.Key
-}
-
-func (r *rest) Uses(share string) (used bool, err error) {
-	err = r.View(func(tx *state.Tx) error {
-		used, err = tx.Uses(state.Share{Of: r.backend, Name: share}, r.except)
-		return err
-	})
-	return used, err
-}
-
-func (r *rest) All() (all []*hostport.Attachment, err error) {
-	err = r.View(func(tx *state.Tx) error {
-		all = nil
-		return tx.All(func(rec *state.Record) error {
-			if rec.Backend == r.backend && !slices.Contains(r.except, rec.Key) {
-				all = append(all, &rec.Attachment)
-			}
-			return nil
-		})
-	})
-	return all, err
 }
 
 // closeLocalnet unsets route_localnet where we set it and nobody needs it now.

@@ -59,11 +59,21 @@ func IsHost(path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("stat sandbox %s: %w", path, err)
 	}
-	own, err := stat(ownNamespace)
+	own, err := Host()
 	if err != nil {
-		return false, fmt.Errorf("stat own network namespace: %w", err)
+		return false, err
 	}
 	return theirs.Same(own), nil
+}
+
+// Host is the network namespace that the calling thread is in, without a path.
+func Host() (hostport.Sandbox, error) {
+	own, err := stat(ownNamespace)
+	if err != nil {
+		return hostport.Sandbox{}, fmt.Errorf("stat own network namespace: %w", err)
+	}
+	own.Path = ""
+	return own, nil
 }
 
 // open opens for reading only. O_PATH would do for everything but the ioctl.

@@ -16,7 +16,8 @@ import (
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
 // the indices have empty values, what they tell is in their keys.
 var (
-	// schema, boot, origin -> text; intent -> Intent; doubt -> names
+	// schema, boot, origin -> text; intent -> Intent; doubt -> names;
+	// seen -> device, inode (8 bytes each), generation (4), big endian
 	bucketMeta = []byte("meta")
 	// KEY -> record
 	bucketAttachments = []byte("attachments")
@@ -34,6 +35,7 @@ var (
 	keyOrigin = []byte("origin")
 	keyIntent = []byte("intent")
 	keyDoubt  = []byte("doubt")
+	keySeen   = []byte("seen")
 )
 
 func buckets() [][]byte {
@@ -275,6 +277,26 @@ func (t *Tx) Doubt(names []string) error {
 		return fmt.Errorf("write doubts: %w", err)
 	}
 	return t.tx.Bucket(bucketMeta).Put(keyDoubt, v)
+}
+
+// Seen is the generation of the nf_tables ruleset of a network namespace that
+// See noted last, 0 if none.
+func (t *Tx) Seen(netns hostport.Sandbox) uint32 {
+	v := t.tx.Bucket(bucketMeta).Get(keySeen)
+	key := seenKey(netns)
+	if len(v) != len(key)+4 || !bytes.HasPrefix(v, key) {
+		return 0
+	}
+	return binary.BigEndian.Uint32(v[len(key):])
+}
+
+// See notes a generation.
+func (t *Tx) See(netns hostport.Sandbox, generation uint32) error {
+	return t.tx.Bucket(bucketMeta).Put(keySeen, binary.BigEndian.AppendUint32(seenKey(netns), generation))
+}
+
+func seenKey(netns hostport.Sandbox) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, netns.Device), netns.Inode)
 }
 
 // Localnet reports whether we set route_localnet on the interface.
