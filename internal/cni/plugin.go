@@ -2,13 +2,13 @@ package cni
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/sandbox"
@@ -31,7 +31,7 @@ func Main(build string) int {
 	if err == nil {
 		return 0
 	}
-	// skel's own errors quote container IDs and network names as they came.
+	// Some errors quote container IDs and network names as they came.
 	err.Msg, err.Details = printable(err.Msg), printable(err.Details)
 	if perr := err.Print(); perr != nil {
 		fmt.Fprintln(os.Stderr, perr)
@@ -43,23 +43,47 @@ func (p *Plugin) serve() *types.Error {
 	if onHost() {
 		return asError(p.serveHost())
 	}
-	// skel need not look again: it would start a thread for it, at the end of
-	// every ADD and DEL.
-	if err := os.Setenv("CNI_NETNS_OVERRIDE", "TRUE"); err != nil {
-		return types.NewError(types.ErrInternal, "set CNI_NETNS_OVERRIDE: "+err.Error(), "")
+	r, err := readRequest(os.Getenv, os.Stdin)
+	if err != nil {
+		if os.Getenv("CNI_COMMAND") == "" { // a person
+			_, _ = fmt.Fprintf(p.stderr, "CNI hostport plugin %s\nCNI protocol versions supported: %s\n", p.Build, strings.Join(versions(), ", "))
+			return nil
+		}
+		return err
 	}
-	return skel.PluginMainFuncsWithError(skel.CNIFuncs{
-		Add:    p.add,
-		Del:    p.del,
-		Check:  p.check,
-		GC:     p.gc,
-		Status: p.status,
-	}, version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"), "CNI hostport plugin "+p.Build)
+	return asError(p.dispatch(r))
 }
 
-// onHost reports whether the sandbox is the node's own network namespace. It
-// is asked before skel is, because skel refuses such a sandbox (error 8) after
-// it has called ADD.
+func (p *Plugin) dispatch(r *request) error {
+	switch r.verb {
+	case "ADD":
+		return p.add(r)
+	case "DEL":
+		return p.del(r)
+	case "CHECK":
+		return p.check(r)
+	case "GC":
+		return p.gc(r)
+	case "STATUS":
+		return p.status(r)
+	case "VERSION":
+		return p.version()
+	default:
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "unknown CNI_COMMAND: "+r.verb, "")
+	}
+}
+
+// version tells the versions of the specification that the plugin speaks.
+func (p *Plugin) version() error {
+	all := versions()
+	err := json.NewEncoder(p.stdout).Encode(map[string]any{"cniVersion": all[len(all)-1], "supportedVersions": all})
+	if err != nil {
+		return types.NewError(types.ErrIOFailure, "print versions: "+err.Error(), "")
+	}
+	return nil
+}
+
+// onHost reports whether the sandbox is the node's own network namespace.
 func onHost() bool {
 	switch os.Getenv("CNI_COMMAND") {
 	case "ADD", "DEL", "CHECK":

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/hostport-cni/hostport/internal/netconf"
@@ -16,16 +15,16 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-func (p *Plugin) add(args *skel.CmdArgs) error {
-	c, err := netconf.Parse(args.StdinData)
+func (p *Plugin) add(r *request) error {
+	c, err := netconf.Parse(r.config)
 	if err != nil {
-		return asError(err)
+		return err
 	}
 	if len(c.Mappings) == 0 {
-		return asOrNil(p.pass(c))
+		return p.pass(c)
 	}
-	return p.logged(c, "ADD", args, func(ctx context.Context, n *node.Node) error {
-		a, err := p.attachment(ctx, c, n, args)
+	return p.logged(c, "ADD", r, func(ctx context.Context, n *node.Node) error {
+		a, err := p.attachment(ctx, c, n, r)
 		if err != nil {
 			return err
 		}
@@ -50,7 +49,7 @@ func (p *Plugin) addMappings(ctx context.Context, c *netconf.Config, n *node.Nod
 // attachment is what the invocation asks for, validated against the backend
 // that is to serve it. Mappings whose host IP is of a family that the pod
 // lacks are left out.
-func (p *Plugin) attachment(ctx context.Context, c *netconf.Config, n *node.Node, args *skel.CmdArgs) (*hostport.Attachment, error) {
+func (p *Plugin) attachment(ctx context.Context, c *netconf.Config, n *node.Node, r *request) (*hostport.Attachment, error) {
 	name := n.Choose(ctx, c.Backend)
 	b, err := n.Backend(name)
 	if err != nil {
@@ -62,11 +61,11 @@ func (p *Plugin) attachment(ctx context.Context, c *netconf.Config, n *node.Node
 	if err := b.Validate(c.Options); err != nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "invalid network configuration: "+clean(err), "")
 	}
-	addrs, err := c.PodAddresses(args.IfName)
+	addrs, err := c.PodAddresses(r.ifName)
 	if err != nil {
 		return nil, err
 	}
-	sb, err := sandbox.Identify(args.Netns)
+	sb, err := sandbox.Identify(r.netns)
 	if err != nil {
 		return nil, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS: "+clean(err), "")
 	}
@@ -75,10 +74,10 @@ func (p *Plugin) attachment(ctx context.Context, c *netconf.Config, n *node.Node
 		n.Log.Warn("mapping is skipped: the pod has no address of the host IP's family", "hostPort", m.String())
 	}
 	return &hostport.Attachment{
-		Key:       hostport.Key{ContainerID: args.ContainerID, IfName: args.IfName},
+		Key:       hostport.Key{ContainerID: r.containerID, IfName: r.ifName},
 		Network:   c.Name,
 		Sandbox:   sb,
-		Pod:       netconf.ParsePod(args.Args),
+		Pod:       netconf.ParsePod(r.args),
 		Addresses: addrs,
 		Mappings:  served,
 		Backend:   name,
@@ -87,11 +86,11 @@ func (p *Plugin) attachment(ctx context.Context, c *netconf.Config, n *node.Node
 	}, nil
 }
 
-func (p *Plugin) del(args *skel.CmdArgs) error {
+func (p *Plugin) del(r *request) error {
 	// What is wrong with the configuration is not DEL's concern: the record
 	// says what is to be removed.
-	c, _ := netconf.Parse(args.StdinData)
-	return asOrNil(p.remove(context.Background(), c, hostport.Key{ContainerID: args.ContainerID, IfName: args.IfName}))
+	c, _ := netconf.Parse(r.config)
+	return p.remove(context.Background(), c, hostport.Key{ContainerID: r.containerID, IfName: r.ifName})
 }
 
 func (p *Plugin) remove(ctx context.Context, c *netconf.Config, k hostport.Key) error {
@@ -107,16 +106,16 @@ func (p *Plugin) remove(ctx context.Context, c *netconf.Config, k hostport.Key) 
 	return err
 }
 
-func (p *Plugin) check(args *skel.CmdArgs) error {
-	c, err := netconf.Parse(args.StdinData)
+func (p *Plugin) check(r *request) error {
+	c, err := netconf.Parse(r.config)
 	if err != nil {
-		return asError(err)
+		return err
 	}
 	if len(c.Mappings) == 0 {
 		return nil
 	}
-	return p.logged(c, "CHECK", args, func(ctx context.Context, n *node.Node) error {
-		a, err := p.attachment(ctx, c, n, args)
+	return p.logged(c, "CHECK", r, func(ctx context.Context, n *node.Node) error {
+		a, err := p.attachment(ctx, c, n, r)
 		if err != nil || len(a.Mappings) == 0 {
 			return err
 		}
@@ -129,23 +128,23 @@ func (p *Plugin) check(args *skel.CmdArgs) error {
 	})
 }
 
-func (p *Plugin) gc(args *skel.CmdArgs) error {
-	c, err := netconf.Parse(args.StdinData)
+func (p *Plugin) gc(r *request) error {
+	c, err := netconf.Parse(r.config)
 	if err == nil && !c.Valid {
 		err = &netconf.FieldError{Field: "cni.dev/valid-attachments", Err: errors.New("is required for GC")}
 	}
 	if err != nil {
-		return asError(err)
+		return err
 	}
-	return p.logged(c, "GC", args, func(ctx context.Context, n *node.Node) error {
+	return p.logged(c, "GC", r, func(ctx context.Context, n *node.Node) error {
 		return n.GC(ctx, c.Name, c.ValidAttachments)
 	})
 }
 
-func (p *Plugin) status(args *skel.CmdArgs) error {
-	c, err := netconf.Parse(args.StdinData)
+func (p *Plugin) status(r *request) error {
+	c, err := netconf.Parse(r.config)
 	if err != nil {
-		return asError(err)
+		return err
 	}
 	log, done := p.logger(c)
 	defer done()
@@ -160,13 +159,13 @@ func (p *Plugin) node(c *netconf.Config, log *slog.Logger) *node.Node {
 }
 
 // logged runs a verb and writes its line.
-func (p *Plugin) logged(c *netconf.Config, verb string, args *skel.CmdArgs, fn func(context.Context, *node.Node) error) error {
+func (p *Plugin) logged(c *netconf.Config, verb string, r *request, fn func(context.Context, *node.Node) error) error {
 	log, done := p.logger(c)
 	defer done()
 	start := time.Now()
 	err := fn(context.Background(), p.node(c, log))
-	outcome(log, verb, hostport.Key{ContainerID: args.ContainerID, IfName: args.IfName}, c.Mappings, start, err)
-	return asOrNil(err)
+	outcome(log, verb, hostport.Key{ContainerID: r.containerID, IfName: r.ifName}, c.Mappings, start, err)
+	return err
 }
 
 // outcome is the one line a verb leaves in the log.
@@ -193,12 +192,4 @@ func ports(ms []hostport.Mapping) string {
 		s += m.String()
 	}
 	return s
-}
-
-// asOrNil keeps a nil error nil: a nil *types.Error in an error is not.
-func asOrNil(err error) error {
-	if err == nil {
-		return nil
-	}
-	return asError(err)
 }

@@ -3,15 +3,27 @@ package netconf
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
-	"strings"
-
-	current "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
+	"slices"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
+
+// result is what we read of a result. It is the same in every version of the
+// specification from 0.3.0 on, and much less than what a result may hold:
+// decoding all of it into the specification's types costs more than everything
+// else that is done to the configuration.
+type result struct {
+	CNIVersion string `json:"cniVersion"`
+	IPs        []*struct {
+		Address   string `json:"address"`
+		Interface *int   `json:"interface"`
+	} `json:"ips"`
+	Interfaces []*struct {
+		Name    string `json:"name"`
+		Sandbox string `json:"sandbox"`
+	} `json:"interfaces"`
+}
 
 // PodAddresses reads from prevResult the addresses to which the mappings lead:
 // for each family the first that is on the sandbox's interface ifname, or that
@@ -20,7 +32,7 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	if c.PrevResult == nil {
 		return nil, fieldErrorf("prevResult", "is required: the plugin must be chained after the one that makes the interface")
 	}
-	r, err := result(c.PrevResult, c.CNIVersion)
+	r, err := readResult(c.PrevResult, c.CNIVersion)
 	if err != nil {
 		return nil, fieldErrorf("prevResult", "cannot be read: %s", shown([]byte(err.Error())))
 	}
@@ -29,27 +41,22 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 		if ip == nil {
 			return nil, fieldErrorf(fmt.Sprintf("prevResult.ips[%d]", i), "is null")
 		}
-		ours, err := onInterface(r, ip, i, ifname)
+		ours, err := r.on(i, ifname)
 		if err != nil {
 			return nil, err
 		}
-		addr, ok := netip.AddrFromSlice(ip.Address.IP)
-		ones, bits := ip.Address.Mask.Size()
-		if !ok || bits == 0 {
-			return nil, fieldErrorf(fmt.Sprintf("prevResult.ips[%d].address", i), "is not an address with a prefix length")
+		p, err := netip.ParsePrefix(ip.Address)
+		if p = unmapped(p); err != nil || !p.IsValid() {
+			return nil, fieldErrorf(fmt.Sprintf("prevResult.ips[%d].address", i), "is not an address with a prefix length: %.80q", ip.Address)
 		}
-		addr = addr.Unmap()
-		if addr.Is4() && bits == 128 {
-			ones -= 96
-		}
-		f := hostport.FamilyOf(addr)
+		f := hostport.FamilyOf(p.Addr())
 		if _, taken := found[f]; ours && !taken {
-			found[f] = netip.PrefixFrom(addr, ones)
+			found[f] = p
 		}
 	}
 	var out []netip.Prefix
 	for _, f := range hostport.Families() {
-		if p, ok := found[f]; ok && p.IsValid() {
+		if p, ok := found[f]; ok {
 			out = append(out, p)
 		}
 	}
@@ -59,46 +66,43 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// result reads a result of any version that lists addresses. Before 1.0.0 it
-// need not tell its version: it is the configuration's then.
-func result(m json.RawMessage, configured string) (*current.Result, error) {
-	var told struct {
-		CNIVersion string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(m, &told); err != nil {
+// readResult reads a result of any version that lists addresses. Before 1.0.0
+// it need not tell its version: it is the configuration's then.
+func readResult(m json.RawMessage, configured string) (*result, error) {
+	known := []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+	r := new(result)
+	if err := json.Unmarshal(m, r); err != nil {
 		return nil, err
 	}
-	if told.CNIVersion == "" {
-		var keys map[string]json.RawMessage
-		if err := json.Unmarshal(m, &keys); err != nil {
-			return nil, err
-		}
-		maps.DeleteFunc(keys, func(k string, _ json.RawMessage) bool { return strings.EqualFold(k, "cniVersion") })
-		v, err := json.Marshal(configured)
-		if err != nil {
-			return nil, err
-		}
-		keys["cniVersion"] = v
-		if m, err = json.Marshal(keys); err != nil {
-			return nil, err
+	if r.CNIVersion == "" {
+		r.CNIVersion = configured
+	}
+	for _, v := range []string{configured, r.CNIVersion} {
+		if !slices.Contains(known, v) {
+			return nil, fmt.Errorf("its version is %q", v)
 		}
 	}
-	res, err := version.NewResult(configured, m)
-	if err != nil {
-		return nil, err
-	}
-	return current.NewResultFromResult(res)
+	return r, nil
 }
 
-// onInterface reports whether an address belongs to the interface ifname of
-// the sandbox, or to none in particular.
-func onInterface(r *current.Result, ip *current.IPConfig, i int, ifname string) (bool, error) {
-	if ip.Interface == nil {
+// on reports whether an address belongs to the interface ifname of the
+// sandbox, or to none in particular.
+func (r *result) on(i int, ifname string) (bool, error) {
+	if r.IPs[i].Interface == nil {
 		return true, nil
 	}
-	n := *ip.Interface
+	n := *r.IPs[i].Interface
 	if n < 0 || n >= len(r.Interfaces) || r.Interfaces[n] == nil {
 		return false, fieldErrorf(fmt.Sprintf("prevResult.ips[%d].interface", i), "%d is not the index of an interface", n)
 	}
 	return r.Interfaces[n].Sandbox != "" && r.Interfaces[n].Name == ifname, nil
+}
+
+// unmapped is an IPv4 prefix in IPv6's notation as IPv4. One that is shorter
+// than the notation's own is none.
+func unmapped(p netip.Prefix) netip.Prefix {
+	if !p.Addr().Is4In6() {
+		return p
+	}
+	return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 }

@@ -80,13 +80,13 @@ func TestPodAddressesRefused(t *testing.T) {
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":null}`, "prevResult.ips"},
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":[null]}`, "prevResult.ips[0]"},
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{}]}`, "prevResult.ips[0].address"},
-		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1"}]}`, "prevResult"},
+		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1"}]}`, "prevResult.ips[0].address"},
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/24","interface":0}]}`, "prevResult.ips[0].interface"},
 		{"1.1.0", `{"cniVersion":"1.1.0","interfaces":[null],"ips":[{"address":"10.0.0.1/24","interface":0}]}`, "prevResult.ips[0].interface"},
 		{"1.1.0", `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.0.0.1/24","interface":-1}]}`, "prevResult.ips[0].interface"},
 		{"1.1.0", `{"cniVersion":"1.1.0","interfaces":[{"name":"eth1","sandbox":"/x"}],"ips":[{"address":"10.0.0.1/24","interface":0}]}`, "prevResult.ips"},
 		{"1.1.0", `{"cniVersion":"1.1.0","interfaces":[{"name":"eth0"}],"ips":[{"address":"10.0.0.1/24","interface":0}]}`, "prevResult.ips"},
-		{"0.3.1", `{"ips":[{"version":"4","address":"x"}]}`, "prevResult"},
+		{"0.3.1", `{"ips":[{"version":"4","address":"x"}]}`, "prevResult.ips[0].address"},
 		{"0.4.0", `{"ips":[{"version":"4"}]}`, "prevResult.ips[0].address"},
 	} {
 		c := &netconf.Config{CNIVersion: tc.version}
