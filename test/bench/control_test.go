@@ -25,7 +25,7 @@ func TestControl(t *testing.T) {
 	for _, backend := range world.Backends {
 		for _, n := range pick([]int{0, 1000, 5000}, 1) {
 			t.Run(fmt.Sprintf("%s/services=%d", backend, n), func(t *testing.T) {
-				w := newWorld(t, backend)
+				w := world.New(t, world.Options{Backend: backend})
 				services(t, w, n)
 				pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "first")
 				held := 0

@@ -33,7 +33,7 @@ func TestDataPath(t *testing.T) {
 }
 
 func dataPath(t *testing.T, backend world.Backend, who string, n int) {
-	w := newWorld(t, backend)
+	w := world.New(t, world.Options{Backend: backend})
 	pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "server")
 	serve(t, pod.Pod.Netns)
 	serve(t, w.Node) // what the unmapped port reaches

@@ -15,7 +15,7 @@ import (
 // can be: a Go program that does nothing, and a transaction that adds, or
 // deletes, one element.
 func TestFloor(t *testing.T) {
-	w := newWorld(t, world.NFTables)
+	w := world.New(t, world.Options{Backend: world.NFTables})
 	empty := program(t, "empty")
 	var bare series
 	for range runs(50) {

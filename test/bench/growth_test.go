@@ -15,7 +15,7 @@ func TestGrowth(t *testing.T) {
 	tool := world.Build(t, "github.com/hostport-cni/hostport/cmd/hostportctl", "-trimpath", "-ldflags", "-s -w")
 	for _, backend := range []world.Backend{world.NFTables, world.IptablesNFT} {
 		t.Run(string(backend), func(t *testing.T) {
-			w := newWorld(t, backend)
+			w := world.New(t, world.Options{Backend: backend})
 			pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "first")
 			// The pods of this section have a network of their own, which a
 			// route leads to.

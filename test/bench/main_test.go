@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -84,18 +83,4 @@ func with(l map[string]string, pairs ...any) map[string]string {
 func program(t *testing.T, name string) string {
 	t.Helper()
 	return world.Build(t, "github.com/hostport-cni/hostport/test/bench/"+name, "-trimpath", "-ldflags", "-s -w")
-}
-
-// newWorld is a node whose state is on a tmpfs, as it is by default: /run is
-// one, and this process's own.
-func newWorld(t *testing.T, backend world.Backend) *world.World {
-	t.Helper()
-	w := world.New(t, world.Options{Backend: backend})
-	dir, err := os.MkdirTemp("/run", "hostport-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	w.DataDir = filepath.Join(dir, "state")
-	return w
 }

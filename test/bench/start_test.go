@@ -21,7 +21,7 @@ func TestStart(t *testing.T) {
 	}
 	for _, backend := range world.Backends {
 		t.Run(string(backend), func(t *testing.T) {
-			w := newWorld(t, backend)
+			w := world.New(t, world.Options{Backend: backend})
 			w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "first")
 			pod := w.NewPod("sandbox") // one for all: what is measured does not enter it
 			ours, peer := subjects(w)

@@ -21,7 +21,7 @@ import (
 func TestThroughput(t *testing.T) {
 	for _, backend := range world.Backends {
 		t.Run(string(backend), func(t *testing.T) {
-			w := newWorld(t, backend)
+			w := world.New(t, world.Options{Backend: backend})
 			direct := w.NewNetwork(world.NetworkOptions{Name: "direct"}).MustAdd(t, "direct")
 			ours := w.NewNetwork(world.NetworkOptions{Name: "ours"}).MustAdd(t, "ours", world.TCP(8080, servedPort))
 			theirs := w.NewNetwork(world.NetworkOptions{Name: "theirs", Type: "portmap"}).MustAdd(t, "theirs", world.TCP(8081, servedPort))

@@ -27,7 +27,7 @@ func TestUDP(t *testing.T) {
 	room(t, entries)
 	for _, backend := range []world.Backend{world.NFTables, world.IptablesNFT} {
 		t.Run(string(backend), func(t *testing.T) {
-			w := newWorld(t, backend)
+			w := world.New(t, world.Options{Backend: backend})
 			pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "first")
 			for _, n := range []int{0, entries} {
 				w.Node.Do(func() error { return crowd(n) })
