@@ -39,12 +39,17 @@ func (b *batch) dropTable() {
 // rewrite replaces the table by the rules of these attachments.
 func (b *batch) rewrite(all []*hostport.Attachment) {
 	b.dropTable()
-	used := usedBy(all)
-	if !used[shareBase] {
-		return
+	if usedBy(all)[shareBase] {
+		b.create(all)
 	}
-	b.conn.AddTable(b.table)
-	s := shapeOf(used)
+}
+
+// create makes the table, which must not be there. It deletes nothing: a
+// transaction with deletions waits for a grace period of the kernel, even if
+// what it deletes is its own.
+func (b *batch) create(all []*hostport.Attachment) {
+	b.conn.CreateTable(b.table)
+	s := shapeOf(usedBy(all))
 	for _, d := range s.sets() {
 		b.addSet(d)
 	}

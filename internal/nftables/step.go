@@ -87,7 +87,7 @@ func (s step) write(b *batch) {
 		b.dropTable()
 		return
 	case s.first():
-		b.rewrite(s.Add)
+		b.create(s.Add)
 		return
 	}
 	b.removeAttachments(s.Remove)
