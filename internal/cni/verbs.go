@@ -120,8 +120,7 @@ func (p *Plugin) check(r *request) error {
 			return err
 		}
 		err = n.Check(ctx, a)
-		var differs *node.DiffersError
-		if errors.As(err, &differs) {
+		if _, differs := errors.AsType[*node.DiffersError](err); differs {
 			return types.NewError(CodeDiffers, clean(err), "")
 		}
 		return err
