@@ -59,7 +59,7 @@ func newPlot(title, x, y string) *plot.Plot {
 type logTicks struct{}
 
 func (logTicks) Ticks(low, high float64) []plot.Tick {
-	if low <= 0 || high <= low {
+	if low <= 0 || high <= low || math.IsInf(high, 1) {
 		return nil // nothing is drawn yet
 	}
 	few := math.Log10(high/low) < 2.5
