@@ -8,7 +8,6 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/node"
-	"github.com/hostport-cni/hostport/internal/state"
 )
 
 // Error codes of our own; the specification leaves 100 and up to plugins.
@@ -47,8 +46,8 @@ func asError(err error) *types.Error {
 		return types.NewError(CodePortHeld, clean(held), "")
 	case errors.As(err, &listening):
 		return types.NewError(CodeListener, clean(listening), "")
-	case errors.Is(err, state.ErrLocked):
-		return types.NewError(types.ErrTryAgainLater, clean(err), "another invocation is changing this node; try again later")
+	case node.Busy(err):
+		return types.NewError(types.ErrTryAgainLater, clean(err), "another process is changing this node's rules; try again later")
 	default:
 		return types.NewError(CodeKernel, clean(err), "")
 	}

@@ -21,8 +21,10 @@ const (
 )
 
 // Backend programs host ports with the iptables tools on the PATH. It keeps
-// nothing between calls and may be used by several goroutines.
+// nothing between calls but in its memory.
 type Backend struct {
+	// memory holds each family's revision; nil for a backend that has none.
+	memory hostport.Memory
 	// wait is how long a tool may wait for the xtables lock.
 	wait time.Duration
 	// work is what it may take beyond that.
@@ -33,11 +35,13 @@ type Backend struct {
 
 // New makes a backend whose tools wait that long, in whole seconds, for the
 // xtables lock; zero is DefaultWait. A tool that hangs is killed soon after.
-func New(wait time.Duration) *Backend {
+// With a memory, which may be nil, it notices rules that were restored from
+// another time.
+func New(wait time.Duration, memory hostport.Memory) *Backend {
 	if wait <= 0 {
 		wait = DefaultWait
 	}
-	return &Backend{wait: max(wait, time.Second), work: workTime, undoing: undoTime}
+	return &Backend{memory: memory, wait: max(wait, time.Second), work: workTime, undoing: undoTime}
 }
 
 // Shares names the chains that the attachment's rules need and others may need
@@ -56,6 +60,7 @@ func (b *Backend) Shares(a *hostport.Attachment) []string {
 type step struct {
 	family hostport.Family
 	text   string
+	after  revision
 	// split is whether two transactions change something, so that one may have
 	// happened although the process failed.
 	split bool
@@ -66,7 +71,7 @@ type step struct {
 // family that the change touches, unless the kernel does not hold what the
 // change says it does. Then that family is rewritten from all attachments.
 func (b *Backend) Apply(ctx context.Context, c hostport.Change) error {
-	steps, err := plan(c)
+	steps, err := b.plan(c)
 	if err != nil {
 		return err
 	}
@@ -77,15 +82,19 @@ func (b *Backend) Apply(ctx context.Context, c hostport.Change) error {
 	return nil
 }
 
-func plan(c hostport.Change) ([]*step, error) {
+func (b *Backend) plan(c hostport.Change) ([]*step, error) {
 	var steps []*step
 	for _, f := range hostport.Families() {
 		s, err := changeScripts(f, c)
 		if err != nil {
 			return nil, err
 		}
+		after, err := b.revise(f, c, s)
+		if err != nil && !errors.Is(err, errUnknown) {
+			return nil, err
+		}
 		if text := s.String(); text != "" {
-			steps = append(steps, &step{family: f, text: text, split: s.raw.changes()})
+			steps = append(steps, &step{family: f, text: text, after: after, split: s.raw.changes(), err: err})
 		}
 	}
 	return steps, nil
@@ -100,6 +109,11 @@ func (b *Backend) program(ctx context.Context, steps []*step) {
 		}
 	}
 	wg.Wait()
+	for _, s := range steps {
+		if s.err == nil {
+			b.remember(s.family, s.after)
+		}
+	}
 }
 
 // repair rewrites the families whose step failed.
@@ -150,15 +164,16 @@ func readAll(c hostport.Change) ([]*hostport.Attachment, error) {
 	return all, nil
 }
 
-// errUnknown stands for the outcome of a step that may have been applied.
-var errUnknown = errors.New("outcome is unknown")
+// errUnknown stands for what the kernel holds after a step that may have been
+// applied, or where nothing was remembered: repair finds out.
+var errUnknown = errors.New("what the kernel holds is unknown")
 
 // undo takes back what was applied of a change that failed.
 func (b *Backend) undo(ctx context.Context, c hostport.Change, done []*step) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.undoing)
 	defer cancel()
 	back := c.Inverse()
-	steps, err := plan(back)
+	steps, err := b.plan(back)
 	if err != nil {
 		return fmt.Errorf("undo: %w", err)
 	}

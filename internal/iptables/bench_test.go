@@ -47,13 +47,13 @@ func BenchmarkRewrite(b *testing.B) {
 		b.Run(fmt.Sprintf("attachments=%d", n), func(b *testing.B) {
 			atts := crowd(n)
 			m := newModel()
-			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, nil)); err != nil {
+			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, nil, revision{})); err != nil {
 				b.Fatal(err)
 			}
 			there := m.ruleset()
 			b.ReportAllocs()
 			for b.Loop() {
-				if rewriteText(hostport.IPv4, there, atts, nil) == "" {
+				if rewriteText(hostport.IPv4, there, atts, nil, revision{}) == "" {
 					b.Fatal("nothing")
 				}
 			}
@@ -66,7 +66,7 @@ func BenchmarkCheck(b *testing.B) {
 		b.Run(fmt.Sprintf("attachments=%d", n), func(b *testing.B) {
 			atts := crowd(n)
 			m := newModel()
-			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, nil)); err != nil {
+			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, nil, revision{})); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()

@@ -16,6 +16,9 @@ func changeScripts(f hostport.Family, c hostport.Change) (*scripts, error) {
 	s := newScripts()
 	going := make(map[string]bool)
 	for _, sh := range shares {
+		if sh.chain == dnatChain {
+			s.base = sh
+		}
 		switch {
 		case sh.before && !sh.after:
 			going[sh.chain] = true

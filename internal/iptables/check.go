@@ -25,6 +25,9 @@ func (b *Backend) Check(ctx context.Context, atts []*hostport.Attachment) error 
 		}
 		c := check{family: f, there: there, listings: make(map[string]*listing)}
 		c.shares(atts)
+		if err := b.checkRevision(&c); err != nil {
+			errs = append(errs, err)
+		}
 		for _, a := range atts {
 			c.attachment(a)
 		}

@@ -119,7 +119,7 @@ func TestHungToolLeavesNoProcess(t *testing.T) {
 
 func TestMissingTools(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	b := New(0)
+	b := New(0, nil)
 	a := attachment("a", maps("1:1"))
 	_, statusErr := b.Status(t.Context())
 	_, recoverErr := b.Recover(t.Context())

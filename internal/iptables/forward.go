@@ -15,6 +15,10 @@ const maxComment = 255
 // ownRules are the rules that attachment a alone has in family f, in order, and
 // the chain that it alone uses: "" if it has no conditions.
 func ownRules(f hostport.Family, a *hostport.Attachment) (chain string, rules []rule) {
+	forwards := a.Forwards(f)
+	if len(forwards) == 0 {
+		return "", nil
+	}
 	conditions := alternatives(a.Options.Conditions(f))
 	if len(conditions) > 0 {
 		chain = conditionChain(a.Key)
@@ -22,7 +26,7 @@ func ownRules(f hostport.Family, a *hostport.Attachment) (chain string, rules []
 	clients := a.Clients(f)
 	comment := quote(a.Tag(maxComment))
 	lastPort := ""
-	for _, fw := range a.Forwards(f) {
+	for _, fw := range forwards {
 		in := rangeChain(fw.Protocol, fw.HostPort)
 		port := fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d", fw.Protocol, fw.HostPort)
 		if chain != "" {

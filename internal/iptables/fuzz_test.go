@@ -27,12 +27,12 @@ func FuzzSave(f *testing.F) {
 			return
 		}
 		for _, family := range hostport.Families() {
-			wellFormed(t, rewriteText(family, there, nil, nil))
-			wellFormed(t, rewriteText(family, there, []*hostport.Attachment{everything()}, nil))
+			wellFormed(t, rewriteText(family, there, nil, nil, revision{}))
+			wellFormed(t, rewriteText(family, there, []*hostport.Attachment{everything()}, nil, revision{}))
 			found := recovery{byKey: make(map[hostport.Key]*hostport.Attachment)}
 			found.family(family, there.of(natTable))
 			for _, a := range found.attachments() {
-				if err := New(0).Validate(a.Options); err != nil {
+				if err := New(0, nil).Validate(a.Options); err != nil {
 					t.Errorf("recovered options %+v are refused: %v", a.Options, err)
 				}
 				if len(a.Mappings) == 0 || len(a.Forwards(family)) == 0 {
@@ -42,7 +42,7 @@ func FuzzSave(f *testing.F) {
 					t.Errorf("recovered an attachment without a key: %+v", a)
 				}
 			}
-			wellFormed(t, rewriteText(family, ruleset{}, found.attachments(), nil))
+			wellFormed(t, rewriteText(family, ruleset{}, found.attachments(), nil, revision{}))
 			c := check{family: family, there: there, listings: make(map[string]*listing)}
 			c.shares([]*hostport.Attachment{everything()})
 			c.attachment(everything())
@@ -112,7 +112,7 @@ func FuzzConditions(f *testing.F) {
 	f.Add("-s\ta\"\n-A")
 	f.Fuzz(func(t *testing.T, joined string) {
 		conditions := strings.Split(joined, "\t")
-		if New(0).Validate(hostport.Options{ConditionsV4: conditions}) != nil {
+		if New(0, nil).Validate(hostport.Options{ConditionsV4: conditions}) != nil {
 			return
 		}
 		for _, c := range alternatives(conditions) {
@@ -166,7 +166,7 @@ func FuzzAttachment(f *testing.F) {
 				}
 				wellFormed(t, s.String())
 			}
-			wellFormed(t, rewriteText(family, ruleset{}, nil, []*hostport.Attachment{a}))
+			wellFormed(t, rewriteText(family, ruleset{}, nil, []*hostport.Attachment{a}, revision{}))
 		}
 	})
 }

@@ -46,7 +46,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewriteText(f, there, one, nil))
+			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewriteText(f, there, one, nil, revision{}))
 		}
 		golden(t, strings.ReplaceAll(name, " ", "-")+".rules", b.String())
 	}

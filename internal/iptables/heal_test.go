@@ -253,3 +253,52 @@ COMMIT
 		}
 	})
 }
+
+// Rules restored from another time are as good as lost: some pods came since,
+// some went.
+func TestOlderRulesAreRewritten(t *testing.T) {
+	eachVariant(t, func(t *testing.T, w *world) {
+		n := &node{b: w.b}
+		stays := attachment("stays", maps("8080:80"), addresses("10.244.0.2/24"))
+		gone := attachment("gone", maps("8081:80"), addresses("10.244.0.3/24"))
+		later := attachment("later", maps("8082:80"), addresses("10.244.0.4/24"))
+		next := attachment("next", maps("8083:80"), addresses("10.244.0.5/24"))
+		n.add(t, stays, gone)
+		earlier := w.run("", saveTool(hostport.IPv4))
+		restore := func() { w.run(earlier, restoreTool(hostport.IPv4)) }
+
+		n.del(t, gone)
+		n.add(t, later)
+		restore()
+		if err := w.b.Check(t.Context(), []*hostport.Attachment{stays}); err == nil || !strings.Contains(err.Error(), "another time") {
+			t.Errorf("Check: %v", err)
+		}
+		n.add(t, next)
+		w.wants(n)
+
+		n.del(t, next)
+		restore()
+		n.del(t, later)
+		w.wants(n)
+
+		restore()
+		n.del(t, stays)
+		if left := w.both(); strings.Contains(left, "CNI-HP") {
+			t.Errorf("rules after the last DEL:\n%s", left)
+		}
+	})
+}
+
+// wants compares the rules with those that Sync makes from nothing.
+func (w *world) wants(n *node) {
+	w.t.Helper()
+	got := w.chains(hostport.IPv4)
+	for _, all := range [][]*hostport.Attachment{nil, n.atts} {
+		if err := w.b.Sync(w.t.Context(), all); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(w.chains(hostport.IPv4), got); diff != "" {
+		w.t.Errorf("rules (-want +got):\n%s", diff)
+	}
+}

@@ -224,7 +224,7 @@ func TestChangesAddUp(t *testing.T) {
 			there := map[hostport.Family]model{hostport.IPv4: newModel(), hostport.IPv6: newModel()}
 			var atts []*hostport.Attachment
 			for i := range 100 {
-				n := &node{b: New(0), atts: atts}
+				n := &node{b: New(0, nil), atts: atts}
 				remove, add := walk(r, i, atts)
 				if i >= 80 { // let all go
 					if len(atts) == 0 {
@@ -263,7 +263,7 @@ func takeStep(t *testing.T, f hostport.Family, m model, c hostport.Change, atts 
 		}
 	}
 	fresh := newModel()
-	if text := rewriteText(f, fresh.ruleset(), atts, nil); text != "" {
+	if text := rewriteText(f, fresh.ruleset(), atts, nil, revision{}); text != "" {
 		if err := fresh.apply(text); err != nil {
 			t.Fatalf("%s: %v in\n%s", f, err, text)
 		}
@@ -273,7 +273,7 @@ func takeStep(t *testing.T, f hostport.Family, m model, c hostport.Change, atts 
 	}
 	// What a rewrite makes of what is there is the same, and its own inverse
 	// leads back.
-	if text := rewriteText(f, m.ruleset(), atts, nil); text != "" {
+	if text := rewriteText(f, m.ruleset(), atts, nil, revision{}); text != "" {
 		again := m.clone()
 		if err := again.apply(text); err != nil {
 			t.Fatalf("%s: %v in\n%s", f, err, text)

@@ -48,6 +48,10 @@ func (b *Backend) rewrite(ctx context.Context, f hostport.Family, rest, add []*h
 }
 
 func (b *Backend) rewriteAll(ctx context.Context, f hostport.Family, rest, add []*hostport.Attachment) error {
+	var after revision
+	if b.memory != nil && (uses(f, rest) || uses(f, add)) {
+		after = after.next(0)
+	}
 	var failed string
 	var err error
 	for range rewriteTries {
@@ -55,14 +59,18 @@ func (b *Backend) rewriteAll(ctx context.Context, f hostport.Family, rest, add [
 		if readErr != nil {
 			return readErr
 		}
-		text := rewriteText(f, there, rest, add)
-		if text == "" {
-			return nil
-		}
-		if text == failed {
+		text := rewriteText(f, there, rest, add, after)
+		if err != nil && text == failed {
 			return err // nobody came between
 		}
-		if err = b.restore(ctx, f, text); err == nil || !repairable(err) {
+		if err = nil; text != "" {
+			err = b.restore(ctx, f, text)
+		}
+		if err == nil {
+			b.remember(f, after)
+			return nil
+		}
+		if !repairable(err) {
 			return err
 		}
 		failed = text
@@ -90,7 +98,7 @@ func (t those) Uses(name string) (bool, error) {
 // family f into the rules of exactly these attachments: "" if there is nothing
 // to do. Rules of others are neither moved nor removed. Rules of rest that
 // jump to a chain of others are left out while that chain is not there.
-func rewriteText(f hostport.Family, there ruleset, rest, add []*hostport.Attachment) string {
+func rewriteText(f hostport.Family, there ruleset, rest, add []*hostport.Attachment, after revision) string {
 	s := newScripts()
 	atts := slices.Concat(rest, add)
 	jumps := make(map[string][]jump) // by table, those in chains of others
@@ -110,6 +118,10 @@ func rewriteText(f hostport.Family, there ruleset, rest, add []*hostport.Attachm
 				}
 			}
 		}
+	}
+	if after != (revision{}) {
+		s.nat.declare = append(s.nat.declare, revisionChain)
+		s.nat.put(after.rule())
 	}
 	for i, a := range atts {
 		chain, rules := ownRules(f, a)

@@ -44,7 +44,7 @@ func parseSave(text string) (ruleset, error) {
 		switch {
 		case line == "" || line[0] == '#':
 			if name, ok := incompatible(line); ok {
-				return fail(fmt.Errorf("table %s holds rules that only nft can show", name))
+				return fail(fmt.Errorf("table %s holds rules that only nft can show: somebody loaded it with nft -f", name))
 			}
 		case line[0] == '*':
 			name := line[1:]

@@ -15,6 +15,8 @@ type script struct {
 	check []rule
 	// remove are rules that must exist and go.
 	remove []rule
+	// flush are chains that lose all their rules.
+	flush []string
 	// drop are chains that go with all that is in them.
 	drop []string
 	// add are rules that come: each at the end of its chain, in this order, but
@@ -30,7 +32,7 @@ func (s *script) empty() bool {
 
 // changes reports whether the script does more than check.
 func (s *script) changes() bool {
-	return len(s.declare)+len(s.remove)+len(s.drop)+len(s.add)+len(s.head) > 0
+	return len(s.declare)+len(s.remove)+len(s.flush)+len(s.drop)+len(s.add)+len(s.head) > 0
 }
 
 // put adds rules at the ends of their chains.
@@ -55,7 +57,7 @@ func (s *script) write(b *strings.Builder) {
 		b.WriteString("-D " + r.String() + "\n")
 	}
 	// All are emptied before any goes: one may still lead to another.
-	for _, c := range s.drop {
+	for _, c := range slices.Concat(s.flush, s.drop) {
 		b.WriteString("-F " + c + "\n")
 	}
 	for _, c := range s.drop {
@@ -77,6 +79,8 @@ func (s *script) write(b *strings.Builder) {
 // scripts are the two tables of one family.
 type scripts struct {
 	raw, nat script
+	// base tells whether there are rules of ours in the family.
+	base fate
 }
 
 func newScripts() *scripts {
@@ -105,6 +109,9 @@ func (s *scripts) String() string {
 	}
 	return b.String()
 }
+
+// changes reports whether the scripts do more than check.
+func (s *scripts) changes() bool { return s.raw.changes() || s.nat.changes() }
 
 // create makes a share's chain anew, without the jumps to it.
 func (s *scripts) create(sh share) {

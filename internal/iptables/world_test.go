@@ -38,7 +38,7 @@ func newWorld(t testing.TB, variant string) *world {
 	if os.Geteuid() != 0 {
 		t.Fatal("needs root, to make a network namespace")
 	}
-	w := &world{t: t, bin: t.TempDir(), variant: variant, b: New(5 * time.Second)}
+	w := &world{t: t, bin: t.TempDir(), variant: variant, b: New(5*time.Second, memo{})}
 	w.ns = newNamespace(t)
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, verb := range []string{"", "-save", "-restore"} {
@@ -113,8 +113,8 @@ func (w *world) run(stdin string, args ...string) string {
 
 var counters = regexp.MustCompile(` \[\d+:\d+\]$`)
 
-// saved is what the tool lists of a family: no remarks, no counters, no tables
-// that hold only empty built-in chains.
+// saved is what the tool lists of a family: no remarks, no counters, no names of
+// revisions, no tables that hold only empty built-in chains.
 func (w *world) saved(f hostport.Family) string {
 	w.t.Helper()
 	var out, section []string
@@ -122,7 +122,7 @@ func (w *world) saved(f hostport.Family) string {
 	for line := range strings.SplitSeq(w.run("", saveTool(f)), "\n") {
 		line = counters.ReplaceAllString(line, "")
 		switch {
-		case line == "" || line[0] == '#':
+		case line == "" || line[0] == '#' || strings.HasPrefix(line, "-A "+revisionChain):
 			continue
 		case line[0] == '*':
 			section, interesting = nil, false
@@ -148,6 +148,12 @@ func eachVariant(t *testing.T, test func(t *testing.T, w *world)) {
 		t.Run(v, func(t *testing.T) { test(t, newWorld(t, v)) })
 	}
 }
+
+// memo is what a backend remembers.
+type memo map[string]string
+
+func (m memo) Recall(key string) (string, error) { return m[key], nil }
+func (m memo) Remember(key, word string)         { m[key] = word }
 
 // node is the state that a backend is told of: the attachments there are.
 type node struct {

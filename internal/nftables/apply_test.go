@@ -188,8 +188,8 @@ func TestDeleteAfterFlush(t *testing.T) {
 	}
 }
 
-// What nft -f loads from a listing is what we wrote, so nothing is rewritten
-// after a firewall service has restored its snapshot.
+// What nft -f loads from a listing is what we wrote. (That it is another table
+// is another matter.)
 func TestListingLoads(t *testing.T) {
 	var all []*hostport.Attachment
 	for _, a := range variety() {
@@ -209,7 +209,7 @@ func TestListingLoads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole, err := n.backend.intact(context.Background(), s)
+	whole, err := w.backend().intact(context.Background(), s)
 	if err != nil || !whole {
 		t.Errorf("after loading the listing: intact = %v, %v", whole, err)
 	}

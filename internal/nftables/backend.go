@@ -17,8 +17,9 @@ import (
 // namespace. It holds no connection and no state; making one costs nothing.
 // Callers make sure that only one change is under way on a node.
 type Backend struct {
-	netns int // 0: the calling thread's
-	dial  nltest.Func
+	netns  int // 0: the calling thread's
+	memory hostport.Memory
+	dial   nltest.Func
 }
 
 // Option adapts a Backend.
@@ -28,6 +29,13 @@ type Option func(*Backend)
 // which stays open as long as the backend is used.
 func WithNetNS(fd int) Option {
 	return func(b *Backend) { b.netns = fd }
+}
+
+// WithMemory makes the backend remember how it left the kernel. Then a change
+// reads nothing while nobody else writes, and a table that was restored from
+// another time is noticed.
+func WithMemory(m hostport.Memory) Option {
+	return func(b *Backend) { b.memory = m }
 }
 
 // New is a backend for the calling thread's network namespace.
@@ -45,7 +53,7 @@ func New(opts ...Option) *Backend {
 func (b *Backend) Shares(a *hostport.Attachment) []string { return shares(a) }
 
 // Apply carries out one change in one transaction. The steady path reads
-// nothing if nobody wrote to the ruleset since (see witness), else only the
+// nothing if nobody wrote to the ruleset since (see advance), else only the
 // rules, a fixed number, to see whether someone emptied the table; where the
 // kernel differs from what Rest says, everything is rewritten from the
 // attachments. On an error the kernel holds what it held before.
@@ -54,12 +62,12 @@ func (b *Backend) Apply(ctx context.Context, c hostport.Change) error {
 	if err != nil || s.nothing() {
 		return err
 	}
-	if done, err := b.advance(s); done || err != nil {
+	if done, err := b.advance(ctx, s); done || err != nil {
 		return err
 	}
 	var g uint32
 	if len(c.Add) > 0 {
-		g = b.observe(s)
+		g = b.observe()
 	}
 	if len(c.Add) > 0 && !s.first() {
 		whole, err := b.intact(ctx, s)
@@ -98,6 +106,7 @@ func (b *Backend) Sync(ctx context.Context, all []*hostport.Attachment) error {
 		return err
 	}
 	if len(differences(have, all, true)) == 0 {
+		b.rememberTable(ctx, len(all) > 0)
 		return nil
 	}
 	return b.rewrite(ctx, all)
@@ -108,6 +117,7 @@ func (b *Backend) rewrite(ctx context.Context, all []*hostport.Attachment) error
 	if err != nil {
 		return fmt.Errorf("rewrite table %s: %w", tableName, err)
 	}
+	b.rememberTable(ctx, usedBy(all)[shareBase])
 	return nil
 }
 

@@ -138,6 +138,13 @@ func (d *diff) compareChains(want []chain, have snapshot) {
 			d.add("chain %s has %d rules instead of %d", w.name, len(rules), len(w.rules))
 			continue
 		}
+		if w.same(rules) {
+			continue
+		}
+		if w.unordered {
+			d.add("a rule of chain %s is another", w.name)
+			continue
+		}
 		for i := range rules {
 			if !rules[i].same(w.rules[i]) {
 				d.add("rule %d of chain %s is another", i+1, w.name)

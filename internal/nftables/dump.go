@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 
 	"github.com/google/nftables/userdata"
@@ -115,6 +116,20 @@ func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 		rules[chain] = append(rules[chain], r)
 	})
 	return rules, err
+}
+
+// nftaTableHandle is NFTA_TABLE_HANDLE (Linux 4.16), which the library lacks.
+const nftaTableHandle = 4
+
+// tableHandle is the number by which the kernel knows the table; "" if there
+// is none.
+func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
+	err = b.dump(ctx, unix.NFT_MSG_GETTABLE, nil, func(as attributes) {
+		if as.text(unix.NFTA_TABLE_NAME) == tableName {
+			handle = hex.EncodeToString(as.get(nftaTableHandle))
+		}
+	})
+	return handle, err
 }
 
 // placement is what the kernel says of a chain besides its rules.

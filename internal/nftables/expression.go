@@ -57,5 +57,3 @@ func newExpr(name string) expr.Any {
 func (r rule) same(o rule) bool { return slices.EqualFunc(r.exprs, o.exprs, sameExpr) }
 
 func sameExpr(x, y expr.Any) bool { return x != nil && reflect.DeepEqual(x, y) }
-
-func sameRules(x, y []rule) bool { return slices.EqualFunc(x, y, rule.same) }

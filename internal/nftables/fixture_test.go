@@ -82,18 +82,14 @@ type node struct {
 	t       testing.TB
 	backend *Backend
 	held    []*hostport.Attachment
-	// generation is what Apply remembers.
-	generation uint32
+	words   memo
 }
 
-// remembering is a rest that is a witness.
-type remembering struct {
-	rest
-	*node
-}
+// memo is what a backend remembers.
+type memo map[string]string
 
-func (r remembering) Generation() (uint32, error) { return r.node.generation, nil }
-func (r remembering) Remember(g uint32)           { r.node.generation = g }
+func (m memo) Recall(key string) (string, error) { return m[key], nil }
+func (m memo) Remember(key, word string)         { m[key] = word }
 
 type rest []*hostport.Attachment
 
@@ -122,13 +118,15 @@ func (n *node) change(remove, add []*hostport.Attachment) hostport.Change {
 
 func (n *node) apply(remove, add []*hostport.Attachment) {
 	n.t.Helper()
+	if n.words == nil {
+		n.words = memo{}
+	}
+	n.backend.memory = n.words
 	c := n.change(remove, add)
-	stay := c.Rest.(rest)
-	c.Rest = remembering{stay, n}
 	if err := n.backend.Apply(context.Background(), c); err != nil {
 		n.t.Fatal(err)
 	}
-	n.held = append(stay, add...)
+	n.held = append(c.Rest.(rest), add...)
 }
 
 func (n *node) add(as ...*hostport.Attachment) { n.t.Helper(); n.apply(nil, as) }

@@ -3,38 +3,33 @@ package nftables
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/google/nftables"
 )
 
-// A witness is a Rest that keeps one number with the attachments: the
-// generation of the ruleset in which Apply left it. The kernel counts the
-// commits of a network namespace, whoever makes them, and a transaction may say
-// which generation it is for (Linux 4.12). As long as nobody else writes, a
-// change is then one message, and nothing is read.
-type witness interface {
-	// Generation is what was remembered last in this network namespace; 0 if
-	// nothing.
-	Generation() (uint32, error)
-	Remember(generation uint32)
-}
+// What is remembered of the kernel. The generation of the ruleset: the kernel
+// counts the commits of a network namespace, whoever makes them, and a
+// transaction may say which generation it is for (Linux 4.12). And the handle
+// of our table, which the kernel never gives out twice: a table that somebody
+// restored has another one, whatever is in it.
+const (
+	wordGeneration = "generation"
+	wordTable      = "table"
+)
 
 // advance commits the step to the generation that is remembered: the table is
 // as Apply left it. It reports false, with nothing changed, where that is not
 // known or the kernel says otherwise.
-func (b *Backend) advance(s step) (bool, error) {
-	w, ok := s.Rest.(witness)
-	if !ok {
-		return false, nil
-	}
-	g, err := w.Generation()
+func (b *Backend) advance(ctx context.Context, s step) (bool, error) {
+	g, err := b.generation()
 	if err != nil || g == 0 {
 		return false, err
 	}
 	err = b.send(s.write, g)
 	switch {
 	case err == nil:
-		w.Remember(g + 1)
+		b.rememberStep(ctx, s, g+1)
 		return true, nil
 	case transient(err) || mismatch(err):
 		return false, nil
@@ -43,10 +38,26 @@ func (b *Backend) advance(s step) (bool, error) {
 	}
 }
 
+// generation is what is remembered; 0 if nothing.
+func (b *Backend) generation() (uint32, error) {
+	if b.memory == nil {
+		return 0, nil
+	}
+	word, err := b.memory.Recall(wordGeneration)
+	if err != nil || word == "" {
+		return 0, err
+	}
+	g, err := strconv.ParseUint(word, 10, 32)
+	if err != nil {
+		return 0, nil // of a version that wrote something else
+	}
+	return uint32(g), nil
+}
+
 // observe is the generation before the rules are read, 0 where nobody would
 // remember it.
-func (b *Backend) observe(s step) uint32 {
-	if _, ok := s.Rest.(witness); !ok {
+func (b *Backend) observe() uint32 {
+	if b.memory == nil {
 		return 0
 	}
 	conn, err := nftables.New(b.options()...)
@@ -68,13 +79,56 @@ func (b *Backend) settle(ctx context.Context, s step, g uint32) error {
 	if g != 0 {
 		err := b.send(s.write, g)
 		if err == nil {
-			s.Rest.(witness).Remember(g + 1)
+			b.rememberStep(ctx, s, g+1)
 		}
 		if !transient(err) {
 			return err
 		}
 	}
-	return b.commit(ctx, s.write)
+	err := b.commit(ctx, s.write)
+	if err == nil {
+		b.rememberStep(ctx, s, 0)
+	}
+	return err
+}
+
+// rememberStep notes how a step left the kernel; a generation of 0 is unknown.
+func (b *Backend) rememberStep(ctx context.Context, s step, g uint32) {
+	if b.memory == nil {
+		return
+	}
+	if g != 0 {
+		b.memory.Remember(wordGeneration, strconv.FormatUint(uint64(g), 10))
+	}
+	if s.first() || s.last() {
+		b.rememberTable(ctx, s.first())
+	}
+}
+
+// rememberTable notes the handle of the table, if there is to be one. Where it
+// cannot be read, the next ADD rewrites the table.
+func (b *Backend) rememberTable(ctx context.Context, exists bool) {
+	if b.memory == nil {
+		return
+	}
+	word := ""
+	if exists {
+		word, _ = b.tableHandle(ctx)
+	}
+	b.memory.Remember(wordTable, word)
+}
+
+// tableRestored reports whether the table is not the one that is remembered.
+func (b *Backend) tableRestored(ctx context.Context) (bool, error) {
+	if b.memory == nil {
+		return false, nil
+	}
+	want, err := b.memory.Recall(wordTable)
+	if err != nil {
+		return false, err
+	}
+	have, err := b.tableHandle(ctx)
+	return want == "" || have != want, err
 }
 
 // send sends one transaction, to generation g of the ruleset unless that is 0.

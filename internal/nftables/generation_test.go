@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"context"
+	"strconv"
 	"testing"
 
 	"github.com/google/nftables"
@@ -12,7 +13,7 @@ import (
 )
 
 // generation asks the kernel.
-func (w *world) generation() uint32 {
+func (w *world) generation() string {
 	w.tb.Helper()
 	conn, err := nftables.New(nftables.WithNetNSFd(int(w.file.Fd())))
 	if err != nil {
@@ -22,7 +23,7 @@ func (w *world) generation() uint32 {
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	return gen.ID
+	return strconv.FormatUint(uint64(gen.ID), 10)
 }
 
 // What is remembered is where Apply left the ruleset, and nothing where a
@@ -44,8 +45,8 @@ func TestGenerationIsRemembered(t *testing.T) {
 		{func() { n.add(pod(6)) }, true},
 	} {
 		step.do()
-		if knows := n.generation == w.generation(); knows != step.knows {
-			t.Errorf("step %d: generation %d is remembered, the kernel's is %d", i, n.generation, w.generation())
+		if knows := n.words[wordGeneration] == w.generation(); knows != step.knows {
+			t.Errorf("step %d: generation %s is remembered, the kernel's is %s", i, n.words[wordGeneration], w.generation())
 		}
 	}
 	got := w.unordered()
@@ -60,7 +61,7 @@ func TestGenerationIsRemembered(t *testing.T) {
 
 // Where nobody else writes, a change is one transaction and nothing is read.
 func TestNothingIsRead(t *testing.T) {
-	n := &node{t: t, generation: 7, held: []*hostport.Attachment{pod(1)}}
+	n := &node{t: t, words: memo{wordGeneration: "7"}, held: []*hostport.Attachment{pod(1)}}
 	n.backend = &Backend{dial: func(req []netlink.Message) ([]netlink.Message, error) {
 		if len(req) == 0 { // it listens for more
 			return nil, nil
@@ -77,7 +78,32 @@ func TestNothingIsRead(t *testing.T) {
 	}}
 	n.add(pod(2))
 	n.del(pod(1))
-	if n.generation != 9 {
-		t.Errorf("generation %d is remembered, want 9", n.generation)
+	if got := n.words[wordGeneration]; got != "9" {
+		t.Errorf("generation %s is remembered, want 9", got)
+	}
+}
+
+// A table that somebody restored from what he saved earlier looks right, and
+// may lack what came since.
+func TestRestoredTableIsRewritten(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	n.add(pod(1))
+	earlier := w.nft("list ruleset")
+	n.add(pod(2))
+	w.load("flush ruleset\n" + earlier)
+	n.add(pod(3))
+	if err := n.backend.Check(t.Context(), n.held); err != nil {
+		t.Error(err)
+	}
+	n.del(pod(1), pod(2), pod(3))
+	if got := w.nft("list ruleset"); got != "" {
+		t.Errorf("left behind:\n%s", got)
+	}
+	n.add(pod(1))
+	w.nft("add table ip foreign")
+	n.add(pod(2)) // knows the new table
+	if err := n.backend.Check(t.Context(), n.held); err != nil {
+		t.Error(err)
 	}
 }

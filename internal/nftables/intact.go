@@ -1,28 +1,26 @@
 package nftables
 
-import (
-	"context"
-	"slices"
-)
+import "context"
 
-// intact reports whether the rules that a step relies on are there. It finds
-// a flushed table, which keeps its elements, and rules of another version of
+// intact reports whether the rules that a step relies on are there, in the
+// table that is remembered. It finds a flushed table, which keeps its elements,
+// a table that was restored from another time, and rules of another version of
 // this package; the elements answer for themselves when they are written.
 func (b *Backend) intact(ctx context.Context, s step) (bool, error) {
+	restored, err := b.tableRestored(ctx)
+	if err != nil || restored {
+		return false, err
+	}
 	have, err := b.dumpRules(ctx)
 	if err != nil {
 		return false, err
 	}
 	for _, c := range shapeOf(s.before).chains() {
+		whole := c.same
 		if c.name == chainClients {
-			// The plan knows of the sets that the step touches only.
-			missing := func(r rule) bool { return !slices.ContainsFunc(have[chainClients], r.same) }
-			if slices.ContainsFunc(c.rules, missing) {
-				return false, nil
-			}
-			continue
+			whole = c.within // the plan knows of the sets that the step touches only
 		}
-		if !sameRules(c.rules, have[c.name]) {
+		if !whole(have[c.name]) {
 			return false, nil
 		}
 	}

@@ -104,8 +104,9 @@ func (w *world) ruleset() string {
 	return counted.ReplaceAllString(w.nft("list ruleset"), "packets 0 bytes 0")
 }
 
-// unordered is our table with its sets and chains sorted: the kernel lists
-// them in the order in which they were made. "" if there is none.
+// unordered is our table with what has no order sorted: sets, chains and the
+// rules of clients. The kernel lists them in the order in which they were made.
+// "" if there is none.
 func (w *world) unordered() string {
 	w.tb.Helper()
 	text, found := "", false
@@ -119,6 +120,12 @@ func (w *world) unordered() string {
 	}
 	blocks := strings.Split(text, "\n\n")
 	slices.Sort(blocks[1:])
+	for i, block := range blocks {
+		if lines := strings.Split(block, "\n"); strings.HasPrefix(block, "\tchain clients {") {
+			slices.Sort(lines[1 : len(lines)-1])
+			blocks[i] = strings.Join(lines, "\n")
+		}
+	}
 	return strings.Join(blocks, "\n\n")
 }
 

@@ -31,6 +31,26 @@ type chain struct {
 	name  string
 	hook  *hook // nil: reached by jumps only
 	rules []rule
+	// unordered says that the order of the rules means nothing.
+	unordered bool
+}
+
+// same reports whether the chain's rules are these.
+func (c chain) same(have []rule) bool {
+	if !c.unordered {
+		return slices.EqualFunc(c.rules, have, rule.same)
+	}
+	return len(c.rules) == len(have) && c.within(have)
+}
+
+// within reports whether the chain's rules are among these.
+func (c chain) within(have []rule) bool {
+	for _, r := range c.rules {
+		if !slices.ContainsFunc(have, r.same) {
+			return false
+		}
+	}
+	return true
 }
 
 // Five behind and five ahead of the places where everyone else sits:
@@ -94,21 +114,21 @@ func addrType(f hostport.Family) nftables.SetDatatype {
 func (s shape) chains() []chain {
 	toHostports := newRule(isLocal(), []expr.Any{verdict(expr.VerdictJump, chainHostports)})
 	return []chain{
-		{chainGuard, &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw}, []rule{
+		{name: chainGuard, hook: &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw}, rules: []rule{
 			fromLoopbackNet(false), fromLoopbackNet(true),
 		}},
-		{chainUnmapped, nil, []rule{
+		{name: chainUnmapped, rules: []rule{
 			// The verdict ends this table's chain, from however deep; chains of
 			// others at the same hook still see the packet.
 			newRule(setLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictAccept, "")}),
 		}},
 		s.hostports(),
-		{chainPrerouting, &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, []rule{toHostports}},
-		{chainOutput, &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT}, []rule{
+		{name: chainPrerouting, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, rules: []rule{toHostports}},
+		{name: chainOutput, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT}, rules: []rule{
 			notFromIPv6Loopback(), toHostports,
 		}},
 		s.masquerade(),
-		{chainPostrouting, &hook{nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT}, []rule{
+		{name: chainPostrouting, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT}, rules: []rule{
 			newRule(isTranslated(), hasLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictReturn, "")}),
 			newRule(isTranslated(), hasLabel(labelSeen), []expr.Any{verdict(expr.VerdictJump, chainClients)}),
 		}},
@@ -183,7 +203,7 @@ func translate(f hostport.Family, name string) []expr.Any {
 // in the rule, so that the set can be a hash: its lookup costs the same for
 // one pod and for thousands.
 func (s shape) masquerade() chain {
-	c := chain{name: chainClients}
+	c := chain{name: chainClients, unordered: true}
 	for _, cs := range s.clients {
 		c.rules = append(c.rules, cs.rule())
 	}

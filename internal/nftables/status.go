@@ -36,7 +36,7 @@ func features() []feature {
 		{"the fib expression", "4.10", "CONFIG_NFT_FIB_INET", one(isLocal())},
 		{"connection tracking labels", "3.16", "CONFIG_NFT_CT and CONFIG_NF_CONNTRACK_LABELS", one(setLabel(labelSeen))},
 		{"NAT in family inet", "5.2", "CONFIG_NFT_NAT", func(b *batch) {
-			b.addChain(chain{"nat", &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, nil})
+			b.addChain(chain{name: "nat", hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}})
 		}},
 		{"masquerading in family inet", "5.2", "CONFIG_NFT_MASQ", one([]expr.Any{&expr.Masq{}})},
 		{"maps with counters on their elements", "5.7", "CONFIG_NF_TABLES", func(b *batch) { b.addSet(sample.sets()[0]) }},

@@ -110,14 +110,23 @@ func (s step) reshape(b *batch) {
 	if before.only[hostport.IPv4] != after.only[hostport.IPv4] || before.only[hostport.IPv6] != after.only[hostport.IPv6] {
 		b.refill(after.hostports())
 	}
-	if !slices.Equal(before.clients, after.clients) {
+	switch fresh := missing(before.clients, after.clients); {
+	case len(missing(after.clients, before.clients)) > 0:
 		b.refill(after.masquerade())
+	case len(fresh) > 0:
+		// What deletes nothing does not wait for a grace period of the kernel.
+		b.addRules(shape{clients: fresh}.masquerade())
 	}
 	for _, d := range old {
 		if !declared(now, d.name) {
 			b.dropSet(d.name)
 		}
 	}
+}
+
+// missing are those of the second that the first lacks.
+func missing(from, of []clientSet) []clientSet {
+	return slices.DeleteFunc(slices.Clone(of), func(c clientSet) bool { return slices.Contains(from, c) })
 }
 
 func declared(sets []set, name string) bool {

@@ -48,13 +48,16 @@ func (n *Node) Choose(ctx context.Context, configured string) string {
 	return Iptables
 }
 
-// Backend returns the backend of a name.
-func (n *Node) Backend(name string) (Backend, error) {
+// Backend returns the backend of a name, for questions about the node.
+func (n *Node) Backend(name string) (Backend, error) { return n.newBackend(name, nil) }
+
+// newBackend returns one that keeps what it needs to know in m.
+func (n *Node) newBackend(name string, m hostport.Memory) (Backend, error) {
 	switch name {
 	case Iptables:
-		return iptables.New(n.Timeout), nil
+		return iptables.New(n.Timeout, m), nil
 	case Nftables:
-		return nftables.New(), nil
+		return nftables.New(nftables.WithMemory(m)), nil
 	default:
 		return nil, fmt.Errorf("unknown backend %q", name)
 	}
@@ -85,9 +88,8 @@ type session struct {
 	*Node
 	*state.Store
 	backends map[string]Backend
-	// seen is the generation of the nf_tables ruleset in which this session
-	// left it; 0 if that is not known.
-	seen uint32
+	// words are what they remembered in this session.
+	words map[string]string
 }
 
 // open takes the lock and makes state and kernel agree if an earlier process
@@ -102,7 +104,7 @@ func (n *Node) open(ctx context.Context, preferred string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{Node: n, Store: st, backends: map[string]Backend{}}
+	s := &session{Node: n, Store: st, backends: map[string]Backend{}, words: map[string]string{}}
 	err = s.settle(ctx, preferred)
 	if errors.Is(err, state.ErrDamaged) {
 		err = s.replace(ctx, preferred, err)
@@ -143,7 +145,7 @@ func (s *session) backend(name string) (Backend, error) {
 	if b, ok := s.backends[name]; ok {
 		return b, nil
 	}
-	b, err := s.Backend(name)
+	b, err := s.newBackend(name, memory{s, name})
 	if err == nil {
 		s.backends[name] = b
 	}
@@ -157,6 +159,12 @@ func (s *session) get(k hostport.Key) (r *state.Record, err error) {
 		return err
 	})
 	return r, err
+}
+
+// Busy reports whether an error means that others were changing the node for as
+// long as was waited for them.
+func Busy(err error) bool {
+	return errors.Is(err, state.ErrLocked) || errors.Is(err, iptables.ErrLocked)
 }
 
 func (n *Node) bootID() (string, error) {

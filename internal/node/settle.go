@@ -109,7 +109,10 @@ func (s *session) recover(ctx context.Context, name string) (complete bool, err 
 	if err != nil {
 		return false, err
 	}
-	return true, b.Sync(ctx, all)
+	if err := b.Sync(ctx, all); err != nil {
+		return true, err
+	}
+	return true, s.Update(s.note)
 }
 
 // adopt puts a record unless its key or one of its ports is taken.
@@ -188,7 +191,10 @@ func (s *session) sync(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return b.Sync(ctx, all)
+	if err := b.Sync(ctx, all); err != nil {
+		return err
+	}
+	return s.Update(s.note)
 }
 
 // Sync rewrites all rules from the records: after a firewall reload, say. A

@@ -36,12 +36,12 @@ func (s *session) carryOut(ctx context.Context, st step) error {
 	fault.Point(fault.AfterRecord)
 	if err := s.program(ctx, st); err != nil {
 		return errors.Join(err, s.Update(func(tx *state.Tx) error {
-			return errors.Join(withdraw(tx, st), doubt(tx, backendsOf(st)...))
+			return errors.Join(s.note(tx), withdraw(tx, st), doubt(tx, backendsOf(st)...))
 		}))
 	}
 	s.flush(ctx, st.remove, st.add)
 	fault.Point(fault.AfterFlows)
-	if err := s.Update(func(tx *state.Tx) error { return errors.Join(s.see(tx), end(tx, st.remove)) }); err != nil {
+	if err := s.Update(func(tx *state.Tx) error { return errors.Join(s.note(tx), end(tx, st.remove)) }); err != nil {
 		return fmt.Errorf("record end of change: %w", err)
 	}
 	fault.Point(fault.AfterDone)
@@ -189,7 +189,7 @@ func backendsOf(st step) []string {
 // change is the part of a step that concerns one backend.
 func (s *session) change(backend string, st step) hostport.Change {
 	c := hostport.Change{Remove: of(backend, st.remove), Add: of(backend, st.add)}
-	r := &rest{Store: s.Store, session: s, backend: backend}
+	r := &rest{Store: s.Store, backend: backend}
 	for _, a := range slices.Concat(c.Add, c.Remove) {
 		r.except = append(r.except, a.Key)
 	}

@@ -17,7 +17,7 @@ import (
 // the indices have empty values, what they tell is in their keys.
 var (
 	// schema, boot, origin -> text; intent -> Intent; doubt -> names;
-	// seen -> device, inode (8 bytes each), generation (4), big endian
+	// word/KEY -> device, inode (8 bytes each, big endian), text
 	bucketMeta = []byte("meta")
 	// KEY -> record
 	bucketAttachments = []byte("attachments")
@@ -35,7 +35,7 @@ var (
 	keyOrigin = []byte("origin")
 	keyIntent = []byte("intent")
 	keyDoubt  = []byte("doubt")
-	keySeen   = []byte("seen")
+	keyWord   = []byte("word/")
 )
 
 func buckets() [][]byte {
@@ -279,23 +279,26 @@ func (t *Tx) Doubt(names []string) error {
 	return t.tx.Bucket(bucketMeta).Put(keyDoubt, v)
 }
 
-// Seen is the generation of the nf_tables ruleset of a network namespace that
-// See noted last, 0 if none.
-func (t *Tx) Seen(netns hostport.Sandbox) uint32 {
-	v := t.tx.Bucket(bucketMeta).Get(keySeen)
-	key := seenKey(netns)
-	if len(v) != len(key)+4 || !bytes.HasPrefix(v, key) {
-		return 0
+// Word is what was noted under a key in a network namespace; "" if nothing.
+func (t *Tx) Word(netns hostport.Sandbox, key string) string {
+	v, ok := bytes.CutPrefix(t.tx.Bucket(bucketMeta).Get(wordKey(key)), wordOf(netns))
+	if !ok {
+		return ""
 	}
-	return binary.BigEndian.Uint32(v[len(key):])
+	return string(v)
 }
 
-// See notes a generation.
-func (t *Tx) See(netns hostport.Sandbox, generation uint32) error {
-	return t.tx.Bucket(bucketMeta).Put(keySeen, binary.BigEndian.AppendUint32(seenKey(netns), generation))
+// SetWord notes it. What was noted in another network namespace is forgotten.
+func (t *Tx) SetWord(netns hostport.Sandbox, key, word string) error {
+	if word == "" {
+		return t.tx.Bucket(bucketMeta).Delete(wordKey(key))
+	}
+	return t.tx.Bucket(bucketMeta).Put(wordKey(key), append(wordOf(netns), word...))
 }
 
-func seenKey(netns hostport.Sandbox) []byte {
+func wordKey(key string) []byte { return append(bytes.Clone(keyWord), key...) }
+
+func wordOf(netns hostport.Sandbox) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, netns.Device), netns.Inode)
 }
 

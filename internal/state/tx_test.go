@@ -210,3 +210,29 @@ func TestLocalnet(t *testing.T) {
 		return nil
 	})
 }
+
+func TestWords(t *testing.T) {
+	s := open(t, options(t.TempDir()))
+	here, there := hostport.Sandbox{Device: 4, Inode: 1}, hostport.Sandbox{Device: 4, Inode: 2}
+	wants := func(netns hostport.Sandbox, want string) {
+		t.Helper()
+		view(t, s, func(tx *state.Tx) error {
+			if got := tx.Word(netns, "nftables/generation"); got != want {
+				t.Errorf("word %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	note := func(netns hostport.Sandbox, word string) {
+		t.Helper()
+		update(t, s, func(tx *state.Tx) error { return tx.SetWord(netns, "nftables/generation", word) })
+	}
+	wants(here, "")
+	note(here, "7")
+	wants(here, "7")
+	wants(there, "") // each network namespace has rules of its own
+	note(there, "8")
+	wants(here, "")
+	note(there, "")
+	wants(there, "")
+}

@@ -27,3 +27,13 @@ type Rest interface {
 	// All reads every one of them: for repair, not for the steady path.
 	All() ([]*Attachment, error)
 }
+
+// Memory keeps words for a backend, together with the attachments, until its
+// next call in the same network namespace: what it left the kernel in. Without
+// one a backend works, and notices less.
+type Memory interface {
+	// Recall is what was remembered last under a key; "" if nothing.
+	Recall(key string) (string, error)
+	// Remember replaces it.
+	Remember(key, value string)
+}

@@ -171,6 +171,37 @@ func TestToolHangs(t *testing.T) {
 	m.must(m.request("DEL", p))
 }
 
+// A tool ends with the plugin that started it: it must not commit when the next
+// invocation has the node.
+func TestToolDiesWithPlugin(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, world.IptablesNFT)
+	m.config["backend"] = "iptables"
+	pidFile := filepath.Join(m.dir, "pid")
+	m.ReplaceTool("iptables-restore", "echo $$ >"+pidFile+"; exec /bin/sleep 600")
+	p := m.newPod(1, 8080)
+	add, err := m.start(m.request("ADD", p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid []byte
+	for deadline := time.Now().Add(time.Minute); len(pid) == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the plugin starts no tool")
+		}
+		pid, _ = os.ReadFile(pidFile)
+	}
+	if err := add.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	add.wait()
+	if !gone(strings.TrimSpace(string(pid))) {
+		t.Error("the tool is still there")
+	}
+	m.RestoreTools()
+	m.must(m.request("DEL", p))
+}
+
 // gone waits for a process to end.
 func gone(pid string) bool {
 	for range 100 {

@@ -121,7 +121,7 @@ func (e *env) restore(saved string) {
 // missingRules takes each rule of the plugin away, one at a time.
 func missingRules(e *env) {
 	a := e.busy()
-	saved := e.w.Rules(e.f)
+	saved := e.w.Save(e.f)
 	for _, r := range e.ours() {
 		del := strings.Replace(r.line, "-A ", "-D ", 1)
 		e.w.IptablesRestore(e.f, fmt.Sprintf("%s\n%s\nCOMMIT\n", r.table, del))
@@ -135,7 +135,7 @@ func missingRules(e *env) {
 // and puts a rule in front of it.
 func changedRules(e *env) {
 	a := e.busy()
-	saved, rules := e.w.Rules(e.f), e.ours()
+	saved, rules := e.w.Save(e.f), e.ours()
 	other := "10.244.0.99"
 	if e.f == world.V6 {
 		other = "[fd00:10:244::99]"

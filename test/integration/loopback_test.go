@@ -106,7 +106,7 @@ func (e *env) unguard() (restore func()) {
 		e.w.NFT("flush ruleset")
 		return func() { e.w.NFT(saved) }
 	}
-	saved := e.w.Rules(e.f)
+	saved := e.w.Save(e.f)
 	for table := range strings.Lines(saved) {
 		if strings.HasPrefix(table, "*") {
 			e.w.Iptables(e.f, "-t", strings.TrimSpace(table[1:]), "-F")

@@ -50,6 +50,7 @@ func TestScenarios(t *testing.T) {
 		checkScenarios(),
 		healScenarios(),
 		syncScenarios(),
+		reloadScenarios(),
 		gcScenarios(),
 		statusScenarios(),
 		udpScenarios(),

@@ -1,12 +1,7 @@
 package integration
 
-import (
-	"github.com/hostport-cni/hostport/test/world"
-)
-
-// syncScenarios are about firewalls that restore what they once saved, the
-// plugin's rules of that time included. No ADD can see that; hostportctl sync
-// makes the node right.
+// syncScenarios are about what others do to the rules and hostportctl sync
+// makes right at once. The next ADD would too.
 func syncScenarios() []scenario {
 	return []scenario{
 		{name: "sync after an older ruleset was restored", report: "containernetworking/plugins 512", run: func(e *env) {
@@ -35,13 +30,6 @@ func syncScenarios() []scenario {
 			e.sync()
 			e.sameRules("sync", before)
 		}},
-		{name: "a reload by nft is healed", report: "containers/netavark 723", backends: nftablesOnly, run: func(e *env) {
-			e.web()
-			e.reload(e.w.ListNFT())
-			e.webTo(e.net, "trigger", 8082)
-			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-			e.reaches(e.w.Client, "tcp", e.node(8082), "trigger")
-		}},
 	}
 }
 
@@ -51,15 +39,4 @@ func (e *env) sync() {
 	if out := e.w.Ctl("sync"); out.ExitCode != 0 {
 		e.Fatalf("hostportctl sync: exit code %d\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
 	}
-}
-
-// snapshot saves the backend's rules with its own tool.
-func (e *env) snapshot() (restore func()) {
-	e.Helper()
-	if e.w.Backend == world.NFTables {
-		saved := e.w.ListNFT()
-		return func() { e.reload(saved) }
-	}
-	saved := e.w.Rules(e.f)
-	return func() { e.restore(saved) }
 }

@@ -52,6 +52,12 @@ func (w *World) Rules(f Family) string {
 	return w.save(w.Backend.variant(), f)
 }
 
+// Save is what iptables-save prints of a family, as it is.
+func (w *World) Save(f Family) string {
+	w.t.Helper()
+	return w.Node.Command(w.Backend.variant().binary(), f.iptables()+"-save")
+}
+
 // ListNFT is `nft list ruleset` as it is.
 func (w *World) ListNFT() string {
 	w.t.Helper()
@@ -95,6 +101,10 @@ var (
 	nftExpiry    = regexp.MustCompile(` expires \S+`)
 )
 
+// revisions is the chain in which the iptables backend names each change. It
+// counts as empty.
+const revisions = "CNI-HP-REV "
+
 // normalSave drops from iptables-save what changes without anybody's doing.
 func normalSave(text string) string {
 	var out, table strings.Builder
@@ -102,7 +112,7 @@ func normalSave(text string) string {
 	for line := range strings.Lines(text) {
 		line = saveCounters.ReplaceAllString(line, "[0:0]")
 		switch {
-		case strings.HasPrefix(line, "#"):
+		case strings.HasPrefix(line, "#") || strings.HasPrefix(line, "-A "+revisions):
 			continue
 		case strings.HasPrefix(line, "*"):
 			table.Reset()
@@ -131,6 +141,7 @@ func normalNFT(text string) string {
 	text = nftExpiry.ReplaceAllString(text, "")
 	var out, table, block strings.Builder
 	empty, rules := true, false
+	chain := ""
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		switch {
@@ -146,6 +157,7 @@ func normalNFT(text string) string {
 		case strings.HasPrefix(line, "\tchain "):
 			block.Reset()
 			block.WriteString(line)
+			chain = fields[1] + " "
 			rules = !builtin[fields[1]]
 		case strings.HasPrefix(line, "\t}"):
 			block.WriteString(line)
@@ -154,7 +166,7 @@ func normalNFT(text string) string {
 				empty = false
 			}
 			block.Reset()
-		case strings.TrimSpace(line) == "":
+		case strings.TrimSpace(line) == "" || strings.HasPrefix(line, "\t\t") && chain == revisions:
 			continue
 		case strings.HasPrefix(line, "\t\t"):
 			rules = rules || !(fields[0] == "type" && strings.Contains(line, " hook "))
