@@ -22,53 +22,84 @@ const firstPort = 2000
 func TestDataPath(t *testing.T) {
 	for _, backend := range world.Backends {
 		for _, who := range []string{"hostport", "portmap"} {
-			for _, n := range pick([]int{1, 100, 1000, 10000, 60000}, 2) {
-				if who == "portmap" && n > 10000 {
-					continue // it takes minutes to load and falls further
-				}
-				t.Run(fmt.Sprintf("%s/%s/N=%d", backend, who, n), func(t *testing.T) { dataPath(t, backend, who, n) })
-			}
+			t.Run(fmt.Sprintf("%s/%s", backend, who), func(t *testing.T) { dataPath(t, backend, who) })
 		}
 	}
 }
 
-func dataPath(t *testing.T, backend world.Backend, who string, n int) {
+// mapped is a node with n mappings that all lead to one pod.
+type mapped struct {
+	*world.World
+	n int
+}
+
+func newMapped(t *testing.T, backend world.Backend, who string, n int) mapped {
+	t.Helper()
 	w := world.New(t, world.Options{Backend: backend})
 	pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "server")
 	serve(t, pod.Pod.Netns)
 	serve(t, w.Node) // what the unmapped port reaches
-	addr := pod.Addr(world.V4)
 	if who == "hostport" {
 		mapOurs(t, w, pod, n)
 	} else {
-		mapTheirs(t, w, addr, n)
+		mapTheirs(t, w, pod.Addr(world.V4), n)
 	}
-	type place struct {
-		name string
-		port int
+	return mapped{w, n}
+}
+
+// place is a host port by its place among the mappings.
+type place struct {
+	name string
+	port int
+}
+
+func (m mapped) places() []place {
+	places := []place{{"last", firstPort + m.n - 1}, {"not mapped", servedPort}}
+	if m.n > 1 {
+		places = append([]place{{"first", firstPort}, {"middle", firstPort + m.n/2}}, places...)
 	}
-	places := []place{{"last", firstPort + n - 1}, {"not mapped", servedPort}}
-	if n > 1 {
-		places = append([]place{{"first", firstPort}, {"middle", firstPort + n/2}}, places...)
+	return places
+}
+
+// rate is new connections a second to a place.
+func (m mapped) rate(t *testing.T, protocol string, p place, d time.Duration) float64 {
+	t.Helper()
+	x := rate(t, m.Client, protocol, netip.AddrPortFrom(world.V4.Node(), uint16(p.port)), d)
+	// Entries of finished flows would make the next run slower.
+	m.Node.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+	return x
+}
+
+// dataPath measures the nodes in turn, again and again: what changes with time
+// meets all of them.
+func dataPath(t *testing.T, backend world.Backend, who string) {
+	var nodes []mapped
+	for _, n := range pick([]int{1, 100, 1000, 10000, 60000}, 2) {
+		if who == "portmap" && n > 10000 {
+			continue // it takes minutes to load and falls further
+		}
+		nodes = append(nodes, newMapped(t, backend, who, n))
 	}
 	for _, protocol := range []string{"tcp", "udp"} {
-		found := map[string][]float64{}
-		for i := range runs(5) + 1 {
-			for _, p := range places {
-				d := 250 * time.Millisecond
-				if i == 0 {
-					d = 50 * time.Millisecond // warms up
+		type at struct {
+			n     int
+			place string
+		}
+		found := map[at][]float64{}
+		for i := range runs(9) + 1 {
+			for _, m := range nodes {
+				for _, p := range m.places() {
+					x := m.rate(t, protocol, p, 150*time.Millisecond)
+					if i > 0 { // the first warms up
+						found[at{m.n, p.name}] = append(found[at{m.n, p.name}], x)
+					}
 				}
-				to := netip.AddrPortFrom(world.V4.Node(), uint16(p.port))
-				if x := rate(t, w.Client, protocol, to, d); i > 0 {
-					found[p.name] = append(found[p.name], x)
-				}
-				// Entries of finished flows would make the next run slower.
-				w.Node.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
 			}
 		}
-		for _, p := range places {
-			record(t, "data", who, labels("backend", backend, "mappings", n, "protocol", protocol, "mapping", p.name), "conn/s", found[p.name])
+		for _, m := range nodes {
+			for _, p := range m.places() {
+				record(t, "data", who, labels("backend", backend, "mappings", m.n, "protocol", protocol, "mapping", p.name), "conn/s", found[at{m.n, p.name}])
+			}
 		}
 	}
 }
