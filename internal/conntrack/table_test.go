@@ -4,16 +4,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"github.com/containernetworking/plugins/pkg/testutils"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 func must(t testing.TB, err error) {
@@ -26,17 +25,7 @@ func must(t testing.TB, err error) {
 // namespace makes an empty network namespace with lo up.
 func namespace(t testing.TB) ns.NetNS {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
-	}
-	n, err := testutils.NewNS()
-	if err != nil {
-		t.Fatalf("make network namespace: %v", err)
-	}
-	t.Cleanup(func() {
-		_ = n.Close()
-		_ = testutils.UnmountNS(n)
-	})
+	n := netns.New(t)
 	must(t, n.Do(func(ns.NetNS) error {
 		lo, err := netlink.LinkByName("lo")
 		must(t, err)

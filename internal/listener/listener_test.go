@@ -13,28 +13,17 @@ import (
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"github.com/containernetworking/plugins/pkg/testutils"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 // node runs f in a network namespace with addresses of both families on lo.
 func node(t *testing.T, f func()) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
-	}
-	n, err := testutils.NewNS()
-	if err != nil {
-		t.Fatalf("make network namespace: %v", err)
-	}
-	t.Cleanup(func() {
-		_ = n.Close()
-		_ = testutils.UnmountNS(n)
-	})
-	err = n.Do(func(ns.NetNS) error {
+	err := netns.New(t).Do(func(ns.NetNS) error {
 		lo, err := netlink.LinkByName("lo")
 		must(t, err)
 		must(t, netlink.LinkSetUp(lo))

@@ -10,27 +10,17 @@ import (
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"github.com/containernetworking/plugins/pkg/testutils"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 // node runs f in a network namespace with the interface cni.100 (10.9.0.1/24),
 // a second one, eth0, and the routes 10.9.1.0/24 and 10.9.2.0/24 over them.
 func node(t *testing.T, f func()) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
-	}
-	n, err := testutils.NewNS()
-	if err != nil {
-		t.Fatalf("make network namespace: %v", err)
-	}
-	t.Cleanup(func() {
-		_ = n.Close()
-		_ = testutils.UnmountNS(n)
-	})
-	err = n.Do(func(ns.NetNS) error {
+	err := netns.New(t).Do(func(ns.NetNS) error {
 		for name, addr := range map[string]string{"cni.100": "10.9.0.1/24", "eth0": "192.0.2.1/24"} {
 			link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "p" + name}
 			must(t, netlink.LinkAdd(link))

@@ -10,29 +10,13 @@ import (
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"github.com/containernetworking/plugins/pkg/testutils"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
-// namespace makes a network namespace that is mounted until the test ends.
-func namespace(t testing.TB) ns.NetNS {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
-	}
-	n, err := testutils.NewNS()
-	if err != nil {
-		t.Fatalf("make network namespace: %v", err)
-	}
-	t.Cleanup(func() {
-		_ = n.Close()
-		_ = testutils.UnmountNS(n)
-	})
-	return n
-}
-
 func TestIdentify(t *testing.T) {
-	a, b := namespace(t), namespace(t)
+	a, b := netns.New(t), netns.New(t)
 	sa, err := Identify(a.Path())
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +98,7 @@ func TestIdentifyRefuses(t *testing.T) {
 }
 
 func TestIsHost(t *testing.T) {
-	pod, node := namespace(t), namespace(t)
+	pod, node := netns.New(t), netns.New(t)
 	check := func(path string, want bool) {
 		t.Helper()
 		got, err := IsHost(path)
@@ -140,7 +124,7 @@ func TestIsHost(t *testing.T) {
 
 // BenchmarkIsHost is what every pod start pays.
 func BenchmarkIsHost(b *testing.B) {
-	pod := namespace(b)
+	pod := netns.New(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		if host, err := IsHost(pod.Path()); err != nil || host {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 func alive(t *testing.T, s hostport.Sandbox, want bool) {
@@ -34,7 +35,7 @@ func identify(t *testing.T, path string) hostport.Sandbox {
 }
 
 func TestAliveByPath(t *testing.T) {
-	a, b := namespace(t), namespace(t)
+	a, b := netns.New(t), netns.New(t)
 	s := identify(t, a.Path())
 	alive(t, s, true)
 	alive(t, hostport.Sandbox{Path: s.Path, Inode: s.Inode}, true)
@@ -55,7 +56,7 @@ func TestAliveByPath(t *testing.T) {
 // A runtime that died between unmounting and removing leaves an empty file; a
 // runtime with mounts of its own shows us one as well.
 func TestAliveBehindEmptyFile(t *testing.T) {
-	a := namespace(t)
+	a := netns.New(t)
 	s := identify(t, a.Path())
 	empty := filepath.Join(t.TempDir(), "netns")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
@@ -72,7 +73,7 @@ func TestAliveBehindEmptyFile(t *testing.T) {
 }
 
 func TestAliveByInode(t *testing.T) {
-	a := namespace(t)
+	a := netns.New(t)
 	s := identify(t, a.Path())
 	alive(t, hostport.Sandbox{Inode: s.Inode}, true)
 	if err := a.Close(); err != nil {
