@@ -52,7 +52,7 @@ func sharesOf(f hostport.Family, a *hostport.Attachment) []share {
 	seen := make(map[portRange]bool)
 	for _, fw := range forwards {
 		parent := dnatChain
-		for _, bits := range []int{wideBits, narrowBits} {
+		for _, bits := range rangeBits {
 			r := rangeOf(fw.Protocol, fw.HostPort, bits)
 			if !seen[r] {
 				seen[r] = true
