@@ -18,7 +18,7 @@ func (b *Backend) Check(ctx context.Context, atts []*hostport.Attachment) error 
 		if !uses(f, atts) {
 			continue
 		}
-		there, err := b.save(ctx, f)
+		there, err := b.look(ctx, f, atts)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("check %s: %w", f, err))
 			continue

@@ -50,6 +50,35 @@ func FuzzSave(f *testing.F) {
 	})
 }
 
+// FuzzList: whatever the tool prints, it is what was asked for, or refused.
+func FuzzList(f *testing.F) {
+	f.Add("-P PREROUTING ACCEPT\n-A PREROUTING ! -i lo -j CNI-HP-GUARD\n-N CNI-HP-DNAT\n-P PREROUTING ACCEPT\n")
+	f.Add("-P PREROUTING ACCEPT\n-N CNI-HP-DNAT\n-A CNI-HP-OTHER -j ACCEPT\n-P PREROUTING ACCEPT")
+	f.Add("-A PREROUTING -j ACCEPT\n")
+	f.Add("Zeroing chain `PREROUTING'\n")
+	asked := []place{{rawTable, preroutingChain}, {natTable, dnatChain}, {natTable, preroutingChain}}
+	f.Fuzz(func(t *testing.T, text string) {
+		there, err := parseList(text, asked)
+		if err != nil {
+			return
+		}
+		for _, p := range asked {
+			if !there.of(p.table).has(p.chain) {
+				t.Errorf("lacks %v", p)
+			}
+		}
+		rules := 0
+		for _, table := range there.tables {
+			for _, specs := range table.rules {
+				rules += len(specs)
+			}
+		}
+		if lines := strings.Count(text, "-A "); rules > lines {
+			t.Errorf("%d rules of %d", rules, lines)
+		}
+	})
+}
+
 // wellFormed fails if a line of the text is none that we write.
 func wellFormed(t *testing.T, text string) {
 	t.Helper()
