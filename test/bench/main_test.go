@@ -14,8 +14,9 @@ import (
 )
 
 var (
-	output = flag.String("results", "", "file that results are appended to")
-	quick  = flag.Bool("quick", false, "fewer runs and sizes: to try the measurements")
+	output  = flag.String("results", "", "file that results are appended to")
+	install = flag.String("install", "", "directory on a disk that the measured programs are copied to, as an operator installs them")
+	quick   = flag.Bool("quick", false, "fewer runs and sizes: to try the measurements")
 )
 
 func TestMain(m *testing.M) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strconv"
 )
 
 // Result is one measured figure with the conditions under which it was seen.
@@ -29,14 +30,23 @@ type Result struct {
 	Max    float64 `json:"max"`
 }
 
-// summarise makes a Result's figures of single observations.
+// summarise makes a Result's figures of single observations, with four digits
+// that mean something: more are noise, and make a file of results twice as big.
 func summarise(xs []float64) Result {
 	if len(xs) == 0 {
 		return Result{}
 	}
 	s := slices.Clone(xs)
 	slices.SortFunc(s, cmp.Compare)
-	return Result{Runs: len(s), Min: s[0], Low: quantile(s, 0.25), Median: quantile(s, 0.5), High: quantile(s, 0.75), Max: s[len(s)-1]}
+	at := func(q float64) float64 {
+		text := strconv.FormatFloat(quantile(s, q), 'g', 4, 64)
+		x, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			panic(err) // it is a number that was just printed
+		}
+		return x
+	}
+	return Result{Runs: len(s), Min: at(0), Low: at(0.25), Median: at(0.5), High: at(0.75), Max: at(1)}
 }
 
 // quantile is of sorted observations, between two of them where need be.

@@ -62,7 +62,7 @@ func (b bar) cells() []string {
 	if b.atLeast && worst < b.limit || !b.atLeast && worst > b.limit {
 		met = "**no**"
 	}
-	return []string{b.what, b.says, fmt.Sprintf("%.2f×", worst), fmt.Sprintf("%.2f×", xs[len(xs)/2]), met}
+	return []string{b.what, b.says, fmt.Sprintf("%.3g×", worst), fmt.Sprintf("%.3g×", xs[len(xs)/2]), met}
 }
 
 // selection picks a figure on one kind of node.

@@ -51,10 +51,10 @@ func machineTable(rs Results) string {
 }
 
 func floorTable(rs Results) string {
-	t := newTable("Floor", "ms")
+	t := newTable("Floor", "Services", "ms")
 	for _, r := range rs {
 		if r.Section == "floor" {
-			t.row(r.Subject+", "+r.Labels["step"], spread(r))
+			t.row(r.Subject+", "+r.Labels["step"], number(r.Labels["services"]), spread(r))
 		}
 	}
 	return t.String()
