@@ -28,9 +28,7 @@ func TestUDP(t *testing.T) {
 	for _, backend := range []world.Backend{world.NFTables, world.IptablesNFT} {
 		t.Run(string(backend), func(t *testing.T) {
 			w := world.New(t, world.Options{Backend: backend})
-			// A node that tracks flows does it for somebody. Without, the first
-			// rule that needs tracking has the kernel walk all of them.
-			w.NFT("table inet firewall { chain input { type filter hook input priority 0; ct state established accept; } }")
+			track(w)
 			pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "first")
 			for _, n := range []int{0, entries} {
 				w.Node.Do(func() error { return crowd(n) })
