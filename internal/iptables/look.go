@@ -44,7 +44,8 @@ func places(f hostport.Family, atts []*hostport.Attachment) []place {
 // look reads what Check has to compare. It asks for those chains alone where it
 // can: the nf_tables variant of iptables-save (1.8.9) takes a second for the
 // rules of 5,000 Services. Where one of them cannot be listed, because it is not
-// there or holds what the tool does not understand, iptables-save tells more.
+// there or holds what the tool does not understand, iptables-save tells more;
+// and it needs no lock, which for a look is not waited for.
 func (b *Backend) look(ctx context.Context, f hostport.Family, atts []*hostport.Attachment) (ruleset, error) {
 	asked := places(f, atts)
 	if b.memory != nil {
@@ -53,7 +54,11 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, atts []*hostport.
 	if len(asked) <= maxPlaces {
 		// Tables one after the other, as the tool takes them.
 		slices.SortStableFunc(asked, func(x, y place) int { return strings.Compare(x.table, y.table) })
-		if out, err := b.script(ctx, f, listText(asked)); err == nil {
+		out, err := b.run(ctx, restoreTool(f), listText(asked), "--noflush")
+		if errors.Is(err, context.DeadlineExceeded) {
+			return ruleset{}, err
+		}
+		if err == nil {
 			if r, err := parseList(out, asked); err == nil {
 				return r, nil
 			}

@@ -58,14 +58,9 @@ func lookPath(tool string) (string, error) {
 // restore feeds text to iptables-restore. Each table in it is applied whole or
 // not at all; an error says what the tool said.
 func (b *Backend) restore(ctx context.Context, f hostport.Family, text string) error {
-	_, err := b.script(ctx, f, text)
-	return err
-}
-
-// script is restore of a text that asks for listings too, which it returns.
-func (b *Backend) script(ctx context.Context, f hostport.Family, text string) (stdout string, err error) {
 	// The nf_tables variant ignores --wait: there the kernel serialises.
-	return b.run(ctx, restoreTool(f), text, "--noflush", "--wait", strconv.Itoa(int(b.wait/time.Second)))
+	_, err := b.run(ctx, restoreTool(f), text, "--noflush", "--wait", strconv.Itoa(int(b.wait/time.Second)))
+	return err
 }
 
 // save reads all tables of a family that exist. A single table is not asked
