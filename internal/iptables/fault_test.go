@@ -175,7 +175,8 @@ func TestXtablesLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = lock.Close() }()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+	fd := int(lock.Fd()) // not asked for in a timer, beside Close
+	if err := syscall.Flock(fd, syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 	n := &node{b: w.b}
@@ -189,7 +190,7 @@ func TestXtablesLock(t *testing.T) {
 		t.Errorf("Apply waited %s: once is enough", took)
 	}
 	w.b.wait = 20 * time.Second
-	unlock := time.AfterFunc(time.Second, func() { _ = syscall.Flock(int(lock.Fd()), syscall.LOCK_UN) })
+	unlock := time.AfterFunc(time.Second, func() { _ = syscall.Flock(fd, syscall.LOCK_UN) })
 	defer unlock.Stop()
 	n.add(t, a)
 }

@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -122,6 +123,37 @@ func TestRandomChanges(t *testing.T) {
 		if diff := cmp.Diff(clean.unordered(), w.unordered()); diff != "" {
 			t.Fatalf("step %d (-clean +changed):\n%s", i, diff)
 		}
+	}
+}
+
+// What others do after a change that had nothing to write is seen: the kernel
+// counts no commit for it.
+func TestNothingWritten(t *testing.T) {
+	damage := "flush chain inet hostport clients"
+	after := map[string]func(n *node){
+		"deleted what was never added": func(n *node) { n.del(pod(2)) },
+		"added what maps nothing": func(n *node) {
+			n.add(pod(2, func(a *hostport.Attachment) { a.Mappings = nil }))
+		},
+		"wrote what a killed invocation had written": func(n *node) {
+			words, held := maps.Clone(n.words), n.held
+			n.add(pod(2))
+			n.words, n.held = words, held
+			n.add(pod(2))
+		},
+	}
+	for name, change := range after {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			n := &node{t: t, backend: w.backend()}
+			n.add(pod(1))
+			change(n)
+			w.nft(damage)
+			n.add(pod(3))
+			if err := n.backend.Check(context.Background(), n.held); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

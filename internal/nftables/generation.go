@@ -79,7 +79,7 @@ func (b *Backend) settle(ctx context.Context, s step, g uint32) error {
 	if g != 0 {
 		err := b.send(s.write, g)
 		if err == nil {
-			b.rememberStep(ctx, s, g+1)
+			b.rememberStep(ctx, s, b.settled(g))
 		}
 		if !transient(err) {
 			return err
@@ -90,6 +90,18 @@ func (b *Backend) settle(ctx context.Context, s step, g uint32) error {
 		b.rememberStep(ctx, s, 0)
 	}
 	return err
+}
+
+// settled is the generation after a transaction for generation g, 0 where others
+// have committed since. It is asked for and not counted: elements that an
+// invocation before wrote, and did not live to note, are there already, and then
+// the kernel commits nothing. Who remembers a generation too many takes the next
+// change of somebody else for ours, and does not look.
+func (b *Backend) settled(g uint32) uint32 {
+	if now := b.observe(); now == g || now == g+1 {
+		return now
+	}
+	return 0
 }
 
 // rememberStep notes how a step left the kernel; a generation of 0 is unknown.

@@ -58,8 +58,9 @@ func touched(before, after map[string]bool) []string {
 	return slices.Compact(out)
 }
 
-// nothing reports that no rules exist before and none after.
-func (s step) nothing() bool { return !s.before[shareBase] && !s.after[shareBase] }
+// nothing reports that the change has no rules: a batch without messages would
+// not be a commit.
+func (s step) nothing() bool { return !usedBy(s.Remove)[shareBase] && !usedBy(s.Add)[shareBase] }
 
 // first reports that the base is not there yet, last that it goes.
 func (s step) first() bool { return !s.before[shareBase] }
