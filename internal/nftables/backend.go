@@ -59,7 +59,7 @@ func (b *Backend) Shares(a *hostport.Attachment) []string { return shares(a) }
 // attachments. On an error the kernel holds what it held before.
 func (b *Backend) Apply(ctx context.Context, c hostport.Change) error {
 	s, err := plan(c)
-	if err != nil || s.nothing() {
+	if err != nil || s.nothing {
 		return err
 	}
 	if done, err := b.advance(ctx, s); done || err != nil {

@@ -11,6 +11,9 @@ import (
 type step struct {
 	hostport.Change
 	before, after map[string]bool // the shared objects in use
+	// nothing is a change without rules: a batch without messages would not be a
+	// commit.
+	nothing bool
 }
 
 // plan asks the rest only for what the change touches, and for all shared
@@ -18,6 +21,7 @@ type step struct {
 // are rewritten whole, so that their rules are always in the same order.
 func plan(c hostport.Change) (step, error) {
 	s := step{Change: c, before: usedBy(c.Remove), after: usedBy(c.Add)}
+	s.nothing = !s.before[shareBase] && !s.after[shareBase]
 	if err := s.ask(touched(s.before, s.after)); err != nil {
 		return step{}, err
 	}
@@ -57,10 +61,6 @@ func touched(before, after map[string]bool) []string {
 	slices.Sort(out)
 	return slices.Compact(out)
 }
-
-// nothing reports that the change has no rules: a batch without messages would
-// not be a commit.
-func (s step) nothing() bool { return !usedBy(s.Remove)[shareBase] && !usedBy(s.Add)[shareBase] }
 
 // first reports that the base is not there yet, last that it goes.
 func (s step) first() bool { return !s.before[shareBase] }
