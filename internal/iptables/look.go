@@ -55,7 +55,7 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, atts []*hostport.
 		// Tables one after the other, as the tool takes them.
 		slices.SortStableFunc(asked, func(x, y place) int { return strings.Compare(x.table, y.table) })
 		out, err := b.run(ctx, restoreTool(f), listText(asked), "--noflush")
-		if errors.Is(err, context.DeadlineExceeded) {
+		if killed(err) {
 			return ruleset{}, err
 		}
 		if err == nil {
