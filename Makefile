@@ -35,14 +35,24 @@ demo: build ## Show it at work: pods, curl and the rules (root)
 	@test/packages.sh demo
 	@test/demo/run.sh
 
+# What takes longer has a target of its own.
 .PHONY: test
-test: ## Unit, golden, fuzz seed, kernel and containerd tests (root)
-	test/packages.sh test containerd
-	test/run.sh . -timeout 30m ./...
-	test/run.sh test/containerd -timeout 20m ./...
+test: ## Unit, golden, fuzz seed and kernel tests (root)
+	test/packages.sh test
+	test/run.sh . -timeout 30m $$(go list ./... | grep -v -e /test/faults -e /test/upgrade)
+
+.PHONY: test-faults
+test-faults: ## Deaths at every step, races, a model, damaged state (root, minutes)
+	test/packages.sh test
+	test/run.sh . -timeout 30m ./test/faults
+
+.PHONY: test-upgrade
+test-upgrade: ## Versions of the past and the next one on one node (root)
+	test/packages.sh test
+	test/run.sh . -timeout 20m ./test/upgrade
 
 .PHONY: test-containerd
-test-containerd: ## Only the tests with containerd (root)
+test-containerd: ## The tests with containerd (root)
 	test/packages.sh containerd
 	test/run.sh test/containerd -timeout 20m ./...
 

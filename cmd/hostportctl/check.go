@@ -1,28 +1,37 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/internal/node"
 )
 
 func newCheck(w *where) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "Compare the kernel's rules with the recorded host ports",
-		Long: "Compare the kernel's rules with the recorded host ports, and see whether their\n" +
-			"sandboxes live. Every difference is printed, and makes the exit status 1.\n" +
+		Long: "Compare the kernel's rules with the recorded host ports: what is missing, what\n" +
+			"differs, and what is there for nobody; and see whether the owners' sandboxes live.\n" +
+			"Every difference is printed, and makes the exit status 1. Nothing is changed:\n" +
 			"`hostportctl sync` mends rules, `hostportctl prune` removes dead owners.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checked, failures, err := w.node(cmd).CheckAll(cmd.Context())
-			if err != nil {
+			checked, differences, err := w.node(cmd).Audit(cmd.Context())
+			for _, d := range differences {
+				fmt.Fprintln(cmd.OutOrStdout(), printable(d.String()))
+			}
+			_, noState := errors.AsType[*node.NoStateError](err)
+			switch {
+			case noState && len(differences) == 0:
+				fmt.Fprintln(cmd.ErrOrStderr(), printable(err.Error()))
+				return nil
+			case err != nil && !noState:
 				return err
-			}
-			for _, f := range failures {
-				fmt.Fprintln(cmd.OutOrStdout(), printable(f.Error()))
-			}
-			if len(failures) > 0 {
+			case len(differences) > 0:
+				fmt.Fprintf(cmd.ErrOrStderr(), "out of sync: %s\n", count(len(differences), "difference"))
 				return errDiffers
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: as recorded\n", count(checked, "attachment"))

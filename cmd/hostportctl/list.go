@@ -32,12 +32,14 @@ func newList(w *where) *cobra.Command {
 				return err
 			}
 			all, err := w.node(cmd).List(cmd.Context())
-			if err != nil {
+			if err := unlessNoState(cmd, err); err != nil {
 				return err
 			}
 			rows := rowsOf(all, match)
 			if len(rows) == 0 && output != "json" {
-				fmt.Fprintln(cmd.ErrOrStderr(), "no host port is held")
+				if err == nil {
+					fmt.Fprintln(cmd.ErrOrStderr(), "no host port is held")
+				}
 				return nil
 			}
 			return write(cmd.OutOrStdout(), rows)

@@ -25,7 +25,7 @@ const (
 )
 
 // errDiffers ends a command that has already said what is wrong.
-var errDiffers = errors.New("the node is not as it should be")
+var errDiffers = errors.New("out of sync")
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 

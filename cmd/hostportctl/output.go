@@ -56,10 +56,10 @@ func writeWide(w io.Writer, rows []row) error {
 }
 
 func since(a *hostport.Attachment) string {
-	if a.Since.IsZero() {
+	if a.AddedAt.IsZero() {
 		return "" // read back from the kernel, which does not know
 	}
-	return a.Since.UTC().Format(time.RFC3339)
+	return a.AddedAt.UTC().Format(time.RFC3339)
 }
 
 // table aligns columns. What is unknown is a "-", so that columns can be cut.

@@ -17,7 +17,7 @@ func newPrune(w *where) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			gone, err := w.node(cmd).Prune(cmd.Context())
 			if err != nil {
-				return err
+				return unlessNoState(cmd, err)
 			}
 			for _, a := range gone {
 				ports := make([]string, len(a.Mappings))

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -32,6 +34,17 @@ func newRoot() *cobra.Command {
 	flags.DurationVar(&w.lock, "lock-timeout", netconf.DefaultLockTimeout, "how long to wait for a plugin that is at work")
 	root.AddCommand(newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w), newVersion())
 	return root
+}
+
+// unlessNoState returns err, unless it says that there is no state on a node
+// that has no rules either: that is printed, and no failure.
+func unlessNoState(cmd *cobra.Command, err error) error {
+	missing, ok := errors.AsType[*node.NoStateError](err)
+	if !ok || len(missing.Owners) > 0 {
+		return err
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), printable(missing.Error()))
+	return nil
 }
 
 // node is the node whose state is in the directory that was asked for. What

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/node"
 )
 
@@ -39,7 +40,7 @@ func newStatus(w *where) *cobra.Command {
 
 func writeCounts(cmd *cobra.Command, n *node.Node) error {
 	all, err := n.List(cmd.Context())
-	if err != nil {
+	if err := unlessNoState(cmd, err); err != nil {
 		return err
 	}
 	ports := 0
@@ -49,6 +50,6 @@ func writeCounts(cmd *cobra.Command, n *node.Node) error {
 		ports += len(a.Mappings)
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "attachments: %d (iptables %d, nftables %d)\nhost ports:  %d\n",
-		len(all), per[node.Iptables], per[node.Nftables], ports)
+		len(all), per[backend.Iptables], per[backend.Nftables], ports)
 	return err
 }

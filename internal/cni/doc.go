@@ -1,5 +1,5 @@
 // Package cni serves the verbs of the CNI specification: standard input and
-// environment in, a result or a CNI error out. It is the only room that knows
-// the plugin protocol and its error codes; what is done to the node is done
-// by package node.
+// environment in, a result or a CNI error out. It is the only package that
+// knows the plugin protocol and its error codes. What is done to the node is
+// done by package node.
 package cni

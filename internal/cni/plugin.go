@@ -6,131 +6,122 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
+	"time"
 
+	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/hostport-cni/hostport/internal/netconf"
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Plugin is one invocation: a process serves one verb.
-type Plugin struct {
-	// Build is the plugin's own version, for people.
-	Build  string
-	stdout io.Writer
-	stderr io.Writer
+// plugin is one invocation: a process serves one verb.
+type plugin struct {
+	stdout, stderr io.Writer
+	// version is that of the specification that is spoken: the newest until
+	// the configuration names one that is supported.
+	version string
 }
 
 // Main serves the verb that the environment names and returns the exit status:
-// 0, or 1 with a CNI error object on standard output.
+// 0, or 1 with a CNI error object on standard output. build is the version of
+// the plugin itself, for people who run it without a verb.
 func Main(build string) int {
-	p := &Plugin{Build: build, stdout: os.Stdout, stderr: os.Stderr}
-	err := p.serve()
-	if err == nil {
-		return 0
+	versions := netconf.Versions()
+	p := &plugin{stdout: os.Stdout, stderr: os.Stderr, version: versions[len(versions)-1]}
+	// skel refuses a sandbox that is the node's own network namespace. Such pods
+	// are served here: they have their ports already.
+	if err := os.Setenv("CNI_NETNS_OVERRIDE", "1"); err != nil {
+		return p.fail(types.NewError(types.ErrInternal, err.Error(), ""))
 	}
-	// Some errors quote container IDs and network names as they came.
-	err.Msg, err.Details = printable(err.Msg), printable(err.Details)
-	if perr := err.Print(); perr != nil {
-		fmt.Fprintln(os.Stderr, perr)
+	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
+		Add:    p.verb("ADD", add),
+		Del:    p.verb("DEL", del),
+		Check:  p.verb("CHECK", check),
+		GC:     p.verb("GC", gc),
+		Status: p.verb("STATUS", status),
+	}, version.PluginSupports(versions...), "CNI hostport plugin "+build)
+	if err != nil {
+		return p.fail(err)
 	}
-	return 1
+	return 0
 }
 
-func (p *Plugin) serve() *types.Error {
-	if onHost() {
-		return asError(p.serveHost())
-	}
-	r, err := readRequest(os.Getenv, os.Stdin)
-	if err != nil {
-		if os.Getenv("CNI_COMMAND") == "" { // a person
-			_, _ = fmt.Fprintf(p.stderr, "CNI hostport plugin %s\nCNI protocol versions supported: %s\n", p.Build, strings.Join(versions(), ", "))
-			return nil
+// call is what a verb is called with.
+type call struct {
+	*plugin
+	*node.Node
+	args   *skel.CmdArgs
+	config *netconf.Config
+	// mappings are what the log names: those of the configuration, or of the
+	// record that was deleted.
+	mappings []hostport.Mapping
+	// idle is true if there was nothing to do, which is not logged.
+	idle bool
+}
+
+func (c *call) key() hostport.Key {
+	return hostport.Key{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
+}
+
+// verb returns what skel is to call for a verb: it reads the configuration,
+// runs fn, writes the line of the log and gives an error its code. Only DEL goes
+// on with a wrong configuration: the record says what is to be deleted.
+func (p *plugin) verb(name string, fn func(context.Context, *call) error) func(*skel.CmdArgs) error {
+	return func(args *skel.CmdArgs) error {
+		config, err := netconf.Parse(args.StdinData)
+		p.version = config.CNIVersion
+		if err != nil && name != "DEL" {
+			return coded(err)
 		}
-		return err
+		log, done := p.logger(config)
+		defer done()
+		c := &call{
+			plugin: p, args: args, config: config, mappings: config.Mappings,
+			Node: &node.Node{Dir: config.DataDir, Timeout: config.LockTimeout, Log: log, Runtime: true},
+		}
+		start := time.Now()
+		err = fn(context.Background(), c)
+		if name != "STATUS" { // runtimes ask every few seconds
+			c.outcome(name, time.Since(start), err)
+		}
+		return coded(err)
 	}
-	return asError(p.dispatch(r))
-}
-
-func (p *Plugin) dispatch(r *request) error {
-	switch r.verb {
-	case "ADD":
-		return p.add(r)
-	case "DEL":
-		return p.del(r)
-	case "CHECK":
-		return p.check(r)
-	case "GC":
-		return p.gc(r)
-	case "STATUS":
-		return p.status(r)
-	case "VERSION":
-		return p.version()
-	default:
-		return types.NewError(types.ErrInvalidEnvironmentVariables, "unknown CNI_COMMAND: "+r.verb, "")
-	}
-}
-
-// version tells the versions of the specification that the plugin speaks.
-func (p *Plugin) version() error {
-	all := versions()
-	err := json.NewEncoder(p.stdout).Encode(map[string]any{"cniVersion": all[len(all)-1], "supportedVersions": all})
-	if err != nil {
-		return types.NewError(types.ErrIOFailure, "print versions: "+err.Error(), "")
-	}
-	return nil
 }
 
 // onHost reports whether the sandbox is the node's own network namespace.
-func onHost() bool {
-	switch os.Getenv("CNI_COMMAND") {
-	case "ADD", "DEL", "CHECK":
-		path := os.Getenv("CNI_NETNS")
-		if path == "" {
-			return false
-		}
-		host, err := sandbox.IsHost(path)
-		return err == nil && host
-	default:
-		return false
-	}
-}
-
-// serveHost serves a pod that uses the node's own network: it has its ports
-// already, nothing is mapped, prevResult is handed on.
-func (p *Plugin) serveHost() error {
-	data, err := io.ReadAll(os.Stdin)
-	if err != nil {
-		return types.NewError(types.ErrIOFailure, "read standard input: "+err.Error(), "")
-	}
-	c, err := netconf.Parse(data)
-	switch os.Getenv("CNI_COMMAND") {
-	case "ADD":
-		if err != nil {
-			return err
-		}
-		return p.pass(c)
-	case "DEL":
-		// A path like /proc/PID/ns/net may lead to a process of the node by
-		// now, if the PID was used again: the record knows whose it was.
-		return p.remove(context.Background(), c, hostport.Key{
-			ContainerID: os.Getenv("CNI_CONTAINERID"),
-			IfName:      os.Getenv("CNI_IFNAME"),
-		})
-	default:
-		return nil
-	}
+func (c *call) onHost() bool {
+	host, err := sandbox.IsHost(c.args.Netns)
+	return err == nil && host
 }
 
 // pass prints prevResult as it came.
-func (p *Plugin) pass(c *netconf.Config) error {
-	if c.PrevResult == nil {
+func (c *call) pass() error {
+	if c.config.PrevResult == nil {
 		return &netconf.FieldError{Field: "prevResult", Err: errNoPrevResult}
 	}
-	if _, err := fmt.Fprintf(p.stdout, "%s\n", c.PrevResult); err != nil {
+	if _, err := fmt.Fprintf(c.stdout, "%s\n", c.config.PrevResult); err != nil {
 		return types.NewError(types.ErrIOFailure, "print result: "+err.Error(), "")
 	}
 	return nil
+}
+
+// fail prints a CNI error object and returns the exit status. Some errors quote
+// container IDs and network names as they came.
+func (p *plugin) fail(e *types.Error) int {
+	e.Msg, e.Details = oneLine(e.Msg), oneLine(e.Details)
+	object, err := json.MarshalIndent(struct {
+		CNIVersion string `json:"cniVersion"`
+		*types.Error
+	}{p.version, e}, "", "    ")
+	if err == nil {
+		_, err = fmt.Fprintf(p.stdout, "%s\n", object)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(p.stderr, err)
+	}
+	return 1
 }

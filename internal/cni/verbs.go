@@ -2,193 +2,130 @@ package cni
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/hostport-cni/hostport/internal/netconf"
-	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-func (p *Plugin) add(r *request) error {
-	c, err := netconf.Parse(r.config)
+func add(ctx context.Context, c *call) error {
+	if c.onHost() {
+		c.idle = true
+		return c.pass()
+	}
+	a, err := c.attachment(ctx)
 	if err != nil {
 		return err
 	}
-	if len(c.Mappings) == 0 {
-		return p.pass(c)
-	}
-	return p.logged(c, "ADD", r, func(ctx context.Context, n *node.Node) error {
-		a, err := p.attachment(ctx, c, n, r)
-		if err != nil {
-			return err
+	switch {
+	case len(a.Mappings) == 0: // an earlier ADD may have had some
+		var removed *hostport.Attachment
+		removed, err = c.Forget(ctx, a.Key)
+		c.idle = removed == nil
+	case c.config.DenyListeners:
+		if err = c.DenyListeners(ctx, a.Mappings); err == nil {
+			err = c.Add(ctx, a)
 		}
-		if len(a.Mappings) > 0 {
-			if err := p.addMappings(ctx, c, n, a); err != nil {
-				return err
-			}
-		}
-		return p.pass(c)
-	})
-}
-
-func (p *Plugin) addMappings(ctx context.Context, c *netconf.Config, n *node.Node, a *hostport.Attachment) error {
-	if c.DenyListeners {
-		if err := n.DenyListeners(ctx, a.Mappings); err != nil {
-			return err
-		}
+	default:
+		err = c.Add(ctx, a)
 	}
-	return n.Add(ctx, a)
-}
-
-// attachment is what the invocation asks for, validated against the backend
-// that is to serve it. Mappings whose host IP is of a family that the pod
-// lacks are left out.
-func (p *Plugin) attachment(ctx context.Context, c *netconf.Config, n *node.Node, r *request) (*hostport.Attachment, error) {
-	name := n.Choose(ctx, c.Backend)
-	b, err := n.Backend(name)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := c.ForBackend(name); err != nil {
-		return nil, err
-	}
-	if err := b.Validate(c.Options); err != nil {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig, "invalid network configuration: "+clean(err), "")
-	}
-	addrs, err := c.PodAddresses(r.ifName)
-	if err != nil {
-		return nil, err
-	}
-	sb, err := sandbox.Identify(r.netns)
-	if err != nil {
-		return nil, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS: "+clean(err), "")
-	}
-	served, skipped := netconf.Split(c.Mappings, addrs)
-	for _, m := range skipped {
-		n.Log.Warn("mapping is skipped: the pod has no address of the host IP's family", "hostPort", m.String())
-	}
-	return &hostport.Attachment{
-		Key:       hostport.Key{ContainerID: r.containerID, IfName: r.ifName},
-		Network:   c.Name,
-		Sandbox:   sb,
-		Pod:       netconf.ParsePod(r.args),
-		Addresses: addrs,
-		Mappings:  served,
-		Backend:   name,
-		Options:   c.Options,
-		Since:     time.Now().UTC().Truncate(time.Second),
-	}, nil
+	return c.pass()
 }
 
-func (p *Plugin) del(r *request) error {
-	// What is wrong with the configuration is not DEL's concern: the record
-	// says what is to be removed.
-	c, _ := netconf.Parse(r.config)
-	return p.remove(context.Background(), c, hostport.Key{ContainerID: r.containerID, IfName: r.ifName})
-}
-
-func (p *Plugin) remove(ctx context.Context, c *netconf.Config, k hostport.Key) error {
-	log, done := p.logger(c)
-	defer done()
-	start := time.Now()
-	removed, err := p.node(c, log).Delete(ctx, k)
+// del deletes what is recorded for the attachment. That holds for a pod in the
+// node's own namespace too: a path like /proc/PID/ns/net may lead there by now,
+// if the process ID was used again.
+func del(ctx context.Context, c *call) error {
+	removed, err := c.remove(ctx, len(c.mappings) > 0 && !c.onHost())
+	c.mappings = nil
 	if removed != nil {
-		outcome(log, "DEL", k, removed.Mappings, start, err)
-	} else if err != nil {
-		outcome(log, "DEL", k, nil, start, err)
+		c.mappings = removed.Mappings
 	}
 	return err
 }
 
-func (p *Plugin) check(r *request) error {
-	c, err := netconf.Parse(r.config)
-	if err != nil {
-		return err
-	}
-	if len(c.Mappings) == 0 {
+// remove deletes the attachment. mapped is true if the configuration says that
+// it had mappings.
+func (c *call) remove(ctx context.Context, mapped bool) (*hostport.Attachment, error) {
+	removed, err := c.Delete(ctx, c.key(), mapped)
+	c.idle = removed == nil
+	return removed, err
+}
+
+func check(ctx context.Context, c *call) error {
+	c.idle = len(c.mappings) == 0 || c.onHost()
+	if c.idle {
 		return nil
 	}
-	return p.logged(c, "CHECK", r, func(ctx context.Context, n *node.Node) error {
-		a, err := p.attachment(ctx, c, n, r)
-		if err != nil || len(a.Mappings) == 0 {
-			return err
-		}
-		err = n.Check(ctx, a)
-		if _, differs := errors.AsType[*node.DiffersError](err); differs {
-			return types.NewError(CodeDiffers, clean(err), "")
-		}
+	a, err := c.attachment(ctx)
+	if err != nil || len(a.Mappings) == 0 {
 		return err
-	})
+	}
+	return c.Check(ctx, a)
 }
 
-func (p *Plugin) gc(r *request) error {
-	c, err := netconf.Parse(r.config)
-	if err == nil && !c.Valid {
-		err = &netconf.FieldError{Field: "cni.dev/valid-attachments", Err: errors.New("is required for GC")}
-	}
+func gc(ctx context.Context, c *call) error {
+	return c.GC(ctx, c.config.Name, c.config.ValidAttachments, c.config.Listed)
+}
+
+func status(ctx context.Context, c *call) error {
+	b, err := c.backend(ctx)
 	if err != nil {
 		return err
 	}
-	return p.logged(c, "GC", r, func(ctx context.Context, n *node.Node) error {
-		return n.GC(ctx, c.Name, c.ValidAttachments)
-	})
-}
-
-func (p *Plugin) status(r *request) error {
-	c, err := netconf.Parse(r.config)
-	if err != nil {
-		return err
-	}
-	log, done := p.logger(c)
-	defer done()
-	if err := p.node(c, log).Status(context.Background(), c.Backend); err != nil {
-		return types.NewError(types.ErrPluginNotAvailable, "hostport cannot serve pods: "+clean(err), "")
+	if err := c.Status(ctx, b); err != nil {
+		return types.NewError(types.ErrPluginNotAvailable, "hostport cannot serve pods: "+err.Error(), "")
 	}
 	return nil
 }
 
-func (p *Plugin) node(c *netconf.Config, log *slog.Logger) *node.Node {
-	return &node.Node{Dir: c.DataDir, Timeout: c.LockTimeout, Log: log}
-}
-
-// logged runs a verb and writes its line.
-func (p *Plugin) logged(c *netconf.Config, verb string, r *request, fn func(context.Context, *node.Node) error) error {
-	log, done := p.logger(c)
-	defer done()
-	start := time.Now()
-	err := fn(context.Background(), p.node(c, log))
-	outcome(log, verb, hostport.Key{ContainerID: r.containerID, IfName: r.ifName}, c.Mappings, start, err)
-	return err
-}
-
-// outcome is the one line a verb leaves in the log.
-func outcome(log *slog.Logger, verb string, k hostport.Key, ms []hostport.Mapping, start time.Time, err error) {
-	attrs := []any{"container", k.ContainerID, "interface", k.IfName, "ports", ports(ms), "duration", time.Since(start)}
+// backend returns the name of the backend that serves a new attachment. It
+// refuses options that mean nothing to that backend.
+func (c *call) backend(ctx context.Context) (string, error) {
+	name := c.Choose(ctx, c.config.Backend)
+	b, err := c.Backend(name)
 	if err != nil {
-		log.Error(verb+" failed", append(attrs, "error", err)...)
-		return
+		return "", err
 	}
-	log.Info(verb, attrs...)
+	if err := b.Validate(c.config.Options); err != nil {
+		return "", invalid(err)
+	}
+	return name, nil
 }
 
-// ports lists host ports for the log, not more than a line can bear.
-func ports(ms []hostport.Mapping) string {
-	const most = 16
-	s := ""
-	for i, m := range ms {
-		if i == most {
-			return fmt.Sprintf("%s and %d more", s, len(ms)-most)
-		}
-		if i > 0 {
-			s += ","
-		}
-		s += m.String()
+// attachment returns what the call asks for, without the mappings whose host IP
+// is of a family that the pod lacks.
+func (c *call) attachment(ctx context.Context) (*hostport.Attachment, error) {
+	a := &hostport.Attachment{
+		Key:     c.key(),
+		Network: c.config.Name,
+		Pod:     netconf.ParsePod(c.args.Args),
+		Options: c.config.Options,
+		AddedAt: time.Now().UTC().Truncate(time.Second),
 	}
-	return s
+	if len(c.config.Mappings) == 0 {
+		return a, nil
+	}
+	var err error
+	if a.Backend, err = c.backend(ctx); err != nil {
+		return nil, err
+	}
+	if a.Addresses, err = c.config.PodAddresses(c.args.IfName); err != nil {
+		return nil, err
+	}
+	if a.Sandbox, err = sandbox.Identify(c.args.Netns); err != nil {
+		return nil, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS: "+err.Error(), "")
+	}
+	var skipped []hostport.Mapping
+	a.Mappings, skipped = netconf.Split(c.config.Mappings, a.Addresses)
+	for _, m := range skipped {
+		c.Log.Warn("mapping is skipped: the pod has no address of the host IP's family", "hostPort", m.String())
+	}
+	return a, nil
 }

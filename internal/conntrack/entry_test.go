@@ -3,6 +3,9 @@ package conntrack
 import (
 	"bytes"
 	"testing"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 func FuzzParseEntry(f *testing.F) {
@@ -11,7 +14,7 @@ func FuzzParseEntry(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !e.destination.IsValid() || len(e.tuple) < attrLen {
+		if !e.destination.IsValid() || len(e.tuple) == 0 {
 			t.Errorf("an entry without a destination: %+v", e)
 		}
 		for _, part := range [][]byte{e.tuple, e.zone, e.id} {
@@ -19,7 +22,8 @@ func FuzzParseEntry(f *testing.F) {
 				t.Errorf("%x is not in the message", part)
 			}
 		}
-		again, err := parseEntry(appendPadded(bytes.Clone(msg[:nfgenmsgLen]), e.tuple))
+		tuple := nl.NewRtAttr(nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, e.tuple).Serialize()
+		again, err := parseEntry(append(bytes.Clone(msg[:nl.SizeofNfgenmsg]), tuple...))
 		if err != nil || again.destination != e.destination || again.port != e.port || again.protocol != e.protocol {
 			t.Errorf("the tuple alone reads %+v, %v; want %+v", again, err, e)
 		}

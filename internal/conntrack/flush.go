@@ -20,8 +20,8 @@ type Target struct {
 	// HostIP is the node's address. The zero Addr is any of the node's own
 	// addresses, of both families; 0.0.0.0 and :: are any of their family.
 	HostIP netip.Addr
-	// Family narrows a target to one family. 0 is every family that HostIP
-	// allows. A pod of one family needs no look at the other's flows.
+	// Family narrows a target to one family; 0 is every family that HostIP
+	// allows. The flows of a family that the pod lacks need not be listed.
 	Family hostport.Family
 }
 
@@ -52,14 +52,14 @@ func flush(ctx context.Context, targets []Target, by filterKind) (removed int, e
 	if len(targets) == 0 {
 		return 0, nil
 	}
-	c, err := dial()
+	s, err := dial()
 	if err != nil {
 		return 0, err
 	}
-	defer c.close()
+	defer s.close()
 	var errs []error
 	for _, f := range hostport.Families() {
-		n, err := c.flush(ctx, targets, f, by)
+		n, err := s.flush(ctx, targets, f, by)
 		removed += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("remove stale %s UDP flows: %w", f, err))
@@ -69,16 +69,16 @@ func flush(ctx context.Context, targets []Target, by filterKind) (removed int, e
 }
 
 // flush is Flush for one family.
-func (c *conn) flush(ctx context.Context, targets []Target, f hostport.Family, by filterKind) (int, error) {
+func (s socket) flush(ctx context.Context, targets []Target, f hostport.Family, by filterKind) (int, error) {
 	w, err := newWanted(targets, f)
 	if err != nil || len(w.ports) == 0 {
 		return 0, err
 	}
-	stale, err := c.find(ctx, w, by)
+	stale, err := s.find(ctx, w, by)
 	if err != nil {
 		return 0, err
 	}
-	return c.remove(ctx, stale)
+	return s.remove(ctx, stale)
 }
 
 // wanted is what is to be removed of one family.

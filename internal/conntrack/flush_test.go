@@ -122,7 +122,7 @@ func node(t testing.TB) ns.NetNS {
 	return n
 }
 
-// More entries than one datagram of a dump or one batch of deletions holds.
+// More entries than one datagram of a dump holds.
 func TestFlushMany(t *testing.T) {
 	must(t, node(t).Do(func(ns.NetNS) error {
 		const stale = 5000
@@ -160,11 +160,11 @@ func TestKernelFilters(t *testing.T) {
 			{byFamily, hostport.IPv4, 10},
 			{byFamily, hostport.IPv6, 4},
 		} {
-			c, err := dial()
+			s, err := dial()
 			must(t, err)
 			got := 0
-			err = c.dump(t.Context(), appendDump(nil, tc.f, tc.by, 5353), func([]byte) error { got++; return nil })
-			c.close()
+			err = s.execute(dumpRequest(tc.f, tc.by, 5353), func([]byte) error { got++; return nil })
+			s.close()
 			if err != nil || got != tc.want {
 				t.Errorf("filter %d of %s: %d entries, %v; want %d", tc.by, tc.f, got, err, tc.want)
 			}
@@ -179,21 +179,21 @@ func TestRemoveOnlyWhatWasListed(t *testing.T) {
 	must(t, node(t).Do(func(ns.NetNS) error {
 		f := udp("198.51.100.7:1001", "192.0.2.1:5353")
 		add(t, f)
-		c, err := dial()
+		s, err := dial()
 		must(t, err)
-		defer c.close()
+		defer s.close()
 		w, err := newWanted([]Target{{Port: 5353}}, hostport.IPv4)
 		must(t, err)
-		stale, err := c.find(t.Context(), w, byPort)
+		stale, err := s.find(t.Context(), w, byPort)
 		must(t, err)
-		if n, err := c.remove(t.Context(), stale); n != 1 || err != nil {
+		if n, err := s.remove(t.Context(), stale); n != 1 || err != nil {
 			t.Fatalf("remove = %d, %v; want 1", n, err)
 		}
 		for i := range 256 { // take the memory of the old entry
 			add(t, udp(fmt.Sprintf("198.51.100.8:%d", 1024+i), "192.0.2.1:5354"))
 		}
 		add(t, f)
-		if n, err := c.remove(t.Context(), stale); n != 0 || err != nil {
+		if n, err := s.remove(t.Context(), stale); n != 0 || err != nil {
 			t.Errorf("remove of the entry's earlier form = %d, %v; want 0", n, err)
 		}
 		if !slices.Contains(flows(t), f.String()) {
@@ -233,18 +233,18 @@ func onOneCPU(t *testing.T) {
 func TestKernelRefusesFilter(t *testing.T) {
 	must(t, node(t).Do(func(ns.NetNS) error {
 		add(t, udp("198.51.100.7:1001", "192.0.2.1:5353"))
-		c, err := dial()
+		s, err := dial()
 		must(t, err)
-		defer c.close()
-		b := appendDump(nil, hostport.IPv4, byPort, 5353)
-		b[len(b)-1] = 0x80 // the highest bit of the filter's flags
-		err = c.dump(t.Context(), b, func([]byte) error { return nil })
+		defer s.close()
+		r := dumpRequest(hostport.IPv4, byPort, 5353)
+		r.Data[len(r.Data)-1] = filter(1 << 31)
+		err = s.execute(r, func([]byte) error { return nil })
 		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
 			t.Errorf("an unknown filter: %v, want EINVAL or EOPNOTSUPP", err)
 		}
 		w, err := newWanted([]Target{{Port: 5353}}, hostport.IPv4)
 		must(t, err)
-		if found, _, err := c.walk(t.Context(), w, byFamily, 0); err != nil || len(found) != 1 {
+		if found, _, err := s.walk(t.Context(), w, byFamily, 0); err != nil || len(found) != 1 {
 			t.Errorf("after it: %v, %v; want one entry", found, err)
 		}
 		return nil

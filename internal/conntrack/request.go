@@ -1,18 +1,13 @@
 package conntrack
 
 import (
-	"encoding/binary"
+	"errors"
+	"fmt"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
-)
-
-// Message types of subsystem NFNL_SUBSYS_CTNETLINK.
-const (
-	messageNew    = 0x100 // also an entry in the answer to messageGet
-	messageGet    = 0x101
-	messageDelete = 0x102
 )
 
 // filterKind is by what the kernel is asked to filter a dump.
@@ -25,60 +20,99 @@ const (
 	byFamily                     // IPv4 or IPv6, which every kernel can
 )
 
-// appendDump appends a request for the entries of a family, filtered.
-func appendDump(b []byte, f hostport.Family, by filterKind, port uint16) []byte {
-	return appendMessage(b, messageGet, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, f, func(b []byte) []byte {
-		if by == byFamily {
-			return b
-		}
-		flags := uint32(flagProtoNum)
-		proto := appendAttr(nil, protoNum, hostport.UDP.Number())
-		if by == byPort {
-			flags |= flagProtoDstPort
-			proto = appendAttr(proto, protoDstPort, binary.BigEndian.AppendUint16(nil, port)...)
-		}
-		b = appendAttr(b, attrTupleOrig|attrNested, appendAttr(nil, tupleProto|attrNested, proto...)...)
-		return appendAttr(b, attrFilter|attrNested,
-			appendAttr(nil, filterOrigFlags, binary.NativeEndian.AppendUint32(nil, flags)...)...)
-	})
+// Attributes of linux/netfilter/nfnetlink_conntrack.h that filter a dump, since
+// Linux 5.8.
+const (
+	attrFilter      = 25 // nested, filter...
+	filterOrigFlags = 1  // 4 bytes, native endian: which of the tuple counts
+
+	flagProtoNum     = 1 << 3 // bits of filterOrigFlags
+	flagProtoDstPort = 1 << 5
+)
+
+// socket is a netlink socket to the kernel's conntrack table.
+type socket map[int]*nl.SocketHandle
+
+func dial() (socket, error) {
+	s, err := nl.Subscribe(unix.NETLINK_NETFILTER)
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil, fmt.Errorf("open netfilter socket: the kernel has no netfilter over netlink (CONFIG_NETFILTER_NETLINK): %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open netfilter socket: %w", err)
+	}
+	// The kernel answers while it is asked, or not at all: without a limit a
+	// read could wait for ever.
+	if err := s.SetReceiveTimeout(&unix.Timeval{Sec: 10}); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("set up netfilter socket: %w", err)
+	}
+	return socket{unix.NETLINK_NETFILTER: {Socket: s}}, nil
 }
 
-// appendDelete appends a request to delete one entry, and to acknowledge it.
-// The ID, made of the entry's address in memory, keeps a flow that was decided
-// anew meanwhile, unless its entry came to lie in the same place.
-func appendDelete(b []byte, f hostport.Family, e entry) []byte {
-	return appendMessage(b, messageDelete, unix.NLM_F_REQUEST|unix.NLM_F_ACK, f, func(b []byte) []byte {
-		for _, attr := range [][]byte{e.tuple, e.zone, e.id} {
-			b = appendPadded(b, attr)
-		}
-		return b
+func (s socket) close() { s[unix.NETLINK_NETFILTER].Close() }
+
+// execute sends a request and calls f with the data of each message of the
+// answer, until f fails.
+func (s socket) execute(r *nl.NetlinkRequest, f func(data []byte) error) error {
+	var failed error
+	r.Sockets = s
+	err := r.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(data []byte) bool {
+		failed = f(data)
+		return failed == nil
 	})
+	if failed != nil {
+		return failed
+	}
+	return err
 }
 
-// appendMessage appends a netlink message with a struct nfgenmsg. Its sequence
-// number is left to conn.send.
-func appendMessage(b []byte, kind, flags uint16, f hostport.Family, attrs func([]byte) []byte) []byte {
-	start := len(b)
-	b = append(b, make([]byte, unix.SizeofNlMsghdr)...)
-	family := byte(unix.AF_INET)
+// dumpRequest asks for the entries of a family, filtered.
+func dumpRequest(f hostport.Family, by filterKind, port uint16) *nl.NetlinkRequest {
+	r := newRequest(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, f)
+	if by == byFamily {
+		return r
+	}
+	flags := uint32(flagProtoNum)
+	tuple := nl.NewRtAttr(nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, nil)
+	proto := tuple.AddRtAttr(nl.CTA_TUPLE_PROTO|unix.NLA_F_NESTED, nil)
+	proto.AddRtAttr(nl.CTA_PROTO_NUM, nl.Uint8Attr(hostport.UDP.Number()))
+	if by == byPort {
+		flags |= flagProtoDstPort
+		proto.AddRtAttr(nl.CTA_PROTO_DST_PORT, nl.BEUint16Attr(port))
+	}
+	r.AddData(tuple)
+	r.AddData(filter(flags))
+	return r
+}
+
+func filter(flags uint32) *nl.RtAttr {
+	a := nl.NewRtAttr(attrFilter|unix.NLA_F_NESTED, nil)
+	a.AddRtAttr(filterOrigFlags, nl.Uint32Attr(flags))
+	return a
+}
+
+// deleteRequest asks to delete one entry. The ID, made of the entry's address
+// in memory, keeps a flow that was decided anew meanwhile, unless its entry came
+// to lie in the same place.
+func deleteRequest(e entry) *nl.NetlinkRequest {
+	r := newRequest(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, hostport.FamilyOf(e.destination))
+	r.AddData(nl.NewRtAttr(nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, e.tuple))
+	if e.zone != nil {
+		r.AddData(nl.NewRtAttr(nl.CTA_ZONE, e.zone))
+	}
+	if e.id != nil {
+		r.AddData(nl.NewRtAttr(nl.CTA_ID, e.id))
+	}
+	return r
+}
+
+func newRequest(kind, flags int, f hostport.Family) *nl.NetlinkRequest {
+	family := uint8(unix.AF_INET)
 	if f == hostport.IPv6 {
 		family = unix.AF_INET6
 	}
-	b = attrs(append(b, family, unix.NFNETLINK_V0, 0, 0))
-	header := b[start:]
-	binary.NativeEndian.PutUint32(header, uint32(len(header)))
-	binary.NativeEndian.PutUint16(header[4:], kind)
-	binary.NativeEndian.PutUint16(header[6:], flags)
-	return b
-}
-
-func appendAttr(b []byte, kind uint16, value ...byte) []byte {
-	b = binary.NativeEndian.AppendUint16(b, uint16(attrLen+len(value)))
-	b = binary.NativeEndian.AppendUint16(b, kind)
-	return appendPadded(b, value)
-}
-
-func appendPadded(b, value []byte) []byte {
-	b = append(b, value...)
-	return append(b, make([]byte, align(len(value))-len(value))...)
+	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|kind, flags)
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
+	return r
 }

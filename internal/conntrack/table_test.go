@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -61,66 +61,56 @@ func (f flow) String() string {
 	return fmt.Sprintf("%d %s>%s zone %d", f.protocol, f.src, f.dst, f.zone)
 }
 
-// appendNew appends the request that makes the entry.
-func (f flow) appendNew(b []byte) []byte {
+// request asks to make the entry.
+func (f flow) request() *nl.NetlinkRequest {
 	to := f.to
 	if !to.IsValid() {
 		to = f.dst
 	}
-	return appendMessage(b, messageNew, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, hostport.FamilyOf(f.dst.Addr()), func(b []byte) []byte {
-		b = appendAttr(b, attrTupleOrig|attrNested, tuple(f.protocol, f.src, f.dst)...)
-		b = appendAttr(b, 2|attrNested, tuple(f.protocol, to, f.src)...) // CTA_TUPLE_REPLY
-		b = appendAttr(b, 7, 0, 0, 0x0e, 0x10)                           // CTA_TIMEOUT: an hour
-		if f.protocol == 6 {
-			// CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE: established
-			b = appendAttr(b, 4|attrNested, appendAttr(nil, 1|attrNested, appendAttr(nil, 1, 3)...)...)
-		}
-		if f.zone != 0 {
-			b = appendAttr(b, attrZone, binary.BigEndian.AppendUint16(nil, f.zone)...)
-		}
-		return b
-	})
+	r := newRequest(nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, hostport.FamilyOf(f.dst.Addr()))
+	r.AddData(tuple(nl.CTA_TUPLE_ORIG, f.protocol, f.src, f.dst))
+	r.AddData(tuple(nl.CTA_TUPLE_REPLY, f.protocol, to, f.src))
+	r.AddData(nl.NewRtAttr(nl.CTA_TIMEOUT, nl.BEUint32Attr(3600)))
+	if f.protocol == unix.IPPROTO_TCP {
+		info := nl.NewRtAttr(nl.CTA_PROTOINFO|unix.NLA_F_NESTED, nil)
+		tcp := info.AddRtAttr(nl.CTA_PROTOINFO_TCP|unix.NLA_F_NESTED, nil)
+		tcp.AddRtAttr(nl.CTA_PROTOINFO_TCP_STATE, nl.Uint8Attr(nl.TCP_CONNTRACK_ESTABLISHED))
+		r.AddData(info)
+	}
+	if f.zone != 0 {
+		r.AddData(nl.NewRtAttr(nl.CTA_ZONE, nl.BEUint16Attr(f.zone)))
+	}
+	return r
 }
 
-func tuple(protocol uint8, src, dst netip.AddrPort) []byte {
-	srcKind, dstKind := uint16(1), uint16(ipV4Dst)
+func tuple(kind int, protocol uint8, src, dst netip.AddrPort) *nl.RtAttr {
+	srcKind, dstKind := nl.CTA_IP_V4_SRC, nl.CTA_IP_V4_DST
 	if src.Addr().Is6() {
-		srcKind, dstKind = 3, ipV6Dst
+		srcKind, dstKind = nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
 	}
-	ip := appendAttr(nil, srcKind, src.Addr().AsSlice()...)
-	ip = appendAttr(ip, dstKind, dst.Addr().AsSlice()...)
-	proto := appendAttr(nil, protoNum, protocol)
-	proto = appendAttr(proto, 2, binary.BigEndian.AppendUint16(nil, src.Port())...)
-	proto = appendAttr(proto, protoDstPort, binary.BigEndian.AppendUint16(nil, dst.Port())...)
-	return appendAttr(appendAttr(nil, tupleIP|attrNested, ip...), tupleProto|attrNested, proto...)
+	a := nl.NewRtAttr(kind|unix.NLA_F_NESTED, nil)
+	ip := a.AddRtAttr(nl.CTA_TUPLE_IP|unix.NLA_F_NESTED, nil)
+	ip.AddRtAttr(srcKind, src.Addr().AsSlice())
+	ip.AddRtAttr(dstKind, dst.Addr().AsSlice())
+	proto := a.AddRtAttr(nl.CTA_TUPLE_PROTO|unix.NLA_F_NESTED, nil)
+	proto.AddRtAttr(nl.CTA_PROTO_NUM, nl.Uint8Attr(protocol))
+	proto.AddRtAttr(nl.CTA_PROTO_SRC_PORT, nl.BEUint16Attr(src.Port()))
+	proto.AddRtAttr(nl.CTA_PROTO_DST_PORT, nl.BEUint16Attr(dst.Port()))
+	return a
 }
 
 // add makes entries in the calling thread's network namespace.
 func add(t testing.TB, flows ...flow) {
 	t.Helper()
-	c, err := dial()
+	s, err := dial()
 	must(t, err)
-	defer c.close()
-	for chunk := range slices.Chunk(flows, batch) {
-		var b []byte
-		for _, f := range chunk {
-			b = f.appendNew(b)
-		}
-		_, err := c.send(b)
-		must(t, err)
-		for left := len(chunk); left > 0; {
-			must(t, c.receive(func(m message) error {
-				left--
-				if err := errno(m); err != nil {
-					return fmt.Errorf("make entry: %w", err)
-				}
-				return nil
-			}))
-		}
+	defer s.close()
+	for _, f := range flows {
+		must(t, s.execute(f.request(), func([]byte) error { return nil }))
 	}
 }
 
-// flows lists the namespace's entries with another program's eyes.
+// flows lists the namespace's entries by another implementation.
 func flows(t testing.TB) []string {
 	t.Helper()
 	var out []string

@@ -12,11 +12,20 @@ const (
 	AfterRecord  = "after-record"
 	AfterKernel  = "after-kernel"
 	AfterSysctl  = "after-sysctl"
-	AfterDone    = "after-done"
 	AfterFlows   = "after-flows"
+	AfterDone    = "after-done"
 )
 
-// Points lists them all.
+// Points of a resync: unknown owners are on record, the rules are rewritten.
+const (
+	AfterAdopt   = "after-adopt"
+	AfterRewrite = "after-rewrite"
+)
+
+// Points lists those of a change.
 func Points() []string {
-	return []string{BeforeRecord, AfterRecord, AfterKernel, AfterSysctl, AfterDone, AfterFlows}
+	return []string{BeforeRecord, AfterRecord, AfterKernel, AfterSysctl, AfterFlows, AfterDone}
 }
+
+// ResyncPoints lists those of a resync.
+func ResyncPoints() []string { return []string{AfterAdopt, AfterRewrite} }

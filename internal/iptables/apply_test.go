@@ -56,13 +56,64 @@ func TestAddThenDeleteLeavesNothing(t *testing.T) {
 		if w.both() == before {
 			t.Error("ADD changed nothing")
 		}
-		w.stub("iptables-save", "exit 1") // the steady path does not read
-		w.stub("ip6tables-save", "exit 1")
+		done := w.steady()
 		n.del(t, a)
-		w.unstub("iptables-save")
-		w.unstub("ip6tables-save")
+		done()
 		if diff := cmp.Diff(before, w.both()); diff != "" {
 			t.Errorf("rules after ADD and DEL (-before +after):\n%s", diff)
+		}
+	})
+}
+
+// TestChangesOfOthersLeaveNoTrace: the same ADD again, and another pod that comes
+// and goes, leave the rules equal byte by byte. No rule is not about a port.
+func TestChangesOfOthersLeaveNoTrace(t *testing.T) {
+	eachSample(t, func(t *testing.T, w *world, a *hostport.Attachment) {
+		n := &node{b: w.b}
+		n.add(t, attachment("b", maps("8089:80"), addresses("10.244.0.41/24")), a)
+		before := w.both()
+		done := w.steady()
+		again := *a
+		n.apply(t, []*hostport.Attachment{a}, []*hostport.Attachment{&again})
+		c := attachment("c", maps("8090:80", "9090:80/udp"), addresses("10.244.0.43/24", "fd00:10:244::2b/64"), localnet)
+		n.add(t, c)
+		n.del(t, c)
+		done()
+		if diff := cmp.Diff(before, w.both()); diff != "" {
+			t.Errorf("-before +after:\n%s", diff)
+		}
+		if n.resyncs > 0 {
+			t.Errorf("%d changes failed at first", n.resyncs)
+		}
+		n.agrees(t)
+	})
+}
+
+// TestAddAgainWithOtherMappings replaces the rules of the ports that differ, so
+// that those of one port stay in order.
+func TestAddAgainWithOtherMappings(t *testing.T) {
+	eachVariant(t, func(t *testing.T, w *world) {
+		w.run(kubeProxy, "iptables-restore", "--noflush")
+		for _, o := range []hostport.Options{
+			{SNAT: true, MarkMasqBit: 13},
+			{SNAT: true, MarkMasqBit: 13, ConditionsV4: []string{"-s", "192.0.2.0/24,198.51.100.0/24"}},
+			{SNAT: true, ExternalSetMarkChain: "KUBE-MARK-MASQ"},
+		} {
+			n := &node{b: w.b, atts: []*hostport.Attachment{attachment("a", maps("8080:80", "53:53/udp"), options(o))}}
+			n.rewrite(t)
+			done := w.steady()
+			for _, ms := range [][]string{
+				{"8080:99", "53:53/udp"},
+				{"192.0.2.1@8080:98", "8080:99"},
+				{"192.0.2.1@8080:98", "8082:82"},
+			} {
+				n.apply(t, n.atts, []*hostport.Attachment{attachment("a", maps(ms...), options(o))})
+				if got := n.differences(t, n.atts...); got != "" {
+					t.Errorf("%+v: %q: %s", o, ms, got)
+				}
+			}
+			done()
+			n.del(t, n.atts...)
 		}
 	})
 }

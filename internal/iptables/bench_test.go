@@ -20,17 +20,12 @@ func crowd(n int) []*hostport.Attachment {
 	return atts
 }
 
-// all is a rest that uses every share.
-type all struct{ hostport.Rest }
-
-func (all) Uses(string) (bool, error) { return true, nil }
-
 func BenchmarkChange(b *testing.B) {
 	for _, mappings := range []int{1, 10} {
 		b.Run(fmt.Sprintf("mappings=%d", mappings), func(b *testing.B) {
 			a := crowd(1)[0]
 			a.Mappings = a.Mappings[:mappings]
-			c := hostport.Change{Add: []*hostport.Attachment{a}, Rest: all{}}
+			c := change(crowd(2), nil, []*hostport.Attachment{a})
 			b.ReportAllocs()
 			for b.Loop() {
 				s, err := changeScripts(hostport.IPv4, c)
@@ -47,13 +42,13 @@ func BenchmarkRewrite(b *testing.B) {
 		b.Run(fmt.Sprintf("attachments=%d", n), func(b *testing.B) {
 			atts := crowd(n)
 			m := newModel()
-			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, nil, revision{})); err != nil {
+			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, 1, true)); err != nil {
 				b.Fatal(err)
 			}
 			there := m.ruleset()
 			b.ReportAllocs()
 			for b.Loop() {
-				if rewriteText(hostport.IPv4, there, atts, nil, revision{}) == "" {
+				if rewriteText(hostport.IPv4, there, atts, 1, true) == "" {
 					b.Fatal("nothing")
 				}
 			}
@@ -66,18 +61,16 @@ func BenchmarkCheck(b *testing.B) {
 		b.Run(fmt.Sprintf("attachments=%d", n), func(b *testing.B) {
 			atts := crowd(n)
 			m := newModel()
-			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, nil, revision{})); err != nil {
+			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, 1, true)); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				c := check{family: hostport.IPv4, there: m.ruleset(), listings: make(map[string]*listing)}
-				c.shares(atts)
-				for _, a := range atts {
-					c.attachment(a)
-				}
+				c := newComparison(hostport.IPv4, m.ruleset())
+				c.compare(atts, 1)
+				c.strays()
 				if len(c.found) > 0 {
-					b.Fatal(c.found[0])
+					b.Fatal(c.found[0].Text)
 				}
 			}
 		})
@@ -91,18 +84,10 @@ func BenchmarkApply(b *testing.B) {
 			w := newWorld(b, v)
 			n := &node{b: w.b}
 			a := attachment("a", maps("8080:80"), localnet)
-			other := attachment("b", maps("8081:80"), localnet)
-			if err := w.b.Apply(b.Context(), n.change(nil, []*hostport.Attachment{other})); err != nil {
-				b.Fatal(err)
-			}
-			n.atts = []*hostport.Attachment{other}
-			c := n.change(nil, []*hostport.Attachment{a})
+			n.add(b, attachment("b", maps("8081:80"), localnet))
 			for b.Loop() {
-				for _, c := range []hostport.Change{c, c.Inverse()} {
-					if err := w.b.Apply(b.Context(), c); err != nil {
-						b.Fatal(err)
-					}
-				}
+				n.add(b, a)
+				n.del(b, a)
 			}
 		})
 	}

@@ -41,10 +41,20 @@ const (
 	// Per protocol and the first three hexadecimal digits of the host port,
 	// prefix + "TCP-1F9" (nat): the mark and DNAT rules of the attachments.
 
-	// Per attachment with conditions, prefix + "IF-" + 16 digits (nat): its
-	// mark and DNAT rules. The conditions are on the rules that jump there, so
-	// that they may match on addresses without clashing with our own matches.
+	// Per attachment whose rules name something of others (an external mark
+	// chain, or whatever its conditions match), prefix + "OWN-" + 16 digits (nat):
+	// its mark and DNAT rules. They can be removed when that is gone, because the
+	// rules in shared chains do not name it.
+	ownPrefix = prefix + "OWN-"
+
+	// Per attachment with conditions, prefix + "IF-" + 16 digits (nat): jumps to
+	// its own chain by packets that meet them. The conditions have rules of their
+	// own so that they may match on addresses without clashing with our matches.
 	conditionPrefix = prefix + "IF-"
+
+	// Per family, prefix + "V-" + 16 digits (nat): empty, and not jumped to. Its
+	// name is the fingerprint of the attachments that have rules.
+	fingerprintPrefix = prefix + "V-"
 )
 
 // Built-in chains that lead to ours, and the chain of kube-proxy that must stay
@@ -68,21 +78,13 @@ func plain(chain string) bool {
 // markChain is the chain that masquerades packets marked with that bit.
 func markChain(bit int) string { return fmt.Sprintf("%s-%d", masqChain, bit) }
 
-// portRange is the ports of one protocol that share a chain: those whose port
-// number without its lowest bits is the same.
+// portRange is the ports of one protocol that share a chain: those whose number
+// without its lowest bits is the same.
 type portRange struct {
 	protocol hostport.Protocol
 	prefix   uint16
 	bits     int
 }
-
-// rangeBits are how many of a host port's lowest bits the ranges of each step
-// leave out: ports are looked up by their first hexadecimal digit, then the
-// second, then the third. A packet passes at most 16 rules a protocol, 16, 16,
-// and 16 * 3 in the chain of its range. With ranges of 256 in one first step it
-// passed up to 256 more, and with 10,000 mappings on the node 23 % fewer UDP
-// flows began in a second than with one (iptables-nft 1.8.9, Linux 6.18).
-var rangeBits = [...]int{12, 8, 4}
 
 func rangeOf(p hostport.Protocol, port uint16, bits int) portRange {
 	return portRange{protocol: p, prefix: port >> bits, bits: bits}
@@ -100,15 +102,24 @@ func (r portRange) chain() string {
 	return prefix + strings.ToUpper(string(r.protocol)) + "-" + r.digits()
 }
 
-// match is the rule part that selects the range's packets.
-func (r portRange) match() string {
-	first := int(r.prefix) << r.bits
-	return fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d", r.protocol, first, first+1<<r.bits-1)
+// ports returns the first and the last port of the range.
+func (r portRange) ports() (first, last uint16) {
+	first = r.prefix << r.bits
+	return first, first | (1<<r.bits - 1)
 }
 
-// conditionChain is the chain of an attachment whose mappings have conditions.
-func conditionChain(k hostport.Key) string {
+// match is the rule part that selects the range's packets.
+func (r portRange) match() string {
+	first, last := r.ports()
+	return fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d", r.protocol, first, last)
+}
+
+// attachmentChain is the chain of one attachment whose name begins like that.
+func attachmentChain(prefix string, k hostport.Key) string {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(k.String())) // never fails
-	return fmt.Sprintf("%s%016x", conditionPrefix, h.Sum64())
+	return fmt.Sprintf("%s%016x", prefix, h.Sum64())
 }
+
+// fingerprintChain is the chain that stands for a fingerprint.
+func fingerprintChain(fp uint64) string { return fmt.Sprintf("%s%016x", fingerprintPrefix, fp) }

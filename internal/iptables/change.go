@@ -2,108 +2,172 @@ package iptables
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// changeScripts are what carries out c in family f, given that the kernel holds
-// what c says it does. They are empty if c does not touch the family.
-func changeScripts(f hostport.Family, c hostport.Change) (*scripts, error) {
-	shares, err := fates(f, c)
+// changeScripts returns what carries out c in family f. It fails in the kernel
+// unless that is at c.Before. It is empty if c does not touch the family.
+func changeScripts(f hostport.Family, c backend.Change) (*scripts, error) {
+	s := newScripts()
+	if !uses(f, c.Remove) && !uses(f, c.Add) {
+		return s, nil
+	}
+	s.nat.fingerprint(c.Before.Of(f), c.After.Of(f))
+	chains, err := sharedChains(f, c)
 	if err != nil {
 		return nil, err
 	}
-	s := newScripts()
 	going := make(map[string]bool)
-	for _, sh := range shares {
-		if sh.chain == dnatChain {
-			s.base = sh
-		}
+	for _, ch := range chains {
+		t := s.of(ch.table)
 		switch {
-		case sh.before && !sh.after:
-			going[sh.chain] = true
-		case sh.after && !sh.before:
-			s.create(sh.share)
-			t := s.of(sh.table)
-			t.add = append(t.add, sh.jumps...)
+		case ch.after && !ch.before:
+			t.create = append(t.create, ch.name)
+			t.put(ch.name, ch.body...)
+			t.add = append(t.add, ch.jumps...)
+		case ch.before && !ch.after:
+			going[ch.name] = true
+			t.drop = append(t.drop, ch.name)
 		}
 	}
-	for _, sh := range shares {
-		t := s.of(sh.table)
-		for _, j := range sh.jumps {
+	for _, ch := range chains {
+		t := s.of(ch.table)
+		for _, j := range ch.jumps {
 			switch {
-			case sh.before && sh.after:
+			case ch.before && ch.after:
 				t.check = append(t.check, j.rule)
-			case sh.before && !going[j.chain]:
+			case ch.before && !going[j.chain]:
 				t.remove = append(t.remove, j.rule)
 			}
 		}
-		if going[sh.chain] {
-			t.drop = append(t.drop, sh.chain)
-		}
 	}
-	kept := make(map[string]bool) // own chains of attachments that are replaced
-	for _, a := range c.Add {
-		chain, rules := ownRules(f, a)
-		if chain != "" {
-			kept[chain] = true
-			s.nat.declare = append(s.nat.declare, chain)
-		}
-		// At the head: should a stale rule be in the chain, it must not win.
-		s.nat.head = append(s.nat.head, rules...)
-	}
-	for _, a := range c.Remove {
-		chain, rules := ownRules(f, a)
-		for _, r := range rules {
-			if r.chain != chain && !going[r.chain] {
-				s.nat.remove = append(s.nat.remove, r)
-			}
-		}
-		if chain != "" && !kept[chain] {
-			s.nat.drop = append(s.nat.drop, chain)
-		}
-	}
+	s.nat.replace(f, c, going)
 	return s, nil
 }
 
-// fate is whether a share is there before and after a change.
-type fate struct {
-	share
+// fingerprint makes the script fail unless the chain that stands for before is
+// there, and has that for after there instead. In the nf_tables variant a rename
+// costs nothing, where a transaction that deletes waits for a grace period of the
+// kernel (14 ms on Linux 6.18; an ADD takes 5).
+func (s *script) fingerprint(before, after uint64) {
+	switch {
+	case before == after:
+		s.guard = []string{"-F " + fingerprintChain(before)}
+	case before == 0:
+		s.guard = []string{"-N " + fingerprintChain(after)}
+	case after == 0:
+		s.guard = []string{"-F " + fingerprintChain(before), "-X " + fingerprintChain(before)}
+	default:
+		s.guard = []string{"-E " + fingerprintChain(before) + " " + fingerprintChain(after)}
+	}
+}
+
+// replace adds what takes away the attachments' rules of before and makes those
+// of after. Rules of both stay where they are. going are the chains that go.
+func (s *script) replace(f hostport.Family, c backend.Change, going map[string]bool) {
+	var before, after wanted
+	for _, a := range c.Remove {
+		before = before.and(wantRules(f, a))
+	}
+	for _, a := range c.Add {
+		after = after.and(wantRules(f, a))
+	}
+	in := func(groups [][]rule, g []rule) bool {
+		return slices.ContainsFunc(groups, func(o []rule) bool { return slices.Equal(o, g) })
+	}
+	for _, g := range before.ports {
+		switch {
+		case going[g[0].chain]:
+		case in(after.ports, g):
+			s.check = append(s.check, g...)
+		default:
+			s.remove = append(s.remove, g...)
+		}
+	}
+	for _, g := range after.ports {
+		if !in(before.ports, g) {
+			// At the head: should a stale rule be in the chain, it must not win.
+			s.head = append(s.head, g...)
+		}
+	}
+	find := func(chains []ownChain, name string) *ownChain {
+		if i := slices.IndexFunc(chains, func(o ownChain) bool { return o.name == name }); i >= 0 {
+			return &chains[i]
+		}
+		return nil
+	}
+	for _, o := range after.chains {
+		switch old := find(before.chains, o.name); {
+		case old == nil:
+			s.create = append(s.create, o.name)
+		case slices.Equal(old.specs, o.specs):
+			continue
+		default:
+			s.flush = append(s.flush, o.name)
+		}
+		s.put(o.name, o.specs...)
+	}
+	for _, o := range before.chains {
+		if find(after.chains, o.name) == nil {
+			s.drop = append(s.drop, o.name)
+		}
+	}
+}
+
+// and returns the rules of both.
+func (w wanted) and(o wanted) wanted {
+	return wanted{ports: append(w.ports, o.ports...), chains: append(w.chains, o.chains...)}
+}
+
+// chainChange is whether a shared chain is there before and after a change.
+type chainChange struct {
+	sharedChain
 	before, after bool
 }
 
-// fates tells it for every share that the change's attachments use, those that
-// others hang from first.
-func fates(f hostport.Family, c hostport.Change) ([]fate, error) {
+// sharedChains returns the shared chains that the change's attachments need,
+// parents first.
+func sharedChains(f hostport.Family, c backend.Change) ([]chainChange, error) {
 	index := make(map[string]int)
-	var out []fate
-	collect := func(atts []*hostport.Attachment, mark func(*fate)) {
+	var out []chainChange
+	collect := func(atts []*hostport.Attachment, mark func(*chainChange)) {
 		for _, a := range atts {
-			for _, sh := range sharesOf(f, a) {
-				i, ok := index[sh.name]
+			for _, ch := range chainsFor(f, a) {
+				i, ok := index[ch.name]
 				if !ok {
 					i = len(out)
-					index[sh.name] = i
-					out = append(out, fate{share: sh})
+					index[ch.name] = i
+					out = append(out, chainChange{sharedChain: ch})
 				}
 				mark(&out[i])
 			}
 		}
 	}
-	collect(c.Remove, func(x *fate) { x.before = true })
-	collect(c.Add, func(x *fate) { x.after = true })
+	collect(c.Remove, func(x *chainChange) { x.before = true })
+	collect(c.Add, func(x *chainChange) { x.after = true })
+	first, last := c.Before.Of(f) == 0, c.After.Of(f) == 0
 	for i := range out {
 		x := &out[i]
-		if x.before && x.after || c.Rest == nil {
-			continue
+		if x.before && x.after || first || last {
+			continue // no other attachment can use it
 		}
-		used, err := c.Rest.Uses(x.name)
-		if err != nil {
-			return nil, fmt.Errorf("look up users of %s: %w", x.name, err)
+		used := x.usedBy == nil
+		if !used {
+			var err error
+			if used, err = x.usedBy(c.Others); err != nil {
+				return nil, fmt.Errorf("look up the attachments that need chain %s: %w", x.name, err)
+			}
 		}
 		if used {
 			x.before, x.after = true, true
 		}
 	}
 	return out, nil
+}
+
+func uses(f hostport.Family, all []*hostport.Attachment) bool {
+	return slices.ContainsFunc(all, func(a *hostport.Attachment) bool { return len(a.Forwards(f)) > 0 })
 }

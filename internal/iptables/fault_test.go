@@ -12,7 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 // everything is an attachment that uses all there is, but for conditions.
@@ -20,46 +22,36 @@ func everything() *hostport.Attachment {
 	return attachment("a", maps("8080:80", "53:53/udp", "192.0.2.1@8080:81"), addresses(strings.Fields(dual)...), localnet)
 }
 
-func TestFailedApplyLeavesTheKernelAsItWas(t *testing.T) {
-	realTool := func(w *world, tool string) string {
-		return "exec /usr/bin/nsenter --net=" + w.ns + " /usr/sbin/" + strings.Replace(tool, "-", "-"+w.variant+"-", 1) + ` "$@"`
-	}
+// TestFailedApplyIsRepairedByRewrite: whatever happened to a change, the records
+// of before, rewritten, are the rules of before, and the change can be made again.
+func TestFailedApplyIsRepairedByRewrite(t *testing.T) {
 	for name, c := range map[string]struct {
 		stub func(w *world)
 		want string
 	}{
 		"both fail": {func(w *world) {
-			w.stub("iptables-restore", "echo 'line 3 failed' >&2; exit 1")
+			w.stub("iptables-restore", "echo 'line 3 is odd' >&2; exit 1")
 			w.stub("ip6tables-restore", "exit 4")
-		}, "program IPv4: iptables-restore: exit status 1: line 3 failed"},
+		}, "program IPv4: iptables-restore: exit status 1: line 3 is odd"},
 		"IPv6 fails": {func(w *world) {
 			w.stub("ip6tables-restore", "printf 'no\\033[31m\\nluck' >&2; exit 2")
-		}, "program IPv6: ip6tables-restore: exit status 2: no [31m luck"},
-		"IPv4 fails": {func(w *world) { w.stub("iptables-restore", "exit 1") }, "exit status 1"},
-		"IPv6 is missing": {func(w *world) {
-			if err := os.Remove(filepath.Join(w.bin, "ip6tables-restore")); err != nil {
-				w.t.Fatal(err)
-			}
-		}, "ip6tables-restore not found on PATH"},
-		"IPv6 hangs":     {func(w *world) { w.stub("ip6tables-restore", "/bin/sleep 1000 & wait") }, "no answer in"},
-		"IPv6 is killed": {func(w *world) { w.stub("ip6tables-restore", "kill -9 $$") }, "signal: killed"},
+		}, "program IPv6: ip6tables-restore: exit status 2: no?[31m; luck"},
+		"IPv4 fails":      {func(w *world) { w.stub("iptables-restore", "exit 1") }, "exit status 1"},
+		"IPv6 is missing": {func(w *world) { w.uninstall("ip6tables-restore") }, "ip6tables-restore not found on PATH"},
+		"IPv6 hangs":      {func(w *world) { w.stub("ip6tables-restore", "/bin/sleep 1000 & wait") }, "no answer in"},
+		"IPv6 is killed":  {func(w *world) { w.stub("ip6tables-restore", "kill -9 $$") }, "signal: killed"},
 		"hangs after it has applied": {func(w *world) {
-			mark := filepath.Join(w.bin, "hung")
-			w.stub("iptables-restore", "[ -e "+mark+" ] && "+realTool(w, "iptables-restore")+
-				"\n: >"+mark+"\n"+strings.TrimPrefix(realTool(w, "iptables-restore"), "exec ")+"\nexec /bin/sleep 1000")
+			tool := w.real("iptables-" + w.variant + "-restore")
+			w.stub("iptables-restore", strings.TrimPrefix(tool, "exec ")+"\nexec /bin/sleep 1000")
 		}, "no answer in"},
 		"nat fails after raw": {func(w *world) {
-			// Until undone, which is the change that drops the guard.
-			w.stub("iptables-restore", `text=$(/bin/cat)
-case $text in
-*:CNI-HP-GUARD*) echo "$text" | /bin/sed '/COMMIT/q' | `+strings.TrimPrefix(realTool(w, "iptables-restore"), "exec ")+`; exit 1;;
-*) echo "$text" | `+strings.TrimPrefix(realTool(w, "iptables-restore"), "exec ")+`;;
-esac`)
+			tool := strings.TrimPrefix(w.real("iptables-"+w.variant+"-restore"), "exec ")
+			w.stub("iptables-restore", "/bin/sed '/COMMIT/q' | "+tool+"; exit 1")
 		}, "exit status 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachVariant(t, func(t *testing.T, w *world) {
-				w.b.wait, w.b.work, w.b.undoing = time.Second, 500*time.Millisecond, 5*time.Second
+				w.b.wait, w.b.work = time.Second, 500*time.Millisecond
 				w.run(kubeProxy, "iptables-restore", "--noflush")
 				n := &node{b: w.b}
 				other := attachment("b", maps("8081:80"), addresses("10.244.0.41/24", "fd00:10:244::29/64"))
@@ -67,22 +59,74 @@ esac`)
 				before := w.both()
 				a := everything()
 				c.stub(w)
-				err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
-				if err == nil || !strings.Contains(err.Error(), c.want) {
+				_, err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
+				if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, backend.ErrDrift) {
 					t.Errorf("Apply: %v, want %q", err, c.want)
 				}
-				for _, tool := range []string{"iptables-restore", "ip6tables-restore"} {
-					w.unstub(tool)
-				}
-				if diff := cmp.Diff(sortLines(before), sortLines(w.both())); diff != "" {
-					t.Errorf("after an ADD that failed with %v (-before +after):\n%s", err, diff)
+				w.b.work = workTime
+				w.use(w.variant)
+				n.rewrite(t)
+				if diff := cmp.Diff(before, w.both()); diff != "" {
+					t.Errorf("after an ADD that failed with %v and a rewrite (-before +after):\n%s", err, diff)
 				}
 				n.add(t, a)
-				if err := w.b.Check(t.Context(), n.atts); err != nil {
-					t.Error(err)
+				n.agrees(t)
+				if n.resyncs > 0 {
+					t.Error("the rewritten rules were not those on record")
 				}
 			})
 		})
+	}
+}
+
+// TestErrorsThatAreNotDrift: the kernel is as recorded, and refuses the change.
+func TestErrorsThatAreNotDrift(t *testing.T) {
+	eachVariant(t, func(t *testing.T, w *world) {
+		n := &node{b: w.b}
+		n.add(t, attachment("b", maps("8081:80")))
+		before := w.both()
+		for name, o := range map[string]hostport.Options{
+			"set":   {ConditionsV4: []string{"-m", "set", "--match-set", "gone", "src"}},
+			"chain": {SNAT: true, ExternalSetMarkChain: "KUBE-MARK-MASQ"},
+			"match": {ConditionsV4: []string{"-m", "nosuch"}},
+		} {
+			a := attachment("a", maps("8080:80"), options(o))
+			_, err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
+			if err == nil || errors.Is(err, backend.ErrDrift) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if diff := cmp.Diff(before, w.both()); diff != "" {
+			t.Errorf("-before +after:\n%s", diff)
+		}
+	})
+}
+
+// TestNoTableRaw: the caller learns that it is what is missing. The texts are
+// those of 1.8.9.
+func TestNoTableRaw(t *testing.T) {
+	for variant, said := range map[string]string{
+		"legacy": "iptables-restore v1.8.9 (legacy): iptables-restore: unable to initialize table 'raw'\n\nError occurred at line: 1",
+		"nft":    "iptables-restore v1.8.9 (nf_tables): iptables-restore: line 1 table name 'raw' invalid\nError occurred at line: 1",
+	} {
+		w := newWorld(t, variant)
+		w.stub("iptables-restore", `text=$(/bin/cat)
+case $text in
+*\*raw*) echo "`+said+`" >&2; exit 2;;
+*) echo "$text" | `+strings.TrimPrefix(w.real("iptables-"+variant+"-restore"), "exec ")+`;;
+esac`)
+		a := attachment("a", maps("8080:80"), localnet)
+		n := &node{b: w.b}
+		_, err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
+		if !errors.Is(err, backend.ErrNoGuard) {
+			t.Errorf("%s: %v", variant, err)
+		}
+		_, err = w.b.Rewrite(t.Context(), []*hostport.Attachment{a}, fingerprint([]*hostport.Attachment{a}))
+		if !errors.Is(err, backend.ErrNoGuard) {
+			t.Errorf("%s: Rewrite: %v", variant, err)
+		}
+		a.LoopbackInterface = ""
+		n.add(t, a)
 	}
 }
 
@@ -93,9 +137,8 @@ func TestHungToolLeavesNoProcess(t *testing.T) {
 	w.stub("iptables-restore", "/bin/sleep 1000 & echo $! >"+pid+"; wait")
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	w.b.undoing = 500 * time.Millisecond
 	start := time.Now()
-	err := w.b.Apply(ctx, hostport.Change{Add: []*hostport.Attachment{attachment("a", maps("1:1"))}})
+	_, err := w.b.Apply(ctx, change(nil, nil, []*hostport.Attachment{attachment("a", maps("1:1"))}))
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Apply: %v", err)
 	}
@@ -118,27 +161,28 @@ func TestHungToolLeavesNoProcess(t *testing.T) {
 }
 
 func TestMissingTools(t *testing.T) {
+	netns.Enter(t)
 	t.Setenv("PATH", t.TempDir())
-	b := New(0, nil)
-	a := attachment("a", maps("1:1"))
+	b := New(Options{})
+	all := []*hostport.Attachment{attachment("a", maps("1:1"))}
+	_, applyErr := b.Apply(t.Context(), change(nil, nil, all))
+	_, rewriteErr := b.Rewrite(t.Context(), all, fingerprint(all))
+	_, checkErr := b.Check(t.Context(), all, fingerprint(all))
+	_, auditErr := b.Audit(t.Context(), all, fingerprint(all))
 	_, statusErr := b.Status(t.Context())
-	_, recoverErr := b.Recover(t.Context())
 	for verb, err := range map[string]error{
-		"Available": Available(),
-		"Apply":     b.Apply(t.Context(), hostport.Change{Add: []*hostport.Attachment{a}}),
-		"Sync":      b.Sync(t.Context(), []*hostport.Attachment{a}),
-		"Check":     b.Check(t.Context(), []*hostport.Attachment{a}),
-		"Status":    statusErr,
+		"Available": Available(), "Apply": applyErr, "Rewrite": rewriteErr, "Check": checkErr, "Audit": auditErr, "Status": statusErr,
 	} {
-		if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "not found on PATH") {
+		if !errors.Is(err, backend.ErrMissing) || !strings.Contains(err.Error(), "not found on PATH") {
 			t.Errorf("%s: %v", verb, err)
 		}
 	}
-	if recoverErr != nil {
-		t.Errorf("Recover: %v", recoverErr)
+	if found, err := b.Owners(t.Context()); err != nil || len(found) > 0 {
+		t.Errorf("Owners: %v, %v", found, err)
 	}
-	if err := b.Sync(t.Context(), nil); err != nil {
-		t.Errorf("Sync with nothing to do: %v", err)
+	rewrite(t, b, nil)
+	if found, err := b.Audit(t.Context(), nil, hostport.Fingerprint{}); err != nil || len(found) > 0 {
+		t.Errorf("Audit with nothing recorded: %v, %v", found, err)
 	}
 }
 
@@ -146,21 +190,16 @@ func TestMissingTools(t *testing.T) {
 // is installed or works.
 func TestIPv6ToolsAreNotNeededWithoutIPv6(t *testing.T) {
 	eachVariant(t, func(t *testing.T, w *world) {
-		for _, tool := range []string{"ip6tables-restore", "ip6tables-save"} {
-			if err := os.Remove(filepath.Join(w.bin, tool)); err != nil {
-				t.Fatal(err)
-			}
-		}
+		w.uninstall("ip6tables-restore", "ip6tables-save")
 		a := attachment("a", maps("1:1"), localnet)
 		n := &node{b: w.b}
 		n.add(t, a)
-		if err := w.b.Sync(t.Context(), n.atts); err != nil {
-			t.Error(err)
-		}
-		if err := w.b.Check(t.Context(), n.atts); err != nil {
-			t.Error(err)
-		}
+		n.rewrite(t)
+		n.agrees(t)
 		if _, err := w.b.Status(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, err := w.b.Owners(t.Context()); err != nil {
 			t.Error(err)
 		}
 		n.del(t, a)
@@ -182,8 +221,8 @@ func TestXtablesLock(t *testing.T) {
 	n := &node{b: w.b}
 	a := attachment("a", maps("8080:80"))
 	start := time.Now()
-	err = w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
-	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "waited 1s") {
+	_, err = w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
+	if !errors.Is(err, backend.ErrBusy) || !strings.Contains(err.Error(), "waited 1s") {
 		t.Errorf("Apply: %v", err)
 	}
 	if took := time.Since(start); took > 4*time.Second {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -22,17 +23,17 @@ func FuzzSave(f *testing.F) {
 	f.Add("*nat\n:CNI-HP-TCP-1F9 -\n-A CNI-HP-TCP-1F9 -p tcp --dport 8080 -j MARK --set-xmark 0x2000/0x2000\n" +
 		"-A CNI-HP-TCP-1F9 -p tcp --dport 8080 -m comment --comment \"a eth0 1 n p/q\" -j DNAT --to-destination [fd00::1]:80\nCOMMIT\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		there, err := parseSave(text)
-		if err != nil {
+		there := ruleset{tables: make(map[string]*table)}
+		if there.parse(text) != nil {
 			return
 		}
 		for _, family := range hostport.Families() {
-			wellFormed(t, rewriteText(family, there, nil, nil, revision{}))
-			wellFormed(t, rewriteText(family, there, []*hostport.Attachment{everything()}, nil, revision{}))
+			wellFormed(t, rewriteText(family, there, nil, 0, true))
+			wellFormed(t, rewriteText(family, there, []*hostport.Attachment{everything()}, 1, true))
 			found := recovery{byKey: make(map[hostport.Key]*hostport.Attachment)}
 			found.family(family, there.of(natTable))
 			for _, a := range found.attachments() {
-				if err := New(0, nil).Validate(a.Options); err != nil {
+				if err := New(Options{}).Validate(a.Options); err != nil {
 					t.Errorf("recovered options %+v are refused: %v", a.Options, err)
 				}
 				if len(a.Mappings) == 0 || len(a.Forwards(family)) == 0 {
@@ -42,10 +43,10 @@ func FuzzSave(f *testing.F) {
 					t.Errorf("recovered an attachment without a key: %+v", a)
 				}
 			}
-			wellFormed(t, rewriteText(family, ruleset{}, found.attachments(), nil, revision{}))
-			c := check{family: family, there: there, listings: make(map[string]*listing)}
-			c.shares([]*hostport.Attachment{everything()})
-			c.attachment(everything())
+			wellFormed(t, rewriteText(family, ruleset{}, found.attachments(), 1, false))
+			c := newComparison(family, there)
+			c.compare([]*hostport.Attachment{everything()}, 1)
+			c.strays()
 		}
 	})
 }
@@ -91,11 +92,7 @@ func wellFormed(t *testing.T, text string) {
 		case err != nil:
 			t.Errorf("%q: %v", line, err)
 		case line == "COMMIT" || line == "*raw" || line == "*nat":
-		case line[0] == ':':
-			if len(words) != 3 || !ours(words[0][1:]) {
-				t.Errorf("declares %q", line)
-			}
-		case len(words) < 2 || !slices.Contains([]string{"-A", "-I", "-C", "-D", "-F", "-X"}, words[0]):
+		case len(words) < 2 || !slices.Contains([]string{"-A", "-I", "-C", "-D", "-E", "-F", "-N", "-X"}, words[0]):
 			t.Errorf("unknown line %q", line)
 		case words[0] != "-D" && !ours(words[1]) && (len(words) < 4 || !ours(target(line))):
 			t.Errorf("touches a chain of others: %q", line)
@@ -141,7 +138,7 @@ func FuzzConditions(f *testing.F) {
 	f.Add("-s\ta\"\n-A")
 	f.Fuzz(func(t *testing.T, joined string) {
 		conditions := strings.Split(joined, "\t")
-		if New(0, nil).Validate(hostport.Options{ConditionsV4: conditions}) != nil {
+		if New(Options{}).Validate(hostport.Options{ConditionsV4: conditions}) != nil {
 			return
 		}
 		for _, c := range alternatives(conditions) {
@@ -185,9 +182,10 @@ func FuzzAttachment(f *testing.F) {
 			a.Options.ConditionsV4 = []string{condition}
 		}
 		for _, family := range hostport.Families() {
-			for _, c := range []hostport.Change{
-				{Add: []*hostport.Attachment{a}},
-				{Remove: []*hostport.Attachment{a}, Rest: those{everything()}},
+			one := []*hostport.Attachment{a}
+			for _, c := range []backend.Change{
+				change(nil, nil, one),
+				change([]*hostport.Attachment{everything()}, one, nil),
 			} {
 				s, err := changeScripts(family, c)
 				if err != nil {
@@ -195,7 +193,7 @@ func FuzzAttachment(f *testing.F) {
 				}
 				wellFormed(t, s.String())
 			}
-			wellFormed(t, rewriteText(family, ruleset{}, nil, []*hostport.Attachment{a}, revision{}))
+			wellFormed(t, rewriteText(family, ruleset{}, one, 1, true))
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -27,14 +28,16 @@ func TestGolden(t *testing.T) {
 			if len(a.Forwards(f)) == 0 {
 				continue
 			}
+			both := []*hostport.Attachment{beside}
 			for _, c := range []struct {
 				title  string
-				change hostport.Change
+				change backend.Change
 			}{
-				{"the first attachment comes", hostport.Change{Add: one}},
-				{"the last attachment goes", hostport.Change{Remove: one}},
-				{"it comes beside another", hostport.Change{Add: one, Rest: those{beside}}},
-				{"it goes from beside another", hostport.Change{Remove: one, Rest: those{beside}}},
+				{"the first attachment comes", change(nil, nil, one)},
+				{"the last attachment goes", change(nil, one, nil)},
+				{"it comes beside another", change(both, nil, one)},
+				{"it is added again", change(both, one, one)},
+				{"it goes from beside another", change(both, one, nil)},
 			} {
 				s, err := changeScripts(f, c.change)
 				if err != nil {
@@ -42,14 +45,19 @@ func TestGolden(t *testing.T) {
 				}
 				fmt.Fprintf(&b, "# %s: %s\n%s\n", f, c.title, s)
 			}
-			there, err := parseSave(lost)
-			if err != nil {
-				t.Fatal(err)
-			}
-			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewriteText(f, there, one, nil, revision{}))
+			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewriteText(f, parseSave(t, lost), one, 1, true))
 		}
 		golden(t, strings.ReplaceAll(name, " ", "-")+".rules", b.String())
 	}
+}
+
+func parseSave(t testing.TB, text string) ruleset {
+	t.Helper()
+	r := ruleset{tables: make(map[string]*table)}
+	if err := r.parse(text); err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // lost is a kernel after a visit: jumps twice, ahead of kube-proxy, or gone, a
@@ -64,6 +72,7 @@ COMMIT
 :OUTPUT ACCEPT [0:0]
 :CNI-HP-DNAT - [0:0]
 :CNI-HP-UDP-99 - [0:0]
+:CNI-HP-V-00000000000000aa - [0:0]
 :KUBE-SERVICES - [0:0]
 -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HP-DNAT
 -A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES

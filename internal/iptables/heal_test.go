@@ -2,7 +2,7 @@ package iptables
 
 import (
 	"fmt"
-	"slices"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -40,9 +40,7 @@ func TestNextChangeHeals(t *testing.T) {
 					} else {
 						n.add(t, c)
 					}
-					if err := w.b.Check(t.Context(), n.atts); err != nil {
-						t.Error(err)
-					}
+					n.agrees(t)
 				})
 			})
 		}
@@ -50,7 +48,7 @@ func TestNextChangeHeals(t *testing.T) {
 }
 
 // TestLossThatAnAddDoesNotSee states a limit: an ADD looks at what it relies
-// on, and not at others' rules in a chain that is there. Check and Sync do, and
+// on, and not at others' rules in a chain that is there. Check and Audit do, and
 // so does the DEL of the attachment that lost them.
 func TestLossThatAnAddDoesNotSee(t *testing.T) {
 	eachVariant(t, func(t *testing.T, w *world) {
@@ -59,13 +57,11 @@ func TestLossThatAnAddDoesNotSee(t *testing.T) {
 		n.add(t, a)
 		w.run("*nat\n-F CNI-HP-TCP-1F9\nCOMMIT\n", "iptables-restore", "--noflush")
 		n.add(t, b)
-		if err := w.b.Check(t.Context(), n.atts); err == nil {
+		if n.differences(t, n.atts...) == "" {
 			t.Error("healed: the comment above is out of date")
 		}
 		n.del(t, a)
-		if err := w.b.Check(t.Context(), n.atts); err != nil {
-			t.Error(err)
-		}
+		n.agrees(t)
 	})
 }
 
@@ -74,14 +70,11 @@ func TestServicesStayFirst(t *testing.T) {
 		n := &node{b: w.b}
 		n.add(t, attachment("a", maps("8080:80")))
 		w.run(kubeProxy, "iptables-restore", "--noflush") // behind us
-		err := w.b.Check(t.Context(), n.atts)
-		if err == nil || !strings.Contains(err.Error(), "ahead of KUBE-SERVICES") {
-			t.Errorf("Check: %v", err)
+		if got := n.differences(t, n.atts...); !strings.Contains(got, "ahead of KUBE-SERVICES") {
+			t.Errorf("Check: %s", got)
 		}
 		for range 2 {
-			if err := w.b.Sync(t.Context(), n.atts); err != nil {
-				t.Fatal(err)
-			}
+			n.rewrite(t)
 			for _, chain := range []string{"*nat PREROUTING", "*nat OUTPUT"} {
 				rules := w.chains(hostport.IPv4)[chain]
 				if len(rules) != 2 || target(rules[0]) != servicesChain || target(rules[1]) != dnatChain {
@@ -97,19 +90,6 @@ func TestServicesStayFirst(t *testing.T) {
 	})
 }
 
-func TestAddTwiceEqualsOnce(t *testing.T) {
-	eachSample(t, func(t *testing.T, w *world, a *hostport.Attachment) {
-		n := &node{b: w.b}
-		n.add(t, attachment("b", maps("8089:80"), addresses("10.244.0.41/24")), a)
-		once := w.both()
-		again := *a
-		n.apply(t, []*hostport.Attachment{a}, []*hostport.Attachment{&again})
-		if diff := cmp.Diff(sortLines(once), sortLines(w.both())); diff != "" {
-			t.Errorf("after the same ADD again (-once +twice):\n%s", diff)
-		}
-	})
-}
-
 func TestReplacement(t *testing.T) {
 	// The new pod takes the port of a dead one, and everything else differs.
 	eachSample(t, func(t *testing.T, w *world, dead *hostport.Attachment) {
@@ -117,9 +97,7 @@ func TestReplacement(t *testing.T) {
 		n.add(t, dead)
 		alive := attachment("z", maps("8080:8080"), addresses("10.244.9.9/24"), options(hostport.Options{SNAT: true, MarkMasqBit: 4}))
 		n.apply(t, []*hostport.Attachment{dead}, []*hostport.Attachment{alive})
-		if err := w.b.Check(t.Context(), n.atts); err != nil {
-			t.Error(err)
-		}
+		n.agrees(t)
 		if got := w.both(); strings.Contains(got, "pod-a") || strings.Contains(got, guardChain) {
 			t.Errorf("the dead owner has rules:\n%s", got)
 		}
@@ -139,20 +117,20 @@ func TestStaleRuleLoses(t *testing.T) {
 		w.run("*nat\n-A CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.244.0.99:80\nCOMMIT\n", "iptables-restore", "--noflush")
 		a := attachment("a", maps("8080:80"))
 		n.add(t, a)
-		if err := w.b.Check(t.Context(), n.atts); err != nil {
-			t.Error(err)
+		if got := n.differences(t, n.atts...); got != "" {
+			t.Errorf("Check: %s", got)
 		}
-		// Ahead of it, it is a difference, and Sync removes it.
+		if got := n.audit(t); strings.Count(got, "belongs to no attachment") != 1 {
+			t.Errorf("Audit: %s", got)
+		}
+		// Ahead of it, it is a difference, and Rewrite removes it.
 		w.run("*nat\n-I CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.244.0.99:80\nCOMMIT\n", "iptables-restore", "--noflush")
-		err := w.b.Check(t.Context(), n.atts)
-		if err == nil || !strings.Contains(err.Error(), "10.244.0.99:80") {
-			t.Errorf("Check: %v", err)
+		if got := n.differences(t, n.atts...); !strings.Contains(got, "10.244.0.99:80") {
+			t.Errorf("Check: %s", got)
 		}
-		if err := w.b.Sync(t.Context(), n.atts); err != nil {
-			t.Fatal(err)
-		}
+		n.rewrite(t)
 		if got := w.both(); strings.Contains(got, "10.244.0.99") {
-			t.Errorf("after Sync:\n%s", got)
+			t.Errorf("after a rewrite:\n%s", got)
 		}
 	})
 }
@@ -165,7 +143,7 @@ func TestExternalMarkChain(t *testing.T) {
 		n := &node{b: w.b}
 		a := external("a", 8080)
 		before := w.both()
-		if err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a})); err == nil {
+		if err := n.try(t, nil, []*hostport.Attachment{a}); err == nil {
 			t.Error("Apply without the external chain succeeded")
 		}
 		if got := w.both(); got != before {
@@ -173,23 +151,22 @@ func TestExternalMarkChain(t *testing.T) {
 		}
 		w.run(kubeProxy, "iptables-restore", "--noflush")
 		n.add(t, a)
-		if err := w.b.Check(t.Context(), n.atts); err != nil {
-			t.Error(err)
-		}
-		if got := w.both(); strings.Contains(got, masqChain) {
+		n.agrees(t)
+		if got := w.both(); strings.Contains(got, "-j MASQUERADE") {
 			t.Errorf("masquerading of our own:\n%s", got)
 		}
 		// The chain's owner is away: the ports of all come back without it.
 		w.run("*nat\n-F\n-X\nCOMMIT\n", "iptables-restore", "--noflush")
 		b := attachment("b", maps("8081:80"))
 		n.add(t, b)
-		err := w.b.Check(t.Context(), n.atts)
-		if err == nil || strings.Count(err.Error(), "missing rule") != 2 || !strings.Contains(err.Error(), "KUBE-MARK-MASQ") {
-			t.Errorf("Check: %v", err)
+		if got := n.differences(t, n.atts...); strings.Count(got, "differs") != 1 || !strings.Contains(got, "KUBE-MARK-MASQ") {
+			t.Errorf("Check: %s", got)
 		}
-		w.run(kubeProxy, "iptables-restore", "--noflush")
-		n.del(t, b)
 		n.del(t, a)
+		n.del(t, b)
+		if n.resyncs != 2 {
+			t.Errorf("%d changes failed at first, want that without the chain and that after the flush", n.resyncs)
+		}
 		if got := w.both(); strings.Contains(got, prefix) {
 			t.Errorf("left:\n%s", got)
 		}
@@ -210,18 +187,26 @@ func TestConditionThatCannotBeMetAnyMore(t *testing.T) {
 		b := attachment("b", maps("8081:80"))
 		n.add(t, b, good)
 		n.atts = append(n.atts, a) // as recorded, its rules lost
+		var log strings.Builder
+		w.b.log = slog.New(slog.NewTextHandler(&log, nil))
 		w.run("*nat\n-F\nCOMMIT\n", "iptables-restore", "--noflush")
 		n.add(t, attachment("c", maps("8082:80")))
-		err := w.b.Check(t.Context(), n.atts)
-		if err == nil || !strings.Contains(err.Error(), "pod-a") {
-			t.Errorf("Check: %v", err)
+		if got := n.differences(t, n.atts...); !strings.Contains(got, "a: IPv4: rule 1 of chain CNI-HP-OWN-") {
+			t.Errorf("Check: %s", got)
 		}
-		if err := w.b.Check(t.Context(), slices.DeleteFunc(slices.Clone(n.atts), func(x *hostport.Attachment) bool { return x == a })); err != nil {
-			t.Errorf("the others: %v", err)
+		if got := n.differences(t, n.without([]*hostport.Attachment{a})...); got != "" {
+			t.Errorf("the others: %s", got)
+		}
+		if found, err := w.b.Owners(t.Context()); err != nil || len(found) != 3 {
+			t.Errorf("%d owners, error %v", len(found), err)
+		}
+		if got := log.String(); !strings.Contains(got, "pod-a") || !strings.Contains(got, "left out") {
+			t.Errorf("warnings:\n%s", got)
 		}
 		n.del(t, a)
-		if err := w.b.Check(t.Context(), n.atts); err != nil {
-			t.Error(err)
+		n.agrees(t)
+		if n.resyncs != 1 {
+			t.Errorf("%d changes failed at first, want that after the flush", n.resyncs)
 		}
 	})
 }
@@ -243,62 +228,11 @@ COMMIT
 		n := &node{b: w.b}
 		a := everything()
 		n.add(t, a)
-		if err := w.b.Sync(t.Context(), n.atts); err != nil {
-			t.Fatal(err)
-		}
+		n.rewrite(t)
 		w.run("*nat\n-F CNI-HP-DNAT\nCOMMIT\n", "iptables-restore", "--noflush")
 		n.del(t, a)
 		if diff := cmp.Diff(before, w.both()); diff != "" {
 			t.Errorf("-before +after:\n%s", diff)
 		}
 	})
-}
-
-// Rules restored from another time are as good as lost: some pods came since,
-// some went.
-func TestOlderRulesAreRewritten(t *testing.T) {
-	eachVariant(t, func(t *testing.T, w *world) {
-		n := &node{b: w.b}
-		stays := attachment("stays", maps("8080:80"), addresses("10.244.0.2/24"))
-		gone := attachment("gone", maps("8081:80"), addresses("10.244.0.3/24"))
-		later := attachment("later", maps("8082:80"), addresses("10.244.0.4/24"))
-		next := attachment("next", maps("8083:80"), addresses("10.244.0.5/24"))
-		n.add(t, stays, gone)
-		earlier := w.run("", saveTool(hostport.IPv4))
-		restore := func() { w.run(earlier, restoreTool(hostport.IPv4)) }
-
-		n.del(t, gone)
-		n.add(t, later)
-		restore()
-		if err := w.b.Check(t.Context(), []*hostport.Attachment{stays}); err == nil || !strings.Contains(err.Error(), "another time") {
-			t.Errorf("Check: %v", err)
-		}
-		n.add(t, next)
-		w.wants(n)
-
-		n.del(t, next)
-		restore()
-		n.del(t, later)
-		w.wants(n)
-
-		restore()
-		n.del(t, stays)
-		if left := w.both(); strings.Contains(left, "CNI-HP") {
-			t.Errorf("rules after the last DEL:\n%s", left)
-		}
-	})
-}
-
-// wants compares the rules with those that Sync makes from nothing.
-func (w *world) wants(n *node) {
-	w.t.Helper()
-	got := w.chains(hostport.IPv4)
-	for _, all := range [][]*hostport.Attachment{nil, n.atts} {
-		if err := w.b.Sync(w.t.Context(), all); err != nil {
-			w.t.Fatal(err)
-		}
-	}
-	if diff := cmp.Diff(w.chains(hostport.IPv4), got); diff != "" {
-		w.t.Errorf("rules (-want +got):\n%s", diff)
-	}
 }

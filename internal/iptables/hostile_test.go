@@ -24,19 +24,17 @@ func TestHostileNames(t *testing.T) {
 			a.Network, a.Pod.Namespace, a.Pod.Name = s, s, s
 			n.add(t, a)
 		}
-		if err := w.b.Check(t.Context(), n.atts); err != nil {
-			t.Error(err)
-		}
-		found, err := w.b.Recover(t.Context())
+		n.agrees(t)
+		found, err := w.b.Owners(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(found) != len(n.atts) {
-			t.Errorf("recovered %d of %d", len(found), len(n.atts))
+			t.Errorf("%d owners of %d", len(found), len(n.atts))
 		}
 		for _, a := range found {
 			if len(a.Mappings) != 1 || len(a.Addresses) != 2 || !strings.HasPrefix(a.ContainerID, "id") {
-				t.Errorf("recovered %+v", a)
+				t.Errorf("owner %+v", a)
 			}
 		}
 		n.del(t, n.atts...)
@@ -76,17 +74,15 @@ func TestRefusedConditionsAreHarmless(t *testing.T) {
 			{"-m", "nosuch"},
 		} {
 			a := attachment("a", maps("8080:80"), options(hostport.Options{ConditionsV4: c}))
-			if New(0, nil).Validate(a.Options) == nil && c[0] != "-m" {
+			if New(Options{}).Validate(a.Options) == nil && c[0] != "-m" {
 				t.Errorf("%q is accepted", c)
 			}
-			if err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a})); err == nil {
+			if _, err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a})); err == nil {
 				got := w.saved(hostport.IPv4)
-				if strings.Count(got, "-j "+conditionChain(a.Key)) != 1 || strings.Contains(got, "ACCEPT -") {
+				if strings.Count(got, "-j "+attachmentChain(ownPrefix, a.Key)) != 1 || strings.Contains(got, "ACCEPT -") {
 					t.Errorf("%q was applied as\n%s", c, got)
 				}
-				if err := w.b.Sync(t.Context(), nil); err != nil {
-					t.Fatal(err)
-				}
+				rewrite(t, w.b, nil)
 			}
 			if diff := cmp.Diff(before, w.both()); diff != "" {
 				t.Fatalf("after %q (-before +after):\n%s", c, diff)

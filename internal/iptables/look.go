@@ -10,15 +10,12 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// place is a chain in a table.
-type place struct{ table, chain string }
-
-// maxPlaces is up to how many chains are looked at one by one.
+// maxPlaces is up to how many chains are listed one by one.
 const maxPlaces = 256
 
-// places are the chains that rules of the attachments, and the base that leads
-// to them, are in.
-func places(f hostport.Family, atts []*hostport.Attachment) []place {
+// places returns the chains that hold the rules of some attachments, and of the
+// shared chains that lead to them.
+func places(f hostport.Family, some []*hostport.Attachment, fp uint64) []place {
 	var out []place
 	seen := make(map[place]bool)
 	add := func(p place) {
@@ -27,34 +24,31 @@ func places(f hostport.Family, atts []*hostport.Attachment) []place {
 			out = append(out, p)
 		}
 	}
-	for _, a := range atts {
-		for _, sh := range sharesOf(f, a) {
-			add(place{sh.table, sh.chain})
-			for _, j := range sh.jumps {
-				add(place{sh.table, j.chain})
+	for _, a := range some {
+		for _, ch := range chainsFor(f, a) {
+			add(place{ch.table, ch.name})
+			for _, j := range ch.jumps {
+				add(place{ch.table, j.chain})
 			}
 		}
-		if chain, _ := ownRules(f, a); chain != "" {
-			add(place{natTable, chain})
+		for _, c := range wantRules(f, a).chains {
+			add(place{natTable, c.name})
 		}
 	}
+	add(place{natTable, fingerprintChain(fp)})
 	return out
 }
 
-// look reads what Check has to compare. It asks for those chains alone where it
+// look reads the chains that Check compares. It asks for those alone where it
 // can: the nf_tables variant of iptables-save (1.8.9) takes a second for the
 // rules of 5,000 Services. Where one of them cannot be listed, because it is not
-// there or holds what the tool does not understand, iptables-save tells more;
-// and it needs no lock, which for a look is not waited for.
-func (b *Backend) look(ctx context.Context, f hostport.Family, atts []*hostport.Attachment) (ruleset, error) {
-	asked := places(f, atts)
-	if b.memory != nil {
-		asked = append(asked, place{natTable, revisionChain})
-	}
-	if len(asked) <= maxPlaces {
-		// Tables one after the other, as the tool takes them.
+// there or holds rules that the tool does not understand, iptables-save tells
+// more; and it takes no lock, should another program hold that.
+func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.Attachment, fp uint64) (ruleset, error) {
+	if asked := places(f, some, fp); len(asked) <= maxPlaces {
+		// One table after the other, as the tool takes them.
 		slices.SortStableFunc(asked, func(x, y place) int { return strings.Compare(x.table, y.table) })
-		out, err := b.run(ctx, restoreTool(f), listText(asked), "--noflush")
+		out, err := b.run(ctx, command(f)+"-restore", listText(asked), append(shortWait(), "--noflush")...)
 		if killed(err) {
 			return ruleset{}, err
 		}
@@ -64,7 +58,11 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, atts []*hostport.
 			}
 		}
 	}
-	return b.save(ctx, f)
+	v, err := b.current(ctx, f)
+	if err != nil {
+		return ruleset{}, err
+	}
+	return b.save(ctx, v)
 }
 
 // listText asks iptables-restore to list chains, sorted by table. Nothing in
@@ -85,8 +83,8 @@ func listText(asked []place) string {
 
 var errNotAsked = errors.New("not what was asked for")
 
-// parseList reads the answer to listText: for each chain a line that says what
-// it is, then its rules.
+// parseList reads the answer to listText: for each chain a line that declares
+// it, then its rules.
 func parseList(text string, asked []place) (ruleset, error) {
 	r := ruleset{tables: make(map[string]*table)}
 	var in place
@@ -112,8 +110,7 @@ func parseList(text string, asked []place) (ruleset, error) {
 		if r.tables[in.table] == nil {
 			r.tables[in.table] = &table{rules: make(map[string][]string)}
 		}
-		t := r.tables[in.table]
-		t.chains = append(t.chains, in.chain)
+		r.tables[in.table].declare(in.chain)
 	}
 	if len(asked) > 0 {
 		return ruleset{}, fmt.Errorf("%w: chain %s is not listed", errNotAsked, asked[0].chain)

@@ -2,75 +2,116 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // Another program may commit between the read and the write of a rewrite.
 const rewriteTries = 3
 
-// rewrite reads one family and makes it hold the rules of exactly these
-// attachments. Those of add are made whole, or it fails and changes nothing.
-// Of rest, what the kernel refuses because others took away what it depends on
-// is left out.
-func (b *Backend) rewrite(ctx context.Context, f hostport.Family, rest, add []*hostport.Attachment) error {
-	err := b.rewriteAll(ctx, f, rest, add)
-	if err == nil || !repairable(err) {
-		return err
-	}
-	plain := slices.DeleteFunc(slices.Clone(rest), func(a *hostport.Attachment) bool {
-		return len(a.Options.Conditions(f)) > 0
+// Rewrite makes the kernel hold the rules of exactly these attachments, in one
+// transaction a table, and then removes the rules of the other variant of
+// iptables. Where that has no tools on the PATH, it logs a warning. Rules of
+// other programs are neither moved nor removed. seen is always "".
+func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (seen string, err error) {
+	_, err = eachFamily(func(f hostport.Family) ([]struct{}, error) {
+		variants, err := b.variants(ctx, f, uses(f, all))
+		for _, v := range variants {
+			switch {
+			case err != nil: // the rules in use are not in place
+			case v.inUse():
+				err = b.rewrite(ctx, v, all, fp.Of(f))
+			default:
+				err = b.clear(ctx, v)
+			}
+		}
+		return nil, err
 	})
-	if len(plain) == len(rest) {
+	return "", err
+}
+
+// clear removes what a variant that is not in use may hold.
+func (b *Backend) clear(ctx context.Context, v variant) error {
+	err := b.rewriteAll(ctx, v, nil, 0, true)
+	if errors.Is(err, backend.ErrMissing) {
+		b.log.Warn("rules of host ports may be left in the tables of the other variant of iptables, whose tools are not installed",
+			"variant", v.name, "reason", err)
+		return nil
+	}
+	return err
+}
+
+// rewrite reads one family and makes it hold the rules of exactly these
+// attachments. Those whose conditions the kernel refuses, because they name
+// something that is gone, are left out.
+func (b *Backend) rewrite(ctx context.Context, v variant, all []*hostport.Attachment, fp uint64) error {
+	err := b.rewriteAll(ctx, v, all, fp, true)
+	conditional := slices.DeleteFunc(slices.Clone(all), func(a *hostport.Attachment) bool {
+		return len(a.Options.Conditions(v.family)) == 0 || len(a.Forwards(v.family)) == 0
+	})
+	if err == nil || !refused(err) || len(conditional) == 0 {
 		return err
 	}
-	if err := b.rewriteAll(ctx, f, plain, add); err != nil {
+	if err := b.rewriteAll(ctx, v, all, fp, false); err != nil {
 		return err
 	}
-	done := append(plain, add...)
-	for _, a := range rest {
-		if len(a.Options.Conditions(f)) == 0 {
-			continue
-		}
-		s, err := changeScripts(f, hostport.Change{Add: []*hostport.Attachment{a}, Rest: those(done)})
-		if err != nil {
-			return err
-		}
-		switch err := b.restore(ctx, f, s.String()); {
+	there, err := b.save(ctx, v)
+	if err != nil {
+		return err
+	}
+	for _, a := range conditional {
+		s := newScripts()
+		s.nat.fill(wantRules(v.family, a), a, there)
+		switch err := b.restore(ctx, v.restore(), s.String()); {
 		case err == nil:
-			done = append(done, a)
-		case !repairable(err):
+		case !refused(err):
 			return err
+		default:
+			b.log.Warn("the kernel refuses the conditions of an attachment: its host ports are left out",
+				"owner", a.Owner(), "family", v.family.String(), "reason", err)
 		}
 	}
 	return nil
 }
 
-func (b *Backend) rewriteAll(ctx context.Context, f hostport.Family, rest, add []*hostport.Attachment) error {
-	var after revision
-	if b.memory != nil && (uses(f, rest) || uses(f, add)) {
-		after = after.next(0)
+// fill puts an attachment's rules into its own chains. Those that jump to a
+// chain of others are left out where that is not there.
+func (s *script) fill(w wanted, a *hostport.Attachment, there ruleset) {
+	external := a.Options.ExternalSetMarkChain
+	gone := external != "" && !there.of(natTable).has(external)
+	for _, c := range w.chains {
+		for _, spec := range c.specs {
+			if !gone || target(spec) != external {
+				s.put(c.name, spec)
+			}
+		}
 	}
+}
+
+func (b *Backend) rewriteAll(ctx context.Context, v variant, all []*hostport.Attachment, fp uint64, conditions bool) error {
 	var failed string
 	var err error
 	for range rewriteTries {
-		there, readErr := b.save(ctx, f)
+		there, readErr := b.save(ctx, v)
 		if readErr != nil {
 			return readErr
 		}
-		text := rewriteText(f, there, rest, add, after)
+		text := rewriteText(v.family, there, all, fp, conditions)
 		if err != nil && text == failed {
-			return err // nobody came between
+			return err // no other program changed anything in between
 		}
 		if err = nil; text != "" {
-			err = b.restore(ctx, f, text)
+			err = b.restore(ctx, v.restore(), text)
 		}
 		if err == nil {
-			b.remember(f, after)
+			b.warnExternal(v.family, there, all)
 			return nil
 		}
-		if !repairable(err) {
+		if !refused(err) {
 			return err
 		}
 		failed = text
@@ -78,65 +119,73 @@ func (b *Backend) rewriteAll(ctx context.Context, f hostport.Family, rest, add [
 	return err
 }
 
-// those are attachments as the rest of a change.
-type those []*hostport.Attachment
-
-func (t those) All() ([]*hostport.Attachment, error) { return t, nil }
-
-func (t those) Uses(name string) (bool, error) {
-	for _, a := range t {
-		for _, f := range hostport.Families() {
-			if slices.ContainsFunc(sharesOf(f, a), func(s share) bool { return s.name == name }) {
-				return true, nil
-			}
+// warnExternal warns of attachments whose clients cannot be marked.
+func (b *Backend) warnExternal(f hostport.Family, there ruleset, all []*hostport.Attachment) {
+	for _, a := range all {
+		external := a.Options.ExternalSetMarkChain
+		if external != "" && len(a.Clients(f)) > 0 && uses(f, []*hostport.Attachment{a}) && !there.of(natTable).has(external) {
+			b.log.Warn("the chain of externalSetMarkChain is gone: replies to some clients of an attachment will miss the node",
+				"chain", external, "owner", a.Owner(), "family", f.String())
 		}
 	}
-	return false, nil
 }
 
 // rewriteText is the input for iptables-restore that turns what is there in
-// family f into the rules of exactly these attachments: "" if there is nothing
-// to do. Rules of others are neither moved nor removed. Rules of rest that
-// jump to a chain of others are left out while that chain is not there.
-func rewriteText(f hostport.Family, there ruleset, rest, add []*hostport.Attachment, after revision) string {
+// family f into the rules of exactly these attachments, and the fingerprint into
+// fp: "" if there is nothing to do. Without conditions, the chains of those that
+// have some are left empty.
+func rewriteText(f hostport.Family, there ruleset, all []*hostport.Attachment, fp uint64, conditions bool) string {
 	s := newScripts()
-	atts := slices.Concat(rest, add)
 	jumps := make(map[string][]jump) // by table, those in chains of others
-	seen := make(map[string]bool)
-	for _, a := range atts {
-		for _, sh := range sharesOf(f, a) {
-			if seen[sh.name] {
+	wanted := make(map[place]bool)
+	ensure := func(table, chain string) {
+		if t := s.of(table); there.of(table).has(chain) {
+			t.flush = append(t.flush, chain)
+		} else {
+			t.create = append(t.create, chain)
+		}
+		wanted[place{table, chain}] = true
+	}
+	for _, a := range all {
+		for _, ch := range chainsFor(f, a) {
+			if wanted[place{ch.table, ch.name}] {
 				continue
 			}
-			seen[sh.name] = true
-			s.create(sh)
-			for _, j := range sh.jumps {
+			ensure(ch.table, ch.name)
+			t := s.of(ch.table)
+			t.put(ch.name, ch.body...)
+			for _, j := range ch.jumps {
 				if ours(j.chain) {
-					s.of(sh.table).put(j.rule)
+					t.add = append(t.add, jump{rule: j.rule})
 				} else {
-					jumps[sh.table] = append(jumps[sh.table], j)
+					jumps[ch.table] = append(jumps[ch.table], j)
 				}
 			}
 		}
-	}
-	if after != (revision{}) {
-		s.nat.declare = append(s.nat.declare, revisionChain)
-		s.nat.put(after.rule())
-	}
-	for i, a := range atts {
-		chain, rules := ownRules(f, a)
-		if external := a.Options.ExternalSetMarkChain; external != "" && i < len(rest) && !there.of(natTable).has(external) {
-			rules = slices.DeleteFunc(rules, func(r rule) bool { return target(r.spec) == external })
+		w := wantRules(f, a)
+		for _, c := range w.chains {
+			ensure(natTable, c.name)
 		}
-		if chain != "" {
-			s.nat.declare = append(s.nat.declare, chain)
+		for _, g := range w.ports {
+			for _, r := range g {
+				s.nat.put(r.chain, r.spec)
+			}
 		}
-		s.nat.put(rules...)
+		if conditions || len(a.Options.Conditions(f)) == 0 {
+			s.nat.fill(w, a, there)
+		}
+	}
+	if fp != 0 {
+		chain := fingerprintChain(fp)
+		wanted[place{natTable, chain}] = true
+		if !there.of(natTable).has(chain) {
+			s.nat.create = append(s.nat.create, chain)
+		}
 	}
 	for _, name := range []string{rawTable, natTable} {
 		t, there := s.of(name), there.of(name)
 		for _, c := range there.chains {
-			if ours(c) && !slices.Contains(t.declare, c) {
+			if ours(c) && !wanted[place{name, c}] {
 				t.drop = append(t.drop, c)
 			}
 		}
@@ -154,7 +203,8 @@ func placeJumps(s *script, there *table, jumps []jump) {
 		}
 		rules := there.rules[chain]
 		for i, spec := range rules {
-			if ours(target(spec)) && !slices.ContainsFunc(jumps, func(j jump) bool {
+			// Most rules of a node are other programs': tell them apart cheaply.
+			if strings.Contains(spec, prefix) && ours(target(spec)) && !slices.ContainsFunc(jumps, func(j jump) bool {
 				return j.chain == chain && inPlace(j, rules) == i
 			}) {
 				s.remove = append(s.remove, rule{chain, spec})
@@ -184,4 +234,16 @@ func inPlace(j jump, rules []string) int {
 		}
 	}
 	return at
+}
+
+// refused reports whether the tool itself failed, and not that it is missing,
+// got no lock, did not answer, or that the kernel has no table raw.
+func refused(err error) bool {
+	return !errors.Is(err, backend.ErrMissing) && !errors.Is(err, backend.ErrBusy) &&
+		!errors.Is(err, backend.ErrNoGuard) && !killed(err)
+}
+
+// killed reports whether the tool did not get to its end.
+func killed(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

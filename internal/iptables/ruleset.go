@@ -3,7 +3,6 @@ package iptables
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -15,8 +14,11 @@ type ruleset struct {
 // table is one table: its chains in the order of their declaration.
 type table struct {
 	chains []string
-	rules  map[string][]string
+	rules  map[string][]string // of every chain
 }
+
+// place is a chain in a table.
+type place struct{ table, chain string }
 
 // of is the table of that name; an empty one if it does not exist.
 func (r ruleset) of(name string) *table {
@@ -26,25 +28,32 @@ func (r ruleset) of(name string) *table {
 	return &table{}
 }
 
-func (t *table) has(chain string) bool { return slices.Contains(t.chains, chain) }
+func (t *table) has(chain string) bool {
+	_, ok := t.rules[chain]
+	return ok
+}
+
+func (t *table) declare(chain string) {
+	t.chains = append(t.chains, chain)
+	if _, ok := t.rules[chain]; !ok {
+		t.rules[chain] = nil
+	}
+}
 
 var errNoTable = errors.New("line belongs to no table")
 
-// parseSave reads the output of iptables-save. Tables other than nat and raw
-// are passed over.
-func parseSave(text string) (ruleset, error) {
-	r := ruleset{tables: make(map[string]*table)}
+// parse adds the tables in the output of iptables-save. Tables other than nat
+// and raw are passed over.
+func (r ruleset) parse(text string) error {
 	var current *table // nil outside of a table
 	wanted := false
 	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSuffix(line, "\r")
-		fail := func(err error) (ruleset, error) {
-			return ruleset{}, fmt.Errorf("line %d: %w", i+1, err)
-		}
+		fail := func(err error) error { return fmt.Errorf("line %d: %w", i+1, err) }
 		switch {
 		case line == "" || line[0] == '#':
 			if name, ok := incompatible(line); ok {
-				return fail(fmt.Errorf("table %s holds rules that only nft can show: somebody loaded it with nft -f", name))
+				return fail(fmt.Errorf("table %s holds rules that only nft can show: another program loaded it with nft -f", name))
 			}
 		case line[0] == '*':
 			name := line[1:]
@@ -60,7 +69,7 @@ func parseSave(text string) (ruleset, error) {
 		case !wanted:
 		case line[0] == ':':
 			name, _, _ := strings.Cut(line[1:], " ")
-			current.chains = append(current.chains, name)
+			current.declare(name)
 		default:
 			chain, spec, err := parseRule(line)
 			if err != nil {
@@ -70,9 +79,9 @@ func parseSave(text string) (ruleset, error) {
 		}
 	}
 	if current != nil {
-		return ruleset{}, errors.New("output ends within a table")
+		return errors.New("output ends within a table")
 	}
-	return r, nil
+	return nil
 }
 
 // incompatible reads the remark that the nf_tables variant (1.8.9) makes in

@@ -6,26 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// ErrMissing is returned when the PATH does not lead to the iptables tools.
-var ErrMissing = errors.New("iptables is not installed")
-
-// ErrLocked is returned when another program held the xtables lock for as long
-// as we waited. Nothing was changed; later it may work.
-var ErrLocked = errors.New("another program holds the xtables lock")
-
-// Available reports ErrMissing if the tools for IPv4 are not on the PATH. It
-// starts no process.
+// Available reports backend.ErrMissing if the tools for IPv4 are not on the
+// PATH. It starts no process.
 func Available() error {
-	for _, tool := range []string{restoreTool(hostport.IPv4), saveTool(hostport.IPv4)} {
+	for _, tool := range []string{"iptables-restore", "iptables-save"} {
 		if _, err := lookPath(tool); err != nil {
 			return err
 		}
@@ -37,44 +32,108 @@ func Available() error {
 // whatever it had started.
 const drainTime = time.Second
 
-func restoreTool(f hostport.Family) string { return command(f) + "-restore" }
-func saveTool(f hostport.Family) string    { return command(f) + "-save" }
-
-func command(f hostport.Family) string {
-	if f == hostport.IPv6 {
-		return "ip6tables"
-	}
-	return "iptables"
-}
+// maxComplaint bounds what a tool's standard error adds to an error.
+const maxComplaint = 1000
 
 func lookPath(tool string) (string, error) {
 	path, err := exec.LookPath(tool)
 	if err != nil {
-		return "", fmt.Errorf("%w: %s not found on PATH", ErrMissing, tool)
+		return "", fmt.Errorf("%w: %s not found on PATH", backend.ErrMissing, tool)
 	}
 	return path, nil
 }
 
-// restore feeds text to iptables-restore. Each table in it is applied whole or
-// not at all; an error says what the tool said.
-func (b *Backend) restore(ctx context.Context, f hostport.Family, text string) error {
+// shortWait is for what needs no lock. Without --wait, and with 0, versions 1.8.8
+// and 1.8.9 of the legacy variant wait for ever.
+func shortWait() []string { return []string{"--wait", "1"} }
+
+// restore feeds text to a restore tool, which waits for the xtables lock. Each
+// table in it is applied whole or not at all. The error wraps ErrDrift if a line
+// failed that says what must be there, and ErrNoGuard without a table raw.
+func (b *Backend) restore(ctx context.Context, tool, text string) error {
 	// The nf_tables variant ignores --wait: there the kernel serialises.
-	_, err := b.run(ctx, restoreTool(f), text, "--noflush", "--wait", strconv.Itoa(int(b.wait/time.Second)))
+	return b.feed(ctx, tool, text, "--wait", strconv.Itoa(int(b.wait/time.Second)))
+}
+
+func (b *Backend) feed(ctx context.Context, tool, text string, args ...string) error {
+	_, err := b.run(ctx, tool, text, append([]string{"--noflush"}, args...)...)
+	var failed *toolError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	switch {
+	case failedTable.MatchString(failed.stderr):
+		return fmt.Errorf("%w: %w", backend.ErrNoGuard, err)
+	case failed.drift(text):
+		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
+	}
 	return err
 }
 
-// save reads all tables of a family that exist. A single table is not asked
-// for: the legacy variant would load it.
-func (b *Backend) save(ctx context.Context, f hostport.Family) (ruleset, error) {
-	out, err := b.run(ctx, saveTool(f), "")
-	if err != nil {
-		return ruleset{}, err
-	}
-	r, err := parseSave(out)
-	if err != nil {
-		return ruleset{}, fmt.Errorf("read output of %s: %w", saveTool(f), err)
+// save reads the tables of a family that may hold rules of ours. It asks for each
+// of them alone, because rules of other programs in another table can make the
+// tool fail, and not for one that the legacy variant would have to load.
+func (b *Backend) save(ctx context.Context, v variant) (ruleset, error) {
+	r := ruleset{tables: make(map[string]*table)}
+	for _, name := range tablesOf(v.family) {
+		if !v.nft && !hasLegacy(v.family, name) {
+			continue
+		}
+		out, err := b.run(ctx, v.save(), "", "-t", name)
+		if err != nil {
+			return ruleset{}, err
+		}
+		if err := r.parse(out); err != nil {
+			return ruleset{}, fmt.Errorf("read output of %s: %w", v.save(), err)
+		}
 	}
 	return r, nil
+}
+
+// tablesOf returns the tables that can hold rules of ours.
+func tablesOf(f hostport.Family) []string {
+	if f == hostport.IPv4 {
+		return []string{rawTable, natTable}
+	}
+	return []string{natTable}
+}
+
+// toolError is what a tool said that failed.
+type toolError struct {
+	tool   string
+	err    error
+	stderr string
+}
+
+func (e *toolError) Error() string {
+	s := fmt.Sprintf("%s: %v", e.tool, e.err)
+	if said := backend.OneLine(e.stderr, maxComplaint); said != "" {
+		s += ": " + said
+	}
+	return s
+}
+
+func (e *toolError) Unwrap() error { return e.err }
+
+var (
+	failedLine  = regexp.MustCompile(`line (\d+)(?: failed|: [A-Z_]+ failed)`)
+	failedTable = regexp.MustCompile("table (?:name )?[`']" + rawTable + "'")
+	failedChain = regexp.MustCompile("[`']" + prefix)
+)
+
+// drift reports whether a line of text failed that says what must be there, or a
+// chain of ours is missing. Versions differ: 1.8.7 (nf_tables) fails in the line
+// COMMIT, whichever was wrong, and a bad rule is no "line 3 failed" but an "Error
+// occurred at line: 3", which may be the next one.
+func (e *toolError) drift(text string) bool {
+	if m := failedLine.FindStringSubmatch(e.stderr); m != nil {
+		n, _ := strconv.Atoi(m[1]) // it has only digits
+		if lines := strings.Split(text, "\n"); 0 < n && n <= len(lines) {
+			line := lines[n-1]
+			return line != "" && line[0] != '*' && !strings.HasPrefix(line, "-A ") && !strings.HasPrefix(line, "-I ")
+		}
+	}
+	return failedChain.MatchString(e.stderr)
 }
 
 // run runs a tool to its end and returns what it printed. What it complained of
@@ -91,9 +150,10 @@ func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
-	// A group of its own: when the tool hangs, what it started goes with it. And
-	// it dies with us, so that it does not commit when the next invocation has
-	// the node. The signal is bound to the thread that starts it.
+	// A process group of its own: when the tool hangs, the processes that it
+	// started go with it. And it dies with us, so that it does not commit while
+	// the next invocation changes the node. The signal is bound to the thread
+	// that starts the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -106,26 +166,8 @@ func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
 	case strings.Contains(said.String(), "holding the xtables lock"):
-		return "", fmt.Errorf("%s: %w: waited %s", tool, ErrLocked, b.wait)
+		return "", fmt.Errorf("%s: %w: waited %s", tool, backend.ErrBusy, b.wait)
 	default:
-		return "", fmt.Errorf("%s: %w%s", tool, err, complaint(said.String()))
+		return "", &toolError{tool, err, said.String()}
 	}
-}
-
-// maxComplaint bounds what a tool's standard error adds to an error.
-const maxComplaint = 1000
-
-// complaint is what a tool wrote on standard error, on one line and without
-// what could be control to a terminal.
-func complaint(stderr string) string {
-	s := strings.Join(strings.FieldsFunc(strings.ToValidUTF8(stderr, "?"), func(r rune) bool {
-		return r <= ' ' || r == 0x7f || 0x80 <= r && r < 0xa0
-	}), " ")
-	if len(s) > maxComplaint {
-		s = strings.ToValidUTF8(s[:maxComplaint], "") + "..."
-	}
-	if s == "" {
-		return ""
-	}
-	return ": " + s
 }

@@ -9,8 +9,10 @@ import (
 // are written in an order in which none depends on a later one.
 type script struct {
 	table string
-	// declare are chains that are made, or emptied where they exist.
-	declare []string
+	// guard are lines that fail unless the kernel is at the change's Before.
+	guard []string
+	// create are chains that must not exist.
+	create []string
 	// check are rules that must exist, or nothing is applied.
 	check []rule
 	// remove are rules that must exist and go.
@@ -26,62 +28,50 @@ type script struct {
 	head []rule
 }
 
-func (s *script) empty() bool {
-	return len(s.check) == 0 && !s.changes()
-}
-
-// changes reports whether the script does more than check.
-func (s *script) changes() bool {
-	return len(s.declare)+len(s.remove)+len(s.flush)+len(s.drop)+len(s.add)+len(s.head) > 0
-}
-
-// put adds rules at the ends of their chains.
-func (s *script) put(rs ...rule) {
-	for _, r := range rs {
-		s.add = append(s.add, jump{rule: r})
+// put adds rules at the end of a chain.
+func (s *script) put(chain string, specs ...string) {
+	for _, spec := range specs {
+		s.add = append(s.add, jump{rule: rule{chain, spec}})
 	}
 }
 
 func (s *script) write(b *strings.Builder) {
-	if s.empty() {
-		return
-	}
-	b.WriteString("*" + s.table + "\n")
-	for _, c := range s.declare {
-		b.WriteString(":" + c + " - [0:0]\n")
+	var lines []string
+	line := func(verb, rest string) { lines = append(lines, verb+" "+rest) }
+	lines = append(lines, s.guard...)
+	for _, c := range s.create {
+		line("-N", c)
 	}
 	for _, r := range s.check {
-		b.WriteString("-C " + r.String() + "\n")
+		line("-C", r.String())
 	}
 	for _, r := range s.remove {
-		b.WriteString("-D " + r.String() + "\n")
+		line("-D", r.String())
 	}
 	// All are emptied before any goes: one may still lead to another.
 	for _, c := range slices.Concat(s.flush, s.drop) {
-		b.WriteString("-F " + c + "\n")
+		line("-F", c)
 	}
 	for _, c := range s.drop {
-		b.WriteString("-X " + c + "\n")
+		line("-X", c)
 	}
 	for _, r := range s.add {
-		verb := "-A "
+		verb := "-A"
 		if r.first {
-			verb = "-I "
+			verb = "-I"
 		}
-		b.WriteString(verb + r.String() + "\n")
+		line(verb, r.String())
 	}
 	for _, r := range slices.Backward(s.head) {
-		b.WriteString("-I " + r.String() + "\n")
+		line("-I", r.String())
 	}
-	b.WriteString("COMMIT\n")
+	if len(lines) > 0 {
+		b.WriteString("*" + s.table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n")
+	}
 }
 
 // scripts are the two tables of one family.
-type scripts struct {
-	raw, nat script
-	// base tells whether there are rules of ours in the family.
-	base fate
-}
+type scripts struct{ raw, nat script }
 
 func newScripts() *scripts {
 	return &scripts{raw: script{table: rawTable}, nat: script{table: natTable}}
@@ -95,9 +85,9 @@ func (s *scripts) of(table string) *script {
 }
 
 // String is the input for iptables-restore: "" if there is nothing to do. Each
-// table is a transaction of its own. The guard is up before the first mapping
-// that needs it comes, and until the last is gone, so that dying between the
-// two leaves the node closed.
+// table is a transaction of its own. The guard of 127.0.0.0/8 is up before the
+// first mapping that needs it comes, and until the last is gone, so that a
+// process that dies between the two leaves the node closed.
 func (s *scripts) String() string {
 	var b strings.Builder
 	if len(s.raw.drop) > 0 {
@@ -108,16 +98,4 @@ func (s *scripts) String() string {
 		s.nat.write(&b)
 	}
 	return b.String()
-}
-
-// changes reports whether the scripts do more than check.
-func (s *scripts) changes() bool { return s.raw.changes() || s.nat.changes() }
-
-// create makes a share's chain anew, without the jumps to it.
-func (s *scripts) create(sh share) {
-	t := s.of(sh.table)
-	t.declare = append(t.declare, sh.chain)
-	for _, spec := range sh.body {
-		t.put(rule{sh.chain, spec})
-	}
 }

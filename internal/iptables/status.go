@@ -1,72 +1,73 @@
 package iptables
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Status tells whether the tools and the nat table can be used: those of IPv4
-// always, those of IPv6 where the node has IPv6.
+// The first version 1.8.N of the nf_tables variant whose restore takes single
+// chains under --noflush.
+const firstMinor = 5
+
+// Status reports why IPv4 host ports cannot be programmed. That those of IPv6
+// cannot is advice: IPv4 works without. Another program that holds the xtables
+// lock is no error.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
-	if err := Available(); err != nil {
-		return nil, err
-	}
 	for _, f := range hostport.Families() {
 		if !enabled(f) {
 			continue
 		}
-		path, err := lookPath(restoreTool(f))
-		if err != nil {
-			// Mappings of pods that have no IPv6 address work all the same.
-			advice = append(advice, fmt.Sprintf("%s host ports cannot be programmed: %v", f, err))
-			continue
-		}
-		if err := b.probe(ctx, f); err != nil {
+		more, err := b.probe(ctx, f)
+		advice = append(advice, more...)
+		switch {
+		case err == nil:
+		case f == hostport.IPv4:
 			return advice, fmt.Errorf("%s: %w", f, err)
-		}
-		if names, err := os.ReadFile(legacyTables(f)); err == nil && mixed(path, names) {
-			advice = append(advice, fmt.Sprintf("%s: tables of iptables-legacy are loaded beside those of iptables-nft: should they hold rules, their order with host ports is not defined", f))
+		default:
+			advice = append(advice, fmt.Sprintf("%s host ports cannot be programmed: %v", f, err))
 		}
 	}
 	return advice, nil
 }
 
-// probe has the tool open and commit the table, with nothing in it to do. It
-// does not list what is there: runtimes ask for STATUS every few seconds, and
-// the list of a node with thousands of Services takes a tenth of one.
-func (b *Backend) probe(ctx context.Context, f hostport.Family) error {
-	if _, err := lookPath(saveTool(f)); err != nil {
-		return err
+// enabled reports whether the kernel speaks the family: IPv6 can be off.
+func enabled(f hostport.Family) bool {
+	if f == hostport.IPv4 {
+		return true
 	}
-	return b.restore(ctx, f, "*"+natTable+"\nCOMMIT\n")
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
-// legacyTables is the file in which the kernel lists the tables of the legacy
-// variant that are loaded.
-func legacyTables(f hostport.Family) string {
-	if f == hostport.IPv6 {
-		return "/proc/net/ip6_tables_names"
+// probe has the tool open and commit the tables, with nothing in it to do. It
+// does not list them: runtimes ask for STATUS every few seconds, and the list of
+// a node with thousands of Services takes a tenth of one.
+func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string, err error) {
+	v, err := b.current(ctx, f)
+	if err != nil {
+		return nil, err
 	}
-	return "/proc/net/ip_tables_names"
-}
-
-// mixed reports whether a tool is of the nf_tables variant while the legacy
-// variant has the table that host ports are in.
-func mixed(tool string, names []byte) bool {
-	target, err := filepath.EvalSymlinks(tool)
-	if err != nil || !strings.Contains(filepath.Base(target), "nft") {
-		return false
+	if v.nft && v.minor >= 0 && v.minor < firstMinor {
+		advice = append(advice, fmt.Sprintf("%s: iptables 1.8.%d (nf_tables) may not be able to change single chains: install 1.8.%d or newer, or use iptables-legacy", f, v.minor, firstMinor))
 	}
-	for name := range bytes.Lines(names) {
-		if string(bytes.TrimSpace(name)) == natTable {
-			return true
-		}
+	if v.nft && hasLegacy(f, natTable) {
+		advice = append(advice, fmt.Sprintf("%s: tables of iptables-legacy are loaded beside those of iptables-nft: should they hold rules, their order with host ports is not defined", f))
 	}
-	return false
+	text := "*" + natTable + "\nCOMMIT\n"
+	if f == hostport.IPv4 {
+		text += "*" + rawTable + "\nCOMMIT\n"
+	}
+	switch err := b.feed(ctx, v.restore(), text, shortWait()...); {
+	case errors.Is(err, backend.ErrBusy):
+		return advice, nil
+	case errors.Is(err, backend.ErrNoGuard):
+		return append(advice, fmt.Sprintf("%s: the kernel has no table raw: host ports are not reachable at 127.0.0.1", f)), nil
+	default:
+		return advice, err
+	}
 }

@@ -25,7 +25,7 @@ func TestValidate(t *testing.T) {
 		"target as chain":    {hostport.Options{ExternalSetMarkChain: "ACCEPT"}, "externalSetMarkChain:"},
 		"chain of ours":      {hostport.Options{ExternalSetMarkChain: dnatChain}, "externalSetMarkChain:"},
 	} {
-		t.Run(name, func(t *testing.T) { refused(t, New(0, nil).Validate(c.o), c.want) })
+		t.Run(name, func(t *testing.T) { wantRefused(t, New(Options{}).Validate(c.o), c.want) })
 	}
 }
 
@@ -80,8 +80,8 @@ func TestValidateConditions(t *testing.T) {
 				"conditionsV6": {ConditionsV6: c.words},
 			} {
 				want := c.want
-				err := New(0, nil).Validate(o)
-				refused(t, err, want)
+				err := New(Options{}).Validate(o)
+				wantRefused(t, err, want)
 				if err != nil && !strings.HasPrefix(err.Error(), key+": ") {
 					t.Errorf("%v does not name %s", err, key)
 				}
@@ -98,7 +98,7 @@ func slicesRepeat(words []string, n int) []string {
 	return out
 }
 
-func refused(t *testing.T, err error, want string) {
+func wantRefused(t *testing.T, err error, want string) {
 	t.Helper()
 	switch {
 	case want == "" && err != nil:

@@ -3,20 +3,20 @@ package iptables
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 // variants are the two programs behind one name.
@@ -32,21 +32,15 @@ type world struct {
 	b       *Backend
 }
 
-// newWorld makes one. The namespace lives as long as the test.
+// newWorld makes one, and moves the calling thread into it. It lives as long as
+// the test.
 func newWorld(t testing.TB, variant string) *world {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("needs root, to make a network namespace")
-	}
-	w := &world{t: t, bin: t.TempDir(), variant: variant, b: New(5*time.Second, memo{})}
-	w.ns = newNamespace(t)
+	w := &world{t: t, bin: t.TempDir(), variant: variant, b: New(Options{Wait: 5 * time.Second})}
+	w.ns = netns.Enter(t).Path()
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, verb := range []string{"", "-save", "-restore"} {
-			path := fmt.Sprintf("/usr/sbin/%s-%s%s", family, variant, verb)
-			if _, err := os.Stat(path); err != nil {
-				t.Fatalf("install the Debian package iptables: %v", err)
-			}
-			w.stub(family+verb, fmt.Sprintf("exec /usr/bin/nsenter --net=%s %s \"$@\"", w.ns, path))
+			w.install(family+verb, family+"-"+variant+verb)
 		}
 	}
 	t.Setenv("PATH", w.bin)
@@ -54,28 +48,47 @@ func newWorld(t testing.TB, variant string) *world {
 	return w
 }
 
-func newNamespace(t testing.TB) string {
-	t.Helper()
-	type result struct {
-		f   *os.File
-		err error
+// install puts a tool of /usr/sbin, that works in the namespace, on the PATH.
+func (w *world) install(name, tool string) {
+	w.t.Helper()
+	if _, err := os.Stat("/usr/sbin/" + tool); err != nil {
+		w.t.Fatalf("install the Debian package iptables: %v", err)
 	}
-	c := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
-			c <- result{err: err}
-			return
+	w.stub(name, w.real(tool))
+}
+
+// real is the shell command of a tool that works in the namespace.
+func (w *world) real(tool string) string {
+	return fmt.Sprintf("exec /usr/bin/nsenter --net=%s /usr/sbin/%s \"$@\"", w.ns, tool)
+}
+
+// installVariant puts the tools of a variant on the PATH under the names that
+// they always have.
+func (w *world) installVariant(variant string) {
+	w.t.Helper()
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, verb := range []string{"-save", "-restore"} {
+			name := family + "-" + variant + verb
+			w.install(name, name)
 		}
-		f, err := os.Open("/proc/thread-self/ns/net")
-		c <- result{f, err}
-	}()
-	r := <-c
-	if r.err != nil {
-		t.Fatal(r.err)
 	}
-	t.Cleanup(func() { _ = r.f.Close() })
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), r.f.Fd())
+}
+
+// use makes iptables lead to a variant, as update-alternatives does.
+func (w *world) use(variant string) {
+	w.variant = variant
+	for _, name := range []string{"iptables", "ip6tables", "iptables-save", "ip6tables-save", "iptables-restore", "ip6tables-restore"} {
+		w.unstub(name)
+	}
+}
+
+func (w *world) uninstall(names ...string) {
+	w.t.Helper()
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(w.bin, name)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // stub puts a shell script on the PATH under that name.
@@ -93,8 +106,23 @@ func (w *world) stub(name, script string) {
 
 // unstub brings the real tool back.
 func (w *world) unstub(name string) {
-	family, verb, _ := strings.Cut(name, "-")
-	w.stub(name, fmt.Sprintf("exec /usr/bin/nsenter --net=%s /usr/sbin/%s-%s-%s \"$@\"", w.ns, family, w.variant, verb))
+	family, verb, ok := strings.Cut(name, "-")
+	if ok {
+		verb = "-" + verb
+	}
+	w.install(name, family+"-"+w.variant+verb)
+}
+
+// steady has the tools that read fail: changes must not need them.
+func (w *world) steady() (done func()) {
+	for _, tool := range []string{"iptables-save", "ip6tables-save"} {
+		w.stub(tool, "exit 1")
+	}
+	return func() {
+		for _, tool := range []string{"iptables-save", "ip6tables-save"} {
+			w.unstub(tool)
+		}
+	}
 }
 
 // run runs a tool in the namespace.
@@ -111,30 +139,10 @@ func (w *world) run(stdin string, args ...string) string {
 	return string(out)
 }
 
-var counters = regexp.MustCompile(` \[\d+:\d+\]$`)
-
-// saved is what the tool lists of a family: no remarks, no counters, no names of
-// revisions, no tables that hold only empty built-in chains.
+// saved lists the rules of a family, without counters.
 func (w *world) saved(f hostport.Family) string {
 	w.t.Helper()
-	var out, section []string
-	interesting := false
-	for line := range strings.SplitSeq(w.run("", saveTool(f)), "\n") {
-		line = counters.ReplaceAllString(line, "")
-		switch {
-		case line == "" || line[0] == '#' || strings.HasPrefix(line, "-A "+revisionChain):
-			continue
-		case line[0] == '*':
-			section, interesting = nil, false
-		case line[0] == '-' || strings.HasSuffix(line, " -"):
-			interesting = true
-		}
-		section = append(section, line)
-		if line == "COMMIT" && interesting {
-			out = append(out, section...)
-		}
-	}
-	return strings.Join(out, "\n")
+	return strings.TrimSuffix(netns.SaveText(w.run("", command(f)+"-save")), "\n")
 }
 
 func (w *world) both() string {
@@ -149,37 +157,47 @@ func eachVariant(t *testing.T, test func(t *testing.T, w *world)) {
 	}
 }
 
-// memo is what a backend remembers.
-type memo map[string]string
-
-func (m memo) Recall(key string) (string, error) { return m[key], nil }
-func (m memo) Remember(key, word string)         { m[key] = word }
-
-// node is the state that a backend is told of: the attachments there are.
+// node is what internal/node does for a backend: it has the records, and resyncs
+// after a change that failed.
 type node struct {
 	b    *Backend
 	atts []*hostport.Attachment
+	// resyncs counts the changes that failed at first.
+	resyncs int
 }
 
-type rest struct {
-	b    *Backend
-	atts []*hostport.Attachment
-}
+// others are attachments that a change leaves alone.
+type others []*hostport.Attachment
 
-func (r rest) Uses(name string) (bool, error) {
-	for _, a := range r.atts {
-		if slices.Contains(r.b.Shares(a), name) {
-			return true, nil
+func (o others) InUse(f hostport.Family, p hostport.Protocol, first, last uint16) (bool, error) {
+	for _, a := range o {
+		for _, fw := range a.Forwards(f) {
+			if fw.Protocol == p && first <= fw.HostPort && fw.HostPort <= last {
+				return true, nil
+			}
 		}
 	}
 	return false, nil
 }
 
-func (r rest) All() ([]*hostport.Attachment, error) { return r.atts, nil }
+func (o others) Any(match func(*hostport.Attachment) bool) (bool, error) {
+	return slices.ContainsFunc(o, match), nil
+}
 
-// change is what replaces remove by add on this node.
-func (n *node) change(remove, add []*hostport.Attachment) hostport.Change {
-	return hostport.Change{Remove: remove, Add: add, Rest: rest{n.b, n.without(remove)}}
+func fingerprint(atts []*hostport.Attachment) hostport.Fingerprint {
+	return hostport.FingerprintOf(atts, backend.Layout)
+}
+
+// change is what replaces remove by add beside rest.
+func change(rest, remove, add []*hostport.Attachment) backend.Change {
+	return backend.Change{
+		Remove: remove, Add: add, Others: others(rest),
+		Before: fingerprint(slices.Concat(rest, remove)), After: fingerprint(slices.Concat(rest, add)),
+	}
+}
+
+func (n *node) change(remove, add []*hostport.Attachment) backend.Change {
+	return change(n.without(remove), remove, add)
 }
 
 func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
@@ -192,16 +210,81 @@ func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
 	return out
 }
 
-func (n *node) apply(t *testing.T, remove, add []*hostport.Attachment) {
+// try applies a change, twice if the first fails.
+func (n *node) try(t testing.TB, remove, add []*hostport.Attachment) error {
 	t.Helper()
-	if err := n.b.Apply(t.Context(), n.change(remove, add)); err != nil {
-		t.Fatal(err)
+	_, err := n.b.Apply(t.Context(), n.change(remove, add))
+	if err != nil {
+		n.resyncs++
+		n.rewrite(t)
 	}
-	n.atts = append(n.without(remove), add...)
+	if errors.Is(err, backend.ErrDrift) {
+		_, err = n.b.Apply(t.Context(), n.change(remove, add))
+	}
+	if err == nil {
+		n.atts = append(n.without(remove), add...)
+	}
+	return err
 }
 
-func (n *node) add(t *testing.T, a ...*hostport.Attachment) { t.Helper(); n.apply(t, nil, a) }
-func (n *node) del(t *testing.T, a ...*hostport.Attachment) { t.Helper(); n.apply(t, a, nil) }
+func (n *node) apply(t testing.TB, remove, add []*hostport.Attachment) {
+	t.Helper()
+	if err := n.try(t, remove, add); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) rewrite(t testing.TB) { t.Helper(); rewrite(t, n.b, n.atts) }
+
+func rewrite(t testing.TB, b *Backend, atts []*hostport.Attachment) {
+	t.Helper()
+	if _, err := b.Rewrite(t.Context(), atts, fingerprint(atts)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) add(t testing.TB, a ...*hostport.Attachment) { t.Helper(); n.apply(t, nil, a) }
+func (n *node) del(t testing.TB, a ...*hostport.Attachment) { t.Helper(); n.apply(t, a, nil) }
+
+// differences is what Check says of some attachments.
+func (n *node) differences(t testing.TB, some ...*hostport.Attachment) string {
+	t.Helper()
+	found, err := n.b.Check(t.Context(), some, fingerprint(n.atts))
+	return lines(t, found, err)
+}
+
+// audit is what Audit says.
+func (n *node) audit(t testing.TB) string {
+	t.Helper()
+	found, err := n.b.Audit(t.Context(), n.atts, fingerprint(n.atts))
+	return lines(t, found, err)
+}
+
+func lines(t testing.TB, found []backend.Difference, err error) string {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, d := range found {
+		fmt.Fprintf(&b, "%s: %s\n", d.Owner.ContainerID, d.Text)
+		if strings.Contains(d.Text, "\n") || d.Text == "" {
+			t.Errorf("not one line: %q", d.Text)
+		}
+	}
+	return b.String()
+}
+
+// agrees fails if anything in the kernel differs from the records.
+func (n *node) agrees(t testing.TB) {
+	t.Helper()
+	if got := n.differences(t, n.atts...); got != "" {
+		t.Errorf("Check:\n%s", got)
+	}
+	if got := n.audit(t); got != "" {
+		t.Errorf("Audit:\n%s", got)
+	}
+}
 
 // attachment makes one: options are functions on it.
 func attachment(id string, opts ...func(*hostport.Attachment)) *hostport.Attachment {
@@ -211,8 +294,9 @@ func attachment(id string, opts ...func(*hostport.Attachment)) *hostport.Attachm
 		Sandbox:   hostport.Sandbox{Inode: 4026531840},
 		Pod:       hostport.Pod{Namespace: "ns", Name: "pod-" + id},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.244.0.40/24")},
-		Backend:   "iptables",
+		Backend:   backend.Iptables,
 		Options:   hostport.Options{SNAT: true, MarkMasqBit: 13},
+		Boot:      "1a2b3c4d",
 	}
 	for _, o := range opts {
 		o(a)
@@ -252,7 +336,7 @@ func maps(ms ...string) func(*hostport.Attachment) {
 }
 
 // localnet has 127.0.0.1 on the node reach the pod.
-func localnet(a *hostport.Attachment) { a.LocalnetVia = "br0" }
+func localnet(a *hostport.Attachment) { a.LoopbackInterface = "br0" }
 
 func options(o hostport.Options) func(*hostport.Attachment) {
 	return func(a *hostport.Attachment) { a.Options = o }

@@ -30,7 +30,7 @@ type Listener struct {
 func (l Listener) String() string {
 	s := fmt.Sprintf("%s/%s is listened on by ", l.Address, l.Mapping.Protocol)
 	if l.PID == 0 {
-		return s + "a process that cannot be told"
+		return s + "an unknown process"
 	}
 	return s + fmt.Sprintf("process %d (%q)", l.PID, l.Command)
 }

@@ -53,7 +53,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func TestVia(t *testing.T) {
+func TestInterface(t *testing.T) {
 	node(t, func() {
 		for _, tc := range []struct{ pod, want, err string }{
 			{"10.9.0.40", "cni.100", ""},
@@ -67,11 +67,11 @@ func TestVia(t *testing.T) {
 			{"", "", "IPv4"},
 		} {
 			pod, _ := netip.ParseAddr(tc.pod)
-			got, err := Via(pod)
+			got, err := Interface(pod)
 			if got != tc.want || (err == nil) != (tc.err == "") {
-				t.Errorf("Via(%s) = %q, %v; want %q", tc.pod, got, err, tc.want)
+				t.Errorf("Interface(%s) = %q, %v; want %q", tc.pod, got, err, tc.want)
 			} else if err != nil && !strings.Contains(err.Error(), tc.err) {
-				t.Errorf("Via(%s) says %v, want %q in it", tc.pod, err, tc.err)
+				t.Errorf("Interface(%s) says %v, want %q in it", tc.pod, err, tc.err)
 			}
 		}
 	})

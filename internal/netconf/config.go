@@ -1,15 +1,15 @@
 package netconf
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -20,17 +20,18 @@ const (
 	DefaultMarkMasqBit = 13
 )
 
-// Backends by name, as the key "backend" has them.
-const (
-	Iptables = "iptables"
-	Nftables = "nftables"
-)
+// maxLockTimeout keeps a mistaken value from blocking pod starts for hours.
+const maxLockTimeout = 10 * time.Minute
+
+// Versions returns the versions of the CNI specification whose configurations
+// and results are understood, the newest last.
+func Versions() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 
 // Config is a validated network configuration.
 type Config struct {
 	CNIVersion string
 	Name       string
-	// Backend is Iptables, Nftables, or "" to let the node decide.
+	// Backend is the name of a backend, or "" to let the node choose.
 	Backend string
 	// DataDir is where the state is kept, an absolute path.
 	DataDir string
@@ -43,15 +44,12 @@ type Config struct {
 	LogFile  string
 	Options  hostport.Options
 	Mappings []hostport.Mapping
-	// PrevResult is the result of the plugin before, as it came; nil if none.
+	// PrevResult is the result of the previous plugin as it came, or nil.
 	PrevResult json.RawMessage
-	// ValidAttachments is what GC keeps; Valid tells whether the key was
-	// there, because an empty list means that nothing is to be kept.
+	// ValidAttachments are those that a GC keeps. Listed reports whether there
+	// is a list: an empty one means that nothing is kept.
 	ValidAttachments []hostport.Key
-	Valid            bool
-
-	// markMasqBitSet tells a chosen bit from the default, for ForBackend.
-	markMasqBitSet bool
+	Listed           bool
 }
 
 // FieldError says which key of the configuration is wrong.
@@ -70,32 +68,40 @@ func fieldErrorf(field, format string, args ...any) error {
 	return &FieldError{Field: field, Err: fmt.Errorf(format, args...)}
 }
 
-// raw is the configuration as it is written. Every key is kept raw so that a
-// value of the wrong type is an error that names its key.
-type raw struct {
-	CNIVersion           json.RawMessage `json:"cniVersion"`
-	Name                 json.RawMessage `json:"name"`
-	Backend              json.RawMessage `json:"backend"`
-	SNAT                 json.RawMessage `json:"snat"`
-	MasqAll              json.RawMessage `json:"masqAll"`
-	MarkMasqBit          json.RawMessage `json:"markMasqBit"`
-	ExternalSetMarkChain json.RawMessage `json:"externalSetMarkChain"`
-	ConditionsV4         json.RawMessage `json:"conditionsV4"`
-	ConditionsV6         json.RawMessage `json:"conditionsV6"`
-	DataDir              json.RawMessage `json:"dataDir"`
-	LockTimeout          json.RawMessage `json:"lockTimeout"`
-	HostListener         json.RawMessage `json:"hostListener"`
-	LogLevel             json.RawMessage `json:"logLevel"`
-	LogFile              json.RawMessage `json:"logFile"`
-	RuntimeConfig        json.RawMessage `json:"runtimeConfig"`
-	PrevResult           json.RawMessage `json:"prevResult"`
-	ValidAttachments     json.RawMessage `json:"cni.dev/valid-attachments"`
+// document is the configuration as it is written.
+type document struct {
+	CNIVersion           value[string]                   `json:"cniVersion"`
+	Name                 value[string]                   `json:"name"`
+	Backend              value[string]                   `json:"backend"`
+	SNAT                 value[bool]                     `json:"snat"`
+	MasqAll              value[bool]                     `json:"masqAll"`
+	MarkMasqBit          value[float64]                  `json:"markMasqBit"`
+	ExternalSetMarkChain value[string]                   `json:"externalSetMarkChain"`
+	ConditionsV4         value[[]value[string]]          `json:"conditionsV4"`
+	ConditionsV6         value[[]value[string]]          `json:"conditionsV6"`
+	DataDir              value[string]                   `json:"dataDir"`
+	LockTimeout          value[duration]                 `json:"lockTimeout"`
+	HostListener         value[string]                   `json:"hostListener"`
+	LogLevel             value[string]                   `json:"logLevel"`
+	LogFile              value[string]                   `json:"logFile"`
+	RuntimeConfig        value[runtimeConfig]            `json:"runtimeConfig"`
+	PrevResult           value[json.RawMessage]          `json:"prevResult"`
+	ValidAttachments     value[[]value[validAttachment]] `json:"cni.dev/valid-attachments"`
 }
 
-// Parse reads a configuration. A *Config comes back also with an error, with
-// defaults in the place of what is wrong: DEL goes on with it, because what is
-// recorded must be removable even if the configuration has gone bad. The error
-// joins one *FieldError for each wrong key.
+type runtimeConfig struct {
+	PortMappings value[[]value[portMapping]] `json:"portMappings"`
+}
+
+type validAttachment struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+}
+
+// Parse reads a configuration. It returns a Config also with an error, with
+// defaults for what is wrong: DEL goes on with it, because what is recorded
+// must be removable even if the configuration has gone bad. The error joins one
+// FieldError for each wrong key.
 func Parse(data []byte) (*Config, error) {
 	c := &Config{
 		DataDir:     DefaultDataDir,
@@ -103,154 +109,66 @@ func Parse(data []byte) (*Config, error) {
 		LogLevel:    slog.LevelInfo,
 		Options:     hostport.Options{SNAT: true, MarkMasqBit: DefaultMarkMasqBit},
 	}
-	var r raw
-	if err := json.Unmarshal(data, &r); err != nil {
+	var d document
+	if err := json.Unmarshal(data, &d); err != nil {
 		return c, &FieldError{Field: "network configuration", Err: err}
 	}
-	if isSet(r.PrevResult) {
-		c.PrevResult = r.PrevResult
+	r := &reader{}
+	read(r, "cniVersion", d.CNIVersion, &c.CNIVersion)
+	read(r, "name", d.Name, &c.Name)
+	r.readOptions(&d, &c.Options)
+	r.readBackend(&d, c)
+	readPath(r, "dataDir", d.DataDir, &c.DataDir)
+	timeout := duration(c.LockTimeout)
+	read(r, "lockTimeout", d.LockTimeout, &timeout)
+	if t := time.Duration(timeout); t > 0 && t <= maxLockTimeout {
+		c.LockTimeout = t
+	} else {
+		r.failf("lockTimeout", "%v is outside 1ns to %v", t, maxLockTimeout)
 	}
-	return c, errors.Join(
-		text(r.CNIVersion, "cniVersion", &c.CNIVersion),
-		text(r.Name, "name", &c.Name),
-		c.parseBackend(r.Backend),
-		c.parseOptions(&r),
-		c.parseDataDir(r.DataDir),
-		c.parseLockTimeout(r.LockTimeout),
-		c.parseHostListener(r.HostListener),
-		c.parseLog(r.LogLevel, r.LogFile),
-		c.parseRuntimeConfig(r.RuntimeConfig),
-		c.parseValidAttachments(r.ValidAttachments),
-	)
-}
-
-// ForBackend refuses options that belong to another backend than the named
-// one.
-func (c *Config) ForBackend(backend string) error {
-	if backend != Nftables {
-		return nil
-	}
-	var errs []error
-	if c.markMasqBitSet {
-		errs = append(errs, fieldErrorf("markMasqBit", "is an option of the iptables backend; nftables needs no mark"))
-	}
-	if c.Options.ExternalSetMarkChain != "" {
-		errs = append(errs, fieldErrorf("externalSetMarkChain", "is an option of the iptables backend; nftables needs no mark"))
-	}
-	return errors.Join(errs...)
-}
-
-func (c *Config) parseBackend(m json.RawMessage) error {
-	var s string
-	if err := text(m, "backend", &s); err != nil {
-		return err
-	}
-	switch s {
-	case "", Iptables, Nftables:
-		c.Backend = s
-		return nil
-	default:
-		return fieldErrorf("backend", "unknown backend %.80q: want %s or %s", s, Iptables, Nftables)
-	}
-}
-
-func (c *Config) parseDataDir(m json.RawMessage) error {
-	var s string
-	if err := text(m, "dataDir", &s); err != nil || s == "" {
-		return err
-	}
-	if !filepath.IsAbs(s) || strings.ContainsRune(s, 0) {
-		return fieldErrorf("dataDir", "%.80q is not an absolute path", s)
-	}
-	c.DataDir = filepath.Clean(s)
-	return nil
-}
-
-// maxLockTimeout keeps a mistaken value from blocking pod starts for hours.
-const maxLockTimeout = 10 * time.Minute
-
-func (c *Config) parseLockTimeout(m json.RawMessage) error {
-	const field = "lockTimeout"
-	if !isSet(m) {
-		return nil
-	}
-	var s string
-	if json.Unmarshal(m, &s) != nil {
-		var n float64
-		if json.Unmarshal(m, &n) != nil {
-			return fieldErrorf(field, "want a duration such as \"30s\" or a number of seconds, not %s", shown(m))
+	readChoice(r, "hostListener", d.HostListener, map[string]bool{"ignore": false, "deny": true}, &c.DenyListeners)
+	d.LogLevel.RawMessage = bytes.ToLower(d.LogLevel.RawMessage)
+	readChoice(r, "logLevel", d.LogLevel, map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "warning": slog.LevelWarn, "error": slog.LevelError,
+	}, &c.LogLevel)
+	readPath(r, "logFile", d.LogFile, &c.LogFile)
+	var runtime runtimeConfig
+	read(r, "runtimeConfig", d.RuntimeConfig, &runtime)
+	c.Mappings = r.readMappings(runtime.PortMappings)
+	read(r, "prevResult", d.PrevResult, &c.PrevResult)
+	c.Listed = d.ValidAttachments.set()
+	readList(r, "cni.dev/valid-attachments", d.ValidAttachments, func(field string, v validAttachment) {
+		if v.ContainerID == "" || v.IfName == "" {
+			r.failf(field, "containerID and ifname are required")
 		}
-		s = strconv.FormatFloat(n, 'f', -1, 64) + "s"
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil {
-		return fieldErrorf(field, "%.80q is not a duration such as \"30s\"", s)
-	}
-	if d <= 0 || d > maxLockTimeout {
-		return fieldErrorf(field, "%v is outside 1ns to %v", d, maxLockTimeout)
-	}
-	c.LockTimeout = d
-	return nil
+		c.ValidAttachments = append(c.ValidAttachments, hostport.Key(v))
+	})
+	return c, r.err()
 }
 
-func (c *Config) parseHostListener(m json.RawMessage) error {
-	var s string
-	if err := text(m, "hostListener", &s); err != nil {
-		return err
+func (r *reader) readOptions(d *document, o *hostport.Options) {
+	read(r, "snat", d.SNAT, &o.SNAT)
+	read(r, "masqAll", d.MasqAll, &o.MasqueradeAll)
+	readWhole(r, "markMasqBit", d.MarkMasqBit, 0, 31, &o.MarkMasqBit)
+	if read(r, "externalSetMarkChain", d.ExternalSetMarkChain, &o.ExternalSetMarkChain) && o.ExternalSetMarkChain != "" && d.MarkMasqBit.set() {
+		r.failf("markMasqBit", "cannot be combined with externalSetMarkChain")
 	}
-	switch s {
-	case "", "ignore":
-	case "deny":
-		c.DenyListeners = true
-	default:
-		return fieldErrorf("hostListener", "unknown value %.80q: want ignore or deny", s)
-	}
-	return nil
+	readList(r, "conditionsV4", d.ConditionsV4, func(_, word string) { o.ConditionsV4 = append(o.ConditionsV4, word) })
+	readList(r, "conditionsV6", d.ConditionsV6, func(_, word string) { o.ConditionsV6 = append(o.ConditionsV6, word) })
 }
 
-func (c *Config) parseLog(level, file json.RawMessage) error {
-	var l, f string
-	if err := errors.Join(text(level, "logLevel", &l), text(file, "logFile", &f)); err != nil {
-		return err
+// readBackend reads the backend's name. A configuration without one that has
+// what only iptables understands was written for the portmap plugin, whose
+// default is iptables.
+func (r *reader) readBackend(d *document, c *Config) {
+	choices := map[string]string{}
+	for _, name := range backend.Names() {
+		choices[name] = name
 	}
-	switch strings.ToLower(l) {
-	case "", "info":
-	case "debug":
-		c.LogLevel = slog.LevelDebug
-	case "warn", "warning":
-		c.LogLevel = slog.LevelWarn
-	case "error":
-		c.LogLevel = slog.LevelError
-	default:
-		return fieldErrorf("logLevel", "unknown level %.80q: want debug, info, warn or error", l)
+	readChoice(r, "backend", d.Backend, choices, &c.Backend)
+	o := c.Options
+	isWord := func(s string) bool { return s == "!" || strings.HasPrefix(s, "-") }
+	if c.Backend == "" && (d.MarkMasqBit.set() || o.ExternalSetMarkChain != "" || slices.ContainsFunc(slices.Concat(o.ConditionsV4, o.ConditionsV6), isWord)) {
+		c.Backend = backend.Iptables
 	}
-	if f != "" && (!filepath.IsAbs(f) || strings.ContainsRune(f, 0)) {
-		return fieldErrorf("logFile", "%.80q is not an absolute path", f)
-	}
-	c.LogFile = f
-	return nil
-}
-
-func (c *Config) parseValidAttachments(m json.RawMessage) error {
-	const field = "cni.dev/valid-attachments"
-	c.Valid = len(m) > 0
-	if !isSet(m) {
-		return nil
-	}
-	var list []hostport.Key
-	var entries []struct {
-		ContainerID string `json:"containerID"`
-		IfName      string `json:"ifname"`
-	}
-	if err := json.Unmarshal(m, &entries); err != nil {
-		return fieldErrorf(field, "want a list of {containerID, ifname}: %w", err)
-	}
-	for i, e := range entries {
-		if e.ContainerID == "" || e.IfName == "" {
-			return fieldErrorf(fmt.Sprintf("%s[%d]", field, i), "containerID and ifname are required")
-		}
-		list = append(list, hostport.Key{ContainerID: e.ContainerID, IfName: e.IfName})
-	}
-	c.ValidAttachments = list
-	return nil
 }

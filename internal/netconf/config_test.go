@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -20,7 +21,6 @@ import (
 var compare = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}),
 	cmpopts.EquateEmpty(),
-	cmpopts.IgnoreUnexported(netconf.Config{}),
 }
 
 // defaults is what an empty configuration means.
@@ -46,21 +46,34 @@ func TestParse(t *testing.T) {
 		{"null", `null`, nil},
 		{"every key null", `{"cniVersion":null,"name":null,"backend":null,"snat":null,"masqAll":null,"markMasqBit":null,
 			"externalSetMarkChain":null,"conditionsV4":null,"conditionsV6":null,"dataDir":null,"lockTimeout":null,
-			"hostListener":null,"logLevel":null,"logFile":null,"runtimeConfig":null,"prevResult":null}`, nil},
+			"hostListener":null,"logLevel":null,"logFile":null,"runtimeConfig":null,"prevResult":null,
+			"cni.dev/valid-attachments":null}`, nil},
 		{"unknown keys", `{"type":"hostport","capabilities":{"portMappings":true},"ipam":{},"x":[1,2]}`, nil},
 		{"name and version", `{"cniVersion":"1.1.0","name":"podnet"}`, func(c *netconf.Config) { c.CNIVersion, c.Name = "1.1.0", "podnet" }},
-		{"backend iptables", `{"backend":"iptables"}`, func(c *netconf.Config) { c.Backend = netconf.Iptables }},
-		{"backend nftables", `{"backend":"nftables"}`, func(c *netconf.Config) { c.Backend = netconf.Nftables }},
+		{"backend iptables", `{"backend":"iptables"}`, func(c *netconf.Config) { c.Backend = backend.Iptables }},
+		{"backend nftables", `{"backend":"nftables"}`, func(c *netconf.Config) { c.Backend = backend.Nftables }},
 		{"backend empty", `{"backend":""}`, nil},
 		{"snat", `{"snat":false}`, func(c *netconf.Config) { c.Options.SNAT = false }},
 		{"masqAll", `{"masqAll":true}`, func(c *netconf.Config) { c.Options.MasqueradeAll = true }},
-		{"lowest mark", `{"markMasqBit":0}`, func(c *netconf.Config) { c.Options.MarkMasqBit = 0 }},
-		{"highest mark", `{"markMasqBit":31}`, func(c *netconf.Config) { c.Options.MarkMasqBit = 31 }},
-		{"mark as a float", `{"markMasqBit":1.4e1}`, func(c *netconf.Config) { c.Options.MarkMasqBit = 14 }},
-		{"mark chain", `{"externalSetMarkChain":"KUBE-MARK-MASQ"}`, func(c *netconf.Config) { c.Options.ExternalSetMarkChain = "KUBE-MARK-MASQ" }},
-		{"conditions", `{"conditionsV4":["!","-d","192.0.2.0/24"],"conditionsV6":[]}`, func(c *netconf.Config) {
-			c.Options.ConditionsV4 = []string{"!", "-d", "192.0.2.0/24"}
+		{"lowest mark", `{"backend":"nftables","markMasqBit":0}`, func(c *netconf.Config) { c.Backend, c.Options.MarkMasqBit = backend.Nftables, 0 }},
+		{"highest mark", `{"markMasqBit":31}`, func(c *netconf.Config) { c.Backend, c.Options.MarkMasqBit = backend.Iptables, 31 }},
+		{"mark as a float", `{"markMasqBit":1.4e1}`, func(c *netconf.Config) { c.Backend, c.Options.MarkMasqBit = backend.Iptables, 14 }},
+		{"mark chain", `{"externalSetMarkChain":"KUBE-MARK-MASQ"}`, func(c *netconf.Config) {
+			c.Backend, c.Options.ExternalSetMarkChain = backend.Iptables, "KUBE-MARK-MASQ"
 		}},
+		{"conditions", `{"conditionsV4":["!","-d","192.0.2.0/24"],"conditionsV6":[]}`, func(c *netconf.Config) {
+			c.Backend, c.Options.ConditionsV4 = backend.Iptables, []string{"!", "-d", "192.0.2.0/24"}
+		}},
+		{"conditions of IPv6 as iptables has them", `{"conditionsV6":["-i","eth0"]}`, func(c *netconf.Config) {
+			c.Backend, c.Options.ConditionsV6 = backend.Iptables, []string{"-i", "eth0"}
+		}},
+		{"conditions as nftables has them", `{"conditionsV4":["ip saddr != 192.0.2.0/24"],"conditionsV6":["ip6","saddr","!=","fd00::/8"]}`, func(c *netconf.Config) {
+			c.Options.ConditionsV4, c.Options.ConditionsV6 = []string{"ip saddr != 192.0.2.0/24"}, []string{"ip6", "saddr", "!=", "fd00::/8"}
+		}},
+		{"conditions of iptables on nftables", `{"backend":"nftables","conditionsV4":["-i","eth0"]}`, func(c *netconf.Config) {
+			c.Backend, c.Options.ConditionsV4 = backend.Nftables, []string{"-i", "eth0"} // the backend refuses them
+		}},
+		{"mark null", `{"markMasqBit":null,"externalSetMarkChain":""}`, nil},
 		{"data directory", `{"dataDir":"/var/lib/../lib/hostport/"}`, func(c *netconf.Config) { c.DataDir = "/var/lib/hostport" }},
 		{"data directory above the root", `{"dataDir":"/../../etc"}`, func(c *netconf.Config) { c.DataDir = "/etc" }},
 		{"timeout", `{"lockTimeout":"1m30s"}`, func(c *netconf.Config) { c.LockTimeout = 90 * time.Second }},
@@ -71,16 +84,17 @@ func TestParse(t *testing.T) {
 		{"log", `{"logLevel":"DEBUG","logFile":"/var/log/hostport.log"}`, func(c *netconf.Config) {
 			c.LogLevel, c.LogFile = slog.LevelDebug, "/var/log/hostport.log"
 		}},
+		{"log without a level", `{"logLevel":"","logFile":""}`, nil},
 		{"log warn", `{"logLevel":"warn"}`, func(c *netconf.Config) { c.LogLevel = slog.LevelWarn }},
 		{"log error", `{"logLevel":"error"}`, func(c *netconf.Config) { c.LogLevel = slog.LevelError }},
 		{"case", `{"LOCKTIMEOUT":"1s","Snat":false}`, func(c *netconf.Config) { c.LockTimeout, c.Options.SNAT = time.Second, false }},
 		{"a key twice: the last counts", `{"snat":true,"snat":false}`, func(c *netconf.Config) { c.Options.SNAT = false }},
 		{"prevResult", `{"prevResult":{"ips":[]}}`, func(c *netconf.Config) { c.PrevResult = json.RawMessage(`{"ips":[]}`) }},
 		{"valid attachments", `{"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]}`, func(c *netconf.Config) {
-			c.Valid, c.ValidAttachments = true, []hostport.Key{{ContainerID: "a", IfName: "eth0"}}
+			c.Listed, c.ValidAttachments = true, []hostport.Key{{ContainerID: "a", IfName: "eth0"}}
 		}},
-		{"no valid attachments", `{"cni.dev/valid-attachments":[]}`, func(c *netconf.Config) { c.Valid = true }},
-		{"null valid attachments", `{"cni.dev/valid-attachments":null}`, func(c *netconf.Config) { c.Valid = true }},
+		{"no valid attachments", `{"cni.dev/valid-attachments":[]}`, func(c *netconf.Config) { c.Listed = true }},
+		{"null valid attachments", `{"cni.dev/valid-attachments":null}`, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := netconf.Parse([]byte(tc.in))
@@ -118,12 +132,10 @@ func TestParseRefuses(t *testing.T) {
 		{`{"markMasqBit":1e999}`, "markMasqBit"},
 		{`{"markMasqBit":99999999999999999999}`, "markMasqBit"},
 		{`{"markMasqBit":13,"externalSetMarkChain":"X"}`, "markMasqBit"},
-		{`{"backend":"nftables","markMasqBit":13}`, "markMasqBit"},
-		{`{"backend":"nftables","externalSetMarkChain":"X"}`, "externalSetMarkChain"},
 		{`{"externalSetMarkChain":5}`, "externalSetMarkChain"},
 		{`{"conditionsV4":"-d 192.0.2.1"}`, "conditionsV4"},
-		{`{"conditionsV4":["-d",null]}`, "conditionsV4"},
-		{`{"conditionsV6":[1]}`, "conditionsV6"},
+		{`{"conditionsV4":["-d",null]}`, "conditionsV4[1]"},
+		{`{"conditionsV6":[1]}`, "conditionsV6[0]"},
 		{`{"dataDir":"run/hostport"}`, "dataDir"},
 		{`{"dataDir":"../hostport"}`, "dataDir"},
 		{`{"dataDir":"/run/\u0000"}`, "dataDir"},
@@ -147,7 +159,7 @@ func TestParseRefuses(t *testing.T) {
 		{`{"cni.dev/valid-attachments":{}}`, "cni.dev/valid-attachments"},
 		{`{"cni.dev/valid-attachments":[{"ifname":"eth0"}]}`, "cni.dev/valid-attachments[0]"},
 		{`{"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"},{"containerID":"b"}]}`, "cni.dev/valid-attachments[1]"},
-		{`{"cni.dev/valid-attachments":["a"]}`, "cni.dev/valid-attachments"},
+		{`{"cni.dev/valid-attachments":["a",null]}`, "cni.dev/valid-attachments[0]"},
 	} {
 		c, err := netconf.Parse([]byte(tc.in))
 		wantField(t, tc.in, err, tc.field)
@@ -199,19 +211,5 @@ func TestParseErrorsArePrintable(t *testing.T) {
 		if s := err.Error(); strings.ContainsAny(s, "\x1b\x07\u202e") || len(s) > 500 {
 			t.Errorf("%s: error of %d bytes: %.200q", key, len(s), s)
 		}
-	}
-}
-
-func TestForBackend(t *testing.T) {
-	c, err := netconf.Parse([]byte(`{"markMasqBit":13}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.ForBackend(netconf.Iptables); err != nil {
-		t.Errorf("iptables: %v", err)
-	}
-	wantField(t, "nftables", c.ForBackend(netconf.Nftables), "markMasqBit")
-	if c, _ = netconf.Parse([]byte(`{}`)); c.ForBackend(netconf.Nftables) != nil {
-		t.Error("the default mark is refused on nftables")
 	}
 }

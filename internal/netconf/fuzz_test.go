@@ -12,8 +12,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// FuzzParse holds what every room behind netconf relies on, whatever a runtime
-// sends.
+// FuzzParse checks what other packages rely on, whatever a runtime sends.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		``, `{}`, `null`, `[]`, `{"name":"podnet","cniVersion":"1.1.0"}`,

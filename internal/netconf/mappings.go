@@ -1,8 +1,6 @@
 package netconf
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -11,64 +9,68 @@ import (
 
 const portMappings = "runtimeConfig.portMappings"
 
-type rawMapping struct {
-	HostPort      json.RawMessage `json:"hostPort"`
-	ContainerPort json.RawMessage `json:"containerPort"`
-	Protocol      json.RawMessage `json:"protocol"`
-	HostIP        json.RawMessage `json:"hostIP"`
+// portMapping is an entry of runtimeConfig.portMappings.
+type portMapping struct {
+	HostPort      value[float64]    `json:"hostPort"`
+	ContainerPort value[float64]    `json:"containerPort"`
+	Protocol      value[string]     `json:"protocol"`
+	HostIP        value[netip.Addr] `json:"hostIP"`
 }
 
-func (c *Config) parseRuntimeConfig(m json.RawMessage) error {
-	if !isSet(m) {
+func (r *reader) readMappings(v value[[]value[portMapping]]) []hostport.Mapping {
+	var out []hostport.Mapping
+	wrong := len(r.errs)
+	readList(r, portMappings, v, func(field string, p portMapping) {
+		out = append(out, r.readMapping(field, p))
+	})
+	if len(r.errs) > wrong {
 		return nil
 	}
-	var rc struct {
-		PortMappings json.RawMessage `json:"portMappings"`
+	if i, j, found := hostport.Contradiction(out); found {
+		r.failf(fmt.Sprintf("%s[%d].hostPort", portMappings, j), "%s is mapped to container port %d here and to %d in entry %d",
+			out[j], out[j].ContainerPort, out[i].ContainerPort, i)
 	}
-	if json.Unmarshal(m, &rc) != nil {
-		return fieldErrorf("runtimeConfig", "want an object, not %s", shown(m))
-	}
-	if !isSet(rc.PortMappings) {
-		return nil
-	}
-	var entries []json.RawMessage
-	if json.Unmarshal(rc.PortMappings, &entries) != nil {
-		return fieldErrorf(portMappings, "want a list, not %s", shown(rc.PortMappings))
-	}
-	var errs []error
-	for i, e := range entries {
-		field := fmt.Sprintf("%s[%d]", portMappings, i)
-		var r rawMapping
-		if !isSet(e) || json.Unmarshal(e, &r) != nil {
-			errs = append(errs, fieldErrorf(field, "want an object, not %s", shown(e)))
-			continue
-		}
-		m, err := parseMapping(r, field)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		c.Mappings = append(c.Mappings, m)
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	return c.checkMappings()
+	return out
 }
 
-// parseHostIP reads a host IP. Zones are refused: a rule cannot express them.
-func parseHostIP(s string) (netip.Addr, error) {
-	if s == "" {
-		return netip.Addr{}, nil
+func (r *reader) readMapping(field string, p portMapping) hostport.Mapping {
+	var m hostport.Mapping
+	var protocol string
+	r.readPort(field+".hostPort", p.HostPort, &m.HostPort)
+	r.readPort(field+".containerPort", p.ContainerPort, &m.ContainerPort)
+	if read(r, field+".hostIP", p.HostIP, &m.HostIP) {
+		m.HostIP = m.HostIP.Unmap()
+		if reason := unusable(m.HostIP); reason != "" {
+			r.failf(field+".hostIP", "%s %s", m.HostIP.WithZone(""), reason)
+		}
 	}
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("%.80q is not an IP address", s)
+	read(r, field+".protocol", p.Protocol, &protocol)
+	var err error
+	if m.Protocol, err = hostport.ParseProtocol(protocol); err != nil {
+		r.failf(field+".protocol", "%w", err)
 	}
-	if a.Zone() != "" {
-		return netip.Addr{}, fmt.Errorf("%.80q has a zone, which a rule cannot match", s)
+	return m
+}
+
+func (r *reader) readPort(field string, v value[float64], to *uint16) {
+	if !v.set() {
+		r.failf(field, "is required")
 	}
-	return a.Unmap(), nil
+	readWhole(r, field, v, 1, 65535, to)
+}
+
+// unusable returns why a host IP cannot be mapped, or "".
+func unusable(ip netip.Addr) string {
+	switch {
+	case ip.Zone() != "":
+		return "has a zone, which a rule cannot match"
+	case ip.IsMulticast():
+		return "is a multicast address, which no node owns"
+	case ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return "is the broadcast address, which no node owns"
+	default:
+		return ""
+	}
 }
 
 // Split divides the mappings into those that a pod with these addresses can

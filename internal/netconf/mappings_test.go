@@ -85,6 +85,11 @@ func TestPortMappingsRefused(t *testing.T) {
 		{`[{"hostPort":80,"containerPort":80,"hostIP":"fe80::1%eth0"}]`, all + "[0].hostIP"},
 		{`[{"hostPort":80,"containerPort":80,"hostIP":"192.0.2.1 -j ACCEPT"}]`, all + "[0].hostIP"},
 		{`[{"hostPort":80,"containerPort":80,"hostIP":[192,0,2,1]}]`, all + "[0].hostIP"},
+		{`[{"hostPort":80,"containerPort":80,"hostIP":"255.255.255.255"}]`, all + "[0].hostIP"},
+		{`[{"hostPort":80,"containerPort":80,"hostIP":"224.0.0.1"}]`, all + "[0].hostIP"},
+		{`[{"hostPort":80,"containerPort":80,"hostIP":"239.255.255.255"}]`, all + "[0].hostIP"},
+		{`[{"hostPort":80,"containerPort":80,"hostIP":"::ffff:224.0.0.1"}]`, all + "[0].hostIP"},
+		{`[{"hostPort":80,"containerPort":80},{"hostPort":80,"containerPort":80,"protocol":"udp","hostIP":"ff02::1"}]`, all + "[1].hostIP"},
 		{`[{"hostPort":80,"containerPort":80},{"hostPort":80,"containerPort":81}]`, all + "[1].hostPort"},
 		{`[{"hostPort":80,"containerPort":80},{"hostPort":80,"containerPort":81,"hostIP":"::"}]`, all + "[1].hostPort"},
 	} {

@@ -6,13 +6,13 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// result is what we read of a result. It is the same in every version of the
-// specification from 0.3.0 on, and much less than what a result may hold:
-// decoding all of it into the specification's types costs more than everything
-// else that is done to the configuration.
+// result is the part of a CNI result that is read. It is the same in every
+// version of the specification from 0.3.0 on. The specification's own types
+// would decode all of a result, and their errors do not name the key.
 type result struct {
 	CNIVersion string `json:"cniVersion"`
 	IPs        []*struct {
@@ -25,16 +25,16 @@ type result struct {
 	} `json:"interfaces"`
 }
 
-// PodAddresses reads from prevResult the addresses to which the mappings lead:
-// for each family the first that is on the sandbox's interface ifname, or that
-// names no interface. It is an error when there is none at all.
+// PodAddresses returns the addresses of the pod from prevResult: for each family
+// the first that is on the sandbox's interface ifname, or that names no
+// interface. It fails if there is none.
 func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	if c.PrevResult == nil {
 		return nil, fieldErrorf("prevResult", "is required: the plugin must be chained after the one that makes the interface")
 	}
 	r, err := readResult(c.PrevResult, c.CNIVersion)
 	if err != nil {
-		return nil, fieldErrorf("prevResult", "cannot be read: %s", shown([]byte(err.Error())))
+		return nil, fieldErrorf("prevResult", "cannot be read: %s", backend.OneLine(err.Error(), 200))
 	}
 	found := map[hostport.Family]netip.Prefix{}
 	for i, ip := range r.IPs {
@@ -66,10 +66,9 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// readResult reads a result of any version that lists addresses. Before 1.0.0
-// it need not tell its version: it is the configuration's then.
+// readResult decodes a result. Before 1.0.0 it may leave out its version: then
+// it is the configuration's.
 func readResult(m json.RawMessage, configured string) (*result, error) {
-	known := []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 	r := new(result)
 	if err := json.Unmarshal(m, r); err != nil {
 		return nil, err
@@ -78,15 +77,15 @@ func readResult(m json.RawMessage, configured string) (*result, error) {
 		r.CNIVersion = configured
 	}
 	for _, v := range []string{configured, r.CNIVersion} {
-		if !slices.Contains(known, v) {
-			return nil, fmt.Errorf("its version is %q", v)
+		if !slices.Contains(Versions(), v) {
+			return nil, fmt.Errorf("its version is %.80q", v)
 		}
 	}
 	return r, nil
 }
 
-// on reports whether an address belongs to the interface ifname of the
-// sandbox, or to none in particular.
+// on reports whether address i is on the sandbox's interface ifname, or names
+// no interface.
 func (r *result) on(i int, ifname string) (bool, error) {
 	if r.IPs[i].Interface == nil {
 		return true, nil
@@ -98,8 +97,8 @@ func (r *result) on(i int, ifname string) (bool, error) {
 	return r.Interfaces[n].Sandbox != "" && r.Interfaces[n].Name == ifname, nil
 }
 
-// unmapped is an IPv4 prefix in IPv6's notation as IPv4. One that is shorter
-// than the notation's own is none.
+// unmapped returns an IPv4-mapped IPv6 prefix as IPv4. It is invalid if it is
+// shorter than the 96 bits that mark the mapping.
 func unmapped(p netip.Prefix) netip.Prefix {
 	if !p.Addr().Is4In6() {
 		return p

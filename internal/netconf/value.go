@@ -2,70 +2,145 @@ package netconf
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hostport-cni/hostport/internal/backend"
 )
 
-// isSet reports whether a key was there and not null; null is the same as
-// absent for every key.
-func isSet(m json.RawMessage) bool { return len(m) > 0 && string(m) != "null" }
+// value is a JSON value that should be a T. It is decoded when it is read and
+// not with the document around it, so that every wrong key can be named.
+type value[T any] struct{ json.RawMessage }
 
-// text reads a string.
-func text(m json.RawMessage, field string, to *string) error {
-	if isSet(m) && json.Unmarshal(m, to) != nil {
-		return fieldErrorf(field, "want a string, not %s", shown(m))
+// set reports whether the key is there. null is the same as absent.
+func (v value[T]) set() bool { return len(v.RawMessage) > 0 && string(v.RawMessage) != "null" }
+
+// wants describes a T for people.
+func (v value[T]) wants() string {
+	switch any(*new(T)).(type) {
+	case string:
+		return "a string"
+	case bool:
+		return "true or false"
+	case float64:
+		return "a whole number"
+	case netip.Addr:
+		return "an IP address"
+	case duration:
+		return `a duration such as "30s" or a number of seconds`
+	case []value[string]:
+		return "a list of strings"
+	case []value[portMapping], []value[validAttachment]:
+		return "a list of objects"
+	default:
+		return "an object"
 	}
-	return nil
 }
 
-// boolean reads true or false.
-func boolean(m json.RawMessage, field string, to *bool) error {
-	if isSet(m) && json.Unmarshal(m, to) != nil {
-		return fieldErrorf(field, "want true or false, not %s", shown(m))
+// duration is a string such as "30s", or a number of seconds.
+type duration time.Duration
+
+// UnmarshalJSON reads either form.
+func (d *duration) UnmarshalJSON(data []byte) error {
+	var text string
+	var seconds float64
+	if json.Unmarshal(data, &seconds) == nil {
+		text = strconv.FormatFloat(seconds, 'f', -1, 64) + "s"
+	} else if err := json.Unmarshal(data, &text); err != nil {
+		return err
 	}
-	return nil
+	parsed, err := time.ParseDuration(text)
+	*d = duration(parsed)
+	return err
 }
 
-// integer reads a number of the range lo to hi.
-func integer(m json.RawMessage, field string, lo, hi int, to *int) error {
-	if !isSet(m) {
-		return nil
-	}
-	var f float64 // so that 8e1 is a number and 80.5 gets the same words as "80"
-	if json.Unmarshal(m, &f) != nil || f != float64(int64(f)) {
-		return fieldErrorf(field, "want a whole number, not %s", shown(m))
-	}
-	if f < float64(lo) || f > float64(hi) {
-		return fieldErrorf(field, "%s is outside %d-%d", shown(m), lo, hi)
-	}
-	*to = int(f)
-	return nil
+// reader reads keys and collects what is wrong with them, one FieldError each.
+type reader struct{ errs []error }
+
+func (r *reader) err() error { return errors.Join(r.errs...) }
+
+func (r *reader) failf(field, format string, args ...any) {
+	r.errs = append(r.errs, fieldErrorf(field, format, args...))
 }
 
-// texts reads a list of strings.
-func texts(m json.RawMessage, field string, to *[]string) error {
-	var list []*string
-	if !isSet(m) {
-		return nil
+// read decodes the value of a key and reports whether there is a right one.
+func read[T any](r *reader, field string, v value[T], to *T) bool {
+	if !v.set() {
+		return false
 	}
-	if json.Unmarshal(m, &list) != nil || slices.Contains(list, nil) {
-		return fieldErrorf(field, "want a list of strings, not %s", shown(m))
+	var t T
+	if err := json.Unmarshal(v.RawMessage, &t); err != nil {
+		r.failf(field, "want %s, not %s", v.wants(), backend.OneLine(string(v.RawMessage), 60))
+		return false
 	}
-	*to = make([]string, 0, len(list))
-	for _, s := range list {
-		*to = append(*to, *s)
-	}
-	return nil
+	*to = t
+	return true
 }
 
-// shown is a value for an error message: short, and quoted so that it cannot
-// carry escape sequences to a terminal.
-func shown(m json.RawMessage) string {
-	const most = 60
-	s := string(m)
-	if len(s) > most {
-		s = s[:most] + "..."
+// require is read for a key that must be there.
+func require[T any](r *reader, field string, v value[T], to *T) bool {
+	if !v.set() {
+		r.failf(field, "is required")
 	}
-	q := strconv.QuoteToASCII(s)
-	return q[1 : len(q)-1]
+	return read(r, field, v, to)
+}
+
+// readList reads a list and calls f with each element that is right.
+func readList[T any](r *reader, field string, v value[[]value[T]], f func(field string, element T)) {
+	var list []value[T]
+	read(r, field, v, &list)
+	for i, e := range list {
+		var element T
+		if at := fmt.Sprintf("%s[%d]", field, i); require(r, at, e, &element) {
+			f(at, element)
+		}
+	}
+}
+
+// readWhole reads a whole number from lo to hi. 8.08e3 is one.
+func readWhole[T int | uint16](r *reader, field string, v value[float64], lo, hi float64, to *T) {
+	var f float64
+	switch {
+	case !read(r, field, v, &f):
+	case f != math.Trunc(f):
+		r.failf(field, "want a whole number, not %v", f)
+	case f < lo || f > hi:
+		r.failf(field, "%v is outside %v-%v", f, lo, hi)
+	default:
+		*to = T(f)
+	}
+}
+
+// readPath reads an absolute path. The empty string is the same as none.
+func readPath(r *reader, field string, v value[string], to *string) {
+	var path string
+	switch {
+	case !read(r, field, v, &path) || path == "":
+	case !filepath.IsAbs(path) || strings.ContainsRune(path, 0):
+		r.failf(field, "%.80q is not an absolute path", path)
+	default:
+		*to = filepath.Clean(path)
+	}
+}
+
+// readChoice reads one of a few words. The empty string is the same as none.
+func readChoice[T any](r *reader, field string, v value[string], choices map[string]T, to *T) {
+	var word string
+	if !read(r, field, v, &word) || word == "" {
+		return
+	}
+	choice, ok := choices[word]
+	if !ok {
+		r.failf(field, "unknown value %.80q: want one of %s", word, strings.Join(slices.Sorted(maps.Keys(choices)), ", "))
+		return
+	}
+	*to = choice
 }

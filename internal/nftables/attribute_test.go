@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Whatever the bytes, reading them ends, and what they become can be named.
+// Whatever the bytes, decoding ends, and what was decoded can be described.
 func FuzzAttributes(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{8, 0, 1, 0, 'a', 'b', 'c', 0})
@@ -25,7 +25,7 @@ func FuzzAttributes(f *testing.F) {
 		}
 		_ = decodeExpr(b)
 		_ = comment(b, userdata.TypeComment)
-		for _, set := range []string{mapV4, mapV6, mapV4HostIP, mapV6HostIP, mapOnly4, "client4_24", "client6_0", "other"} {
+		for _, set := range []string{mapV4, mapV6, mapV4HostIP, mapV6HostIP, mapCond4, "client4_24", "client6_0", "other"} {
 			e := decodeElement(set, b)
 			if e.String() == "" {
 				t.Error("an element without a name")

@@ -2,129 +2,130 @@ package nftables
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"github.com/mdlayher/netlink/nltest"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
+// Options of a Backend.
+type Options struct {
+	// NetNS is a file descriptor of the network namespace to work in, open for
+	// as long as the backend is used; 0 is that of the calling thread.
+	NetNS int
+	// Log gets what an operator should know; nil discards it.
+	Log *slog.Logger
+}
+
 // Backend programs attachments into table inet hostport of one network
 // namespace. It holds no connection and no state; making one costs nothing.
-// Callers make sure that only one change is under way on a node.
 type Backend struct {
-	netns  int // 0: the calling thread's
-	memory hostport.Memory
-	dial   nltest.Func
+	netns int
+	log   *slog.Logger
+	dial  nltest.Func
 }
 
-// Option adapts a Backend.
-type Option func(*Backend)
-
-// WithNetNS makes the backend work in the network namespace that fd refers to,
-// which stays open as long as the backend is used.
-func WithNetNS(fd int) Option {
-	return func(b *Backend) { b.netns = fd }
-}
-
-// WithMemory makes the backend remember how it left the kernel. Then a change
-// reads nothing while nobody else writes, and a table that was restored from
-// another time is noticed.
-func WithMemory(m hostport.Memory) Option {
-	return func(b *Backend) { b.memory = m }
-}
-
-// New is a backend for the calling thread's network namespace.
-func New(opts ...Option) *Backend {
-	b := &Backend{}
-	for _, o := range opts {
-		o(b)
+// New returns a backend.
+func New(o Options) *Backend {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return b
+	return &Backend{netns: o.NetNS, log: o.Log}
 }
-
-// Shares names the objects that the attachment's rules need and others may
-// need too: the base, the sets of masqueraded clients by prefix length, and
-// the maps that lead to conditions.
-func (b *Backend) Shares(a *hostport.Attachment) []string { return shares(a) }
 
 // Apply carries out one change in one transaction. The steady path reads
-// nothing if nobody wrote to the ruleset since (see advance), else only the
-// rules, a fixed number, to see whether someone emptied the table; where the
-// kernel differs from what Rest says, everything is rewritten from the
-// attachments. On an error the kernel holds what it held before.
-func (b *Backend) Apply(ctx context.Context, c hostport.Change) error {
-	s, err := plan(c)
-	if err != nil || s.nothing {
-		return err
+// nothing if nobody committed to the ruleset since c.Seen. Otherwise it reads
+// the rules, a fixed number, and the error wraps backend.ErrDrift if somebody
+// changed them or replaced the table. After an error the kernel holds what it
+// held before.
+func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
+	p, err := newPlan(c)
+	if err != nil || p.empty() {
+		return c.Seen, err
 	}
-	if done, err := b.advance(ctx, s); done || err != nil {
-		return err
+	if err := ctx.Err(); err != nil {
+		return "", err
 	}
-	var g uint32
-	if len(c.Add) > 0 {
-		g = b.observe()
-	}
-	if len(c.Add) > 0 && !s.first() {
-		whole, err := b.intact(ctx, s)
-		if err != nil {
-			return err
-		}
-		if !whole {
-			return b.repair(ctx, c)
+	s := parseSeen(c.Seen)
+	if s.generation != 0 {
+		err = b.send(p.write, s.generation)
+		if err == nil && p.writes() {
+			s.generation++
 		}
 	}
-	err = b.settle(ctx, s, g)
+	if s.generation == 0 || transient(err) {
+		s.generation = b.generation()
+		if err := b.verify(ctx, p, &s); err != nil {
+			return "", err
+		}
+		s.generation, err = b.settle(ctx, p.write, s.generation)
+	}
 	if mismatch(err) {
-		if again := b.repair(ctx, c); again != nil {
-			return errors.Join(again, err)
-		}
-		return nil
+		return "", fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
-	return err
-}
-
-// repair rewrites everything as it should be after the change.
-func (b *Backend) repair(ctx context.Context, c hostport.Change) error {
-	rest, err := c.Rest.All()
 	if err != nil {
-		return fmt.Errorf("read the attachments to rewrite table %s: %w", tableName, err)
+		return "", err
 	}
-	return b.rewrite(ctx, append(rest, c.Add...))
+	switch {
+	case p.first:
+		s.table, err = b.tableHandle(ctx)
+	case p.last:
+		s.table = ""
+	}
+	return s.String(), err
 }
 
-// Sync makes the table hold the rules of exactly these attachments, and
-// removes it if there are none. A table that is right already is left alone,
-// with its counters.
-func (b *Backend) Sync(ctx context.Context, all []*hostport.Attachment) error {
+// Rewrite makes the table hold the rules of exactly these attachments, in one
+// transaction, and removes it if there are none. A table that is right already
+// is left alone, with its counters. Of an attachment whose conditions cannot be
+// read, the ports are not mapped for anyone.
+func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint) (string, error) {
+	for _, d := range unreadable(all...) {
+		b.log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
+	}
+	s := seen{generation: b.generation()}
 	have, err := b.snapshot(ctx)
+	if err != nil || len(have.audit(all)) > 0 {
+		s.generation, err = b.settle(ctx, func(t *batch) { t.rewrite(all) }, s.generation)
+	}
 	if err != nil {
-		return err
+		return "", fmt.Errorf("rewrite table %s: %w", tableName, err)
 	}
-	if len(differences(have, all, true)) == 0 {
-		b.rememberTable(ctx, len(all) > 0)
-		return nil
-	}
-	return b.rewrite(ctx, all)
-}
-
-func (b *Backend) rewrite(ctx context.Context, all []*hostport.Attachment) error {
-	err := b.commit(ctx, func(t *batch) { t.rewrite(all) })
-	if err != nil {
-		return fmt.Errorf("rewrite table %s: %w", tableName, err)
-	}
-	b.rememberTable(ctx, usedBy(all)[shareBase])
-	return nil
+	s.table, err = b.tableHandle(ctx)
+	return s.String(), err
 }
 
 // commit sends one transaction. When the kernel asks to do it again, it is
 // built anew and sent again, a bounded number of times.
 func (b *Backend) commit(ctx context.Context, build func(*batch)) error {
 	return retry(ctx, func() error { return b.send(build, 0) })
+}
+
+// send sends one transaction, to generation g of the ruleset unless that is 0.
+func (b *Backend) send(build func(*batch), g uint32) error {
+	conn, err := nftables.New(b.options()...)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	t := newBatch(conn, tableName)
+	build(t)
+	if t.err != nil {
+		return t.err
+	}
+	flush := conn.Flush
+	if g != 0 {
+		flush = func() error { return conn.FlushWithGenID(g) }
+	}
+	if err := flush(); err != nil {
+		return fmt.Errorf("commit to table %s: %w", tableName, explain(err))
+	}
+	return nil
 }
 
 func (b *Backend) options() []nftables.ConnOption {
@@ -135,7 +136,7 @@ func (b *Backend) options() []nftables.ConnOption {
 	return opts
 }
 
-// open is a connection for reading.
+// open returns a connection for reading.
 func (b *Backend) open() (*netlink.Conn, error) {
 	if b.dial != nil {
 		return nltest.Dial(b.dial), nil

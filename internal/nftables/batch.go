@@ -39,54 +39,33 @@ func (b *batch) dropTable() {
 // rewrite replaces the table by the rules of these attachments.
 func (b *batch) rewrite(all []*hostport.Attachment) {
 	b.dropTable()
-	if usedBy(all)[shareBase] {
-		b.create(all)
-	}
-}
-
-// create makes the table, which must not be there. It deletes nothing: a
-// transaction with deletions waits for a grace period of the kernel, even if
-// what it deletes is its own.
-func (b *batch) create(all []*hostport.Attachment) {
-	b.conn.CreateTable(b.table)
-	s := shapeOf(usedBy(all))
-	for _, d := range s.sets() {
-		b.addSet(d)
-	}
-	for _, c := range s.chains() {
-		b.addChain(c)
-	}
-	b.addAttachments(all)
-}
-
-// addAttachments adds what is not shared: the chains of conditions and the
-// elements. The elements of all go together, a set at a time, so that a
-// message holds as many as it can.
-func (b *batch) addAttachments(all []*hostport.Attachment) {
-	var es []element
-	for _, a := range all {
-		for _, c := range conditionChains(a) {
+	if es := elements(all...); len(es) > 0 {
+		b.create(clientSetsOf(all))
+		for _, c := range conditionChains(all...) {
 			b.addChain(c)
 		}
-		es = append(es, elements(a)...)
+		b.addElements(es)
 	}
-	b.eachSet(es, b.conn.SetAddElements)
 }
 
-// removeAttachments is the reverse. An element that two of them share is
-// deleted once.
-func (b *batch) removeAttachments(all []*hostport.Attachment) {
-	var es []element
-	for _, a := range all {
-		es = append(es, elements(a)...)
+// create makes the table with its base, and fails if there is one.
+func (b *batch) create(clients clientSets) {
+	b.conn.CreateTable(b.table)
+	for _, d := range sets(clients) {
+		b.addSet(d)
 	}
-	b.eachSet(distinct(es), b.conn.SetDeleteElements)
-	for _, a := range all {
-		for _, c := range conditionChains(a) {
-			b.conn.DelChain(&nftables.Chain{Table: b.table, Name: c.name})
-		}
+	for _, c := range chains(clients) {
+		b.addChain(c)
 	}
 }
+
+// addElements adds elements, a set at a time, so that a message holds as many
+// as it can. One that is there already is left alone if it leads to the same,
+// else the transaction fails.
+func (b *batch) addElements(es []element) { b.eachSet(es, b.conn.SetAddElements) }
+
+// deleteElements fails the transaction if one is missing.
+func (b *batch) deleteElements(es []element) { b.eachSet(es, b.conn.SetDeleteElements) }
 
 func (b *batch) eachSet(es []element, do func(*nftables.Set, []nftables.SetElement) error) {
 	var order []string
@@ -129,7 +108,7 @@ func (b *batch) addSet(d set) {
 	}
 }
 
-func (b *batch) dropSet(name string) {
+func (b *batch) deleteSet(name string) {
 	b.conn.DelSet(&nftables.Set{Table: b.table, Name: name})
 }
 
@@ -141,6 +120,10 @@ func (b *batch) addChain(c chain) {
 	}
 	b.conn.AddChain(n)
 	b.addRules(c)
+}
+
+func (b *batch) deleteChain(name string) {
+	b.conn.DelChain(&nftables.Chain{Table: b.table, Name: name})
 }
 
 func (b *batch) addRules(c chain) {

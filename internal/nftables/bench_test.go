@@ -1,86 +1,70 @@
 package nftables
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// known is a rest whose shared objects are counted once, as the state has them.
-type known struct {
-	rest
-	used map[string]bool
+// crowd is a node with that many pods.
+func crowd(b *testing.B, pods int) *node {
+	b.Helper()
+	n := &node{t: b, backend: newWorld(b).backend()}
+	for i := range pods {
+		n.held = append(n.held, pod(i+1))
+	}
+	n.rewrite()
+	return n
 }
 
-func (k known) Uses(share string) (bool, error) { return k.used[share], nil }
-
 // BenchmarkAdd is the steady ADD: the base is there, others use the same sets.
-// The DEL in between is not timed: it waits for the kernel's grace period.
+// The DEL in between is not timed.
 func BenchmarkAdd(b *testing.B) {
 	for _, held := range []int{1, 1000} {
 		b.Run(fmt.Sprintf("beside %d", held), func(b *testing.B) {
-			w := newWorld(b)
-			var all rest
-			for i := range held {
-				all = append(all, pod(i+1))
-			}
-			backend := w.backend()
-			ctx := context.Background()
-			if err := backend.Sync(ctx, all); err != nil {
-				b.Fatal(err)
-			}
+			n := crowd(b, held)
 			a := pod(held + 1)
-			add := hostport.Change{Add: []*hostport.Attachment{a}, Rest: known{all, usedBy(all)}}
+			before, after := fingerprint(n.held), fingerprint(append(n.held, a))
+			apply := func(c backend.Change) {
+				c.Seen, c.Others = n.seen, others(n.held)
+				seen, err := n.backend.Apply(b.Context(), c)
+				if err != nil {
+					b.Fatal(err)
+				}
+				n.seen = seen
+			}
 			for b.Loop() {
-				if err := backend.Apply(ctx, add); err != nil {
-					b.Fatal(err)
-				}
+				apply(backend.Change{Add: []*hostport.Attachment{a}, Before: before, After: after})
 				b.StopTimer()
-				if err := backend.Apply(ctx, add.Inverse()); err != nil {
-					b.Fatal(err)
-				}
+				apply(backend.Change{Remove: []*hostport.Attachment{a}, Before: after, After: before})
 				b.StartTimer()
 			}
 		})
 	}
 }
 
-// BenchmarkIntact is the part of it that reads the rules.
-func BenchmarkIntact(b *testing.B) {
-	w := newWorld(b)
-	all := rest{pod(1)}
-	backend := w.backend()
-	ctx := context.Background()
-	if err := backend.Sync(ctx, all); err != nil {
-		b.Fatal(err)
-	}
-	s, err := plan(hostport.Change{Add: []*hostport.Attachment{pod(2)}, Rest: known{all, usedBy(all)}})
+// BenchmarkVerify is what a change reads after a foreign commit.
+func BenchmarkVerify(b *testing.B) {
+	n := crowd(b, 1)
+	c, _ := n.change(nil, []*hostport.Attachment{pod(2)})
+	p, err := newPlan(c)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if whole, err := backend.intact(ctx, s); !whole || err != nil {
-			b.Fatal(whole, err)
+		if err := n.backend.verify(b.Context(), p, &seen{}); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
 
 // BenchmarkCheck reads and compares everything.
 func BenchmarkCheck(b *testing.B) {
-	w := newWorld(b)
-	var all rest
-	for i := range 1000 {
-		all = append(all, pod(i+1))
-	}
-	backend := w.backend()
-	ctx := context.Background()
-	if err := backend.Sync(ctx, all); err != nil {
-		b.Fatal(err)
-	}
+	n := crowd(b, 1000)
 	for b.Loop() {
-		if err := backend.Check(ctx, all[:1]); err != nil {
+		if _, err := n.backend.Check(b.Context(), n.held[:1], fingerprint(n.held)); err != nil {
 			b.Fatal(err)
 		}
 	}

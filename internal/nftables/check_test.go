@@ -1,23 +1,22 @@
 package nftables
 
 import (
-	"context"
+	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 func everything() []*hostport.Attachment {
-	var all []*hostport.Attachment
-	for _, a := range variety() {
-		all = append(all, a)
-	}
-	return all
+	return slices.Collect(maps.Values(variety()))
 }
 
 func TestCheckFindsNothingWrong(t *testing.T) {
@@ -25,30 +24,23 @@ func TestCheckFindsNothingWrong(t *testing.T) {
 	n := &node{t: t, backend: w.backend()}
 	n.add(everything()...)
 	for _, a := range n.held {
-		if err := n.backend.Check(context.Background(), []*hostport.Attachment{a}); err != nil {
-			t.Errorf("%s: %v", a.Pod, err)
+		diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, fingerprint(n.held))
+		if err != nil || len(diff) > 0 {
+			t.Errorf("%s: %v, %v", a.Pod, diff, err)
 		}
 	}
-	if err := n.backend.Check(context.Background(), n.held); err != nil {
-		t.Error(err)
-	}
-	saved := w.nft("list ruleset")
-	w.nft("flush ruleset")
-	w.load(saved)
-	if err := n.backend.Check(context.Background(), n.held); err != nil {
-		t.Errorf("after loading the listing: %v", err)
-	}
+	n.wantClean()
 }
 
 func TestCheckNamesTheDifference(t *testing.T) {
 	tests := []struct{ name, line, want string }{
 		{"flushed ruleset", "flush ruleset", "table inet hostport is missing"},
-		{"flushed table", "flush table inet hostport", "chain hostports has 0 rules instead of 8"},
+		{"flushed table", "flush table inet hostport", "chain hostports has 0 rules instead of 10"},
 		{"deleted chain", "delete chain inet hostport guard", "chain guard is missing"},
 		{"deleted element", "delete element inet hostport v4 { tcp . 8001 }", "0.0.0.0:8001/tcp -> 10.244.0.3:80 (map v4) is missing"},
 		{"deleted host IP", "delete element inet hostport v6_hostip { 2001:db8::1 . udp . 53 }", "[2001:db8::1]:53/udp -> [fd00::3]:53 (map v6_hostip) is missing"},
 		{"flushed set", "flush set inet hostport client4_24", "masquerading of 10.244.0.0/24 on the way to 10.244.0.3 (set client4_24) is missing"},
-		{"flushed conditions", "flush map inet hostport only4", "0.0.0.0:8001/tcp with the conditions in chain only4_"},
+		{"flushed conditions", "flush map inet hostport cond4", "0.0.0.0:8001/tcp with the conditions in chain cond4_"},
 		{"foreign rule", "insert rule inet hostport prerouting accept", "chain prerouting has 2 rules instead of 1"},
 	}
 	a := pod(1, mapped("8001:80/tcp", "[2001:db8::1]:53:53/udp"), options(func(o *hostport.Options) {
@@ -60,7 +52,7 @@ func TestCheckNamesTheDifference(t *testing.T) {
 			n := &node{t: t, backend: w.backend()}
 			n.add(a, pod(2))
 			w.nft(tt.line)
-			wantProblem(t, n.backend, a, tt.want)
+			wantDifference(t, n, a, tt.want)
 		})
 	}
 
@@ -79,7 +71,7 @@ func TestCheckNamesTheDifference(t *testing.T) {
 		},
 		{
 			"other rule", "flush chain inet hostport unmapped\nadd rule inet hostport unmapped ct label set 1",
-			"rule 1 of chain unmapped is another",
+			"rule 1 of chain unmapped differs",
 		},
 		{
 			"other priority", "flush chain inet hostport guard\ndelete chain inet hostport guard\nadd chain inet hostport guard { type filter hook prerouting priority 0; }",
@@ -92,47 +84,94 @@ func TestCheckNamesTheDifference(t *testing.T) {
 			n := &node{t: t, backend: w.backend()}
 			n.add(a, pod(2))
 			w.load(tt.text)
-			wantProblem(t, n.backend, a, tt.want)
+			wantDifference(t, n, a, tt.want)
 		})
 	}
 }
 
-func wantProblem(t *testing.T, b *Backend, a *hostport.Attachment, want string) {
+// wantDifference wants both Check and Audit to say it, and Rewrite to repair it.
+func wantDifference(t *testing.T, n *node, a *hostport.Attachment, want string) {
 	t.Helper()
-	err := b.Check(context.Background(), []*hostport.Attachment{a})
-	if err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("Check = %v\nwant it to say %q", err, want)
+	says := func(d backend.Difference) bool {
+		return strings.Contains(d.Text, want) && (d.Owner == hostport.Key{} || d.Owner == a.Key)
 	}
-	if err := b.Sync(context.Background(), []*hostport.Attachment{a, pod(2)}); err != nil {
-		t.Fatal(err)
+	diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, fingerprint(n.held))
+	if err != nil || !slices.ContainsFunc(diff, says) {
+		t.Errorf("Check = %v, %v\nwant it to say %q", diff, err, want)
 	}
-	if err := b.Check(context.Background(), []*hostport.Attachment{a}); err != nil {
-		t.Errorf("after Sync: %v", err)
+	diff, err = n.backend.Audit(t.Context(), n.held, fingerprint(n.held))
+	if err != nil || !slices.ContainsFunc(diff, says) {
+		t.Errorf("Audit = %v, %v\nwant it to say %q", diff, err, want)
+	}
+	n.rewrite()
+	n.wantClean()
+}
+
+// Audit finds what is there for nobody, also if nothing is on record.
+func TestAuditFindsWhatNobodyOwns(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	n.add(pod(1), pod(2))
+	w.nft("add element inet hostport v4 { tcp . 7777 : 10.9.9.9 . 99 }")
+	w.nft("add chain inet hostport mine")
+	w.nft("add set inet hostport client4_9 { type ipv4_addr . ipv4_addr ; }")
+	audit := func(all ...*hostport.Attachment) []backend.Difference {
+		t.Helper()
+		diff, err := n.backend.Audit(t.Context(), all, fingerprint(all))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return diff
+	}
+	stranger := backend.Difference{Text: "0.0.0.0:7777/tcp -> 10.9.9.9:99 (map v4) should not be there"}
+	second := backend.Difference{Owner: pod(2).Key, Text: "0.0.0.0:8002/tcp -> 10.244.0.4:80 (map v4) should not be there"}
+	for _, want := range []backend.Difference{
+		stranger, second, {Text: "chain mine should not be there"}, {Text: "set client4_9 should not be there"},
+	} {
+		if got := audit(pod(1)); !slices.Contains(got, want) {
+			t.Errorf("Audit = %v\nwant %v among them", got, want)
+		}
+	}
+	for _, want := range []backend.Difference{stranger, second, {Text: "table inet hostport should not be there"}} {
+		if got := audit(); !slices.Contains(got, want) {
+			t.Errorf("with nothing on record: Audit = %v\nwant %v among them", got, want)
+		}
+	}
+	n.rewrite()
+	n.wantClean()
+}
+
+// Conditions that a newer version may have understood close the port, and are
+// named.
+func TestUnreadableConditions(t *testing.T) {
+	w := newWorld(t)
+	var log strings.Builder
+	n := &node{t: t, backend: New(Options{NetNS: int(w.ns.Fd()), Log: slog.New(slog.NewTextHandler(&log, nil))})}
+	a := pod(1, options(func(o *hostport.Options) { o.ConditionsV4 = []string{"tcp sport 1"} }))
+	n.held = []*hostport.Attachment{a, pod(2)}
+	n.rewrite()
+	if !strings.Contains(log.String(), "tcp sport 1") {
+		t.Errorf("Rewrite logged %q", log.String())
+	}
+	diff, err := n.backend.Check(t.Context(), n.held, fingerprint(n.held))
+	if err != nil || len(diff) != 1 || diff[0].Owner != a.Key || !strings.Contains(diff[0].Text, `conditionsV4: cannot use "tcp sport 1"`) {
+		t.Errorf("Check = %v, %v", diff, err)
 	}
 }
 
-// Sync leaves a table alone that is right, and its counters.
-func TestSyncKeepsWhatIsRight(t *testing.T) {
+// Rewrite leaves a table alone that is right, and its counters.
+func TestRewriteKeepsWhatIsRight(t *testing.T) {
 	w := newWorld(t)
 	n := &node{t: t, backend: w.backend()}
 	n.add(everything()...)
 	before := w.nft("-a list ruleset")
-	if err := n.backend.Sync(context.Background(), n.held); err != nil {
-		t.Fatal(err)
-	}
+	n.rewrite()
 	if diff := cmp.Diff(before, w.nft("-a list ruleset")); diff != "" {
 		t.Errorf("ruleset with handles (-before +after):\n%s", diff)
 	}
-	w.nft("add chain inet hostport mine")
-	if err := n.backend.Sync(context.Background(), n.held); err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(w.ruleset(), "mine") {
-		t.Error("a foreign chain is still there")
-	}
 }
 
-func TestRecover(t *testing.T) {
+func TestOwners(t *testing.T) {
 	w := newWorld(t)
 	n := &node{t: t, backend: w.backend()}
 	conditions := pod(20, mapped("80:80/tcp", "192.0.2.1:81:81/udp"), options(func(o *hostport.Options) {
@@ -144,14 +183,14 @@ func TestRecover(t *testing.T) {
 	n.add(append(everything(), conditions, long, second)...)
 	w.nft("add element inet hostport v4 { tcp . 7777 : 10.9.9.9 . 99 }") // nobody's
 
-	got, err := n.backend.Recover(context.Background())
+	got, err := n.backend.Owners(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var want []*hostport.Attachment
 	for _, a := range n.held {
-		if len(shares(a)) > 0 {
-			want = append(want, recoverable(a))
+		if len(elements(a)) > 0 {
+			want = append(want, readable(a))
 		}
 	}
 	byKey := cmpopts.SortSlices(func(x, y *hostport.Attachment) bool { return x.Key.String() < y.Key.String() })
@@ -159,15 +198,20 @@ func TestRecover(t *testing.T) {
 	addr := cmp.Comparer(func(x, y netip.Addr) bool { return x == y })
 	prefix := cmp.Comparer(func(x, y netip.Prefix) bool { return x == y })
 	if diff := cmp.Diff(want, got, byKey, mappings, addr, prefix, cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("recovered (-want +got):\n%s", diff)
+		t.Errorf("owners (-want +got):\n%s", diff)
 	}
-	if err := n.backend.Check(context.Background(), got); err != nil {
-		t.Errorf("the recovered do not match the kernel: %v", err)
+	for _, a := range got {
+		if a.Key == conditions.Key {
+			continue // the name of its chain stands for how its conditions were written
+		}
+		if diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, fingerprint(got)); err != nil || len(diff) > 0 {
+			t.Errorf("%s does not match the kernel: %v, %v", a.Key, diff, err)
+		}
 	}
 }
 
-// recoverable is what of an attachment is in the kernel.
-func recoverable(a *hostport.Attachment) *hostport.Attachment {
+// readable is what of an attachment is in the kernel.
+func readable(a *hostport.Attachment) *hostport.Attachment {
 	r := *a
 	r.Sandbox = hostport.Sandbox{Inode: a.Sandbox.Inode}
 	r.Options.MarkMasqBit = 0
@@ -181,24 +225,22 @@ func recoverable(a *hostport.Attachment) *hostport.Attachment {
 	for f, texts := range map[hostport.Family]*[]string{
 		hostport.IPv4: &r.Options.ConditionsV4, hostport.IPv6: &r.Options.ConditionsV6,
 	} {
+		cs, err := parseConditions(*texts, f)
+		if err != nil {
+			panic(err)
+		}
 		var single []string
-		for _, text := range *texts {
-			cs, err := parseConditions(text, f)
-			if err != nil {
-				panic(err)
-			}
-			for _, c := range cs {
-				single = append(single, c.String())
-			}
+		for _, c := range cs {
+			single = append(single, c.String())
 		}
 		*texts = single
 	}
 	return &r
 }
 
-func TestRecoverFromNothing(t *testing.T) {
-	got, err := newWorld(t).backend().Recover(context.Background())
+func TestOwnersOfNothing(t *testing.T) {
+	got, err := newWorld(t).backend().Owners(t.Context())
 	if err != nil || len(got) != 0 {
-		t.Errorf("Recover = %v, %v", got, err)
+		t.Errorf("Owners = %v, %v", got, err)
 	}
 }

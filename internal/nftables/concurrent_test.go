@@ -1,8 +1,6 @@
 package nftables
 
 import (
-	"context"
-	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -58,8 +56,8 @@ func TestForeignCommits(t *testing.T) {
 		} else {
 			n.add(a)
 		}
-		if _, err := n.backend.Recover(context.Background()); err != nil {
-			t.Errorf("Recover: %v", err)
+		if _, err := n.backend.Owners(t.Context()); err != nil {
+			t.Errorf("Owners: %v", err)
 		}
 	}
 	close(stop)
@@ -70,14 +68,10 @@ func TestForeignCommits(t *testing.T) {
 	t.Logf("%d commits of others", commits.Load())
 
 	n.add(pod(101))
-	if err := n.backend.Check(context.Background(), n.held); err != nil {
-		t.Error(err)
-	}
+	n.wantClean()
 	got := w.unordered()
 	w.nft("flush ruleset")
-	if err := n.backend.Sync(context.Background(), n.held); err != nil {
-		t.Fatal(err)
-	}
+	n.rewrite()
 	if diff := cmp.Diff(w.unordered(), got); diff != "" {
 		t.Errorf("table (-rewritten +changed):\n%s", diff)
 	}
@@ -101,11 +95,11 @@ func TestRandomChanges(t *testing.T) {
 	clean := newWorld(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	kinds := everything()
-	damage := []string{"flush ruleset", "delete table inet hostport", "flush table inet hostport", "flush chain inet hostport clients"}
+	damage := []string{"flush ruleset", "delete table inet hostport", "flush table inet hostport", "flush chain inet hostport " + chainClients}
 	for i := range 60 {
 		if rng.IntN(6) == 0 {
 			_, _ = w.try(damage[rng.IntN(len(damage))], "nft", "-f", "-")
-			n.add(pod(200)) // an ADD heals; a DEL does not look
+			n.add(pod(200))
 		}
 		var some []*hostport.Attachment
 		for range 1 + rng.IntN(3) {
@@ -117,11 +111,11 @@ func TestRandomChanges(t *testing.T) {
 		} else {
 			n.del(some...)
 		}
-		if err := clean.backend().Sync(context.Background(), n.held); err != nil {
+		if _, err := clean.backend().Rewrite(t.Context(), n.held, fingerprint(n.held)); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(clean.unordered(), w.unordered()); diff != "" {
-			t.Fatalf("step %d (-clean +changed):\n%s", i, diff)
+			t.Fatalf("change %d (-clean +changed):\n%s", i, diff)
 		}
 	}
 }
@@ -129,18 +123,19 @@ func TestRandomChanges(t *testing.T) {
 // What others do after a change that had nothing to write is seen: the kernel
 // counts no commit for it.
 func TestNothingWritten(t *testing.T) {
-	damage := "flush chain inet hostport clients"
+	damage := "flush chain inet hostport " + chainClients
 	after := map[string]func(n *node){
 		"deleted what was never added": func(n *node) { n.del(pod(2)) },
 		"added what maps nothing": func(n *node) {
 			n.add(pod(2, func(a *hostport.Attachment) { a.Mappings = nil }))
 		},
 		"wrote what a killed invocation had written": func(n *node) {
-			words, held := maps.Clone(n.words), n.held
+			seen, held := n.seen, n.held
 			n.add(pod(2))
-			n.words, n.held = words, held
+			n.seen, n.held = seen, held
 			n.add(pod(2))
 		},
+		"added again what is there": func(n *node) { n.add(pod(1)) },
 	}
 	for name, change := range after {
 		t.Run(name, func(t *testing.T) {
@@ -150,9 +145,7 @@ func TestNothingWritten(t *testing.T) {
 			change(n)
 			w.nft(damage)
 			n.add(pod(3))
-			if err := n.backend.Check(context.Background(), n.held); err != nil {
-				t.Error(err)
-			}
+			n.wantClean()
 		})
 	}
 }

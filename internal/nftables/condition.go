@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -33,14 +34,36 @@ const (
 
 const knownMatches = "ip saddr, ip daddr, ip6 saddr, ip6 daddr, iifname, meta mark"
 
-// parseConditions reads the matches of one string for packets of family f:
+// parseConditions reads an attachment's conditions for packets of family f.
+// They are whole matches, one or more to a text, or as portmap takes them, one
+// match in a list of words: ["ip", "saddr", "192.0.2.1"]. The error quotes the
+// text that cannot be used.
+func parseConditions(texts []string, f hostport.Family) ([]condition, error) {
+	var out []condition
+	for i, text := range texts {
+		cs, err := parseMatches(text, f)
+		if err != nil && i == 0 && len(texts) > 1 {
+			text = strings.Join(texts, " ")
+			if out, err = parseMatches(text, f); err == nil {
+				return out, nil
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot use %q: %w", text, err)
+		}
+		out = append(out, cs...)
+	}
+	return out, nil
+}
+
+// parseMatches reads the matches of one string:
 //
 //	(ip | ip6) (saddr | daddr) [op] (ADDRESS | CIDR | { CIDR, ... })
 //	[meta] iifname [op] (NAME | "NAME" | { NAME, ... })
 //	[meta] mark [(& | and) MASK] [op] (VALUE | VALUE/MASK)
 //
 // op is one of == eq != ne. Several may follow each other; all must be met.
-func parseConditions(text string, f hostport.Family) ([]condition, error) {
+func parseMatches(text string, f hostport.Family) ([]condition, error) {
 	tokens, err := scan(text)
 	if err != nil {
 		return nil, err
@@ -63,33 +86,18 @@ func parseConditions(text string, f hostport.Family) ([]condition, error) {
 	return out, nil
 }
 
-// scan splits text into words, quoted names without their quotes, and the
-// signs of the language. A word that was quoted keeps a leading quote, so that
-// it cannot be a keyword.
+// scan splits text into words, quoted names, and the signs of the language. A
+// name that was quoted keeps its leading quote, so that it cannot be a keyword.
 func scan(text string) ([]string, error) {
+	token := regexp.MustCompile(`^[ \t]*("[^"]*"|[!=]=|[{},&]|[^ \t{},&"!=]+)`)
 	var out []string
-	for text = strings.TrimLeft(text, " \t"); text != ""; text = strings.TrimLeft(text, " \t") {
-		switch {
-		case strings.HasPrefix(text, "!="), strings.HasPrefix(text, "=="):
-			out, text = append(out, text[:2]), text[2:]
-		case strings.ContainsRune("{},&", rune(text[0])):
-			out, text = append(out, text[:1]), text[1:]
-		case text[0] == '"':
-			name, rest, found := strings.Cut(text[1:], `"`)
-			if !found {
-				return nil, errors.New("a quote that is not closed")
-			}
-			out, text = append(out, `"`+name), rest
-		default:
-			n := strings.IndexAny(text, " \t{},&\"!=")
-			if n == 0 {
-				return nil, fmt.Errorf("unexpected %q", text[:1])
-			}
-			if n < 0 {
-				n = len(text)
-			}
-			out, text = append(out, text[:n]), text[n:]
+	for text = strings.TrimRight(text, " \t"); text != ""; {
+		m := token.FindStringSubmatch(text)
+		if m == nil {
+			return nil, fmt.Errorf("unexpected %q", strings.TrimLeft(text, " \t")[:1])
 		}
+		out = append(out, strings.TrimSuffix(m[1], `"`))
+		text = text[len(m[0]):]
 	}
 	return out, nil
 }

@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"fmt"
+	"hash/fnv"
 	"slices"
 	"strings"
 
@@ -10,34 +12,44 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// conditionChains are the chains that turn away what does not meet an
-// attachment's conditions, before its mappings are looked up. Only packets to
-// ports that the attachment holds come by them.
-func conditionChains(a *hostport.Attachment) []chain {
+// conditionChains returns the chains that turn away what does not meet the
+// attachments' conditions, before their mappings are looked up. Only packets to
+// ports that an attachment holds pass through its chain.
+func conditionChains(all ...*hostport.Attachment) []chain {
 	var out []chain
-	for _, f := range hostport.Families() {
-		texts := a.Options.Conditions(f)
-		if len(texts) == 0 || len(a.Forwards(f)) == 0 {
-			continue
+	for _, a := range all {
+		for _, f := range hostport.Families() {
+			if texts := a.Options.Conditions(f); len(texts) > 0 && len(a.Forwards(f)) > 0 {
+				out = append(out, chain{name: conditionChainName(a, f), rules: conditionRules(texts, f)})
+			}
 		}
-		out = append(out, chain{name: onlyChain(a.Key, f), rules: conditionRules(texts, f)})
 	}
 	return out
+}
+
+// conditionChainName names the chain with an attachment's conditions of one
+// family. Other conditions of the same attachment have another chain, so that
+// an element that leads to a chain changes with it.
+func conditionChainName(a *hostport.Attachment, f hostport.Family) string {
+	h := fnv.New64a()
+	h.Write([]byte(a.Key.String()))
+	for _, text := range a.Options.Conditions(f) {
+		h.Write([]byte("\x00" + text))
+	}
+	return fmt.Sprintf("cond%d_%016x", f, h.Sum64())
 }
 
 // conditionRules refuse what does not meet a condition. A record whose
 // conditions cannot be read, by an older version perhaps, lets nothing pass:
 // better no mapping than one that is open to all.
 func conditionRules(texts []string, f hostport.Family) []rule {
+	conditions, err := parseConditions(texts, f)
+	if err != nil {
+		return []rule{newRule(refuse())}
+	}
 	var out []rule
-	for _, text := range texts {
-		conditions, err := parseConditions(text, f)
-		if err != nil {
-			return []rule{newRule(refuse())}
-		}
-		for _, c := range conditions {
-			out = append(out, c.rules()...)
-		}
+	for _, c := range conditions {
+		out = append(out, c.rules()...)
 	}
 	return out
 }
@@ -65,7 +77,7 @@ func (c condition) rules() []rule {
 	return out
 }
 
-// values are the matches on each value, given how to compare.
+// values returns the matches on each value, given how to compare.
 func (c condition) values() []func(func([]byte) *expr.Cmp) []expr.Any {
 	var out []func(func([]byte) *expr.Cmp) []expr.Any
 	switch c.field {
@@ -87,7 +99,7 @@ func (c condition) values() []func(func([]byte) *expr.Cmp) []expr.Any {
 	return out
 }
 
-// namePattern is the name with its final zero, or for a wildcard without.
+// namePattern returns the name with its final zero, or for a wildcard without.
 func namePattern(name string) []byte {
 	if base, ok := strings.CutSuffix(name, "*"); ok {
 		return []byte(base)

@@ -35,7 +35,7 @@ func TestParseConditions(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.text, func(t *testing.T) {
-			cs, err := parseConditions(tt.text, tt.family)
+			cs, err := parseConditions([]string{tt.text}, tt.family)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,6 +47,33 @@ func TestParseConditions(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// portmap takes a condition as a list of nft's words.
+func TestParseWordLists(t *testing.T) {
+	for _, texts := range [][]string{
+		{"ip", "saddr", "!=", "{", "10.0.0.0/8,", "192.0.2.1", "}", "iifname", "eth0"},
+		{"ip saddr", "!= { 10.0.0.0/8, 192.0.2.1 } iifname eth0"},
+		{"ip saddr != { 10.0.0.0/8, 192.0.2.1 }", "iifname eth0"},
+		{"ip saddr != { 10.0.0.0/8, 192.0.2.1 } iifname eth0"},
+	} {
+		cs, err := parseConditions(texts, hostport.IPv4)
+		if err != nil {
+			t.Errorf("%q: %v", texts, err)
+			continue
+		}
+		var got []string
+		for _, c := range cs {
+			got = append(got, c.String())
+		}
+		if diff := cmp.Diff([]string{"ip saddr != { 10.0.0.0/8, 192.0.2.1/32 }", "iifname eth0"}, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", texts, diff)
+		}
+	}
+	err := New(Options{}).Validate(hostport.Options{ConditionsV4: []string{"ip", "saddr", "fd00::1"}})
+	if err == nil || !strings.Contains(err.Error(), `"ip saddr fd00::1"`) {
+		t.Errorf("the error does not quote the words: %v", err)
 	}
 }
 
@@ -64,7 +91,7 @@ var refused = []string{
 }
 
 func TestValidateRefuses(t *testing.T) {
-	b := New()
+	b := New(Options{})
 	for _, text := range refused {
 		err := b.Validate(hostport.Options{ConditionsV4: []string{"ip saddr 10.0.0.0/8", text}})
 		if err == nil {
@@ -108,7 +135,7 @@ func FuzzParseConditions(f *testing.F) {
 		if v4 {
 			family = hostport.IPv4
 		}
-		cs, err := parseConditions(text, family)
+		cs, err := parseConditions([]string{text}, family)
 		if err != nil {
 			if strings.ContainsAny(err.Error(), "\x1b\x00\n\r") {
 				t.Errorf("control characters in the error %q", err)
@@ -120,7 +147,7 @@ func FuzzParseConditions(f *testing.F) {
 			if len(s) > maxComment || strings.ContainsAny(s, "\"\\\n\r\x00\x1b") {
 				t.Errorf("unfit for a comment: %q", s)
 			}
-			again, err := parseConditions(s, family)
+			again, err := parseConditions([]string{s}, family)
 			if err != nil || len(again) != 1 {
 				t.Fatalf("%q reads back as %d conditions, %v", s, len(again), err)
 			}

@@ -8,7 +8,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// String is the element in the words of people: "8080/tcp -> 10.244.0.40:80
+// String describes the element: "8080/tcp -> 10.244.0.40:80
 // (map v4)". The bytes come from the kernel and may be anyone's.
 func (e element) String() string {
 	if c, ok := parseClientSet(e.set); ok {
@@ -49,13 +49,13 @@ func (e element) hostSide() (hostport.Mapping, bool) {
 	var m hostport.Mapping
 	key := []byte(e.key)
 	switch e.set {
-	case mapV4, mapOnly4:
+	case mapV4, mapCond4, mapOnly4:
 		m.HostIP = netip.IPv4Unspecified()
-	case mapV6, mapOnly6:
+	case mapV6, mapCond6, mapOnly6:
 		m.HostIP = netip.IPv6Unspecified()
-	case mapV4HostIP, mapOnly4HostIP:
+	case mapV4HostIP, mapCond4HostIP, mapOnly4HostIP:
 		m.HostIP, key = cutAddr(key, 4)
-	case mapV6HostIP, mapOnly6HostIP:
+	case mapV6HostIP, mapCond6HostIP, mapOnly6HostIP:
 		m.HostIP, key = cutAddr(key, 16)
 	}
 	if !m.HostIP.IsValid() || len(key) != 8 {

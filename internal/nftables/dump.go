@@ -15,8 +15,8 @@ import (
 // chain by chain.
 
 // dump asks for a listing and has each message of the answer decoded. A table,
-// set or chain that does not exist has none. It starts again when the ruleset
-// changed meanwhile.
+// set or chain that does not exist has none, and so does a kernel without
+// nf_tables. It starts again when the ruleset changed meanwhile.
 func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribute, each func(attributes)) error {
 	req, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
@@ -27,7 +27,7 @@ func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribu
 		msgs, err = b.request(kind, req)
 		return err
 	})
-	if anyErrno(err, unix.ENOENT) {
+	if anyErrno(err, unix.ENOENT) || unsupported(err) {
 		return nil
 	}
 	if err != nil {
@@ -121,7 +121,7 @@ func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 // nftaTableHandle is NFTA_TABLE_HANDLE (Linux 4.16), which the library lacks.
 const nftaTableHandle = 4
 
-// tableHandle is the number by which the kernel knows the table; "" if there
+// tableHandle returns the number by which the kernel knows the table, "" if there
 // is none.
 func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 	err = b.dump(ctx, unix.NFT_MSG_GETTABLE, nil, func(as attributes) {

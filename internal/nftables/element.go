@@ -2,8 +2,6 @@ package nftables
 
 import (
 	"encoding/binary"
-	"fmt"
-	"hash/fnv"
 	"math"
 	"net/netip"
 	"strings"
@@ -24,28 +22,28 @@ type element struct {
 // id tells elements apart: the kernel knows them by set and key.
 func (e element) id() string { return e.set + "\x00" + e.key }
 
-// elements are all that the kernel holds for an attachment, in the order in
-// which they are written.
-func elements(a *hostport.Attachment) []element {
-	tag, pod := a.Tag(maxComment), podTag(a)
+// elements returns all that the kernel holds for some attachments, in the order
+// in which it is written.
+func elements(all ...*hostport.Attachment) []element {
 	var out []element
-	for _, f := range hostport.Families() {
-		forwards := a.Forwards(f)
-		if len(forwards) == 0 {
-			continue
-		}
-		only := ""
-		if len(a.Options.Conditions(f)) > 0 {
-			only = onlyChain(a.Key, f)
-		}
-		for _, fw := range forwards {
-			out = append(out, forwardElement(f, fw, tag))
-			if only != "" {
-				out = append(out, onlyElement(f, fw, only, tag))
+	for _, a := range all {
+		tag, pod := a.Tag(maxComment), podTag(a)
+		for _, f := range hostport.Families() {
+			forwards := a.Forwards(f)
+			if len(forwards) == 0 {
+				continue
 			}
-		}
-		for _, c := range a.Clients(f) {
-			out = append(out, clientElement(f, c, forwards[0].To.Addr(), pod))
+			for _, fw := range forwards {
+				toPod, toConditions := forwardMaps(f, fw.HostIP.IsValid())
+				value := string(appendPort(fw.To.Addr().AsSlice(), fw.To.Port()))
+				out = append(out, element{set: toPod, key: hostKey(fw), value: value, comment: tag})
+				if len(a.Options.Conditions(f)) > 0 {
+					out = append(out, element{set: toConditions, key: hostKey(fw), jump: conditionChainName(a, f), comment: tag})
+				}
+			}
+			for _, c := range a.Clients(f) {
+				out = append(out, clientElement(f, c, forwards[0].To.Addr(), pod))
+			}
 		}
 	}
 	return distinct(out)
@@ -62,25 +60,6 @@ func distinct(es []element) []element {
 		}
 	}
 	return out
-}
-
-func forwardElement(f hostport.Family, fw hostport.Forward, tag string) element {
-	wildcard, hostIP := forwardMaps(f)
-	e := element{set: wildcard, key: hostKey(fw), comment: tag}
-	if fw.HostIP.IsValid() {
-		e.set = hostIP
-	}
-	e.value = string(appendPort(fw.To.Addr().AsSlice(), fw.To.Port()))
-	return e
-}
-
-func onlyElement(f hostport.Family, fw hostport.Forward, chain, tag string) element {
-	wildcard, hostIP := onlyMaps(f)
-	e := element{set: wildcard, key: hostKey(fw), jump: chain, comment: tag}
-	if fw.HostIP.IsValid() {
-		e.set = hostIP
-	}
-	return e
 }
 
 func clientElement(f hostport.Family, client netip.Prefix, pod netip.Addr, tag string) element {
@@ -105,17 +84,10 @@ func appendPort(b []byte, port uint16) []byte {
 	return append(binary.BigEndian.AppendUint16(b, port), 0, 0)
 }
 
-// podTag is the part of the owner tag that names network and pod. It is whole
-// where the tag on the mapping had to be cut: a container ID leaves them little
-// room.
+// podTag returns the part of the owner tag that names network and pod. On the
+// elements of mappings that part is often cut, because a container ID takes half
+// of a comment.
 func podTag(a *hostport.Attachment) string {
 	t := strings.SplitN(a.Tag(math.MaxInt), " ", 4)[3]
 	return t[:min(len(t), maxComment)]
-}
-
-// onlyChain names the chain with an attachment's conditions of one family.
-func onlyChain(k hostport.Key, f hostport.Family) string {
-	h := fnv.New64a()
-	h.Write([]byte(k.String()))
-	return fmt.Sprintf("only%d_%016x", f, h.Sum64())
 }

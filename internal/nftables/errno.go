@@ -23,9 +23,15 @@ func transient(err error) bool {
 
 // mismatch reports whether a transaction failed in a way that a table other
 // than the expected one explains: something is missing, or there, or is of
-// another type. A rewrite of everything does not depend on what is there.
+// another type.
 func mismatch(err error) bool {
 	return anyErrno(err, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.EINVAL, unix.ENOTEMPTY)
+}
+
+// unsupported reports whether a request to read failed because the kernel has
+// no nf_tables: no such protocol, or no such subsystem (EINVAL).
+func unsupported(err error) bool {
+	return anyErrno(err, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EINVAL)
 }
 
 func anyErrno(err error, list ...unix.Errno) bool {

@@ -1,7 +1,7 @@
 package nftables
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -24,7 +25,8 @@ func pod(n int, change ...func(*hostport.Attachment)) *hostport.Attachment {
 			netip.MustParsePrefix(fmt.Sprintf("fd00:%x::%x/64", n/200, n%200+2)),
 		},
 		Mappings: []hostport.Mapping{{HostPort: uint16(8000 + n), ContainerPort: 80, Protocol: hostport.TCP}},
-		Backend:  "nftables",
+		Backend:  backend.Nftables,
+		Boot:     hostport.BootHash("this boot"),
 		Options:  hostport.Options{SNAT: true, MarkMasqBit: 13},
 	}
 	for _, c := range change {
@@ -77,34 +79,39 @@ func options(change func(*hostport.Options)) func(*hostport.Attachment) {
 	return func(a *hostport.Attachment) { change(&a.Options) }
 }
 
-// node keeps the attachments of a backend as the state does.
+// node keeps the attachments of a backend as the state does, and resyncs after
+// drift.
 type node struct {
 	t       testing.TB
 	backend *Backend
 	held    []*hostport.Attachment
-	words   memo
+	seen    string
+	resyncs int
 }
 
-// memo is what a backend remembers.
-type memo map[string]string
+func fingerprint(all []*hostport.Attachment) hostport.Fingerprint {
+	return hostport.FingerprintOf(all, backend.Layout)
+}
 
-func (m memo) Recall(key string) (string, error) { return m[key], nil }
-func (m memo) Remember(key, word string)         { m[key] = word }
+// others answers from a list.
+type others []*hostport.Attachment
 
-type rest []*hostport.Attachment
+func (o others) InUse(hostport.Family, hostport.Protocol, uint16, uint16) (bool, error) {
+	return false, errors.New("not asked by this backend")
+}
 
-func (r rest) Uses(share string) (bool, error) { return usedBy(r)[share], nil }
-
-func (r rest) All() ([]*hostport.Attachment, error) { return slices.Clone(r), nil }
+func (o others) Any(match func(*hostport.Attachment) bool) (bool, error) {
+	return slices.ContainsFunc(o, match), nil
+}
 
 // change replaces attachments of the same key.
-func (n *node) change(remove, add []*hostport.Attachment) hostport.Change {
-	c := hostport.Change{Add: add}
+func (n *node) change(remove, add []*hostport.Attachment) (c backend.Change, after []*hostport.Attachment) {
+	c = backend.Change{Add: add, Seen: n.seen}
 	gone := func(a *hostport.Attachment) bool {
 		same := func(b *hostport.Attachment) bool { return a.Key == b.Key }
 		return slices.ContainsFunc(remove, same) || slices.ContainsFunc(add, same)
 	}
-	var stay rest
+	var stay []*hostport.Attachment
 	for _, a := range n.held {
 		if gone(a) {
 			c.Remove = append(c.Remove, a)
@@ -112,22 +119,52 @@ func (n *node) change(remove, add []*hostport.Attachment) hostport.Change {
 			stay = append(stay, a)
 		}
 	}
-	c.Rest = stay
-	return c
+	after = append(slices.Clone(stay), add...)
+	c.Others, c.Before, c.After = others(stay), fingerprint(n.held), fingerprint(after)
+	return c, after
 }
 
 func (n *node) apply(remove, add []*hostport.Attachment) {
 	n.t.Helper()
-	if n.words == nil {
-		n.words = memo{}
+	c, after := n.change(remove, add)
+	seen, err := n.backend.Apply(n.t.Context(), c)
+	if errors.Is(err, backend.ErrDrift) {
+		n.resyncs++
+		seen, err = n.backend.Rewrite(n.t.Context(), after, c.After)
 	}
-	n.backend.memory = n.words
-	c := n.change(remove, add)
-	if err := n.backend.Apply(context.Background(), c); err != nil {
+	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.held = append(c.Rest.(rest), add...)
+	n.held, n.seen = after, seen
 }
 
 func (n *node) add(as ...*hostport.Attachment) { n.t.Helper(); n.apply(nil, as) }
 func (n *node) del(as ...*hostport.Attachment) { n.t.Helper(); n.apply(as, nil) }
+
+// rewrite makes the table hold what is held.
+func (n *node) rewrite() {
+	n.t.Helper()
+	seen, err := n.backend.Rewrite(n.t.Context(), n.held, fingerprint(n.held))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.seen = seen
+}
+
+// wantClean fails the test if the table is not what is held, and nothing else.
+func (n *node) wantClean() {
+	n.t.Helper()
+	wantClean(n.t, n.backend, n.held)
+}
+
+func wantClean(t testing.TB, b *Backend, all []*hostport.Attachment) {
+	t.Helper()
+	diff, err := b.Audit(t.Context(), all, fingerprint(all))
+	if err != nil || len(diff) > 0 {
+		t.Errorf("Audit = %v, %v", diff, err)
+	}
+	diff, err = b.Check(t.Context(), all, fingerprint(all))
+	if err != nil || len(diff) > 0 {
+		t.Errorf("Check = %v, %v", diff, err)
+	}
+}

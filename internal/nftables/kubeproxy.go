@@ -27,7 +27,7 @@ func (b *Backend) KubeProxy(ctx context.Context) (bool, error) {
 			case err == nil:
 				found = true
 				return nil
-			case !anyErrno(err, unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT):
+			case !anyErrno(err, unix.ENOENT) && !unsupported(err):
 				return fmt.Errorf("look for table %s: %w", kubeProxyTable, explain(err))
 			}
 		}

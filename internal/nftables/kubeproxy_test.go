@@ -7,8 +7,8 @@ func TestKubeProxy(t *testing.T) {
 	for _, family := range []string{"ip", "ip6"} {
 		t.Run(family, func(t *testing.T) {
 			w := newWorld(t)
-			b := New(WithNetNS(int(w.file.Fd())))
-			for _, step := range []struct {
+			b := w.backend()
+			for _, tt := range []struct {
 				nft  string
 				want bool
 			}{
@@ -16,10 +16,10 @@ func TestKubeProxy(t *testing.T) {
 				{"add table " + family + " kube-proxy", true},
 				{"delete table " + family + " kube-proxy", false},
 			} {
-				w.nft(step.nft)
+				w.nft(tt.nft)
 				got, err := b.KubeProxy(t.Context())
-				if err != nil || got != step.want {
-					t.Errorf("after %q: got %v, %v, want %v", step.nft, got, err, step.want)
+				if err != nil || got != tt.want {
+					t.Errorf("after %q: got %v, %v, want %v", tt.nft, got, err, tt.want)
 				}
 			}
 		})

@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables/binaryutil"
@@ -80,29 +81,19 @@ func loadPort(n uint32) []expr.Any {
 // mask keeps the first bits of what the first register holds of an address.
 func mask(f hostport.Family, bits int) *expr.Bitwise {
 	n := words(f) * 4
-	return &expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: n, Mask: netmask(f, bits), Xor: make([]byte, n)}
-}
-
-func netmask(f hostport.Family, bits int) []byte {
-	ones := netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	if f == hostport.IPv6 {
-		ones = netip.AddrFrom16([16]byte{
-			255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-		})
-	}
-	return netip.PrefixFrom(ones, bits).Masked().Addr().AsSlice()
+	return &expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: n, Mask: net.CIDRMask(bits, addrBits(f)), Xor: make([]byte, n)}
 }
 
 // inNet compares an address with a prefix. Where the prefix ends on a byte,
 // only those bytes are loaded, as nft does it.
 func inNet(p netip.Prefix, source bool, compare func([]byte) *expr.Cmp) []expr.Any {
 	f := hostport.FamilyOf(p.Addr())
-	net := p.Masked().Addr().AsSlice()
+	network := p.Masked().Addr().AsSlice()
 	if p.Bits()%8 == 0 {
 		n := p.Bits() / 8
-		return []expr.Any{loadAddr(f, source, uint32(n), reg1), compare(net[:n])}
+		return []expr.Any{loadAddr(f, source, uint32(n), reg1), compare(network[:n])}
 	}
-	return []expr.Any{loadAddr(f, source, words(f)*4, reg1), mask(f, p.Bits()), compare(net)}
+	return []expr.Any{loadAddr(f, source, words(f)*4, reg1), mask(f, p.Bits()), compare(network)}
 }
 
 // ifname is an interface name as the kernel compares it.

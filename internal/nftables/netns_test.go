@@ -2,65 +2,29 @@ package nftables
 
 import (
 	"bytes"
-	"fmt"
-	"os"
 	"os/exec"
-	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/containernetworking/plugins/pkg/ns"
+
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
-// world is a network namespace of a test's own. It lives as long as its file
-// is open and leaves nothing behind.
+// world is a network namespace of a test's own.
 type world struct {
-	tb   testing.TB
-	file *os.File
+	tb testing.TB
+	ns ns.NetNS
 }
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Fatal("this test makes network namespaces: run it as root")
-	}
-	type result struct {
-		file *os.File
-		err  error
-	}
-	made := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- result{err: fmt.Errorf("unshare: %w", err)}
-			return
-		}
-		f, err := os.Open("/proc/thread-self/ns/net")
-		made <- result{f, err}
-	}()
-	r := <-made
-	if r.err != nil {
-		tb.Fatal(r.err)
-	}
-	tb.Cleanup(func() { _ = r.file.Close() })
-	return &world{tb, r.file}
+	return &world{tb, netns.New(tb)}
 }
 
 // do runs f on a thread inside the namespace.
-func (w *world) do(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(int(w.file.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("setns: %w", err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
+func (w *world) do(f func() error) error { return w.ns.Do(func(ns.NetNS) error { return f() }) }
 
 // try runs a command in the namespace.
 func (w *world) try(stdin, name string, args ...string) (string, error) {
@@ -96,17 +60,14 @@ func (w *world) load(text string) {
 	}
 }
 
-var counted = regexp.MustCompile(`packets \d+ bytes \d+`)
-
-// ruleset lists everything, counters set to zero.
+// ruleset lists everything, without counters.
 func (w *world) ruleset() string {
 	w.tb.Helper()
-	return counted.ReplaceAllString(w.nft("list ruleset"), "packets 0 bytes 0")
+	return netns.NFTText(w.nft("list ruleset"))
 }
 
-// unordered is our table with what has no order sorted: sets, chains and the
-// rules of clients. The kernel lists them in the order in which they were made.
-// "" if there is none.
+// unordered is our table with what has no order sorted, sets and chains, which
+// the kernel lists in the order in which they were made. "" if there is none.
 func (w *world) unordered() string {
 	w.tb.Helper()
 	text, found := "", false
@@ -120,13 +81,7 @@ func (w *world) unordered() string {
 	}
 	blocks := strings.Split(text, "\n\n")
 	slices.Sort(blocks[1:])
-	for i, block := range blocks {
-		if lines := strings.Split(block, "\n"); strings.HasPrefix(block, "\tchain clients {") {
-			slices.Sort(lines[1 : len(lines)-1])
-			blocks[i] = strings.Join(lines, "\n")
-		}
-	}
 	return strings.Join(blocks, "\n\n")
 }
 
-func (w *world) backend() *Backend { return New(WithNetNS(int(w.file.Fd()))) }
+func (w *world) backend() *Backend { return New(Options{NetNS: int(w.ns.Fd())}) }

@@ -54,8 +54,7 @@ func newSite(tb testing.TB) *site {
 // connect makes a veth pair: NAME on the node, eth0 with the addresses inside.
 func (s *site) connect(w *world, name string, addrs ...string) {
 	w.tb.Helper()
-	self := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), w.file.Fd())
-	s.node.run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", self)
+	s.node.run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", w.ns.Path())
 	s.node.run("ip", "link", "set", name, "up")
 	w.run("ip", "link", "set", "lo", "up")
 	w.run("ip", "link", "set", "eth0", "up")

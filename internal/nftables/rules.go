@@ -31,27 +31,10 @@ type chain struct {
 	name  string
 	hook  *hook // nil: reached by jumps only
 	rules []rule
-	// unordered says that the order of the rules means nothing.
-	unordered bool
 }
 
 // same reports whether the chain's rules are these.
-func (c chain) same(have []rule) bool {
-	if !c.unordered {
-		return slices.EqualFunc(c.rules, have, rule.same)
-	}
-	return len(c.rules) == len(have) && c.within(have)
-}
-
-// within reports whether the chain's rules are among these.
-func (c chain) within(have []rule) bool {
-	for _, r := range c.rules {
-		if !slices.ContainsFunc(have, r.same) {
-			return false
-		}
-	}
-	return true
-}
+func (c chain) same(have []rule) bool { return slices.EqualFunc(c.rules, have, rule.same) }
 
 // Five behind and five ahead of the places where everyone else sits:
 // kube-proxy, in its iptables and in its nftables mode, has translated its
@@ -70,36 +53,25 @@ type set struct {
 	counters bool
 }
 
-// sets are declared in the order in which nft lists them.
-func (s shape) sets() []set {
+// sets returns what a table with these clients declares, in the order in which
+// nft lists it.
+func sets(clients clientSets) []set {
 	var out []set
 	for _, f := range hostport.Families() {
 		addr := addrType(f)
 		port := []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService}
 		hostIP := append([]nftables.SetDatatype{addr}, port...)
 		to := []nftables.SetDatatype{addr, nftables.TypeInetService}
-		wildcard, specific := forwardMaps(f)
+		jump := []nftables.SetDatatype{nftables.TypeVerdict}
+		wildcard, condWildcard := forwardMaps(f, false)
+		specific, condSpecific := forwardMaps(f, true)
 		out = append(out,
 			set{name: wildcard, key: port, data: to, counters: true},
-			set{name: specific, key: hostIP, data: to, counters: true})
-		if s.only[f] {
-			jump := []nftables.SetDatatype{nftables.TypeVerdict}
-			wildcard, specific = onlyMaps(f)
-			out = append(out, set{name: wildcard, key: port, data: jump}, set{name: specific, key: hostIP, data: jump})
-		}
+			set{name: specific, key: hostIP, data: to, counters: true},
+			set{name: condWildcard, key: port, data: jump},
+			set{name: condSpecific, key: hostIP, data: jump})
 	}
-	for _, c := range s.clients {
-		out = append(out, c.declare())
-	}
-	return out
-}
-
-func (c clientSet) declare() set {
-	addr := addrType(c.family)
-	if c.bits == 0 {
-		return set{name: c.name(), key: []nftables.SetDatatype{addr}}
-	}
-	return set{name: c.name(), key: []nftables.SetDatatype{addr, addr}}
+	return append(out, clients.declarations()...)
 }
 
 func addrType(f hostport.Family) nftables.SetDatatype {
@@ -109,9 +81,9 @@ func addrType(f hostport.Family) nftables.SetDatatype {
 	return nftables.TypeIP6Addr
 }
 
-// chains are all but those of the attachments' own conditions, each after the
-// chains that it leads to.
-func (s shape) chains() []chain {
+// chains returns all chains but those of the attachments' own conditions, each
+// after the chains that it leads to.
+func chains(clients clientSets) []chain {
 	toHostports := newRule(isLocal(), []expr.Any{verdict(expr.VerdictJump, chainHostports)})
 	return []chain{
 		{name: chainGuard, hook: &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw}, rules: []rule{
@@ -122,12 +94,12 @@ func (s shape) chains() []chain {
 			// others at the same hook still see the packet.
 			newRule(setLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictAccept, "")}),
 		}},
-		s.hostports(),
+		hostports(),
 		{name: chainPrerouting, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, rules: []rule{toHostports}},
 		{name: chainOutput, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT}, rules: []rule{
 			notFromIPv6Loopback(), toHostports,
 		}},
-		s.masquerade(),
+		clients.chain(),
 		{name: chainPostrouting, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT}, rules: []rule{
 			newRule(isTranslated(), hasLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictReturn, "")}),
 			newRule(isTranslated(), hasLabel(labelSeen), []expr.Any{verdict(expr.VerdictJump, chainClients)}),
@@ -161,20 +133,17 @@ func notFromIPv6Loopback() rule {
 // before the lookups because nothing comes after a hit, and so a second bit
 // tells those that were looked up in vain, which a chain behind ours may yet
 // translate.
-func (s shape) hostports() chain {
+func hostports() chain {
 	c := chain{name: chainHostports, rules: []rule{newRule(setLabel(labelSeen))}}
+	toConditions := func(name string) []expr.Any {
+		return []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: name, IsDestRegSet: true}}
+	}
 	for _, f := range hostport.Families() {
-		if s.only[f] {
-			wildcard, hostIP := onlyMaps(f)
-			toConditions := func(name string) []expr.Any {
-				return []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: name, IsDestRegSet: true}}
-			}
-			c.rules = append(c.rules,
-				newRule(loadHost(f), toConditions(hostIP)),
-				newRule(isFamily(f), loadPort(0), toConditions(wildcard)))
-		}
-		wildcard, hostIP := forwardMaps(f)
+		wildcard, condWildcard := forwardMaps(f, false)
+		hostIP, condHostIP := forwardMaps(f, true)
 		c.rules = append(c.rules,
+			newRule(loadHost(f), toConditions(condHostIP)),
+			newRule(isFamily(f), loadPort(0), toConditions(condWildcard)),
 			newRule(loadHost(f), translate(f, hostIP)),
 			newRule(isFamily(f), loadPort(0), translate(f, wildcard)))
 	}
@@ -197,29 +166,4 @@ func translate(f hostport.Family, name string) []expr.Any {
 			RegAddrMin: reg1, RegAddrMax: reg1, RegProtoMin: port, RegProtoMax: port, Specified: true,
 		},
 	}
-}
-
-// masquerade has one rule for each set of clients in use. The prefix length is
-// in the rule, so that the set can be a hash: its lookup costs the same for
-// one pod and for thousands.
-func (s shape) masquerade() chain {
-	c := chain{name: chainClients, unordered: true}
-	for _, cs := range s.clients {
-		c.rules = append(c.rules, cs.rule())
-	}
-	return c
-}
-
-func (c clientSet) rule() rule {
-	f, match := c.family, isFamily(c.family)
-	if c.bits == 0 {
-		match = append(match, loadDestination(f, reg1))
-	} else {
-		match = append(match, loadSource(f, reg1))
-		if c.bits < addrBits(f) {
-			match = append(match, mask(f, c.bits))
-		}
-		match = append(match, loadDestination(f, reg32(words(f))))
-	}
-	return newRule(match, []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: c.name()}, &expr.Masq{}})
 }

@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"context"
+	"errors"
 )
 
 // snapshot is all that the kernel holds of the table.
@@ -12,33 +13,27 @@ type snapshot struct {
 	elements map[string]map[string]element // by set and key
 }
 
+// snapshot reads the table. With an error it returns what could be read.
 func (b *Backend) snapshot(ctx context.Context) (snapshot, error) {
 	var (
-		s   snapshot
-		err error
+		s    snapshot
+		errs [3]error
 	)
-	if s.chains, err = b.dumpChains(ctx); err != nil {
-		return s, err
-	}
-	if s.rules, err = b.dumpRules(ctx); err != nil {
-		return s, err
-	}
-	if s.sets, err = b.dumpSets(ctx); err != nil {
-		return s, err
-	}
+	s.chains, errs[0] = b.dumpChains(ctx)
+	s.rules, errs[1] = b.dumpRules(ctx)
+	s.sets, errs[2] = b.dumpSets(ctx)
+	err := errors.Join(errs[:]...)
 	s.elements = make(map[string]map[string]element, len(s.sets))
 	for name := range s.sets {
-		es, err := b.dumpElements(ctx, name)
-		if err != nil {
-			return s, err
-		}
+		es, e := b.dumpElements(ctx, name)
+		err = errors.Join(err, e)
 		byKey := make(map[string]element, len(es))
 		for _, e := range es {
 			byKey[e.key] = e
 		}
 		s.elements[name] = byKey
 	}
-	return s, nil
+	return s, err
 }
 
 // empty reports that there is no table, or nothing in it.

@@ -23,11 +23,11 @@ type feature struct {
 	use                 func(*batch)
 }
 
-// features are in the order in which they are asked for, so that the first
+// features returns them in the order in which they are probed, so that the first
 // that is missing is the one to name. The newest is what sets the oldest
 // kernel: counters on the elements of maps.
 func features() []feature {
-	sample := shapeOf(map[string]bool{(clientSet{hostport.IPv4, 24}).name(): true})
+	clients := clientSets{{hostport.IPv4, 24}: true}
 	one := func(parts ...[]expr.Any) func(*batch) {
 		return func(b *batch) { b.addChain(chain{name: "rule", rules: []rule{newRule(parts...)}}) }
 	}
@@ -39,19 +39,19 @@ func features() []feature {
 			b.addChain(chain{name: "nat", hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}})
 		}},
 		{"masquerading in family inet", "5.2", "CONFIG_NFT_MASQ", one([]expr.Any{&expr.Masq{}})},
-		{"maps with counters on their elements", "5.7", "CONFIG_NF_TABLES", func(b *batch) { b.addSet(sample.sets()[0]) }},
+		{"maps with counters on their elements", "5.7", "CONFIG_NF_TABLES", func(b *batch) { b.addSet(sets(clients)[0]) }},
 		{"the rules of table " + tableName, "5.7", "CONFIG_NF_TABLES", func(b *batch) {
-			for _, d := range sample.sets() {
+			for _, d := range sets(clients) {
 				b.addSet(d)
 			}
-			for _, c := range sample.chains() {
+			for _, c := range chains(clients) {
 				b.addChain(c)
 			}
 		}},
 	}
 }
 
-// Status tells whether the kernel has what the backend needs, by transactions
+// Status reports whether the kernel has what the backend needs, by transactions
 // that use it and are certain to be aborted: nothing is left behind, and no
 // other program sees any of it. Advice names settings that kube-proxy's IPVS
 // mode needs.

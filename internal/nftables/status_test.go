@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"context"
 	"strings"
 	"testing"
 )
@@ -10,7 +9,7 @@ func TestStatusLeavesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.load(foreign)
 	before := w.ruleset()
-	advice, err := w.backend().Status(context.Background())
+	advice, err := w.backend().Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +21,7 @@ func TestStatusLeavesNothing(t *testing.T) {
 	}
 	// The whole answers at once; each for itself must be right as well.
 	for _, f := range features() {
-		if err := w.backend().probe(context.Background(), f); err != nil {
+		if err := w.backend().probe(t.Context(), f); err != nil {
 			t.Errorf("%s: %v", f.name, err)
 		}
 	}
@@ -34,7 +33,7 @@ func TestStatusLeavesNothing(t *testing.T) {
 func TestStatusAdvisesUnderIPVS(t *testing.T) {
 	w := newWorld(t)
 	w.run("ip", "link", "add", "kube-ipvs0", "type", "bridge")
-	advice, err := w.backend().Status(context.Background())
+	advice, err := w.backend().Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,10 +15,8 @@ func (b *Backend) Validate(o hostport.Options) error {
 		return errors.New("externalSetMarkChain: the nftables backend masquerades without marks; remove the key, or set backend to iptables")
 	}
 	for _, f := range hostport.Families() {
-		for _, text := range o.Conditions(f) {
-			if _, err := parseConditions(text, f); err != nil {
-				return fmt.Errorf("conditionsV%d: cannot use %q: %w", f, text, err)
-			}
+		if _, err := parseConditions(o.Conditions(f), f); err != nil {
+			return fmt.Errorf("conditionsV%d: %w", f, err)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/mdlayher/netlink/nltest"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -25,7 +27,11 @@ type wire struct {
 	read    int // listings
 }
 
-func (w *wire) backend() *Backend { return &Backend{dial: w.answer} }
+func (w *wire) backend() *Backend {
+	b := New(Options{})
+	b.dial = w.answer
+	return b
+}
 
 func (w *wire) answer(req []netlink.Message) ([]netlink.Message, error) {
 	if len(req) == 0 {
@@ -53,6 +59,9 @@ func (w *wire) answer(req []netlink.Message) ([]netlink.Message, error) {
 			}},
 		}, nil
 	}
+	if req[0].Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN {
+		return nil, io.EOF
+	}
 	w.sent++
 	if e := next(&w.commits); e != 0 {
 		return nltest.Error(int(e), req[1:])
@@ -69,16 +78,19 @@ func next(list *[]unix.Errno) unix.Errno {
 	return e
 }
 
-// del is a change that does not read before it writes.
-func del() hostport.Change {
-	return hostport.Change{Remove: []*hostport.Attachment{pod(1)}, Rest: rest{pod(2)}}
+// change is one that is written at once: the generation was seen.
+func change() backend.Change {
+	all := others{pod(1), pod(2)}
+	return backend.Change{
+		Remove: all[:1], Others: all[1:], Before: fingerprint(all), After: fingerprint(all[1:]), Seen: "7 a1",
+	}
 }
 
 func TestKernelRefuses(t *testing.T) {
 	tests := []struct {
 		name    string
 		commits []unix.Errno
-		want    error  // nil: success
+		want    error
 		says    string // in the error
 		sent    int
 	}{
@@ -86,23 +98,21 @@ func TestKernelRefuses(t *testing.T) {
 		{"no memory", []unix.Errno{unix.ENOMEM}, unix.ENOMEM, "no memory", 1},
 		{"no space", []unix.Errno{unix.ENOSPC}, unix.ENOSPC, "commit to table hostport", 1},
 		{"unsupported", []unix.Errno{unix.EOPNOTSUPP}, unix.EOPNOTSUPP, "STATUS", 1},
-		{"interrupted", []unix.Errno{unix.EINTR, unix.EINTR}, nil, "", 3},
-		{"overtaken", []unix.Errno{unix.ERESTART, unix.EAGAIN}, nil, "", 3},
-		{"missing, then rewritten", []unix.Errno{unix.ENOENT}, nil, "", 2},
-		{"taken, then rewritten", []unix.Errno{unix.EEXIST}, nil, "", 2},
-		{"of another type, then rewritten", []unix.Errno{unix.EINVAL, unix.ERESTART}, nil, "", 3},
-		{"missing, then refused", []unix.Errno{unix.ENOENT, unix.EPERM}, unix.EPERM, "rewrite table hostport", 2},
-		{"missing for ever", []unix.Errno{unix.ENOENT, unix.ENOENT}, unix.ENOENT, "rewrite table hostport", 2},
+		{"missing", []unix.Errno{unix.ENOENT}, backend.ErrDrift, "not those on record", 1},
+		{"taken", []unix.Errno{unix.EEXIST}, backend.ErrDrift, "", 1},
+		{"leads elsewhere", []unix.Errno{unix.EBUSY}, backend.ErrDrift, "", 1},
+		{"of another type", []unix.Errno{unix.EINVAL}, backend.ErrDrift, "", 1},
+		{"overtaken, no table", []unix.Errno{unix.ERESTART}, backend.ErrDrift, "table inet hostport is missing", 1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &wire{commits: tt.commits}
-			err := w.backend().Apply(context.Background(), del())
-			if !errors.Is(err, tt.want) || tt.want == nil && err != nil {
-				t.Errorf("error %v, want %v", err, tt.want)
+			_, err := w.backend().Apply(t.Context(), change())
+			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error %v, want %v that says %q", err, tt.want, tt.says)
 			}
-			if err != nil && !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("error %q does not say %q", err, tt.says)
+			if !errors.Is(err, tt.commits[0]) && !transient(tt.commits[0]) {
+				t.Errorf("error %v does not wrap the kernel's", err)
 			}
 			if w.sent != tt.sent {
 				t.Errorf("%d transactions, want %d", w.sent, tt.sent)
@@ -119,11 +129,13 @@ func TestRetriesAreBounded(t *testing.T) {
 			w.dumps = append(w.dumps, e)
 		}
 		start := time.Now()
-		if err := w.backend().Apply(context.Background(), del()); !errors.Is(err, e) {
+		all := others{pod(1)}
+		first := backend.Change{Add: all, After: fingerprint(all)}
+		if _, err := w.backend().Apply(t.Context(), first); !errors.Is(err, e) {
 			t.Errorf("Apply = %v, want %v", err, e)
 		}
-		if _, err := w.backend().Recover(context.Background()); !errors.Is(err, e) {
-			t.Errorf("Recover = %v, want %v", err, e)
+		if _, err := w.backend().tableHandle(t.Context()); !errors.Is(err, e) {
+			t.Errorf("tableHandle = %v, want %v", err, e)
 		}
 		if w.sent != retries || w.read != retries {
 			t.Errorf("%d transactions and %d listings, want %d each", w.sent, w.read, retries)
@@ -137,23 +149,23 @@ func TestRetriesAreBounded(t *testing.T) {
 // A listing that changed under way is read again.
 func TestInterruptedListing(t *testing.T) {
 	w := &wire{torn: 3}
-	if _, err := w.backend().dumpRules(context.Background()); err != nil {
+	if _, err := w.backend().dumpRules(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if w.read != 4 {
 		t.Errorf("%d listings, want 4", w.read)
 	}
 	w = &wire{torn: 1000}
-	if _, err := w.backend().dumpRules(context.Background()); !errors.Is(err, errInterrupted) {
+	if _, err := w.backend().dumpRules(t.Context()); !errors.Is(err, errInterrupted) {
 		t.Errorf("error %v", err)
 	}
 }
 
 func TestContextEndsRetries(t *testing.T) {
 	w := &wire{commits: []unix.Errno{unix.EINTR, unix.EINTR, unix.EINTR}}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := w.backend().Apply(ctx, del()); !errors.Is(err, context.Canceled) {
+	if _, err := w.backend().Apply(ctx, change()); !errors.Is(err, context.Canceled) {
 		t.Errorf("Apply = %v", err)
 	}
 	if w.sent != 0 {
@@ -163,11 +175,11 @@ func TestContextEndsRetries(t *testing.T) {
 
 func TestDumpErrors(t *testing.T) {
 	w := &wire{dumps: []unix.Errno{unix.EPERM}}
-	if err := w.backend().Check(context.Background(), []*hostport.Attachment{pod(1)}); !errors.Is(err, unix.EPERM) {
+	if _, err := w.backend().Check(t.Context(), others{pod(1)}, hostport.Fingerprint{}); !errors.Is(err, unix.EPERM) {
 		t.Errorf("Check = %v", err)
 	}
 	w = &wire{dumps: []unix.Errno{unix.ENOENT}}
-	got, err := w.backend().dumpElements(context.Background(), mapV4)
+	got, err := w.backend().dumpElements(t.Context(), mapV4)
 	if err != nil || len(got) != 0 {
 		t.Errorf("elements of a map that is not there: %v, %v", got, err)
 	}
@@ -181,34 +193,71 @@ func TestStatusNamesTheMissingFeature(t *testing.T) {
 			w.commits = append(w.commits, unix.EBUSY) // how a probe succeeds
 		}
 		w.commits = append(w.commits, unix.EOPNOTSUPP)
-		_, err := w.backend().Status(context.Background())
+		_, err := w.backend().Status(t.Context())
 		if !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), f.name) || !strings.Contains(err.Error(), f.since) {
 			t.Errorf("without %s: %v", f.name, err)
 		}
 	}
 	w := &wire{commits: []unix.Errno{unix.EPERM}}
-	if _, err := w.backend().Status(context.Background()); !errors.Is(err, unix.EPERM) || w.sent != 1 {
+	if _, err := w.backend().Status(t.Context()); !errors.Is(err, unix.EPERM) || w.sent != 1 {
 		t.Errorf("without permission: %v after %d transactions", err, w.sent)
 	}
 }
 
-// A failing state must not be mistaken for an empty one.
-func TestRestFails(t *testing.T) {
-	broken := errors.New("disk on fire")
+// A state that cannot be read must not be mistaken for an empty one.
+func TestOthersFail(t *testing.T) {
 	w := &wire{}
-	err := w.backend().Apply(context.Background(), hostport.Change{Add: []*hostport.Attachment{pod(1)}, Rest: brokenRest{uses: broken}})
-	if !errors.Is(err, broken) || w.sent != 0 {
-		t.Errorf("Uses fails: %v after %d transactions", err, w.sent)
-	}
-	w = &wire{commits: []unix.Errno{unix.ENOENT}}
-	err = w.backend().Apply(context.Background(), hostport.Change{Remove: []*hostport.Attachment{pod(1)}, Rest: brokenRest{all: broken}})
-	if !errors.Is(err, broken) || w.sent != 1 {
-		t.Errorf("All fails: %v after %d transactions", err, w.sent)
+	c := change()
+	c.Others = broken{}
+	if _, err := w.backend().Apply(t.Context(), c); !errors.Is(err, errBroken) || w.sent != 0 {
+		t.Errorf("Apply = %v after %d transactions", err, w.sent)
 	}
 }
 
-type brokenRest struct{ uses, all error }
+var errBroken = errors.New("disk on fire")
 
-func (r brokenRest) Uses(string) (bool, error) { return true, r.uses }
+type broken struct{ others }
 
-func (r brokenRest) All() ([]*hostport.Attachment, error) { return nil, r.all }
+func (broken) Any(func(*hostport.Attachment) bool) (bool, error) { return false, errBroken }
+
+// What could be read before an error is returned with it.
+func TestOwnersAreKeptOnError(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	n.add(pod(1), pod(2))
+	fails := w.backend()
+	fails.dial = failing(n.backend, mapV6)
+	got, err := fails.Owners(t.Context())
+	if !errors.Is(err, unix.ENOBUFS) || len(got) != 2 {
+		t.Errorf("Owners = %d attachments, %v; want 2 and an error", len(got), err)
+	}
+}
+
+// failing passes requests on to the kernel, except for the elements of one set.
+func failing(b *Backend, set string) nltest.Func {
+	return func(req []netlink.Message) ([]netlink.Message, error) {
+		if len(req) == 0 {
+			return nil, io.EOF
+		}
+		header := req[0].Header
+		if bytes.Contains(req[0].Data, []byte("\x00"+set+"\x00")) {
+			req[0].Header.Flags = 0
+			return nltest.Error(int(unix.ENOBUFS), req)
+		}
+		conn, err := b.open()
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		msgs, err := conn.Execute(netlink.Message{Header: netlink.Header{Type: header.Type, Flags: header.Flags}, Data: req[0].Data})
+		if err != nil {
+			return nil, err
+		}
+		msgs = append(msgs, netlink.Message{Header: netlink.Header{Type: netlink.Done}})
+		for i := range msgs {
+			msgs[i].Header.Flags |= netlink.Multi
+			msgs[i].Header.Sequence, msgs[i].Header.PID = header.Sequence, nltest.PID
+		}
+		return msgs, nil
+	}
+}

@@ -2,35 +2,21 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
-	"time"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/listener"
-	"github.com/hostport-cni/hostport/internal/loopback"
-	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
-
-// HeldError says that a host port belongs to a living attachment.
-type HeldError struct {
-	Mapping hostport.Mapping
-	Holder  *hostport.Attachment
-}
-
-func (e *HeldError) Error() string {
-	s := fmt.Sprintf("host port %s is held by %s", e.Mapping, e.Holder.Owner())
-	if !e.Holder.Since.IsZero() {
-		s += ", since " + e.Holder.Since.UTC().Format(time.RFC3339)
-	}
-	return s
-}
 
 // ListeningError says that processes of the node listen on host ports, where
 // the configuration denies that.
 type ListeningError struct{ Listeners []listener.Listener }
 
+// Error names each socket with its process.
 func (e *ListeningError) Error() string {
 	var s []string
 	for _, l := range e.Listeners {
@@ -54,120 +40,70 @@ func (n *Node) DenyListeners(ctx context.Context, ms []hostport.Mapping) error {
 
 // Add makes the attachment's mappings work, and owned. It is idempotent: an
 // attachment that is there already is replaced. Ports of owners whose sandbox
-// is gone are taken over; a living owner's port is a *HeldError.
+// is gone, and of an earlier sandbox of the same pod, are taken over; another
+// living owner's port or address is a *ConflictError.
 func (n *Node) Add(ctx context.Context, want *hostport.Attachment) error {
 	n.warnBesideKubeProxy(ctx, want.Backend)
-	want.LocalnetVia = n.localnetVia(want)
-	return n.with(ctx, want.Backend, func(s *session) error {
-		add, err := s.record(want)
-		if err != nil {
-			return err
+	want.LoopbackInterface = n.loopbackInterface(want)
+	return n.change(ctx, func(s *session) error {
+		want.Boot, want.State = s.boot, s.id
+		err := s.add(ctx, want)
+		if errors.Is(err, backend.ErrNoGuard) && want.LoopbackInterface != "" {
+			s.Log.Warn("127.0.0.1 will not reach the pod: 127.0.0.0/8 cannot be guarded", "owner", want.Owner(), "reason", err)
+			want.LoopbackInterface = ""
+			return s.add(ctx, want)
 		}
-		gone, err := s.displaced(want)
-		if err != nil {
-			return err
-		}
-		return s.carryOut(ctx, step{remove: gone, add: []*state.Record{add}})
+		return err
 	})
 }
 
-// localnetVia is the interface on which 127.0.0.1 has to be let through, or ""
-// where no mapping is for 127/8 or no route leads to the pod.
-func (n *Node) localnetVia(a *hostport.Attachment) string {
-	pod, ok := a.Address(hostport.IPv4)
-	if !ok || !a.Options.SNAT {
-		return ""
-	}
-	for _, f := range a.Forwards(hostport.IPv4) {
-		if f.HostIP.IsValid() && !f.HostIP.IsLoopback() {
-			continue
-		}
-		via, err := loopback.Via(pod.Addr())
+func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
+	var p plan
+	err := s.apply(ctx, func(tx *state.Tx) (plan, error) {
+		found, err := inTheWay(tx, want)
 		if err != nil {
-			n.Log.Warn("127.0.0.1 will not reach the pod", "pod", pod.Addr(), "reason", err)
-			return ""
+			return plan{}, err
 		}
-		return via
-	}
-	return ""
-}
-
-// record is the attachment with the shared objects that it uses.
-func (s *session) record(a *hostport.Attachment) (*state.Record, error) {
-	b, err := s.backend(a.Backend)
-	if err != nil {
-		return nil, err
-	}
-	r := &state.Record{Attachment: *a}
-	for _, name := range b.Shares(a) {
-		r.Shares = append(r.Shares, state.Share{Of: a.Backend, Name: name})
-	}
-	if a.LocalnetVia != "" {
-		r.Shares = append(r.Shares, state.Share{Of: localnet, Name: a.LocalnetVia})
-	}
-	return r, nil
-}
-
-// displaced are the records that go when want comes: its own earlier one,
-// those of dead owners of its ports, and any with its address, because two
-// living pods cannot have one address on one node.
-func (s *session) displaced(want *hostport.Attachment) ([]*state.Record, error) {
-	gone := map[hostport.Key]*state.Record{}
-	err := s.View(func(tx *state.Tx) error {
-		own, err := tx.Get(want.Key)
-		if err != nil {
-			return err
-		}
-		if own != nil {
-			gone[own.Key] = own
-		}
-		for _, p := range want.Addresses {
-			same, err := tx.At(p.Addr())
-			if err != nil {
-				return err
-			}
-			for _, r := range same {
-				if r.ContainerID != want.ContainerID {
-					gone[r.Key] = r
-				}
-			}
-		}
-		for _, m := range want.Mappings {
-			if err := s.contest(tx, want, m, gone); err != nil {
-				return err
-			}
-		}
-		return nil
+		p, err = planAdd(want, found, s.life)
+		return p, err
 	})
-	out := make([]*state.Record, 0, len(gone))
-	for _, r := range gone {
-		if r.Key != want.Key {
-			s.Log.Warn("taking over from an owner that is gone", "owner", r.Owner(), "since", r.Since)
-		}
-		out = append(out, r)
-	}
-	return out, err
-}
-
-// contest adds the dead holders of a mapping's port to gone, or fails with
-// the living one.
-func (s *session) contest(tx *state.Tx, want *hostport.Attachment, m hostport.Mapping, gone map[hostport.Key]*state.Record) error {
-	holders, err := tx.Holders(m, want.Key)
 	if err != nil {
 		return err
 	}
-	for _, h := range holders {
-		if gone[h.Key] != nil {
-			continue
+	for _, a := range p.remove {
+		if a.Key != want.Key {
+			s.Log.Warn("took over from an owner that is gone", "owner", a.Owner(), "since", a.AddedAt)
 		}
-		alive, err := sandbox.Alive(h.Sandbox)
-		if err != nil {
-			return fmt.Errorf("see whether %s, which holds host port %s, is alive: %w", h.Owner(), m, err)
-		}
-		if alive {
-			return &HeldError{Mapping: m, Holder: &h.Attachment}
-		}
-		gone[h.Key] = h
 	}
 	return nil
+}
+
+// inTheWay reads the records that may have to go when want comes, each once.
+func inTheWay(tx *state.Tx, want *hostport.Attachment) ([]*hostport.Attachment, error) {
+	var out []*hostport.Attachment
+	seen := make(map[hostport.Key]bool)
+	collect := func(all []*hostport.Attachment, err error) error {
+		for _, a := range all {
+			if a != nil && !seen[a.Key] {
+				seen[a.Key] = true
+				out = append(out, a)
+			}
+		}
+		return err
+	}
+	own, err := tx.Get(want.Key)
+	if err := collect([]*hostport.Attachment{own}, err); err != nil {
+		return nil, err
+	}
+	for _, m := range want.Mappings {
+		if err := collect(tx.Holders(m, want.Key)); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range want.Addresses {
+		if err := collect(tx.At(p.Addr())); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }

@@ -6,15 +6,17 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/loopback"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// DiffersError says that the node is other than it should be.
+// DiffersError says that the node is not as it is recorded or asked for.
 type DiffersError struct{ Err error }
 
+// Error names each difference in a line.
 func (e *DiffersError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the differences.
@@ -23,85 +25,47 @@ func (e *DiffersError) Unwrap() error { return e.Err }
 // Check compares record and kernel with what the attachment should have. What
 // differs comes back as a *DiffersError that names each difference.
 func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
-	if !state.Exists(n.Dir) {
-		return &DiffersError{fmt.Errorf("no state in %q: %s is not recorded", n.Dir, want.Owner())}
-	}
-	return n.with(ctx, want.Backend, func(s *session) error {
-		r, err := s.get(want.Key)
+	return n.change(ctx, func(s *session) error {
+		a, err := s.get(want.Key)
 		if err != nil {
 			return err
 		}
-		if r == nil {
+		if a == nil {
 			return &DiffersError{fmt.Errorf("%s is not recorded", want.Owner())}
 		}
-		err = errors.Join(differences(&r.Attachment, want), s.check(ctx, &r.Attachment))
+		b, err := s.Backend(a.Backend)
 		if err != nil {
+			return err
+		}
+		fp, err := s.fingerprint(a.Backend)
+		if err != nil {
+			return err
+		}
+		found, err := b.Check(ctx, []*hostport.Attachment{a}, fp)
+		if err != nil {
+			return err
+		}
+		differences := []error{recordDiffers(a, want)}
+		for _, d := range found {
+			differences = append(differences, errors.New(d.Text))
+		}
+		if a.LoopbackInterface != "" {
+			differences = append(differences, loopback.Check(a.LoopbackInterface))
+		}
+		if err := errors.Join(differences...); err != nil {
 			return &DiffersError{err}
 		}
 		return nil
 	})
 }
 
-// CheckAll checks every attachment on the node: kernel against record, and
-// that its sandbox lives. It returns one error for each that fails.
-func (n *Node) CheckAll(ctx context.Context) (checked int, failures []error, err error) {
-	if !state.Exists(n.Dir) {
-		return 0, nil, nil
+// recordDiffers compares the record with what the runtime says now. A record
+// that was read back from the kernel knows what its rules do, and not in which
+// words the runtime asked for them.
+func recordDiffers(got, want *hostport.Attachment) error {
+	if got.AddedAt.IsZero() {
+		return forwardsDiffer(got, want)
 	}
-	err = n.with(ctx, "", func(s *session) error {
-		checked, failures = 0, nil
-		var all []*hostport.Attachment
-		err := s.View(func(tx *state.Tx) error {
-			return tx.All(func(r *state.Record) error {
-				all = append(all, &r.Attachment)
-				return nil
-			})
-		})
-		if err != nil {
-			return err
-		}
-		for _, a := range all {
-			checked++
-			if alive, err := sandbox.Alive(a.Sandbox); err == nil && !alive {
-				failures = append(failures, fmt.Errorf("%s: its sandbox is gone", a.Owner()))
-			}
-		}
-		for _, name := range []string{Iptables, Nftables} {
-			var mine []*hostport.Attachment
-			for _, a := range all {
-				if a.Backend == name {
-					mine = append(mine, a)
-				}
-			}
-			if len(mine) == 0 {
-				continue
-			}
-			if err := s.check(ctx, mine...); err != nil {
-				failures = append(failures, err)
-			}
-		}
-		return nil
-	})
-	return checked, failures, err
-}
-
-// check compares the kernel with attachments of one backend.
-func (s *session) check(ctx context.Context, atts ...*hostport.Attachment) error {
-	b, err := s.backend(atts[0].Backend)
-	if err != nil {
-		return err
-	}
-	errs := []error{b.Check(ctx, atts)}
-	for _, a := range atts {
-		if a.LocalnetVia != "" {
-			errs = append(errs, loopback.Check(a.LocalnetVia))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// differences compares the record with what the runtime says now.
-func differences(got, want *hostport.Attachment) error {
 	var errs []error
 	for _, m := range want.Mappings {
 		if !slices.Contains(got.Mappings, m) {
@@ -119,14 +83,137 @@ func differences(got, want *hostport.Attachment) error {
 	return errors.Join(errs...)
 }
 
-// Status reports why the node could not serve an ADD, and logs advice.
-func (n *Node) Status(ctx context.Context, backend string) error {
+func forwardsDiffer(got, want *hostport.Attachment) error {
 	var errs []error
-	if err := state.Usable(n.Dir); err != nil {
-		errs = append(errs, err)
+	for _, f := range hostport.Families() {
+		have, need := got.Forwards(f), want.Forwards(f)
+		for _, fw := range need {
+			if !slices.Contains(have, fw) {
+				errs = append(errs, fmt.Errorf("%s: %d/%s to %s is not recorded", f, fw.HostPort, fw.Protocol, fw.To))
+			}
+		}
+		for _, fw := range have {
+			if !slices.Contains(need, fw) {
+				errs = append(errs, fmt.Errorf("%s: %d/%s to %s is recorded, but not in portMappings", f, fw.HostPort, fw.Protocol, fw.To))
+			}
+		}
 	}
-	name := n.Choose(ctx, backend)
+	return errors.Join(errs...)
+}
+
+// Audit compares the kernel with every record, and the records with the
+// sandboxes: what is missing, what differs, what is there for nobody, and whose
+// sandbox is gone. It changes nothing. checked counts the attachments. Without
+// state the error is a *NoStateError, and the differences are owners that only
+// the kernel knows.
+func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference, err error) {
+	if !state.Exists(n.Dir) {
+		return n.auditUnrecorded(ctx)
+	}
+	err = n.read(ctx, func(s *session) error {
+		checked, differences = 0, nil
+		all, err := s.all("")
+		if err != nil {
+			return err
+		}
+		checked = len(all)
+		for _, a := range all {
+			if life, err := s.life(a); err == nil && life == sandbox.Dead {
+				differences = append(differences, Difference{Attachment: a, Text: "its sandbox is gone"})
+			}
+			if a.LoopbackInterface == "" {
+				continue
+			}
+			if err := loopback.Check(a.LoopbackInterface); err != nil {
+				differences = append(differences, Difference{Attachment: a, Text: err.Error()})
+			}
+		}
+		pending, err := s.pending()
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, name := range backend.Names() {
+			if pending != nil && slices.Contains(pending.Backends, name) {
+				differences = append(differences, Difference{Text: fmt.Sprintf("backend %s: the rules are to be rewritten by the next call", name)})
+			}
+			found, err := s.audit(ctx, name, all)
+			if err != nil && !errors.Is(err, backend.ErrMissing) {
+				errs = append(errs, fmt.Errorf("check the rules of backend %s: %w", name, err))
+			} else if err != nil && len(of(name, all)) > 0 {
+				differences = append(differences, Difference{Text: fmt.Sprintf("backend %s: %v", name, err)})
+			}
+			differences = append(differences, found...)
+		}
+		return errors.Join(errs...)
+	})
+	return checked, differences, err
+}
+
+// Difference is one way in which the node is not as it is recorded.
+type Difference struct {
+	// Attachment is the one that it concerns, nil for all of them.
+	Attachment *hostport.Attachment
+	Text       string
+}
+
+// String begins with the owner.
+func (d Difference) String() string {
+	if d.Attachment == nil {
+		return d.Text
+	}
+	return d.Attachment.Owner() + ": " + d.Text
+}
+
+// audit compares the rules of one backend with those of its attachments in all.
+func (s *session) audit(ctx context.Context, name string, all []*hostport.Attachment) ([]Difference, error) {
+	b, err := s.Backend(name)
+	if err != nil {
+		return nil, err
+	}
+	fp, err := s.fingerprint(name)
+	if err != nil {
+		return nil, err
+	}
+	mine := of(name, all)
+	found, err := b.Audit(ctx, mine, fp)
+	byKey := make(map[hostport.Key]*hostport.Attachment)
+	for _, a := range mine {
+		byKey[a.Key] = a
+	}
+	var out []Difference
+	for _, d := range found {
+		out = append(out, Difference{Attachment: byKey[d.Owner], Text: d.Text})
+	}
+	return out, err
+}
+
+func (s *session) fingerprint(name string) (fp hostport.Fingerprint, err error) {
+	err = s.View(func(tx *state.Tx) error {
+		fp, err = tx.Fingerprint(name)
+		return err
+	})
+	return fp, err
+}
+
+// auditUnrecorded says whom the rules in the kernel name on a node without
+// state. The error is a *NoStateError.
+func (n *Node) auditUnrecorded(ctx context.Context) (checked int, differences []Difference, err error) {
+	owners, err := n.unrecorded(ctx)
+	for _, a := range owners {
+		differences = append(differences, Difference{
+			Attachment: a,
+			Text:       fmt.Sprintf("has rules of backend %s in the kernel and no record: no state in %s", a.Backend, n.Dir),
+		})
+	}
+	return 0, differences, errors.Join(err, &NoStateError{n.Dir, owners})
+}
+
+// Status reports why the node could not serve an ADD on a backend, and logs
+// advice.
+func (n *Node) Status(ctx context.Context, name string) error {
 	n.warnBesideKubeProxy(ctx, name)
+	errs := []error{state.Usable(n.Dir)}
 	b, err := n.Backend(name)
 	if err != nil {
 		return errors.Join(append(errs, err)...)

@@ -9,75 +9,92 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Delete removes an attachment. It needs nothing but the key, and one that is
-// not recorded is no error. A node without state is left alone. It returns
-// what was recorded, or nil.
-func (n *Node) Delete(ctx context.Context, k hostport.Key) (removed *hostport.Attachment, err error) {
-	if !state.Exists(n.Dir) {
+// Delete removes an attachment and returns what was recorded of it, or nil. It
+// needs nothing but the key, and an attachment that is not recorded is no error.
+// On a node without state nothing is done, unless the attachment is known to
+// have had mappings: then the state was lost, and is read back from the kernel.
+func (n *Node) Delete(ctx context.Context, k hostport.Key, mapped bool) (removed *hostport.Attachment, err error) {
+	if !mapped && !state.Exists(n.Dir) {
 		return nil, nil
 	}
-	err = n.with(ctx, "", func(s *session) error {
-		r, err := s.get(k)
-		if err != nil || r == nil {
-			return err
-		}
-		removed = &r.Attachment
-		return s.carryOut(ctx, step{remove: []*state.Record{r}})
+	err = n.change(ctx, func(s *session) error {
+		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
+			a, err := tx.Get(k)
+			if err != nil || a == nil {
+				return plan{}, err
+			}
+			removed = a
+			return plan{remove: []*hostport.Attachment{a}}, nil
+		})
 	})
 	return removed, err
 }
 
-// GC removes the network's attachments that are not among valid, in one
-// change. An attachment whose network is unknown, because the state was lost
-// once, goes only when its sandbox is gone.
-func (n *Node) GC(ctx context.Context, network string, valid []hostport.Key) error {
-	return n.remove(ctx, func(r *state.Record) (bool, error) {
-		if slices.Contains(valid, r.Key) {
-			return false, nil
-		}
-		if r.Network == "" {
-			alive, err := sandbox.Alive(r.Sandbox)
-			return !alive, err
-		}
-		return r.Network == network, nil
-	})
-}
-
-// Prune removes every attachment whose sandbox is gone: what a DEL that never
-// came has left behind. It returns what it removed.
-func (n *Node) Prune(ctx context.Context) ([]*hostport.Attachment, error) {
-	var pruned []*hostport.Attachment
-	err := n.remove(ctx, func(r *state.Record) (bool, error) {
-		alive, err := sandbox.Alive(r.Sandbox)
-		if err != nil || alive {
-			return false, err
-		}
-		pruned = append(pruned, &r.Attachment)
-		return true, nil
-	})
-	return pruned, err
-}
-
-// remove takes away, in one change, all that gone tells to.
-func (n *Node) remove(ctx context.Context, gone func(*state.Record) (bool, error)) error {
-	if !state.Exists(n.Dir) {
-		return nil
+// Forget removes what an earlier ADD of an attachment recorded, for one that has
+// no mappings now. It returns what that was, or nil. An attachment that the state
+// does not mention costs a look at the file, and waits for no other call.
+func (n *Node) Forget(ctx context.Context, k hostport.Key) (removed *hostport.Attachment, err error) {
+	if !state.Mentions(n.Dir, k) {
+		return nil, nil
 	}
-	return n.with(ctx, "", func(s *session) error {
-		var st step
-		err := s.View(func(tx *state.Tx) error {
-			st = step{}
-			return tx.All(func(r *state.Record) error {
-				yes, err := gone(r)
+	return n.Delete(ctx, k, false)
+}
+
+// GC removes, in one change, the network's attachments that are not among
+// valid. If the runtime did not list the valid ones, or the network of an
+// attachment is unknown because the state was lost once, only those go whose
+// sandbox is gone.
+func (n *Node) GC(ctx context.Context, network string, valid []hostport.Key, listed bool) error {
+	_, err := n.remove(ctx, func(s *session, a *hostport.Attachment) (bool, error) {
+		switch {
+		case slices.Contains(valid, a.Key) || a.Network != "" && a.Network != network:
+			return false, nil
+		case listed && a.Network == network:
+			return true, nil
+		default:
+			return s.dead(a)
+		}
+	})
+	return err
+}
+
+// Prune removes, in one change, every attachment whose sandbox is gone: what is
+// left when a DEL never came. It returns what it removed. A process that may
+// not see the node's sandboxes gets an error that says how to run it.
+func (n *Node) Prune(ctx context.Context) ([]*hostport.Attachment, error) {
+	if !state.Exists(n.Dir) {
+		return nil, n.stateMissing(ctx)
+	}
+	return n.remove(ctx, (*session).dead)
+}
+
+// dead reports whether the sandbox of an attachment is known to be gone.
+func (s *session) dead(a *hostport.Attachment) (bool, error) {
+	if !s.sees {
+		return false, errUnseen
+	}
+	life, err := s.life(a)
+	return life == sandbox.Dead, err
+}
+
+// remove deletes every record for which stale returns true, in one change, and
+// returns those records.
+func (n *Node) remove(ctx context.Context, stale func(*session, *hostport.Attachment) (bool, error)) (removed []*hostport.Attachment, err error) {
+	err = n.change(ctx, func(s *session) error {
+		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
+			removed = nil
+			err := tx.All(func(a *hostport.Attachment) error {
+				yes, err := stale(s, a)
 				if yes {
-					st.remove = append(st.remove, r)
+					removed = append(removed, a)
 				}
 				return err
 			})
+			return plan{remove: removed}, err
 		})
-		if err != nil {
-			return err
-		}
-		return s.carryOut(ctx, st)
 	})
+	if err != nil {
+		return nil, err
+	}
+	return removed, nil
 }

@@ -9,16 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/iptables"
 	"github.com/hostport-cni/hostport/internal/nftables"
+	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
-)
-
-// The backends by name, as records and the configuration have them.
-const (
-	Iptables = "iptables"
-	Nftables = "nftables"
 )
 
 // Node changes the node in whose network namespace the process runs.
@@ -29,142 +25,193 @@ type Node struct {
 	Timeout time.Duration
 	// Log gets what an operator should know and the caller need not.
 	Log *slog.Logger
+	// Runtime says that the container runtime started the process, so that what
+	// it cannot find does not exist. A process that an operator started must
+	// first be seen to share the runtime's view of the node.
+	Runtime bool
 	// BootID reads the identity of the running kernel; nil reads the kernel's
 	// own.
 	BootID func() (string, error)
 }
 
-// Choose is the name of the backend for what the configuration says: "" is
-// iptables where its tools are there, else nftables, which needs none. Beside
-// kube-proxy in nftables mode it is nftables too, because rules of iptables
-// cannot be told to come after kube-proxy's there.
+// Choose returns the name of the backend for what the configuration says: ""
+// is iptables where its tools are installed, else nftables, which needs none.
+// Beside kube-proxy in nftables mode it is nftables too, because rules of
+// iptables cannot be told to come after kube-proxy's there.
 func (n *Node) Choose(ctx context.Context, configured string) string {
 	if configured != "" {
 		return configured
 	}
 	if iptables.Available() != nil || n.besideKubeProxy(ctx) {
-		return Nftables
+		return backend.Nftables
 	}
-	return Iptables
+	return backend.Iptables
 }
 
-// Backend returns the backend of a name, for questions about the node.
-func (n *Node) Backend(name string) (Backend, error) { return n.newBackend(name, nil) }
-
-// newBackend returns one that keeps what it needs to know in m.
-func (n *Node) newBackend(name string, m hostport.Memory) (Backend, error) {
+// Backend returns the backend of a name.
+func (n *Node) Backend(name string) (backend.Backend, error) {
 	switch name {
-	case Iptables:
-		return iptables.New(n.Timeout, m), nil
-	case Nftables:
-		return nftables.New(nftables.WithMemory(m)), nil
+	case backend.Iptables:
+		return iptables.New(iptables.Options{Wait: n.Timeout, Log: n.Log}), nil
+	case backend.Nftables:
+		return nftables.New(nftables.Options{Log: n.Log}), nil
 	default:
 		return nil, fmt.Errorf("unknown backend %q", name)
 	}
 }
 
-// kubeProxyAdvice is what to do where a Service's NodePort and a host port may
-// be the same number, and it is not certain who wins.
+// kubeProxyAdvice says what to do where a Service's NodePort and a host port
+// may be the same number, and it is not certain which one wins.
 const kubeProxyAdvice = "kube-proxy is in nftables mode: use the nftables backend, " +
 	"or a host port may win over a Service of the same number"
 
 // warnBesideKubeProxy warns about a backend that cannot give way to Services.
-func (n *Node) warnBesideKubeProxy(ctx context.Context, backend string) {
-	if backend == Iptables && n.besideKubeProxy(ctx) {
-		n.Log.Warn(kubeProxyAdvice, "backend", backend)
+func (n *Node) warnBesideKubeProxy(ctx context.Context, name string) {
+	if name == backend.Iptables && n.besideKubeProxy(ctx) {
+		n.Log.Warn(kubeProxyAdvice, "backend", name)
 	}
 }
 
 func (n *Node) besideKubeProxy(ctx context.Context) bool {
-	found, err := nftables.New().KubeProxy(ctx)
+	found, err := nftables.New(nftables.Options{Log: n.Log}).KubeProxy(ctx)
 	if err != nil {
 		n.Log.Debug("kube-proxy's nftables mode could not be looked for", "reason", err)
 	}
 	return found
 }
 
-// session is the opened state with the backends that were needed so far.
+// Busy reports whether an error means that others were changing the node for
+// as long as was waited for them.
+func Busy(err error) bool {
+	return errors.Is(err, state.ErrLocked) || errors.Is(err, backend.ErrBusy)
+}
+
+// session is the opened state of the node.
 type session struct {
 	*Node
 	*state.Store
-	backends map[string]Backend
-	// words are what they remembered in this session.
-	words map[string]string
+	boot string // the hash of the boot ID
+	id   string // identifies the state file
+	sees bool   // what is not found here does not exist
 }
 
-// open takes the lock and makes state and kernel agree if an earlier process
-// died in the middle of a change or the state was lost. preferred names the
-// backend to ask when there is no state yet.
-func (n *Node) open(ctx context.Context, preferred string) (*session, error) {
+// open takes the lock and opens the state, and changes nothing else.
+func (n *Node) open(ctx context.Context) (*session, error) {
 	boot, err := n.bootID()
 	if err != nil {
 		return nil, fmt.Errorf("identify this boot: %w", err)
 	}
-	st, err := state.Open(ctx, state.Options{Dir: n.Dir, Timeout: n.Timeout, BootID: boot})
+	st, err := state.Open(ctx, state.Options{
+		Dir: n.Dir, Timeout: n.Timeout, BootID: boot, Layout: backend.Layout, Backends: backend.Names(),
+	})
 	if err != nil {
 		return nil, err
 	}
-	s := &session{Node: n, Store: st, backends: map[string]Backend{}, words: map[string]string{}}
-	err = s.settle(ctx, preferred)
-	if errors.Is(err, state.ErrDamaged) {
-		err = s.replace(ctx, preferred, err)
+	if aside := st.Aside(); aside != "" {
+		n.Log.Warn("state file could not be read: moved aside, rebuilding it from the kernel", "aside", aside)
 	}
-	if err != nil {
+	s := &session{Node: n, Store: st, boot: hostport.BootHash(boot)}
+	if err := s.look(); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
 	return s, nil
 }
 
-// replace starts a new state file in the place of one that turned out to be
-// damaged, and reads the records back from the kernel.
-func (s *session) replace(ctx context.Context, preferred string, reason error) error {
-	s.Log.Warn("state file is damaged and is rebuilt from the kernel", "reason", reason)
-	if err := s.Rebuild(); err != nil {
-		return err
-	}
-	return s.settle(ctx, preferred)
-}
-
-// with runs fn on the opened state. When the state turns out to be damaged
-// only while it is read, it is replaced and fn runs once more.
-func (n *Node) with(ctx context.Context, preferred string, fn func(*session) error) error {
-	s, err := n.open(ctx, preferred)
+// look finds out whether the process sees the sandboxes that the runtime sees.
+func (s *session) look() error {
+	own, err := sandbox.OwnView()
 	if err != nil {
 		return err
 	}
-	err = fn(s)
+	var recorded sandbox.View
+	err = s.View(func(tx *state.Tx) error {
+		recorded, s.id = sandbox.View(tx.View()), tx.ID()
+		return nil
+	})
+	if err != nil || !s.Runtime {
+		s.sees = own.Sees(recorded)
+		return err
+	}
+	s.sees = true
+	if own == recorded {
+		return nil
+	}
+	return s.Update(func(tx *state.Tx) error { return tx.SetView(state.View(own)) })
+}
+
+// read runs fn on the state as it is recorded. It needs no kernel.
+func (n *Node) read(ctx context.Context, fn func(*session) error) error {
+	return n.with(ctx, fn, func(context.Context, *session) error { return nil })
+}
+
+// change runs fn on the state after anything that an earlier call left
+// unfinished was recovered.
+func (n *Node) change(ctx context.Context, fn func(*session) error) error {
+	return n.with(ctx, fn, func(ctx context.Context, s *session) error { return s.recover(ctx) })
+}
+
+// with opens the state, prepares it and runs fn on it. If the state turns out
+// to be damaged only while it is read, it is replaced and all is done once
+// more.
+func (n *Node) with(ctx context.Context, fn func(*session) error, prepare func(context.Context, *session) error) error {
+	s, err := n.open(ctx)
+	if err != nil {
+		return err
+	}
+	run := func() error {
+		if err := prepare(ctx, s); err != nil {
+			return err
+		}
+		return fn(s)
+	}
+	err = run()
 	if errors.Is(err, state.ErrDamaged) {
-		if err = s.replace(ctx, preferred, err); err == nil {
-			err = fn(s)
+		n.Log.Warn("state file is damaged and is rebuilt from the kernel", "reason", err)
+		if err = s.Rebuild(); err == nil {
+			if err = s.look(); err == nil {
+				err = run()
+			}
 		}
 	}
 	return errors.Join(err, s.Close())
 }
 
-func (s *session) backend(name string) (Backend, error) {
-	if b, ok := s.backends[name]; ok {
-		return b, nil
-	}
-	b, err := s.newBackend(name, memory{s, name})
-	if err == nil {
-		s.backends[name] = b
-	}
-	return b, err
-}
-
 // get returns the record of an attachment, or nil.
-func (s *session) get(k hostport.Key) (r *state.Record, err error) {
+func (s *session) get(k hostport.Key) (a *hostport.Attachment, err error) {
 	err = s.View(func(tx *state.Tx) error {
-		r, err = tx.Get(k)
+		a, err = tx.Get(k)
 		return err
 	})
-	return r, err
+	return a, err
 }
 
-// Busy reports whether an error means that others were changing the node for as
-// long as was waited for them.
-func Busy(err error) bool {
-	return errors.Is(err, state.ErrLocked) || errors.Is(err, iptables.ErrLocked)
+// all returns the records of the attachments of one backend, or of all if name
+// is "".
+func (s *session) all(name string) (all []*hostport.Attachment, err error) {
+	err = s.View(func(tx *state.Tx) error {
+		all = nil
+		return tx.All(func(a *hostport.Attachment) error {
+			if name == "" || a.Backend == name {
+				all = append(all, a)
+			}
+			return nil
+		})
+	})
+	return all, err
+}
+
+// errUnseen says why a process does not call an owner dead.
+var errUnseen = errors.New("this process may not see the sandboxes of the node's pods: " +
+	"run it on the node itself, or with `nsenter --target 1 --mount --pid -- COMMAND` in a container that shares the node's PID namespace")
+
+// life looks whether the sandbox of an attachment exists. Nobody is declared
+// dead by a process that may not see them.
+func (s *session) life(a *hostport.Attachment) (sandbox.Life, error) {
+	life, err := sandbox.Look(a.Sandbox)
+	if life == sandbox.Dead && !s.sees {
+		return sandbox.Unknown, errUnseen
+	}
+	return life, err
 }
 
 func (n *Node) bootID() (string, error) {

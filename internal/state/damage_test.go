@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,8 +22,8 @@ import (
 
 const pods = 60
 
-// sound is the contents of a whole state file with branch pages, free pages
-// and an intent.
+// sound returns the contents of a whole state file with branch pages, free pages
+// and a change that was begun.
 func sound(t testing.TB) []byte {
 	t.Helper()
 	o := options(t.TempDir())
@@ -29,16 +31,12 @@ func sound(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range pods + 10 {
-		err = errors.Join(err, s.Update(func(tx *state.Tx) error { return tx.Put(rec(i, uint16(8000+i), uint16(20000+i))) }))
+	fill(t, s, pods+10)
+	for i := pods; i < pods+10; i++ {
+		err = errors.Join(err, s.Update(func(tx *state.Tx) error { return tx.Delete(rec(i, uint16(8000+i), uint16(20000+i))) }))
 	}
-	for i := range 10 {
-		err = errors.Join(err, s.Update(func(tx *state.Tx) error {
-			return tx.Delete(rec(pods+i, uint16(8000+pods+i), uint16(20000+pods+i)))
-		}))
-	}
-	err = errors.Join(err, s.Recovered(), s.Update(func(tx *state.Tx) error {
-		return errors.Join(tx.Begin(&state.Intent{Removed: []state.Record{*rec(99, 99)}}), tx.SetLocalnet("cni0", true))
+	err = errors.Join(err, s.Update(func(tx *state.Tx) error {
+		return errors.Join(tx.SetPending(&state.Pending{Changed: []*hostport.Attachment{rec(99, 99)}}), tx.SetOpened("cni0", true))
 	}), s.Close())
 	if err != nil {
 		t.Fatal(err)
@@ -61,107 +59,158 @@ func write(t testing.TB, o state.Options, b []byte) {
 	}
 }
 
-// use does to a store what the plugin does to it, and returns the first error.
-// Records that it gets must be those that were written.
-func use(t testing.TB, s *state.Store) error {
-	t.Helper()
+// errWrong means that a damaged file was taken for sound.
+var errWrong = errors.New("a record is not the one that was written")
+
+// use does to a store of n pods what the plugin does, and returns the first
+// error.
+func use(s *state.Store, n int) error {
 	err := s.View(func(tx *state.Tx) error {
-		err := tx.All(func(r *state.Record) error {
+		err := tx.All(func(a *hostport.Attachment) error {
 			var n int
-			_, err := fmt.Sscanf(r.ContainerID, "c%03d", &n)
-			if err != nil {
-				return fmt.Errorf("record of %q: %w", r.Key, err)
+			if _, err := fmt.Sscanf(a.ContainerID, "c%03d", &n); err != nil {
+				return fmt.Errorf("record of %q: %w", a.Key, err)
 			}
-			if diff := cmp.Diff(rec(n, uint16(8000+n), uint16(20000+n)), r, compare); diff != "" {
-				t.Errorf("record (-want +got):\n%s", diff)
+			if diff := cmp.Diff(rec(n, uint16(8000+n), uint16(20000+n)), a, compare); diff != "" {
+				return fmt.Errorf("%w (-want +got):\n%s", errWrong, diff)
 			}
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		for i := range pods {
+		for i := range n {
 			want := rec(i, uint16(8000+i))
-			if _, err := tx.Get(want.Key); err != nil {
-				return err
-			}
-			if _, err := tx.Holders(want.Mappings[0], hostport.Key{}); err != nil {
-				return err
-			}
-			if _, err := tx.At(want.Addresses[0].Addr()); err != nil {
-				return err
-			}
-			if _, err := tx.Uses(want.Shares[1], nil); err != nil {
+			_, err1 := tx.Get(want.Key)
+			_, err2 := tx.Holders(want.Mappings[0], hostport.Key{})
+			_, err3 := tx.At(want.Addresses[0].Addr())
+			_, err4 := tx.InUse("iptables", hostport.IPv4, hostport.TCP, uint16(8000+i), uint16(8015+i), nil)
+			if err := errors.Join(err1, err2, err3, err4); err != nil {
 				return err
 			}
 		}
-		tx.Localnet("cni0")
-		_, err = tx.Intent()
-		return err
+		tx.Opened("cni0")
+		_, err = tx.Fingerprint("iptables")
+		_, perr := tx.Pending()
+		return errors.Join(err, perr)
 	})
 	if err != nil {
 		return err
 	}
-	for i := range 6 {
+	for i := range n / 9 {
 		err := s.Update(func(tx *state.Tx) error {
-			n := i * 9
-			r, err := tx.Get(rec(n).Key)
-			if err != nil || r == nil {
+			a, err := tx.Get(rec(i * 9).Key)
+			if err != nil || a == nil {
 				return err
 			}
-			if err := tx.Delete(r); err != nil {
-				return err
-			}
-			if err := tx.Begin(&state.Intent{Removed: []state.Record{*r}}); err != nil {
-				return err
-			}
-			return tx.Put(rec(200+i, uint16(8200+i), uint16(20200+i)))
+			return errors.Join(tx.Delete(a), tx.SetPending(&state.Pending{Changed: []*hostport.Attachment{a}}),
+				tx.Put(rec(200+i, uint16(8200+i), uint16(20200+i))))
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return s.Update(func(tx *state.Tx) error { return tx.End() })
+	return s.Update(func(tx *state.Tx) error { return tx.SetPending(nil) })
 }
 
-// survive opens a state whose file may be anything, and uses it. Damage may
-// show at once or on use; either way a working state comes out, and the damaged
-// file is kept. It reports whether damage showed.
-func survive(t testing.TB, o state.Options) (damaged bool) {
-	t.Helper()
-	s, err := state.Open(context.Background(), o)
+// survive opens a state whose file may be anything, and uses it. Damage may show
+// at once or on use; either way a working state must come out, and the damaged
+// file is kept.
+func survive(dir string) (damaged bool, err error) {
+	s, err := state.Open(context.Background(), options(dir))
 	if err != nil {
-		t.Fatalf("open: %v", err)
+		return false, err
 	}
-	defer func() { _ = s.Close() }()
-	damaged = s.Origin() == state.Replaced
-	if err := use(t, s); err != nil {
-		if !errors.Is(err, state.ErrDamaged) {
-			t.Fatalf("use: %v, want ErrDamaged", err)
-		}
-		damaged = true
+	err = use(s, pods)
+	if errors.Is(err, state.ErrDamaged) {
 		if err := s.Rebuild(); err != nil {
-			t.Fatalf("rebuild: %v", err)
+			return true, err
 		}
-		if err := use(t, s); err != nil {
-			t.Fatalf("use after rebuild: %v", err)
+		err = use(s, pods)
+	}
+	if s.Aside() != "" {
+		_, serr := os.Stat(s.Aside())
+		err = errors.Join(err, serr, s.Update(func(tx *state.Tx) error { return tx.Put(rec(1, 8001, 20001)) }))
+	}
+	return s.Aside() != "", errors.Join(err, s.Close())
+}
+
+// surviveAll reads directories of states and writes a line for each: "sound",
+// "damaged" or an error.
+func surviveAll() int {
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		damaged, err := survive(in.Text())
+		switch {
+		case err != nil:
+			fmt.Printf("%q\n", err)
+		case damaged:
+			fmt.Println("damaged")
+		default:
+			fmt.Println("sound")
 		}
 	}
-	if damaged {
-		if _, err := os.Stat(s.Aside()); err != nil {
-			t.Errorf("damaged file: %v", err)
+	return 0
+}
+
+// outcome is what came of using a state file.
+type outcome struct {
+	damaged bool
+	died    int // processes
+}
+
+// survives lets processes open and use these states, one after another. bbolt
+// may exhaust the stack, or loop, so that a process dies: then the next one tries
+// again. The fourth must live.
+func survives(t testing.TB, states ...state.Options) []outcome {
+	t.Helper()
+	out := make([]outcome, len(states))
+	for at := 0; at < len(states); {
+		var dirs strings.Builder
+		for _, o := range states[at:] {
+			fmt.Fprintln(&dirs, o.Dir)
 		}
-		if err := s.Update(func(tx *state.Tx) error { return tx.Put(rec(1, 8001, 20001)) }); err != nil {
-			t.Errorf("new file: %v", err)
+		cmd := child("use", "")
+		cmd.Env = append(cmd.Env, "GOTRACEBACK=none")
+		cmd.Stdin = strings.NewReader(dirs.String())
+		stdout, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		const patience = 2 * time.Minute
+		hang := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
+		for lines := bufio.NewScanner(stdout); lines.Scan(); at++ {
+			hang.Reset(patience)
+			switch lines.Text() {
+			case "sound":
+			case "damaged":
+				out[at].damaged = true
+			default:
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+				t.Fatalf("state %d: %s", at, lines.Text())
+			}
+		}
+		err = cmd.Wait()
+		hang.Stop()
+		if at == len(states) {
+			break
+		}
+		out[at].died++
+		t.Logf("state %d: a process died: %v", at, err)
+		if out[at].died > 3 {
+			t.Fatalf("state %d: a fourth process died", at)
 		}
 	}
-	return damaged
+	return out
 }
 
 func TestSoundFile(t *testing.T) {
 	o := options(t.TempDir())
 	write(t, o, sound(t))
-	if survive(t, o) {
+	if survives(t, o)[0].damaged {
 		t.Error("a sound file is taken for damaged")
 	}
 }
@@ -176,11 +225,16 @@ func TestTruncatedFile(t *testing.T) {
 	for used > 0 && whole[used-1] == 0 {
 		used--
 	}
-	for _, n := range append(lengths, used-4096, used-1) {
-		o := options(t.TempDir())
-		write(t, o, whole[:n])
-		if damaged := survive(t, o); !damaged && n < used-4096 {
-			t.Errorf("%d of %d bytes are taken for a whole file", n, len(whole))
+	lengths = append(lengths, used-4096, used-1)
+	states := make([]state.Options, len(lengths))
+	for i, n := range lengths {
+		states[i] = options(t.TempDir())
+		write(t, states[i], whole[:n])
+	}
+	for i, got := range survives(t, states...) {
+		// No bytes are a new file. What is cut off may be free pages.
+		if n := lengths[i]; !got.damaged && n > 0 && n < used/2 {
+			t.Errorf("%d of %d bytes are taken for a whole file", n, used)
 		}
 	}
 }
@@ -194,14 +248,14 @@ func TestFileShrinksWhileOpen(t *testing.T) {
 		if err := os.Truncate(filepath.Join(o.Dir, "state.db"), n); err != nil {
 			t.Fatal(err)
 		}
-		if err := use(t, s); !errors.Is(err, state.ErrDamaged) {
+		if err := use(s, pods); !errors.Is(err, state.ErrDamaged) {
 			t.Errorf("cut to %d: %v, want ErrDamaged", n, err)
 			continue
 		}
 		if err := s.Rebuild(); err != nil {
 			t.Fatal(err)
 		}
-		if err := use(t, s); err != nil {
+		if err := use(s, pods); err != nil {
 			t.Errorf("cut to %d: after rebuild: %v", n, err)
 		}
 	}
@@ -216,17 +270,16 @@ func TestForeignFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := options(t.TempDir())
 			write(t, o, b)
-			if !survive(t, o) {
+			if !survives(t, o)[0].damaged {
 				t.Error("it is taken for a state")
 			}
 		})
 	}
 }
 
-// edit changes a state file through bbolt, as another program version would.
+// edit changes the state file through bbolt, as another program version would.
 func edit(t *testing.T, o state.Options, fn func(*bolt.Tx) error) {
 	t.Helper()
-	write(t, o, sound(t))
 	db, err := bolt.Open(filepath.Join(o.Dir, "state.db"), 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -239,7 +292,7 @@ func edit(t *testing.T, o state.Options, fn func(*bolt.Tx) error) {
 func TestForeignContents(t *testing.T) {
 	record := []byte("c001/eth0")
 	for name, fn := range map[string]func(*bolt.Tx) error{
-		"newer schema":     func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("2")) },
+		"unknown schema":   func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("0")) },
 		"no schema":        func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Delete([]byte("schema")) },
 		"no metadata":      func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte("meta")) },
 		"a bucket is gone": func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte("ports")) },
@@ -254,35 +307,24 @@ func TestForeignContents(t *testing.T) {
 			return b.Put(record, bytes.Clone(b.Get([]byte("c002/eth0"))))
 		},
 		"an index without its record": func(tx *bolt.Tx) error { return tx.Bucket([]byte("attachments")).Delete(record) },
-		"noise in the intent":         func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("intent"), []byte("intent")) },
+		"noise in the pending change": func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("pending"), []byte("pending")) },
 		"a bucket in a bucket": func(tx *bolt.Tx) error {
 			_, err := tx.Bucket([]byte("attachments")).CreateBucket([]byte("c0/eth0"))
-			return err
-		},
-		"no bucket at all": func(tx *bolt.Tx) error {
-			var names [][]byte
-			err := tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
-				names = append(names, bytes.Clone(name))
-				return nil
-			})
-			for _, n := range names {
-				err = errors.Join(err, tx.DeleteBucket(n))
-			}
 			return err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t.TempDir())
+			write(t, o, sound(t))
 			edit(t, o, fn)
-			if !survive(t, o) {
+			if !survives(t, o)[0].damaged {
 				t.Error("nothing was noticed")
 			}
 		})
 	}
 }
 
-// TestRandomDamage writes noise into sound files. A crash or a hang of the
-// store is one of the test's: neither can be recovered from.
+// TestRandomDamage writes noise into sound files.
 func TestRandomDamage(t *testing.T) {
 	whole := sound(t)
 	used := len(whole)
@@ -300,23 +342,29 @@ func TestRandomDamage(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	dir, noticed, rounds := t.TempDir(), 0, 0
-	for ; rounds < 100 || time.Now().Before(deadline); rounds++ {
-		b := bytes.Clone(whole)
-		damage := spoil(r, b, used)
-		o := options(filepath.Join(dir, fmt.Sprint(rounds)))
-		write(t, o, b)
-		if survive(t, o) {
-			noticed++
+	dir, noticed, deadly, rounds := t.TempDir(), 0, 0, 0
+	for ; rounds < 100 || time.Now().Before(deadline); rounds += 50 {
+		states, damage := make([]state.Options, 50), make([]string, 50)
+		for i := range states {
+			b := bytes.Clone(whole)
+			damage[i] = spoil(r, b, used)
+			states[i] = options(filepath.Join(dir, fmt.Sprint(rounds+i)))
+			write(t, states[i], b)
 		}
-		if t.Failed() {
-			t.Fatalf("round %d: %s", rounds, damage)
-		}
-		if err := os.RemoveAll(o.Dir); err != nil {
-			t.Fatal(err)
+		for i, got := range survives(t, states...) {
+			if got.damaged {
+				noticed++
+			}
+			if got.died > 0 {
+				deadly++
+				t.Logf("%s: %d processes died", damage[i], got.died)
+			}
+			if err := os.RemoveAll(states[i].Dir); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	t.Logf("%d rounds, damage noticed in %d", rounds, noticed)
+	t.Logf("%d rounds, damage noticed in %d, deadly in %d", rounds, noticed, deadly)
 }
 
 // spoil changes b below used in one of several ways, and tells which.
@@ -378,6 +426,6 @@ func FuzzOpen(f *testing.F) {
 		}
 		o := options(t.TempDir())
 		write(t, o, b)
-		survive(t, o)
+		survives(t, o)
 	})
 }

@@ -1,15 +1,16 @@
 package state
 
 import (
-	"context"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 const (
@@ -17,20 +18,24 @@ const (
 	lockName = "lock"
 )
 
-// ErrLocked is wrapped by Open's error when another process kept the lock for
-// the whole timeout.
-var ErrLocked = errors.New("state is locked by another process")
-
-// Exists reports whether dir holds a state file at all. A node on which no pod
-// ever had a host port has none, and a DEL there is done.
+// Exists reports whether dir holds a state file. A node on which no pod ever had
+// a host port has none.
 func Exists(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, dbName))
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// Usable reports whether dir can hold the state: it exists or can be made, it
-// is ours alone, and the lock can be opened. It is for STATUS and leaves the
-// directory behind.
+// Mentions reports whether the state file may have a record of an attachment. It
+// looks for the key's text without the lock, so it may find a record that was
+// deleted, and miss one that is being written.
+func Mentions(dir string, k hostport.Key) bool {
+	b, err := os.ReadFile(filepath.Join(dir, dbName))
+	return err == nil && bytes.Contains(b, []byte(k.String()))
+}
+
+// Usable returns an error if dir cannot hold the state: it cannot be created, it
+// belongs to another user, or the lock cannot be opened. It is for STATUS. A
+// missing directory is created.
 func Usable(dir string) error {
 	if err := prepare(dir); err != nil {
 		return err
@@ -46,13 +51,13 @@ func Usable(dir string) error {
 	return nil
 }
 
-// prepare makes the directory and refuses one that others could tamper with.
+// prepare creates the directory and refuses one that others could tamper with.
 func prepare(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return fmt.Errorf("state directory %q: not an absolute path", dir)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make state directory: %w", err)
+		return fmt.Errorf("create state directory: %w", err)
 	}
 	fi, err := os.Lstat(dir)
 	if err != nil {
@@ -72,7 +77,7 @@ func prepare(dir string) error {
 	return nil
 }
 
-// owned refuses what belongs to another user.
+// owned refuses a file of another user.
 func owned(path string, fi os.FileInfo) error {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if ok && int(st.Uid) != os.Geteuid() {
@@ -81,8 +86,8 @@ func owned(path string, fi os.FileInfo) error {
 	return nil
 }
 
-// openFile opens a file of ours. It never follows a symbolic link in its place,
-// and does not wait for the other end of a FIFO.
+// openFile opens a regular file that belongs to this user. It does not follow
+// symbolic links and does not wait for the other end of a FIFO.
 func openFile(name string, flag int, perm os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, perm)
 	if errors.Is(err, unix.ELOOP) {
@@ -114,53 +119,4 @@ func openLock(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("open state lock: %w", err)
 	}
 	return f, nil
-}
-
-// lock takes the node-wide lock. The kernel queues blocked flock calls and
-// wakes the next one at once, where bbolt's own lock is polled every 50 ms:
-// with a hundred pods starting together that is the difference between the
-// sum of their work and minutes.
-func lock(ctx context.Context, dir string, timeout time.Duration) (*os.File, error) {
-	f, err := openLock(dir)
-	if err != nil {
-		return nil, err
-	}
-	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return f, nil
-	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		f.Close()
-		return nil, fmt.Errorf("lock state: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	got := make(chan error)
-	go func() {
-		err := flock(f, unix.LOCK_EX)
-		select {
-		case got <- err:
-		case <-ctx.Done(): // nobody waits any more: closing gives the lock back
-			f.Close()
-		}
-	}()
-	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock state: %w", err)
-		}
-		return f, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for %q: %w for %v", f.Name(), ErrLocked, timeout)
-	}
-}
-
-func flock(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }

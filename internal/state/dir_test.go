@@ -1,18 +1,13 @@
 package state_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -143,119 +138,5 @@ func TestForeignOwnerIsRefused(t *testing.T) {
 			}
 			refused(t, dir, "belongs to user 1234")
 		})
-	}
-}
-
-func TestLockTimeout(t *testing.T) {
-	o := options(t.TempDir())
-	s := open(t, o)
-	o.Timeout = 300 * time.Millisecond
-	start := time.Now()
-	_, err := state.Open(context.Background(), o)
-	if waited := time.Since(start); !errors.Is(err, state.ErrLocked) || waited < o.Timeout || waited > o.Timeout+5*time.Second {
-		t.Errorf("after %v: %v, want ErrLocked after %v", waited, err, o.Timeout)
-	}
-	if !strings.Contains(fmt.Sprint(err), o.Dir) {
-		t.Errorf("error %q does not name the lock", err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	time.AfterFunc(50*time.Millisecond, cancel)
-	o.Timeout = time.Minute
-	if _, err = state.Open(ctx, o); !errors.Is(err, state.ErrLocked) {
-		t.Errorf("cancelled: %v", err)
-	}
-	// Those that gave up must not take the lock from those that wait.
-	_ = s.Close()
-	o.Timeout = 10 * time.Second
-	_ = open(t, o).Close()
-}
-
-// Blocked openers get the state one after another, and at once when it is free.
-func TestLockIsHandedOn(t *testing.T) {
-	o := options(t.TempDir())
-	o.Timeout = 30 * time.Second
-	s := open(t, o)
-	const n = 20
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			s, err := state.Open(context.Background(), o)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if err := s.Update(func(tx *state.Tx) error { return tx.Put(rec(i, uint16(1000+i))) }); err != nil {
-				t.Error(err)
-			}
-			if err := s.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	time.Sleep(100 * time.Millisecond)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	wg.Wait()
-	if got := keys(t, open(t, o)); len(got) != n {
-		t.Errorf("%d records, want %d: %v", len(got), n, got)
-	}
-}
-
-// holdVariable makes this test binary a second process that holds the state.
-const holdVariable = "HOSTPORT_TEST_HOLD"
-
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(holdVariable); dir != "" {
-		os.Exit(hold(dir))
-	}
-	os.Exit(m.Run())
-}
-
-func hold(dir string) int {
-	s, err := state.Open(context.Background(), options(dir))
-	if err == nil {
-		err = s.Update(func(tx *state.Tx) error { return tx.Put(rec(42, 4242)) })
-	}
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	fmt.Println("held")
-	_, _ = os.Stdin.Read(make([]byte, 1)) // until the parent ends
-	_ = s.Close()
-	return 0
-}
-
-// A process that is killed gives the lock back, and its commits stay.
-func TestTwoProcesses(t *testing.T) {
-	o := options(t.TempDir())
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), holdVariable+"="+o.Dir)
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil || line != "held\n" {
-		t.Fatalf("the other process says %q, %v", line, err)
-	}
-	short := o
-	short.Timeout = 100 * time.Millisecond
-	if _, err := state.Open(context.Background(), short); !errors.Is(err, state.ErrLocked) {
-		t.Errorf("beside another process: %v, want ErrLocked", err)
-	}
-	time.AfterFunc(200*time.Millisecond, func() { _ = cmd.Process.Kill() })
-	o.Timeout = 20 * time.Second
-	s := open(t, o)
-	_ = cmd.Wait()
-	if got := keys(t, s); len(got) != 1 || got[0] != "c042/eth0" {
-		t.Errorf("records %v", got)
 	}
 }

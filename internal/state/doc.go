@@ -1,13 +1,19 @@
 // Package state keeps the attachments of this node on disk, and the lock that
 // lets one process change the node at a time.
 //
-// The truth is here and the kernel is derived from it. Everything that a verb
-// asks on the steady path is an index lookup: by attachment, by protocol and
-// port, by pod address, by shared kernel object. What a change is about to do
-// is written down first (Intent), so that a crash anywhere can be settled by
-// the next process.
+// Records are facts: what the runtime said and what the node found. The rules
+// in the kernel are derived from them. Every question of an ADD or DEL is an
+// index lookup: by attachment, by protocol and port, by pod address, by
+// loopback interface. A change is marked as pending before the kernel is
+// touched, so that the next process can recover it if this one dies.
 //
-// The records are void after a reboot, because the kernel is empty then. So
-// the file is never synced: it has to survive a dying process, not a dying
-// machine.
+// A reboot empties the kernel and so voids the records. The file is therefore
+// never synced: it has to survive a killed process, but not a power failure.
+//
+// A damaged file is moved aside and replaced by an empty one. bbolt has checksums
+// for its meta pages alone: a damaged page elsewhere may make it panic, recurse
+// until the stack is full, or loop. Panics are recovered, and a process that
+// loops ends itself. Processes that die while they read or write the file are
+// counted in the lock file: the next process checks the whole file, and after the
+// third death in a row the file is moved aside unread.
 package state

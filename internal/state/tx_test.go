@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -10,7 +11,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-func names(rs []*state.Record) []string {
+func names(rs []*hostport.Attachment) []string {
 	var out []string
 	for _, r := range rs {
 		out = append(out, r.ContainerID)
@@ -33,7 +34,7 @@ func TestHolders(t *testing.T) {
 	b.Mappings = []hostport.Mapping{mapping(hostport.TCP, "192.0.2.1", 443), mapping(hostport.UDP, "", 80), mapping(hostport.TCP, "192.0.2.1", 443)}
 	c.Mappings = []hostport.Mapping{mapping(hostport.TCP, "192.0.2.2", 443), mapping(hostport.SCTP, "::", 80), mapping(hostport.TCP, "", 65535)}
 	update(t, s, func(tx *state.Tx) error {
-		for _, r := range []*state.Record{a, b, c} {
+		for _, r := range []*hostport.Attachment{a, b, c} {
 			if err := tx.Put(r); err != nil {
 				return err
 			}
@@ -92,54 +93,109 @@ func TestAt(t *testing.T) {
 	}
 }
 
-func TestUses(t *testing.T) {
+func TestInUse(t *testing.T) {
 	s := open(t, options(t.TempDir()))
 	a, b := rec(1), rec(2)
-	a.Shares = []state.Share{{Of: "iptables", Name: "base"}, {Of: "iptables", Name: "CNI-HP-TCP-1"}}
-	b.Shares = []state.Share{{Of: "iptables", Name: "base"}, {Of: "iptables", Name: "CNI-HP-TCP-1F"}}
-	update(t, s, func(tx *state.Tx) error {
-		if err := tx.Put(a); err != nil {
-			return err
-		}
-		return tx.Put(b)
-	})
+	a.Mappings = []hostport.Mapping{mapping(hostport.TCP, "", 8080), mapping(hostport.UDP, "192.0.2.1", 53)}
+	b.Mappings = []hostport.Mapping{mapping(hostport.TCP, "", 8095), mapping(hostport.TCP, "", 65535)}
+	b.Addresses = b.Addresses[:1]
+	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Put(a), tx.Put(b)) })
 	for _, tc := range []struct {
-		share  state.Share
-		except []hostport.Key
-		want   bool
+		backend     string
+		family      hostport.Family
+		protocol    hostport.Protocol
+		first, last uint16
+		except      []hostport.Key
+		want        bool
 	}{
-		{state.Share{Of: "iptables", Name: "base"}, nil, true},
-		{state.Share{Of: "iptables", Name: "base"}, []hostport.Key{a.Key}, true},
-		{state.Share{Of: "iptables", Name: "base"}, []hostport.Key{a.Key, b.Key}, false},
-		{state.Share{Of: "iptables", Name: "CNI-HP-TCP-1"}, []hostport.Key{a.Key}, false},
-		{state.Share{Of: "iptables", Name: "CNI-HP-TCP-1F"}, []hostport.Key{a.Key}, true},
-		{state.Share{Of: "iptables", Name: "CNI-HP-TCP"}, nil, false},
-		{state.Share{Of: "nftables", Name: "base"}, nil, false},
-		{state.Share{Of: "iptables"}, nil, false},
-		{state.Share{}, nil, false},
+		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8095, nil, true},
+		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8095, []hostport.Key{a.Key}, true},
+		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8094, []hostport.Key{a.Key}, false},
+		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8095, []hostport.Key{a.Key, b.Key}, false},
+		{"iptables", hostport.IPv6, hostport.TCP, 8080, 8095, nil, true},
+		{"iptables", hostport.IPv6, hostport.TCP, 8081, 8095, nil, false}, // b has no IPv6 address
+		{"nftables", hostport.IPv4, hostport.TCP, 8080, 8095, nil, false},
+		{"iptables", hostport.IPv4, hostport.UDP, 0, 65535, nil, true},
+		{"iptables", hostport.IPv6, hostport.UDP, 0, 65535, nil, false}, // its host IP is of IPv4
+		{"iptables", hostport.IPv4, hostport.SCTP, 0, 65535, nil, false},
+		{"iptables", hostport.IPv4, hostport.TCP, 8081, 8094, nil, false},
+		{"iptables", hostport.IPv4, hostport.TCP, 65535, 65535, nil, true},
+		{"iptables", hostport.IPv4, hostport.TCP, 0, 8079, nil, false},
 	} {
 		view(t, s, func(tx *state.Tx) error {
-			got, err := tx.Uses(tc.share, tc.except)
+			got, err := tx.InUse(tc.backend, tc.family, tc.protocol, tc.first, tc.last, tc.except)
 			if got != tc.want {
-				t.Errorf("%v except %v is used: %t, want %t", tc.share, tc.except, got, tc.want)
+				t.Errorf("%+v: %t", tc, got)
 			}
 			return err
 		})
 	}
 }
 
+func TestInterfaceUsed(t *testing.T) {
+	s := open(t, options(t.TempDir()))
+	a, b := rec(1, 80), rec(2, 81)
+	b.LoopbackInterface = ""
+	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Put(a), tx.Put(b)) })
+	used := func(ifname string, want bool) {
+		t.Helper()
+		view(t, s, func(tx *state.Tx) error {
+			got, err := tx.InterfaceUsed(ifname)
+			if got != want {
+				t.Errorf("interface %q is used: %t, want %t", ifname, got, want)
+			}
+			return err
+		})
+	}
+	used("cni0", true)
+	used("cni", false)
+	used("cni01", false)
+	used("", false)
+	update(t, s, func(tx *state.Tx) error { return tx.Delete(a) })
+	used("cni0", false)
+}
+
+// The fingerprint is that of the records of one backend, whatever happened
+// before.
+func TestFingerprint(t *testing.T) {
+	s := open(t, options(t.TempDir()))
+	a, b, c := rec(1, 80), rec(2, 81), rec(3, 82)
+	c.Backend = "nftables"
+	want := func(backend string, all ...*hostport.Attachment) {
+		t.Helper()
+		view(t, s, func(tx *state.Tx) error {
+			got, err := tx.Fingerprint(backend)
+			if want := hostport.FingerprintOf(all, 2); got != want {
+				t.Errorf("fingerprint of %s: %v, want %v", backend, got, want)
+			}
+			return err
+		})
+	}
+	want("iptables")
+	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Put(a), tx.Put(b), tx.Put(c)) })
+	want("iptables", a, b)
+	want("nftables", c)
+	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Delete(a), tx.Put(a)) })
+	want("iptables", b, a)
+	if err := s.Update(func(tx *state.Tx) error { return tx.Put(a) }); err == nil {
+		t.Error("a record is put in the place of another")
+	}
+	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Delete(a), tx.Delete(a), tx.Delete(b)) })
+	want("iptables")
+	want("nftables", c)
+}
+
 // Delete leaves no index entry of the record, and every one of its neighbours'.
 func TestDelete(t *testing.T) {
 	s := open(t, options(t.TempDir()))
 	a, b := rec(1, 80, 443), rec(2, 81)
-	b.Shares = a.Shares
 	update(t, s, func(tx *state.Tx) error {
 		if err := tx.Put(a); err != nil {
 			return err
 		}
 		return tx.Put(b)
 	})
-	for range 2 { // the second time is none's harm
+	for range 2 { // the second time changes nothing
 		update(t, s, func(tx *state.Tx) error { return tx.Delete(a) })
 	}
 	view(t, s, func(tx *state.Tx) error {
@@ -153,11 +209,8 @@ func TestDelete(t *testing.T) {
 				t.Errorf("at %s: %v, %v", p, names(got), err)
 			}
 		}
-		if used, err := tx.Uses(a.Shares[0], nil); !used || err != nil {
-			t.Errorf("what b shared with a is used: %t, %v", used, err)
-		}
-		if used, err := tx.Uses(a.Shares[0], []hostport.Key{b.Key}); used || err != nil {
-			t.Errorf("what a used is used: %t, %v", used, err)
+		if used, err := tx.InterfaceUsed("cni0"); !used || err != nil {
+			t.Errorf("the interface of a and b is used: %t, %v", used, err)
 		}
 		got, err := tx.Get(b.Key)
 		if diff := cmp.Diff(b, got, compare); diff != "" {
@@ -167,72 +220,59 @@ func TestDelete(t *testing.T) {
 	})
 }
 
-func TestIntent(t *testing.T) {
+func TestPending(t *testing.T) {
 	o := options(t.TempDir())
 	s := open(t, o)
-	want := &state.Intent{Added: []hostport.Key{rec(1).Key}, Removed: []state.Record{*rec(2, 80), *rec(3, 81)}}
-	update(t, s, func(tx *state.Tx) error { return tx.Begin(want) })
+	want := &state.Pending{Backends: []string{"iptables"}, Changed: []*hostport.Attachment{rec(2, 80), rec(3, 81)}}
+	update(t, s, func(tx *state.Tx) error { return tx.SetPending(want) })
 	_ = s.Close()
 	s = open(t, o)
 	view(t, s, func(tx *state.Tx) error {
-		got, err := tx.Intent()
+		got, err := tx.Pending()
 		if diff := cmp.Diff(want, got, compare); diff != "" {
-			t.Errorf("intent (-want +got):\n%s", diff)
+			t.Errorf("pending (-want +got):\n%s", diff)
 		}
 		return err
 	})
-	update(t, s, func(tx *state.Tx) error { return tx.End() })
-	view(t, s, func(tx *state.Tx) error {
-		got, err := tx.Intent()
-		if got != nil {
-			t.Errorf("intent after its end: %v", got)
-		}
-		return err
-	})
-}
-
-func TestLocalnet(t *testing.T) {
-	s := open(t, options(t.TempDir()))
-	update(t, s, func(tx *state.Tx) error { return tx.SetLocalnet("cni01", true) })
-	view(t, s, func(tx *state.Tx) error {
-		for name, want := range map[string]bool{"cni01": true, "cni0": false, "cni011": false, "": false} {
-			if tx.Localnet(name) != want {
-				t.Errorf("localnet %q: %t, want %t", name, !want, want)
-			}
-		}
-		return nil
-	})
-	update(t, s, func(tx *state.Tx) error { return tx.SetLocalnet("cni01", false) })
-	view(t, s, func(tx *state.Tx) error {
-		if tx.Localnet("cni01") {
-			t.Error("localnet after it was unset")
-		}
-		return nil
-	})
-}
-
-func TestWords(t *testing.T) {
-	s := open(t, options(t.TempDir()))
-	here, there := hostport.Sandbox{Device: 4, Inode: 1}, hostport.Sandbox{Device: 4, Inode: 2}
-	wants := func(netns hostport.Sandbox, want string) {
-		t.Helper()
+	for _, none := range []*state.Pending{nil, {}} {
+		update(t, s, func(tx *state.Tx) error { return errors.Join(tx.SetPending(want), tx.SetPending(none)) })
 		view(t, s, func(tx *state.Tx) error {
-			if got := tx.Word(netns, "nftables/generation"); got != want {
-				t.Errorf("word %q, want %q", got, want)
+			got, err := tx.Pending()
+			if got != nil {
+				t.Errorf("pending after %v was set: %v", none, got)
 			}
-			return nil
+			return err
 		})
 	}
-	note := func(netns hostport.Sandbox, word string) {
-		t.Helper()
-		update(t, s, func(tx *state.Tx) error { return tx.SetWord(netns, "nftables/generation", word) })
-	}
-	wants(here, "")
-	note(here, "7")
-	wants(here, "7")
-	wants(there, "") // each network namespace has rules of its own
-	note(there, "8")
-	wants(here, "")
-	note(there, "")
-	wants(there, "")
+}
+
+func TestNotes(t *testing.T) {
+	s := open(t, options(t.TempDir()))
+	want := state.View{PID: 4026531836, Mount: 4026531841}
+	update(t, s, func(tx *state.Tx) error {
+		return errors.Join(tx.SetOpened("cni01", true), tx.SetSeen("nftables", "7"), tx.SetView(want))
+	})
+	view(t, s, func(tx *state.Tx) error {
+		for name, want := range map[string]bool{"cni01": true, "cni0": false, "cni011": false, "": false} {
+			if tx.Opened(name) != want {
+				t.Errorf("opened %q: %t, want %t", name, !want, want)
+			}
+		}
+		if got := tx.Seen("nftables") + tx.Seen("iptables"); got != "7" {
+			t.Errorf("seen %q, want 7", got)
+		}
+		if got := tx.View(); got != want {
+			t.Errorf("view %v, want %v", got, want)
+		}
+		return nil
+	})
+	update(t, s, func(tx *state.Tx) error {
+		return errors.Join(tx.SetOpened("cni01", false), tx.SetSeen("nftables", ""), tx.SetView(state.View{}))
+	})
+	view(t, s, func(tx *state.Tx) error {
+		if tx.Opened("cni01") || tx.Seen("nftables") != "" || tx.View() != (state.View{}) {
+			t.Error("what was removed is still there")
+		}
+		return nil
+	})
 }

@@ -83,10 +83,20 @@ type Attachment struct {
 	Mappings  []Mapping      `json:"mappings"`
 	Backend   string         `json:"backend"`
 	Options   Options        `json:"options"`
-	// LocalnetVia is the node's interface that leads to the pod, if 127.0.0.1
-	// on the node must reach it (route_localnet); else "".
-	LocalnetVia string    `json:"localnetVia,omitempty"`
-	Since       time.Time `json:"since,omitzero"`
+	// LoopbackInterface is the node's interface that leads to the pod, if
+	// 127.0.0.1 on the node must reach it (route_localnet); else "".
+	LoopbackInterface string `json:"loopbackInterface,omitempty"`
+	// Boot is a short hash of the ID of the boot in which the attachment was
+	// added (see BootHash); "" where rules of layout 1 did not tell.
+	Boot string `json:"boot,omitempty"`
+	// State identifies the state file in which the attachment is recorded, six
+	// hexadecimal digits; "" where rules of layout 1 did not tell. An owner whose
+	// rules name the state that is asked, and who has no record there, was
+	// deleted.
+	State string `json:"state,omitempty"`
+	// AddedAt is the time of the ADD, the zero Time for an attachment that was
+	// read back from the kernel.
+	AddedAt time.Time `json:"addedAt,omitzero"`
 }
 
 // Address is the pod's address of family f with its prefix length.

@@ -133,12 +133,3 @@ func TestSandboxSame(t *testing.T) {
 		t.Error("two unknown sandboxes are the same")
 	}
 }
-
-func TestInverse(t *testing.T) {
-	a, b := &hostport.Attachment{Network: "a"}, &hostport.Attachment{Network: "b"}
-	c := hostport.Change{Add: []*hostport.Attachment{a}, Remove: []*hostport.Attachment{b}}
-	want := hostport.Change{Add: []*hostport.Attachment{b}, Remove: []*hostport.Attachment{a}}
-	if diff := cmp.Diff(want, c.Inverse(), plain); diff != "" {
-		t.Errorf("inverse (-want +got):\n%s", diff)
-	}
-}

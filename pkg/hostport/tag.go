@@ -1,23 +1,39 @@
 package hostport
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"strconv"
 	"strings"
 )
 
-// Tag is the owner as it is written into the comments of rules and elements,
-// cut to limit bytes: container ID, interface, the sandbox's inode, network and
-// pod, separated by single spaces, "-" where unknown. State that was lost is
-// rebuilt from it, so what identifies comes first and what may be cut, last:
-// an inode is never cut, because the rest of it would be another one's. The tag
-// ends before it, and names nobody any more, where the container ID is longer
-// than any runtime's. Characters that could be syntax to a tool or a terminal
-// become "_".
+// BootHash returns eight hexadecimal digits that stand for a boot ID
+// (/proc/sys/kernel/random/boot_id) where there is no room for all of it.
+func BootHash(bootID string) string {
+	sum := sha256.Sum256([]byte(bootID))
+	return hex.EncodeToString(sum[:4])
+}
+
+// Tag returns the owner as it is written into the comments of rules and
+// elements, cut to limit bytes: container ID, interface, the sandbox's inode
+// with boot and state ("4026532008@1a2b3c4d.5e6f70"), network and pod, separated
+// by single spaces, "-" where unknown. State that was lost is rebuilt from it, so
+// what identifies comes first and what may be cut, last: an inode is never cut,
+// because the rest of it would be another one's. The tag ends before it, and
+// names nobody any more, where the container ID is longer than any runtime's.
+// Characters that could be syntax to a tool or a terminal become "_".
 func (a *Attachment) Tag(limit int) string {
+	inode := strconv.FormatUint(a.Sandbox.Inode, 10)
+	if a.Boot != "" {
+		inode += "@" + a.Boot
+		if a.State != "" {
+			inode += "." + a.State
+		}
+	}
 	fields := []string{
 		a.ContainerID,
 		a.IfName,
-		strconv.FormatUint(a.Sandbox.Inode, 10),
+		inode,
 		a.Network,
 		a.Pod.String(),
 	}
@@ -51,7 +67,9 @@ func tagField(s string) string {
 }
 
 // ParseTag reads a Tag back into an attachment that has only identity: no
-// addresses, mappings or options. It reports false for any other text.
+// addresses, mappings or options. Tags of layout 1 have neither boot nor
+// state. It reports
+// false for any other text.
 func ParseTag(t string) (Attachment, bool) {
 	f := strings.Split(t, " ")
 	if len(f) < 3 || len(f) > 5 {
@@ -65,11 +83,13 @@ func ParseTag(t string) (Attachment, bool) {
 			f[i] = ""
 		}
 	}
-	inode, err := strconv.ParseUint(f[2], 10, 64)
-	if err != nil || f[0] == "" || f[1] == "" {
+	number, boot, booted := strings.Cut(f[2], "@")
+	boot, state, stated := strings.Cut(boot, ".")
+	inode, err := strconv.ParseUint(number, 10, 64)
+	if err != nil || f[0] == "" || f[1] == "" || booted && boot == "" || stated && state == "" {
 		return Attachment{}, false
 	}
-	a := Attachment{Key: Key{ContainerID: f[0], IfName: f[1]}, Sandbox: Sandbox{Inode: inode}}
+	a := Attachment{Key: Key{ContainerID: f[0], IfName: f[1]}, Sandbox: Sandbox{Inode: inode}, Boot: boot, State: state}
 	if len(f) > 3 {
 		a.Network = f[3]
 	}

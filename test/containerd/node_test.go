@@ -96,7 +96,7 @@ func eventually(t *testing.T, what string, check func() error) {
 // the lines that bear the time, and the revision under which the iptables
 // backend noted its latest change, which both tools list.
 var transient = regexp.MustCompile(
-	`(?m) \[\d+:\d+\]$|^#.*\n|^-A CNI-HP-REV .*\n|^\t\tiifname "[0-9a-f]{15}" counter\n`)
+	`(?m) \[\d+:\d+\]$|^#.*\n`)
 
 // ruleset returns every rule of the node, whichever tool wrote it, without
 // what is transient. Rules of the legacy variant are in iptables-save's output alone,

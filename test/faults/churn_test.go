@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -318,7 +318,7 @@ func (c *churn) verify() {
 		c.differs("%s", d)
 	}
 	records, _ := c.m.recorded()
-	byID := map[string]*state.Record{}
+	byID := map[string]*hostport.Attachment{}
 	for i, r := range records {
 		byID[r.ContainerID] = r
 		for _, o := range records[:i] {

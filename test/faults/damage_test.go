@@ -40,22 +40,22 @@ func TestDamagedState(t *testing.T) {
 		damage func(string) error
 		kept   bool // nothing is left to be moved aside
 	}{
-		{"empty", func(p string) error { return os.Truncate(p, 0) }, false},
+		{"empty", func(p string) error { return os.Truncate(p, 0) }, true},
 		{"one byte", func(p string) error { return os.Truncate(p, 1) }, false},
 		{"two pages", func(p string) error { return os.Truncate(p, 8192) }, false},
 		{"half a page missing", func(p string) error { return os.Truncate(p, 18000) }, false},
 		{"noise", func(p string) error { return os.WriteFile(p, slices.Repeat(noise, 13), 0o600) }, false},
-		{"noise in the first page", overwrite(0, noise[:100]), false},
-		{"noise in the second page", overwrite(4096, noise[:100]), false},
+		{"noise in the first page", overwrite(0, noise[:100]), true},
+		{"noise in the second page", overwrite(4096, noise[:100]), true},
 		{"noise behind", overwrite(3*4096, noise), false},
-		{"a newer schema", edit(func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("99")) }), false},
+		{"a newer schema", edit(func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("99")) }), true},
 		{"noise in every record", edit(func(tx *bolt.Tx) error {
 			b := tx.Bucket([]byte("attachments"))
 			return b.ForEach(func(k, v []byte) error {
 				return b.Put(slices.Clone(k), append(slices.Clone(v[:len(v)-1]), '!'))
 			})
 		}), false},
-		{"noise in the intent", edit(func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("intent"), []byte("x")) }), false},
+		{"noise in the pending change", edit(func(tx *bolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("pending"), []byte("x")) }), false},
 		{"removed", os.Remove, true},
 	}
 	everyBackend(t, func(t *testing.T, b world.Backend) {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -24,7 +23,7 @@ func makeForward(backend, owner, proto, hostIP, port, to string) forward {
 }
 
 // implied counts the forwards that the records stand for.
-func implied(records []*state.Record) map[forward]int {
+func implied(records []*hostport.Attachment) map[forward]int {
 	out := map[forward]int{}
 	for _, r := range records {
 		for _, f := range hostport.Families() {
@@ -115,16 +114,16 @@ func port(s string) uint16 {
 func (m *machine) disagreement() string {
 	m.t.Helper()
 	var out []string
-	records, intent := m.recorded()
-	if intent != nil {
-		out = append(out, fmt.Sprintf("a change that was begun is still not ended: %+v", intent))
+	records, pending := m.recorded()
+	if pending != nil {
+		out = append(out, fmt.Sprintf("a change that was begun is still not ended: %+v", pending))
 	}
 	if diff := cmp.Diff(implied(records), m.programmed()); diff != "" {
 		out = append(out, "forwards (-recorded +kernel):\n"+diff)
 	}
 	localnet := "0"
 	for _, r := range records {
-		if r.LocalnetVia == "cni0" {
+		if r.LoopbackInterface == "cni0" {
 			localnet = "1"
 		}
 	}

@@ -17,7 +17,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -258,30 +260,39 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
-// recorded reads the state as it is, without settling anything.
-func (m *machine) recorded() (records []*state.Record, intent *state.Intent) {
+// openState takes the lock of the state and opens it as the plugin does.
+func (m *machine) openState() *state.Store {
+	m.t.Helper()
+	s, err := state.Open(context.Background(), state.Options{
+		Dir: m.DataDir, Timeout: 20 * time.Second, BootID: bootID(), Layout: backend.Layout, Backends: backend.Names(),
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return s
+}
+
+// recorded reads the state as it is, without recovering anything.
+func (m *machine) recorded() (records []*hostport.Attachment, pending *state.Pending) {
 	m.t.Helper()
 	if !state.Exists(m.DataDir) {
 		return nil, nil
 	}
-	s, err := state.Open(context.Background(), state.Options{Dir: m.DataDir, Timeout: 20 * time.Second, BootID: bootID()})
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	s := m.openState()
 	defer func() { _ = s.Close() }()
-	err = s.View(func(tx *state.Tx) (err error) {
-		if intent, err = tx.Intent(); err != nil {
+	err := s.View(func(tx *state.Tx) (err error) {
+		if pending, err = tx.Pending(); err != nil {
 			return err
 		}
-		return tx.All(func(r *state.Record) error {
-			records = append(records, r)
+		return tx.All(func(a *hostport.Attachment) error {
+			records = append(records, a)
 			return nil
 		})
 	})
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return records, intent
+	return records, pending
 }
 
 func (m *machine) stateFile() string { return filepath.Join(m.DataDir, "state.db") }

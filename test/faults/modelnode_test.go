@@ -23,7 +23,7 @@ import (
 	"github.com/hostport-cni/hostport/test/world"
 )
 
-// modelNode drives the plugin's inner rooms in this process, whose own network
+// modelNode drives internal/node in this process, whose own network
 // namespace is the node: thousands of steps would take too long as processes.
 // Deaths, and a share of the rest, go through the real binary.
 type modelNode struct {
@@ -109,7 +109,7 @@ func (n *modelNode) run(sequence []action) error {
 		}
 	}
 	ctx := context.Background()
-	if err := n.node.GC(ctx, "podnet", nil); err != nil {
+	if err := n.node.GC(ctx, "podnet", nil, true); err != nil {
 		return err
 	}
 	if err := n.node.Sync(ctx); err != nil {
@@ -133,7 +133,7 @@ func (n *modelNode) reset() {
 	}
 	n.pods, n.dead, n.model = make([]*life, modelPods), nil, newModel()
 	n.lives++
-	n.node = &node.Node{Dir: filepath.Join(n.dir, fmt.Sprintf("state-%d", n.lives)), Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler)}
+	n.node = &node.Node{Dir: filepath.Join(n.dir, fmt.Sprintf("state-%d", n.lives)), Timeout: 20 * time.Second, Runtime: true, Log: slog.New(slog.DiscardHandler)}
 	n.empty()
 }
 
@@ -254,7 +254,7 @@ func (n *modelNode) want(a action) *hostport.Attachment {
 		Addresses: []netip.Prefix{netip.MustParsePrefix(modelV4(a.address) + "/24"), netip.MustParsePrefix(modelV6(a.address) + "/64")},
 		Backend:   backends[a.backend],
 		Options:   hostport.Options{SNAT: true, MarkMasqBit: 13},
-		Since:     time.Now().UTC().Truncate(time.Second),
+		AddedAt:   time.Now().UTC().Truncate(time.Second),
 	}
 	for _, p := range portSets[a.ports] {
 		want.Mappings = append(want.Mappings, hostport.Mapping{HostPort: uint16(p), ContainerPort: 80, Protocol: hostport.TCP})
@@ -271,7 +271,7 @@ func (n *modelNode) add(a action, do func(*hostport.Attachment) error) error {
 	want := n.want(a)
 	refused := n.model.add(want.ContainerID, n.entry(a))
 	err := do(want)
-	var held *node.HeldError
+	var held *node.ConflictError
 	switch isHeld := errors.As(err, &held) || errors.Is(err, errHeld); {
 	case err != nil && !isHeld:
 		return err
@@ -284,7 +284,7 @@ func (n *modelNode) add(a action, do func(*hostport.Attachment) error) error {
 func (n *modelNode) del(l *life) error {
 	_, recorded := n.model.attachments[l.id]
 	delete(n.model.attachments, l.id)
-	removed, err := n.node.Delete(context.Background(), hostport.Key{ContainerID: l.id, IfName: "eth0"})
+	removed, err := n.node.Delete(context.Background(), hostport.Key{ContainerID: l.id, IfName: "eth0"}, true)
 	if err == nil && (removed != nil) != recorded {
 		return fmt.Errorf("%w: DEL removed %v, recorded: %t", errModel, removed, recorded)
 	}
@@ -326,7 +326,7 @@ func (n *modelNode) gc(a action) error {
 			delete(n.model.attachments, id)
 		}
 	}
-	return n.node.GC(context.Background(), "podnet", valid)
+	return n.node.GC(context.Background(), "podnet", valid, true)
 }
 
 // compare finds differences between node and model.

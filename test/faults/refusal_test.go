@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -327,10 +325,7 @@ func TestLockIsHeld(t *testing.T) {
 		m := newMachine(t, b)
 		p := m.newPod(1, 8080)
 		m.must(m.request("ADD", p))
-		s, err := state.Open(context.Background(), state.Options{Dir: m.DataDir, Timeout: 20 * time.Second, BootID: bootID()})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := m.openState()
 		defer func() { _ = s.Close() }()
 		m.config["lockTimeout"] = "700ms"
 		for _, i := range []world.Invocation{m.request("ADD", m.newPod(2, 8081)), m.request("DEL", p), m.request("CHECK", p), m.collect()} {

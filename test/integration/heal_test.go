@@ -110,6 +110,7 @@ func rebuilt(damage func(e *env, file string), aside bool) func(e *env) {
 	return func(e *env) {
 		a := e.web()
 		file := filepath.Join(e.w.DataDir, "state.db")
+		e.recovered = true
 		damage(e, file)
 		b := e.add("other", world.TCP(8081, 80))
 		b.Pod.Serve("tcp", 80)

@@ -71,7 +71,6 @@ func configRefusals() []refusal {
 		{name: "markMasqBit and externalSetMarkChain", config: world.Config{"backend": "iptables", "markMasqBit": 13, "externalSetMarkChain": "KUBE-MARK-MASQ"}, code: bad, word: "externalSetMarkChain"},
 		{name: "externalSetMarkChain with a space", config: world.Config{"backend": "iptables", "externalSetMarkChain": "A -j ACCEPT"}, code: bad, word: "externalSetMarkChain"},
 		{name: "externalSetMarkChain too long", config: world.Config{"backend": "iptables", "externalSetMarkChain": strings.Repeat("X", 40)}, code: bad, word: "externalSetMarkChain"},
-		{name: "markMasqBit on nftables", config: world.Config{"backend": "nftables", "markMasqBit": 13}, code: bad, word: "markMasqBit"},
 		{name: "externalSetMarkChain on nftables", config: world.Config{"backend": "nftables", "externalSetMarkChain": "KUBE-MARK-MASQ"}, code: bad, word: "externalSetMarkChain"},
 		{name: "snat as text", config: world.Config{"snat": "yes"}, code: bad, word: "snat"},
 		{name: "masqAll as number", config: world.Config{"masqAll": 1}, code: bad, word: "masqAll"},

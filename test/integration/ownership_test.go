@@ -84,6 +84,15 @@ func deadOwnerScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8081), "next")
 			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
 		}},
+		{name: "ADD of the same container without mappings removes those it had", run: func(e *env) {
+			e.webTo(e.net, "other", 8081)
+			before := e.w.Ruleset()
+			a := e.web()
+			e.invoke(a.Invocation("ADD", world.Config{"runtimeConfig": nil}))
+			e.forget(a)
+			e.sameRules("ADD without mappings", before)
+			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+		}},
 		{name: "ADD of the same container replaces its mappings", run: func(e *env) {
 			a := e.add("web", world.TCP(8080, 80), world.TCP(8081, 80))
 			a.Pod.Serve("tcp", 80)

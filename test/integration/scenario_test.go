@@ -52,6 +52,9 @@ func TestScenarios(t *testing.T) {
 		syncScenarios(),
 		reloadScenarios(),
 		gcScenarios(),
+		lostStateScenarios(),
+		variantScenarios(),
+		ownerScenarios(),
 		statusScenarios(),
 		udpScenarios(),
 		keptFlowScenarios(),
@@ -94,6 +97,9 @@ type env struct {
 	net *world.Network
 	// before is the node's ruleset without any pod.
 	before world.Ruleset
+	// recovered says that records were read back from the kernel, which does not
+	// know all that an ADD does: the next ADD of the same attachment changes them.
+	recovered bool
 	// live are the attachments to which the properties are put at the end.
 	live []*world.Attachment
 }
@@ -161,6 +167,9 @@ func (e *env) properties() {
 	e.Helper()
 	for len(e.live) > 0 {
 		a := e.live[0]
+		if e.recovered {
+			e.invoke(a.Invocation("ADD", nil))
+		}
 		once := e.w.Ruleset()
 		if out := e.w.Invoke(a.Invocation("ADD", nil)); out.ExitCode != 0 {
 			e.Fatalf("ADD of %s again: %s", a.Pod.Name, out.Stdout)

@@ -1,28 +1,104 @@
-// Package netns makes network namespaces for tests.
+// Package netns makes network namespaces for tests, and compares what packet
+// filters hold in them.
 package netns
 
 import (
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
-	"github.com/containernetworking/plugins/pkg/testutils"
+	"golang.org/x/sys/unix"
 )
 
-// New makes a network namespace that is mounted until the test ends. lo is
-// down in it. Whoever is not root fails.
+// New makes a network namespace that is mounted until the test ends, or until
+// Remove. lo is down in it. A test that is not run as root fails.
 func New(t testing.TB) ns.NetNS {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("this test makes network namespaces: run it as root")
-	}
-	n, err := testutils.NewNS()
-	if err != nil {
+	path := filepath.Join(t.TempDir(), "cni-"+rand.Text())
+	if err := Mount(path); err != nil {
 		t.Fatalf("make network namespace: %v", err)
 	}
 	t.Cleanup(func() {
-		_ = n.Close()
-		_ = testutils.UnmountNS(n)
+		if err := Unmount(path); err != nil {
+			t.Error(err)
+		}
 	})
+	n, err := ns.GetNS(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
 	return n
+}
+
+// Enter moves the calling goroutine, which must be the test's, into a new
+// network namespace for the rest of the test.
+func Enter(t testing.TB) ns.NetNS {
+	t.Helper()
+	n := New(t)
+	runtime.LockOSThread() // never unlocked: the thread ends with the test's goroutine
+	if err := n.Set(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Remove unmounts a namespace, as a runtime does when a pod ends.
+func Remove(t testing.TB, n ns.NetNS) {
+	t.Helper()
+	if err := errors.Join(n.Close(), Unmount(n.Path())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Mount makes a new network namespace and binds it to path, a file that it
+// creates.
+func Mount(path string) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can: run the test as root")
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return err
+	}
+	done := make(chan error)
+	go func() { done <- bind(path) }()
+	return <-done
+}
+
+// bind does the work of Mount on a thread of its own.
+func bind(path string) error {
+	runtime.LockOSThread()
+	own := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
+	before, err := os.Open(own)
+	if err != nil {
+		return err
+	}
+	defer before.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	err = unix.Mount(own, path, "none", unix.MS_BIND, "")
+	// A thread that cannot go back stays locked, and ends with its goroutine.
+	if back := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, back)
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// Unmount takes back Mount. The kernel frees the namespace with its last process
+// and socket. To unmount twice is no error.
+func Unmount(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }

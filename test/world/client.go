@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -147,4 +148,32 @@ func (n *Netns) Silence(t testing.TB, protocol string, destination netip.AddrPor
 	if a, err := n.TryAsk(protocol, netip.AddrPort{}, destination, silenceTimeout); err == nil {
 		t.Errorf("%s asks %s/%s and is answered by %s, want no answer", n.Name, destination, protocol, a.Server)
 	}
+}
+
+// Watch connects to the destinations over TCP, again and again, until stop is
+// called. It returns the errors of connections that failed.
+func (n *Netns) Watch(t testing.TB, destinations ...netip.AddrPort) (stop func() []error) {
+	t.Helper()
+	done := make(chan struct{})
+	result := make(chan []error, 1)
+	go func() {
+		var errs []error
+		for {
+			for _, d := range destinations {
+				if _, err := n.TryAsk("tcp", netip.AddrPort{}, d, answerTimeout); err != nil {
+					errs = append(errs, err)
+				}
+			}
+			select {
+			case <-done:
+				result <- errs
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+		}
+	}()
+	return sync.OnceValue(func() []error {
+		close(done)
+		return <-result
+	})
 }

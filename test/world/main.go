@@ -33,11 +33,15 @@ var pinnedPlugins = []string{"bridge", "ptp", "host-local", "loopback", "portmap
 //
 // It re-executes the test binary in place: the process keeps its ID, its
 // arguments and its working directory.
-func Main(m *testing.M) int {
+func Main(m *testing.M) int { return MainWith(m, func(string) error { return nil }) }
+
+// MainWith is Main for tests that need more programs: more puts them into a
+// directory, which is Bin then.
+func MainWith(m *testing.M, more func(dir string) error) int {
 	if _, inside := os.LookupEnv(binDirVariable); inside {
 		return m.Run()
 	}
-	if err := enter(); err != nil {
+	if err := enter(more); err != nil {
 		fmt.Fprintln(os.Stderr, "world:", err)
 		return 1
 	}
@@ -46,7 +50,7 @@ func Main(m *testing.M) int {
 
 // enter builds the plugins, takes new namespaces and starts this binary again
 // inside them. It returns only when that failed.
-func enter() error {
+func enter(more func(dir string) error) error {
 	if os.Geteuid() != 0 {
 		return errors.New("these tests make network namespaces: run them as root")
 	}
@@ -68,6 +72,9 @@ func enter() error {
 		return err
 	}
 	err = build(dir)
+	if err == nil {
+		err = more(dir)
+	}
 	if err == nil {
 		// Namespaces belong to a thread, and exec makes its thread the process.
 		runtime.LockOSThread()
@@ -120,6 +127,9 @@ func build(dir string) error {
 	}
 	return nil
 }
+
+// Bin is the directory with the programs that were built for the tests.
+func Bin() string { return os.Getenv(binDirVariable) }
 
 // Build compiles a program of this module once more, for tests that need
 // another one than the plugin as shipped: with build tags, or the operator's

@@ -6,13 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 // Netns is one network namespace, held by a bind mount at Path.
@@ -30,7 +31,7 @@ type Netns struct {
 func newNetns(t testing.TB, dir, name string) *Netns {
 	t.Helper()
 	n := &Netns{Name: name, Path: filepath.Join(dir, name), t: t}
-	if err := mountNetns(n.Path); err != nil {
+	if err := netns.Mount(n.Path); err != nil {
 		t.Fatalf("make network namespace %s: %v", name, err)
 	}
 	t.Cleanup(n.Close)
@@ -48,46 +49,12 @@ func newNetns(t testing.TB, dir, name string) *Netns {
 	return n
 }
 
-// mountNetns makes a new network namespace and binds it to path.
-func mountNetns(path string) (err error) {
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		return err
-	}
-	done := make(chan error)
-	go func() { done <- bindNewNetns(path) }()
-	return <-done
-}
-
-// bindNewNetns does the work of mountNetns on a thread of its own.
-func bindNewNetns(path string) error {
-	runtime.LockOSThread()
-	own := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
-	before, err := os.Open(own)
-	if err != nil {
-		return err
-	}
-	defer before.Close()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	err = unix.Mount(own, path, "none", unix.MS_BIND, "")
-	// A thread that cannot go back stays locked, and ends with its goroutine.
-	if back := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, back)
-	}
-	runtime.UnlockOSThread()
-	return err
-}
-
 // Close unmounts the namespace and removes its file, as a runtime does with a
 // sandbox that has ended. The kernel frees the namespace with its last socket.
 // Closing twice is allowed.
 func (n *Netns) Close() {
-	if err := unix.Unmount(n.Path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		n.t.Errorf("unmount %s: %v", n.Path, err)
-	}
-	if err := os.Remove(n.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		n.t.Errorf("remove %s: %v", n.Path, err)
+	if err := netns.Unmount(n.Path); err != nil {
+		n.t.Error(err)
 	}
 }
 
@@ -148,6 +115,22 @@ func (n *Netns) TryCommand(stdin, name string, args ...string) (string, error) {
 		return stdout.String(), fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, stderr.String(), stdin)
 	}
 	return stdout.String(), nil
+}
+
+// Run starts a tool inside the namespace that goes on until stop, or the end of
+// the test.
+func (n *Netns) Run(t testing.TB, name string, args ...string) (stop func()) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	if err := n.Try(cmd.Start); err != nil {
+		t.Fatalf("start %s in %s: %v", name, n.Name, err)
+	}
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // HasLink reports whether the namespace has an interface of that name.

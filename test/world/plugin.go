@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -82,6 +84,23 @@ func (w *World) Ctl(args ...string) Output {
 	out, err := w.run(context.Background(), filepath.Join(w.PluginDir, "hostportctl"), nil, []string{"PATH=" + w.ToolDir}, args...)
 	if err != nil {
 		w.t.Fatalf("start hostportctl: %v", err)
+	}
+	return out
+}
+
+// CtlIn runs hostportctl as the last arguments of another program, which may
+// take namespaces of its own first.
+func (w *World) CtlIn(program []string, args ...string) Output {
+	w.t.Helper()
+	args = append([]string{filepath.Join(w.PluginDir, "hostportctl"), "--data-dir", w.DataDir}, args...)
+	args = append(slices.Clone(program[1:]), args...)
+	path, err := exec.LookPath(program[0])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	out, err := w.run(context.Background(), path, nil, []string{"PATH=" + w.ToolDir + ":" + os.Getenv("PATH")}, args...)
+	if err != nil {
+		w.t.Fatalf("start %s: %v", program[0], err)
 	}
 	return out
 }

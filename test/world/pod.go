@@ -162,6 +162,15 @@ func (a *Attachment) Addr(f Family) netip.Addr {
 	return netip.Addr{}
 }
 
+// Mapped is the first host port that ADD asked for, 0 if it asked for none.
+func (a *Attachment) Mapped() int {
+	mappings, _ := a.runtime.CapabilityArgs["portMappings"].([]Mapping)
+	if len(mappings) == 0 {
+		return 0
+	}
+	return mappings[0].HostPort
+}
+
 // Del sends DEL down the chain, as the runtime that sent the ADD would: with
 // its cached result and the same capability arguments.
 func (a *Attachment) Del() error {

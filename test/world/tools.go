@@ -38,6 +38,27 @@ func (w *World) installTools() {
 	w.InstallTool("nft", nftBinary)
 }
 
+// UseVariant makes the iptables tools lead to the variant of another backend, as
+// update-alternatives does.
+func (w *World) UseVariant(b Backend) {
+	w.t.Helper()
+	for _, name := range iptablesTools {
+		w.InstallTool(name, b.variant().binary())
+	}
+}
+
+// InstallVariants adds the tools of both variants under their own names
+// (iptables-legacy-save, ip6tables-nft-restore, ...), as distributions do.
+func (w *World) InstallVariants() {
+	w.t.Helper()
+	for _, v := range []variant{variantNFT, variantLegacy} {
+		for _, name := range iptablesTools {
+			command, verb, _ := strings.Cut(name, "-")
+			w.InstallTool(strings.TrimSuffix(command+"-"+string(v)+"-"+verb, "-"), v.binary())
+		}
+	}
+}
+
 // InstallTool puts a program on the plugins' PATH, in place of a tool of that
 // name. The program sees the tool's name as its argv[0].
 func (w *World) InstallTool(name, program string) {

@@ -1,0 +1,5 @@
+// Package backend is the contract between internal/node, which decides who
+// holds which host port, and the backends, which write the rules: iptables and
+// nftables. It holds the types of the contract and what both backends need.
+// It changes nothing on the node by itself.
+package backend

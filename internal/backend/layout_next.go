@@ -1,0 +1,8 @@
+//go:build nextlayout
+
+package backend
+
+// Layout of a program that comes after this one. Tests build it to show that an
+// upgrade and a downgrade rewrite the rules; the backends write a few of them
+// differently then.
+const Layout = 3

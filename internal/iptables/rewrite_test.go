@@ -1,0 +1,63 @@
+package iptables
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// chainsOf are the rules of each chain: the order in which chains are listed
+// differs between the variants and means nothing.
+func chainsOf(t testing.TB, saved string) map[string][]string {
+	t.Helper()
+	out := make(map[string][]string)
+	table := ""
+	for line := range strings.SplitSeq(saved, "\n") {
+		switch {
+		case strings.HasPrefix(line, "*"):
+			table = line
+		case strings.HasPrefix(line, ":"):
+			name, _, _ := strings.Cut(line[1:], " ")
+			if _, ok := out[table+" "+name]; !ok && ours(name) {
+				out[table+" "+name] = nil
+			}
+		case strings.HasPrefix(line, "-A "):
+			name, spec, _ := strings.Cut(line[3:], " ")
+			out[table+" "+name] = append(out[table+" "+name], spec)
+		}
+	}
+	return out
+}
+
+func (w *world) chains(f hostport.Family) map[string][]string {
+	w.t.Helper()
+	return chainsOf(w.t, w.saved(f))
+}
+
+func TestRewriteMakesWhatApplyMakes(t *testing.T) {
+	eachSample(t, func(t *testing.T, w *world, a *hostport.Attachment) {
+		n := &node{b: w.b}
+		n.add(t, a)
+		for _, f := range hostport.Families() {
+			want := w.chains(f)
+			for _, from := range []string{"itself", "nothing", "a flush"} {
+				switch from {
+				case "nothing":
+					rewrite(t, w.b, nil)
+					if left := w.both(); strings.Contains(left, prefix) {
+						t.Errorf("rules after a rewrite to none:\n%s", left)
+					}
+				case "a flush":
+					w.run("", command(f), "-t", "nat", "-F")
+				}
+				n.rewrite(t)
+				if diff := cmp.Diff(want, w.chains(f)); diff != "" {
+					t.Errorf("%s: rules rewritten from %s (-Apply +Rewrite):\n%s", f, from, diff)
+				}
+			}
+		}
+	})
+}

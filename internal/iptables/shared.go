@@ -1,0 +1,159 @@
+package iptables
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// sharedChain is a chain that several attachments use, with what makes it
+// reachable.
+type sharedChain struct {
+	table string
+	name  string
+	// jumps lead to the chain; the chains that they are in are made earlier.
+	jumps []jump
+	// body is what the chain starts with.
+	body []string
+	// usedBy asks whether an attachment that a change leaves alone needs the
+	// chain; nil for a chain that every attachment of the family needs.
+	usedBy func(backend.Others) (bool, error)
+}
+
+// jump is a rule whose target is a chain of ours.
+type jump struct {
+	rule
+	// first puts the rule at the head of its chain instead of the end.
+	first bool
+}
+
+// rule is a rule in a chain, as iptables-save prints it after "-A".
+type rule struct {
+	chain string
+	spec  string
+}
+
+func (r rule) String() string { return r.chain + " " + r.spec }
+
+// chainsFor returns the shared chains that attachment a needs in family f,
+// parents first. None if the attachment maps nothing in that family.
+func chainsFor(f hostport.Family, a *hostport.Attachment) []sharedChain {
+	forwards := a.Forwards(f)
+	if len(forwards) == 0 {
+		return nil
+	}
+	var out []sharedChain
+	if needsGuard(f, a) {
+		out = append(out, loopbackGuard(f))
+	}
+	out = append(out, baseChains()...)
+	if marks(f, a) {
+		out = append(out, markedChain(f, a.Options.MarkMasqBit))
+	}
+	seen := make(map[portRange]bool)
+	for _, fw := range forwards {
+		parent := dnatChain
+		for _, bits := range rangeBits {
+			r := rangeOf(fw.Protocol, fw.HostPort, bits)
+			if !seen[r] {
+				seen[r] = true
+				out = append(out, rangeChainIn(f, r, parent))
+			}
+			parent = r.chain()
+		}
+	}
+	return out
+}
+
+// needsGuard reports whether route_localnet is set for the attachment.
+func needsGuard(f hostport.Family, a *hostport.Attachment) bool {
+	return f == hostport.IPv4 && a.LoopbackInterface != "" && len(a.Forwards(f)) > 0
+}
+
+// marks reports whether the attachment's clients are marked by rules of ours.
+func marks(f hostport.Family, a *hostport.Attachment) bool {
+	return a.Options.ExternalSetMarkChain == "" && len(a.Clients(f)) > 0
+}
+
+// baseChains come with the first attachment of a family and go with the last.
+func baseChains() []sharedChain {
+	return []sharedChain{
+		{
+			table: natTable, name: dnatChain,
+			jumps: []jump{
+				{rule: rule{preroutingChain, toNode + " -j " + dnatChain}},
+				{rule: rule{outputChain, toNode + " -j " + dnatChain}},
+			},
+		},
+		{
+			table: natTable, name: masqChain,
+			// A main plugin's masquerading may accept what stays in its subnet.
+			jumps: []jump{{rule: rule{postroutingChain, "-j " + masqChain}, first: true}},
+		},
+	}
+}
+
+func markedChain(f hostport.Family, bit int) sharedChain {
+	mark := markValue(bit)
+	chain := markChain(bit)
+	return sharedChain{
+		table: natTable, name: chain,
+		jumps: []jump{{rule: rule{masqChain, fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, chain)}}},
+		body: []string{
+			// The mark would otherwise stay on the packet through a tunnel, and
+			// the outer packet be masqueraded as well.
+			fmt.Sprintf("-j MARK --set-xmark 0x0/%s", mark),
+			"-j MASQUERADE",
+		},
+		usedBy: func(o backend.Others) (bool, error) {
+			return o.Any(func(a *hostport.Attachment) bool {
+				return a.Options.MarkMasqBit == bit && marks(f, a) && len(a.Forwards(f)) > 0
+			})
+		},
+	}
+}
+
+func loopbackGuard(f hostport.Family) sharedChain {
+	// route_localnet accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
+	return sharedChain{
+		table: rawTable, name: guardChain,
+		jumps: []jump{{rule: rule{preroutingChain, "! -i lo -j " + guardChain}, first: true}},
+		body: []string{
+			"-d 127.0.0.0/8 -j DROP",
+			"-s 127.0.0.0/8 -j DROP",
+		},
+		usedBy: func(o backend.Others) (bool, error) {
+			return o.Any(func(a *hostport.Attachment) bool { return needsGuard(f, a) })
+		},
+	}
+}
+
+func rangeChainIn(f hostport.Family, r portRange, parent string) sharedChain {
+	return sharedChain{
+		table: natTable, name: r.chain(),
+		jumps: []jump{{rule: rule{parent, r.match() + " -j " + r.chain()}}},
+		usedBy: func(o backend.Others) (bool, error) {
+			first, last := r.ports()
+			return o.InUse(f, r.protocol, first, last)
+		},
+	}
+}
+
+// markValue is the mark with only that bit set, as iptables-save prints it.
+func markValue(bit int) string { return fmt.Sprintf("%#x", uint32(1)<<bit) }
+
+// target is the chain or extension that a rule jumps to, or "".
+func target(spec string) string {
+	words := strings.Fields(spec)
+	if strings.Contains(spec, `"`) {
+		words, _ = split(spec) // what looks like a jump may be quoted
+	}
+	for i := len(words) - 2; i >= 0; i-- {
+		if words[i] == "-j" || words[i] == "-g" {
+			return words[i+1]
+		}
+	}
+	return ""
+}

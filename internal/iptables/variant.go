@@ -1,0 +1,127 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// variant is the programs of one variant of iptables for one family. The legacy
+// variant has tables of its own in the kernel: neither sees those of the other.
+type variant struct {
+	family hostport.Family
+	// name is that of the programs, without "-save" and "-restore".
+	name string
+	// nft is whether they use nf_tables.
+	nft bool
+	// minor is N in version 1.8.N, -1 if it is another.
+	minor int
+}
+
+func (v variant) restore() string { return v.name + "-restore" }
+func (v variant) save() string    { return v.name + "-save" }
+
+// inUse reports whether the name iptables leads to the variant.
+func (v variant) inUse() bool { return v.name == command(v.family) }
+
+func command(f hostport.Family) string {
+	if f == hostport.IPv6 {
+		return "ip6tables"
+	}
+	return "iptables"
+}
+
+// named returns a variant by the name that its programs always have.
+func named(f hostport.Family, nft bool) variant {
+	if nft {
+		return variant{family: f, name: command(f) + "-nft", nft: true}
+	}
+	return variant{family: f, name: command(f) + "-legacy"}
+}
+
+var version = regexp.MustCompile(` v1\.8\.(\d+)`)
+
+// current returns the variant in use. It asks the tool: the name may be a link to
+// it, or a script that chooses.
+func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, error) {
+	v := variant{family: f, name: command(f), minor: -1}
+	if _, err := lookPath(v.save()); err != nil {
+		return v, err
+	}
+	out, err := b.run(ctx, v.restore(), "", "--version")
+	if err != nil {
+		return v, err
+	}
+	v.nft = strings.Contains(out, "nf_tables")
+	if m := version.FindStringSubmatch(out); m != nil {
+		v.minor, _ = strconv.Atoi(m[1]) // it has only digits
+	}
+	return v, nil
+}
+
+// variants returns the variants that may hold rules of ours in family f, and first
+// that in use if it is needed anyway. Where none holds any, it starts no process.
+func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) ([]variant, error) {
+	nft, err := holdsNFT(f)
+	if err != nil {
+		return nil, err
+	}
+	legacy := hasLegacy(f, natTable)
+	if !nft && !legacy && !needed {
+		return nil, nil
+	}
+	current, err := b.current(ctx, f)
+	candidates := []variant{current, named(f, !current.nft)}
+	if errors.Is(err, backend.ErrMissing) && !needed {
+		candidates = []variant{named(f, true)} // in legacy tables they would be another program's
+	} else if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(candidates, func(v variant) bool {
+		holds := v.nft && nft || !v.nft && legacy
+		return !holds && !(needed && v.inUse())
+	}), nil
+}
+
+// holdsNFT reports whether nf_tables has our first chain.
+func holdsNFT(f hostport.Family) (bool, error) {
+	t := &nftables.Table{Name: natTable, Family: nftables.TableFamilyIPv4}
+	if f == hostport.IPv6 {
+		t.Family = nftables.TableFamilyIPv6
+	}
+	conn, err := nftables.New()
+	if err == nil {
+		_, err = conn.ListChain(t, dnatChain)
+	}
+	for _, no := range []error{unix.ENOENT, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} {
+		if errors.Is(err, no) {
+			return false, nil // no such chain, or a kernel without nf_tables
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask nf_tables for chain %s: %w", dnatChain, err)
+	}
+	return true, nil
+}
+
+// hasLegacy reports whether the legacy variant has loaded a table in the thread's
+// network namespace.
+func hasLegacy(f hostport.Family, table string) bool {
+	name := "/proc/thread-self/net/ip_tables_names"
+	if f == hostport.IPv6 {
+		name = "/proc/thread-self/net/ip6_tables_names"
+	}
+	names, _ := os.ReadFile(name) // not there without the kernel's module
+	return slices.Contains(strings.Fields(string(names)), table)
+}

@@ -1,0 +1,6 @@
+//go:build !nextlayout
+
+package nftables
+
+// chainClients is the chain that masquerades.
+const chainClients = "clients"

@@ -1,0 +1,174 @@
+package nftables
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Owners reads the attachments back from the table, of this layout or of layout
+// 1: owners from the comments, mappings and pod addresses from the maps, the
+// prefix length and who is masqueraded from the sets of clients, conditions
+// from the comments of their rules. Without masquerading the prefix length is
+// not in the kernel and is given as that of one host. The sandbox's path and
+// the time are not there either. Elements that name no owner are left out.
+// With an error it returns what could be read.
+func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
+	have, err := b.snapshot(ctx)
+	found := make(map[hostport.Key]*hostport.Attachment)
+	for _, name := range []string{mapV4HostIP, mapV4, mapV6HostIP, mapV6} {
+		for _, key := range slices.Sorted(maps.Keys(have.elements[name])) {
+			have.readMapping(found, have.elements[name][key])
+		}
+	}
+	clients := have.clientsByPod()
+	out := slices.SortedFunc(maps.Values(found), func(x, y *hostport.Attachment) int {
+		return cmp.Compare(x.Key.String(), y.Key.String())
+	})
+	for _, a := range out {
+		a.Mappings = have.joinFamilies(a)
+		for i := range a.Addresses {
+			readClients(a, i, clients)
+		}
+	}
+	have.readConditions(found)
+	return out, err
+}
+
+// readMapping adds one element to its owner. The wildcard is that of the family
+// until joinFamilies.
+func (s snapshot) readMapping(found map[hostport.Key]*hostport.Attachment, e element) {
+	owner, ok := hostport.ParseTag(e.comment)
+	if !ok {
+		return
+	}
+	m, ok := e.hostSide()
+	to := e.to()
+	if !ok || !to.IsValid() {
+		return
+	}
+	a := found[owner.Key]
+	if a == nil {
+		a = &owner
+		a.Backend = backend.Nftables
+		found[a.Key] = a
+	}
+	if _, ok := a.Address(hostport.FamilyOf(to.Addr())); !ok {
+		a.Addresses = append(a.Addresses, netip.PrefixFrom(to.Addr(), to.Addr().BitLen()))
+	}
+	m.ContainerPort = to.Port()
+	a.Mappings = append(a.Mappings, m)
+}
+
+// joinFamilies makes one mapping of the two halves of a wildcard for both
+// families. For a pod of one family the other half stands for itself, unless
+// somebody else holds the port there.
+func (s snapshot) joinFamilies(a *hostport.Attachment) []hostport.Mapping {
+	var out []hostport.Mapping
+	_, has4 := a.Address(hostport.IPv4)
+	_, has6 := a.Address(hostport.IPv6)
+	mapped := make(map[hostport.Mapping]bool, len(a.Mappings))
+	for _, m := range a.Mappings {
+		mapped[m] = true
+	}
+	for _, m := range a.Mappings {
+		if !m.Wildcard() {
+			out = append(out, m)
+			continue
+		}
+		other := m
+		other.HostIP = netip.IPv4Unspecified()
+		if m.HostIP.Is4() {
+			other.HostIP = netip.IPv6Unspecified()
+		}
+		both := mapped[other]
+		if both && m.HostIP.Is6() {
+			continue // joined to the IPv4 half
+		}
+		if both || !(has4 && has6) && !s.holds(other) {
+			m.HostIP = netip.Addr{}
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// holds reports whether the wildcard mapping's port is taken in its family.
+func (s snapshot) holds(m hostport.Mapping) bool {
+	wildcard, _ := forwardMaps(hostport.FamilyOf(m.HostIP), false)
+	_, ok := s.elements[wildcard][hostKey(hostport.Forward{Protocol: m.Protocol, HostPort: m.HostPort})]
+	return ok
+}
+
+// client is an element of a set of clients.
+type client struct {
+	network netip.Prefix
+	comment string
+}
+
+func (s snapshot) clientsByPod() map[netip.Addr][]client {
+	out := make(map[netip.Addr][]client)
+	for _, name := range slices.Sorted(maps.Keys(s.elements)) {
+		set, ok := parseClientSet(name)
+		if !ok {
+			continue
+		}
+		for _, e := range s.elements[name] {
+			if network, pod, ok := e.client(set); ok {
+				out[pod] = append(out[pod], client{network, e.comment})
+			}
+		}
+	}
+	return out
+}
+
+// readClients reads who is masqueraded on the way to the pod's i-th address.
+func readClients(a *hostport.Attachment, i int, clients map[netip.Addr][]client) {
+	pod := a.Addresses[i].Addr()
+	for _, c := range clients[pod] {
+		a.Options.SNAT = true
+		a.Options.MasqueradeAll = a.Options.MasqueradeAll || c.network.Bits() == 0
+		if c.network.Bits() > 0 && c.network.Contains(pod) {
+			a.Addresses[i] = netip.PrefixFrom(pod, c.network.Bits())
+		}
+		nameOwner(a, c.comment)
+	}
+}
+
+// nameOwner takes network and pod from the comment that does not begin with the
+// container ID, and so is not cut before them.
+func nameOwner(a *hostport.Attachment, podTag string) {
+	const anyOwner = "id if 0 "
+	if whole, ok := hostport.ParseTag(anyOwner + podTag); ok {
+		a.Network, a.Pod = whole.Network, whole.Pod
+	}
+}
+
+// readConditions reads the conditions of each family, one to a string, from the
+// chains that the maps of conditions lead to.
+func (s snapshot) readConditions(found map[hostport.Key]*hostport.Attachment) {
+	read := func(into func(*hostport.Attachment) *[]string, names ...string) {
+		for _, name := range names {
+			for _, e := range s.elements[name] {
+				a := found[e.owner()]
+				if a == nil || len(*into(a)) > 0 {
+					continue
+				}
+				for _, r := range s.rules[e.jump] {
+					if texts := into(a); r.comment != "" && !slices.Contains(*texts, r.comment) {
+						*texts = append(*texts, r.comment)
+					}
+				}
+			}
+		}
+	}
+	read(func(a *hostport.Attachment) *[]string { return &a.Options.ConditionsV4 },
+		mapCond4, mapCond4HostIP, mapOnly4, mapOnly4HostIP)
+	read(func(a *hostport.Attachment) *[]string { return &a.Options.ConditionsV6 },
+		mapCond6, mapCond6HostIP, mapOnly6, mapOnly6HostIP)
+}

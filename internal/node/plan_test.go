@@ -1,0 +1,209 @@
+package node
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/sandbox"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+const thisBoot = "0000b007"
+
+var here = origin{boot: thisBoot, state: "5e6f70"}
+
+// pod makes an attachment of a container with an address and host ports that
+// lead to port 80.
+func pod(id, address string, ports ...uint16) *hostport.Attachment {
+	a := &hostport.Attachment{
+		Key:     hostport.Key{ContainerID: id, IfName: "eth0"},
+		Pod:     hostport.Pod{Namespace: "default", Name: id, UID: "uid-" + id},
+		Boot:    thisBoot,
+		Backend: backend.Iptables,
+		AddedAt: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC),
+	}
+	a.Addresses = []netip.Prefix{netip.MustParsePrefix(address)}
+	for _, p := range ports {
+		a.Mappings = append(a.Mappings, hostport.Mapping{HostPort: p, ContainerPort: 80, Protocol: hostport.TCP})
+	}
+	return a
+}
+
+// with returns a changed copy of a.
+func with(a *hostport.Attachment, change func(*hostport.Attachment)) *hostport.Attachment {
+	c := *a
+	change(&c)
+	return &c
+}
+
+// lives returns a lifeFunc in which the named containers live, those with a "?"
+// before their name are unknown, and all others are dead.
+func lives(ids ...string) lifeFunc {
+	return func(a *hostport.Attachment) (sandbox.Life, error) {
+		switch {
+		case slices.Contains(ids, a.ContainerID):
+			return sandbox.Alive, nil
+		case slices.Contains(ids, "?"+a.ContainerID):
+			return sandbox.Unknown, errUnseen
+		default:
+			return sandbox.Dead, nil
+		}
+	}
+}
+
+func ids(all []*hostport.Attachment) string {
+	var out []string
+	for _, a := range all {
+		out = append(out, a.ContainerID)
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+func TestPlanAdd(t *testing.T) {
+	want := pod("new", "10.0.0.9/24", 80, 443)
+	for _, tc := range []struct {
+		name     string
+		found    *hostport.Attachment
+		alive    lifeFunc
+		removed  string
+		conflict string // in the error; "" is none
+	}{
+		{"nobody there", pod("other", "10.0.0.2/24", 81), lives("other"), "", ""},
+		{"its own earlier record", with(pod("new", "10.0.0.3/24", 8080), func(*hostport.Attachment) {}), lives(), "new", ""},
+		{"a living owner of a port", pod("old", "10.0.0.2/24", 443), lives("old"), "", "host port 443/tcp is held by pod default/old (container old), since 2026-11-24T12:00:00Z"},
+		{"a dead owner of a port", pod("old", "10.0.0.2/24", 443), lives(), "old", ""},
+		{"an owner that may live", pod("old", "10.0.0.2/24", 443), lives("?old"), "", "cannot be told"},
+		{"an earlier sandbox of the pod", with(pod("old", "10.0.0.2/24", 443), func(a *hostport.Attachment) { a.Pod.UID = "uid-new" }), lives("old"), "old", ""},
+		{"another interface of the same sandbox", with(pod("new", "10.0.1.2/24", 443), func(a *hostport.Attachment) { a.IfName, a.Pod.UID = "net1", "uid-new" }), lives("new"), "", "held by"},
+		{"another pod without UID", with(pod("old", "10.0.0.2/24", 443), func(a *hostport.Attachment) { a.Pod.UID = "" }), lives("old"), "", "held by"},
+		{"a living owner of the address", pod("old", "10.0.0.9/24", 8080), lives("old"), "", "pod address 10.0.0.9 is in use by pod default/old"},
+		{"a dead owner of the address", pod("old", "10.0.0.9/24", 8080), lives(), "old", ""},
+		{"the same container has the address on another interface", with(pod("new", "10.0.0.9/24", 8080), func(a *hostport.Attachment) { a.IfName = "net1" }), lives("new"), "", ""},
+		{"the port on another host IP", with(pod("old", "10.0.0.2/24", 443), func(a *hostport.Attachment) { a.Mappings[0].Protocol = hostport.UDP }), lives("old"), "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, err := planAdd(want, []*hostport.Attachment{tc.found}, tc.alive)
+			if tc.conflict != "" {
+				if _, ok := errors.AsType[*ConflictError](err); !ok || !strings.Contains(err.Error(), tc.conflict) {
+					t.Fatalf("planAdd = %v, want a conflict with %q", err, tc.conflict)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ids(p.remove) != tc.removed || ids(p.add) != "new" {
+				t.Errorf("removes %q, adds %q; want %q, \"new\"", ids(p.remove), ids(p.add), tc.removed)
+			}
+		})
+	}
+}
+
+// Without a UID two containers are two pods, also if neither has one.
+func TestPodsWithoutUIDAreNotOne(t *testing.T) {
+	noUID := func(a *hostport.Attachment) { a.Pod = hostport.Pod{} }
+	_, err := planAdd(with(pod("new", "10.0.0.9/24", 80), noUID), []*hostport.Attachment{with(pod("old", "10.0.0.2/24", 80), noUID)}, lives("old"))
+	if _, ok := errors.AsType[*ConflictError](err); !ok {
+		t.Errorf("planAdd = %v, want a conflict", err)
+	}
+}
+
+func TestPlanAdopt(t *testing.T) {
+	recovered := func(a *hostport.Attachment) { a.AddedAt = time.Time{} }
+	anotherBoot := func(a *hostport.Attachment) { a.Boot = "ffffffff"; recovered(a) }
+	noBoot := func(a *hostport.Attachment) { a.Boot = ""; recovered(a) }
+	for _, tc := range []struct {
+		name           string
+		records, found []*hostport.Attachment
+		life           lifeFunc
+		remove, add    string
+		refused        int
+	}{
+		{name: "nothing", life: lives()},
+		{name: "a living unknown owner", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, life: lives("a"), add: "a"},
+		{name: "a dead unknown owner", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, life: lives()},
+		{name: "an owner that may live", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, life: lives("?a"), add: "a"},
+		{name: "of another boot, with a living inode", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), anotherBoot)}, life: lives("a")},
+		{name: "of layout 1, which names no boot", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), noBoot)}, life: lives("a"), add: "a"},
+		{name: "of another state", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.State = "000001" })}, life: lives("a"), add: "a"},
+		{name: "of this state, deleted", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.State = here.state })}, life: lives("a")},
+		{name: "a recorded owner", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{pod("a", "10.0.0.2/24", 81)}, life: lives("a")},
+		{name: "a record of the dead", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, life: lives(), remove: "a"},
+		{name: "a record of one that may live", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, life: lives("?a")},
+		{name: "a port that a record holds", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{with(pod("b", "10.0.0.3/24", 80), recovered)}, life: lives("a", "b"), refused: 1},
+		{name: "a port that a dead record held", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{with(pod("b", "10.0.0.3/24", 80), recovered)}, life: lives("b"), remove: "a", add: "b"},
+		{name: "twice in the kernel", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered), with(pod("a", "10.0.0.2/24", 80), recovered)}, life: lives("a"), add: "a"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, refused := planAdopt(tc.records, tc.found, here, tc.life)
+			if ids(p.remove) != tc.remove || ids(p.add) != tc.add || len(refused) != tc.refused {
+				t.Errorf("removes %q, adds %q, refuses %d; want %q, %q, %d", ids(p.remove), ids(p.add), len(refused), tc.remove, tc.add, tc.refused)
+			}
+			for _, a := range p.add {
+				if a.Boot != thisBoot || a.State != here.state {
+					t.Errorf("adopted of boot %q, state %q", a.Boot, a.State)
+				}
+			}
+		})
+	}
+}
+
+// The rules of IPv6 could not be read when the record was made from those of
+// IPv4. Once they can, the record learns the rest.
+func TestAdoptTheOtherFamilyLater(t *testing.T) {
+	half := with(pod("a", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.AddedAt = time.Time{} })
+	other := with(pod("a", "fd00::2/64", 80), func(a *hostport.Attachment) { a.AddedAt = time.Time{} })
+	p, _ := planAdopt([]*hostport.Attachment{half}, []*hostport.Attachment{other}, here, lives("a"))
+	if len(p.add) != 1 || len(p.add[0].Forwards(hostport.IPv6)) != 1 || len(p.add[0].Forwards(hostport.IPv4)) != 1 || ids(p.remove) != "a" {
+		t.Errorf("plan = %+v", p)
+	}
+	// What an ADD recorded is whole.
+	p, _ = planAdopt([]*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, []*hostport.Attachment{other}, here, lives("a"))
+	if !p.empty() {
+		t.Errorf("plan = %+v, want none", p)
+	}
+}
+
+func TestStrangersAreRewritten(t *testing.T) {
+	a, b := pod("a", "10.0.0.2/24", 80), pod("b", "10.0.0.3/24", 81)
+	onNftables := func(x *hostport.Attachment) { x.Backend = backend.Nftables }
+	for _, tc := range []struct {
+		name           string
+		records, found []*hostport.Attachment
+		want           string
+	}{
+		{"as recorded", []*hostport.Attachment{a, b}, []*hostport.Attachment{a, b}, ""},
+		{"nobody in the kernel", []*hostport.Attachment{a, b}, nil, ""},
+		{"somebody unknown", []*hostport.Attachment{a}, []*hostport.Attachment{a, b}, "iptables"},
+		{"recorded for the other backend", []*hostport.Attachment{a}, []*hostport.Attachment{with(a, onNftables)}, "nftables"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := strings.Join(strangers(tc.records, tc.found, plan{}), " "); got != tc.want {
+				t.Errorf("rewrites %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestRecordDiffers(t *testing.T) {
+	want := pod("a", "10.0.0.2/24", 80)
+	recovered := with(pod("a", "10.0.0.2/32", 80), func(a *hostport.Attachment) {
+		a.AddedAt = time.Time{}
+		a.Mappings[0].HostIP = netip.IPv4Unspecified()
+	})
+	if err := recordDiffers(recovered, want); err != nil {
+		t.Errorf("read back from the kernel: %v", err)
+	}
+	if err := recordDiffers(pod("a", "10.0.0.2/32", 80), want); err == nil {
+		t.Error("another prefix length is no difference")
+	}
+	if err := recordDiffers(with(recovered, func(a *hostport.Attachment) { a.Mappings = nil }), want); err == nil {
+		t.Error("a missing mapping is no difference")
+	}
+}

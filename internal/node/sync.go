@@ -1,0 +1,78 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// NoStateError says that there is no state where it was looked for.
+type NoStateError struct {
+	Dir string
+	// Owners are the attachments that the rules in the kernel name all the
+	// same.
+	Owners []*hostport.Attachment
+}
+
+// Error says what is known without the state.
+func (e *NoStateError) Error() string {
+	s := fmt.Sprintf("no state in %s", e.Dir)
+	if n := len(e.Owners); n > 0 {
+		s += fmt.Sprintf(", but rules of %d attachments in the kernel: they are left as they are, and the plugin records their owners again at its next ADD or CHECK", n)
+	}
+	return s
+}
+
+// Sync rewrites all rules from the records, whatever the kernel holds: after a
+// firewall reload, say. Living owners that the rules name and nobody recorded
+// are recorded first. Without state it is a *NoStateError, and nothing is
+// changed.
+func (n *Node) Sync(ctx context.Context) error {
+	if !state.Exists(n.Dir) {
+		return n.stateMissing(ctx)
+	}
+	return n.with(ctx, func(s *session) error { return s.resync(ctx) }, func(_ context.Context, s *session) error {
+		return s.Update(func(tx *state.Tx) error { return mark(tx, backend.Names(), nil) })
+	})
+}
+
+// List returns every attachment on the node, ordered by key. It needs no kernel.
+// Without state it is a *NoStateError.
+func (n *Node) List(ctx context.Context) (all []*hostport.Attachment, err error) {
+	if !state.Exists(n.Dir) {
+		return nil, &NoStateError{Dir: n.Dir}
+	}
+	err = n.read(ctx, func(s *session) error {
+		all, err = s.all("")
+		return err
+	})
+	return all, err
+}
+
+// stateMissing returns a *NoStateError.
+func (n *Node) stateMissing(ctx context.Context) error {
+	owners, err := n.unrecorded(ctx)
+	return errors.Join(&NoStateError{n.Dir, owners}, err)
+}
+
+// unrecorded returns the owners that the rules in the kernel name.
+func (n *Node) unrecorded(ctx context.Context) (owners []*hostport.Attachment, err error) {
+	var errs []error
+	for _, name := range backend.Names() {
+		b, err := n.Backend(name)
+		if err != nil {
+			return nil, err
+		}
+		found, err := b.Owners(ctx)
+		errs = append(errs, err)
+		for _, a := range found {
+			a.Backend = name
+		}
+		owners = append(owners, found...)
+	}
+	return owners, errors.Join(errs...)
+}

@@ -1,0 +1,101 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Life tells whether a sandbox exists.
+type Life int
+
+// Unknown means that it could not be found out.
+const (
+	Unknown Life = iota
+	Alive
+	Dead
+)
+
+// Look finds out whether a sandbox exists. It is alive if its path leads to the
+// recorded inode, and to the recorded device unless that is 0. A path that leads
+// to nothing, or to something else, is not enough to call it dead: the sandbox
+// may be mounted out of the caller's sight, or live on with its processes. Then
+// the inode is searched for in the caller's mounts, in the network namespaces
+// of all processes, and in the mounts of all other mount namespaces.
+//
+// The kernel gives the inode number of a network namespace that was freed to
+// the next one that is created. So a namespace that is found mounted, but only
+// under other names than the recorded path's, is another sandbox, and the
+// recorded one is dead.
+//
+// Unknown comes with an error that says what could not be read. Namespaces that
+// only an open file or a socket keeps are not found.
+func Look(s hostport.Sandbox) (Life, error) {
+	if s.Inode == 0 {
+		return Unknown, fmt.Errorf("look for sandbox %q: its inode is not known", s.Path)
+	}
+	var unread error
+	if s.Path != "" {
+		found, err := stat(s.Path)
+		if err == nil && found.Inode == s.Inode && (s.Device == 0 || found.Device == s.Device) {
+			return Alive, nil
+		}
+		if err != nil && !gone(err) {
+			unread = fmt.Errorf("stat sandbox %s: %w", s.Path, err)
+		}
+	}
+	own, err := Host()
+	if err != nil {
+		return Unknown, err
+	}
+	if s.Device != 0 && s.Device != own.Device { // a kernel has all its namespaces on one device
+		return Dead, nil
+	}
+	p, err := search(s.Inode, func(p places) bool { return p.named(s.Path) })
+	err = errors.Join(unread, err)
+	switch {
+	case p.named(s.Path), p.inhabited && len(p.mounts) == 0:
+		return Alive, nil
+	case err != nil:
+		return Unknown, err
+	default:
+		return Dead, nil
+	}
+}
+
+// Find looks for a network namespace by its inode. path is where the caller
+// has it mounted; it is "" if only processes or other mount namespaces have it.
+// Unknown comes with an error, as Look's.
+func Find(inode uint64) (path string, life Life, err error) {
+	if inode == 0 {
+		return "", Unknown, errors.New("look for sandbox: its inode is not known")
+	}
+	p, err := search(inode, places.found)
+	switch {
+	case p.found():
+		return p.path, Alive, nil
+	case err != nil:
+		return "", Unknown, err
+	default:
+		return "", Dead, nil
+	}
+}
+
+// named reports whether the namespace is mounted under the name that path ends
+// with. The directory is not compared: a container has the node's in another
+// place. A path in /proc names a process and no mount; with it, and without a
+// path, any mount counts.
+func (p places) named(path string) bool {
+	if path == "" || strings.HasPrefix(path, "/proc/") {
+		return p.found()
+	}
+	for _, m := range p.mounts {
+		if filepath.Base(m) == filepath.Base(path) {
+			return true
+		}
+	}
+	return false
+}

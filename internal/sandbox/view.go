@@ -1,0 +1,35 @@
+package sandbox
+
+import "fmt"
+
+// View identifies the namespaces from which a process looks at the node's
+// processes and mounts, by their inodes.
+type View struct{ PID, Mount uint64 }
+
+// OwnView returns the view of the calling thread.
+func OwnView() (View, error) {
+	pid, err := stat("/proc/thread-self/ns/pid")
+	if err != nil {
+		return View{}, fmt.Errorf("stat own PID namespace: %w", err)
+	}
+	mount, err := stat("/proc/thread-self/ns/mnt")
+	if err != nil {
+		return View{}, fmt.Errorf("stat own mount namespace: %w", err)
+	}
+	return View{PID: pid.Inode, Mount: mount.Inode}, nil
+}
+
+// Sees reports whether a process with view v sees every sandbox that the
+// container runtime sees: it shares the runtime's PID namespace, and the mount
+// namespace of the runtime or of PID 1. It is false for a zero runtime, which is
+// one whose view is not known.
+func (v View) Sees(runtime View) bool {
+	if runtime == (View{}) || v.PID != runtime.PID {
+		return false
+	}
+	if v.Mount == runtime.Mount {
+		return true
+	}
+	init, err := stat("/proc/1/ns/mnt")
+	return err == nil && v.Mount == init.Inode
+}

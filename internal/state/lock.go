@@ -1,0 +1,89 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked is wrapped by Open's error if another process held the lock for
+// the whole timeout.
+var ErrLocked = errors.New("state is locked by another process")
+
+// lock takes the node-wide lock. The kernel queues blocked flock calls and
+// wakes the next one at once; bbolt's own lock is polled every 50 ms. With a
+// hundred pods starting together, polling takes minutes, and the queue as long
+// as their work does.
+func lock(ctx context.Context, dir string, timeout time.Duration) (*os.File, error) {
+	f, err := openLock(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		f.Close()
+		return nil, fmt.Errorf("lock state: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	got := make(chan error)
+	go func() {
+		err := flock(f, unix.LOCK_EX)
+		select {
+		case got <- err:
+		case <-ctx.Done(): // nobody waits any more: closing releases the lock
+			f.Close()
+		}
+	}()
+	select {
+	case err := <-got:
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock state: %w", err)
+		}
+		return f, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for %q: %w for %v", f.Name(), ErrLocked, timeout)
+	}
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// maxDeaths is how many processes may die while they read or write the state
+// file before it is moved aside.
+const maxDeaths = 3
+
+// deathsFormat is the contents of the lock file.
+const deathsFormat = "deaths=%d\n"
+
+// deaths returns the number of processes that died in the state file, as the
+// lock file counts them. Layout 1 kept something else in it, which counts as 0.
+func deaths(lock *os.File) int {
+	b := make([]byte, len(deathsFormat))
+	n, _ := lock.ReadAt(b, 0)
+	count := 0
+	if _, err := fmt.Sscanf(string(b[:n]), deathsFormat, &count); err != nil {
+		return 0
+	}
+	return count
+}
+
+// setDeaths writes the count. It is worth no error: on a full disk, a process
+// that dies is not counted.
+func setDeaths(lock *os.File, count int) {
+	_, _ = lock.WriteAt(fmt.Appendf(nil, deathsFormat, min(count, 9)), 0)
+}

@@ -1,0 +1,175 @@
+package state_test
+
+import (
+	"compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+var both = []string{"iptables", "nftables"}
+
+func TestAnotherBootVoidsRecords(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	fill(t, s, 3)
+	update(t, s, func(tx *state.Tx) error {
+		return errors.Join(tx.SetOpened("cni0", true), tx.SetSeen("iptables", "7"),
+			tx.SetPending(&state.Pending{Changed: []*hostport.Attachment{rec(1)}}))
+	})
+	_ = s.Close()
+	o.BootID = "boot-2"
+	s = open(t, o)
+	pending(t, s, both...)
+	if got := keys(t, s); len(got) > 0 || s.Aside() != "" {
+		t.Errorf("records of an earlier boot: %v, aside %q", got, s.Aside())
+	}
+	view(t, s, func(tx *state.Tx) error {
+		if p, err := tx.Pending(); len(p.Changed) > 0 || err != nil || tx.Opened("cni0") || tx.Seen("iptables") != "" {
+			t.Errorf("of an earlier boot: pending %v, %v, opened %t, seen %q", p, err, tx.Opened("cni0"), tx.Seen("iptables"))
+		}
+		holders, err := tx.Holders(rec(0, 8000).Mappings[0], hostport.Key{})
+		used, uerr := tx.InterfaceUsed("cni0")
+		fp, ferr := tx.Fingerprint("iptables")
+		if len(holders) > 0 || used || fp != (hostport.Fingerprint{}) {
+			t.Errorf("of an earlier boot: holders %v, interface used %t, fingerprint %v", names(holders), used, fp)
+		}
+		return errors.Join(err, uerr, ferr)
+	})
+	update(t, s, func(tx *state.Tx) error { return tx.SetPending(nil) })
+	_ = s.Close()
+	pending(t, open(t, o)) // the second time it is a state like any other
+}
+
+// Another version of the rules keeps the records, in both directions.
+func TestAnotherLayoutKeepsRecords(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	fill(t, s, 3)
+	seen := state.View{PID: 1, Mount: 2}
+	update(t, s, func(tx *state.Tx) error {
+		return errors.Join(tx.SetOpened("cni0", true), tx.SetSeen("iptables", "7"), tx.SetView(seen))
+	})
+	for _, layout := range []int{3, 2, 1} {
+		update(t, s, func(tx *state.Tx) error {
+			return tx.SetPending(&state.Pending{Changed: []*hostport.Attachment{rec(8, 80)}})
+		})
+		_ = s.Close()
+		o.Layout = layout
+		s = open(t, o)
+		view(t, s, func(tx *state.Tx) error {
+			p, perr := tx.Pending()
+			if diff := cmp.Diff(&state.Pending{Backends: both, Changed: []*hostport.Attachment{rec(8, 80)}}, p, compare); diff != "" {
+				t.Errorf("layout %d: pending (-want +got):\n%s", layout, diff)
+			}
+			if !tx.Opened("cni0") || tx.View() != seen || tx.Seen("iptables") != "" {
+				t.Errorf("layout %d: opened %t, view %v, seen %q", layout, tx.Opened("cni0"), tx.View(), tx.Seen("iptables"))
+			}
+			got, err := tx.Fingerprint("iptables")
+			want := hostport.FingerprintOf(recordedIn(tx.ID(), rec(0, 8000, 20000), rec(1, 8001, 20001), rec(2, 8002, 20002)), layout)
+			if got != want {
+				t.Errorf("layout %d: fingerprint %v, want %v", layout, got, want)
+			}
+			return errors.Join(perr, err)
+		})
+		if err := use(s, 3); err != nil {
+			t.Errorf("layout %d: %v", layout, err)
+		}
+	}
+}
+
+// A file of a later schema has more in it than this program knows.
+func TestLaterSchemaKeepsRecords(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	fill(t, s, 3)
+	_ = s.Close()
+	edit(t, o, func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("later"))
+		return errors.Join(err, tx.DeleteBucket([]byte("interfaces")), tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("3")))
+	})
+	s = open(t, o)
+	pending(t, s, both...)
+	if err := use(s, 3); err != nil || s.Aside() != "" {
+		t.Errorf("%v, aside %q", err, s.Aside())
+	}
+}
+
+// schema1.db.gz was written by the program that had schema 1: pods 0 to 4 on both
+// backends, and a change in which the process died, which adds pod 9 and removes
+// pod 3.
+func TestSchema1IsConverted(t *testing.T) {
+	o := options(t.TempDir())
+	f, err := os.Open(filepath.Join("testdata", "schema1.db.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, o, b)
+	if err := os.WriteFile(filepath.Join(o.Dir, "lock"), []byte("65024 10002705 65536 1795544571.685075749\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	of := func(n int, ports ...uint16) *hostport.Attachment {
+		a := rec(n, ports...)
+		if n%2 == 1 {
+			a.Backend = "nftables"
+		}
+		return a
+	}
+	want := []*hostport.Attachment{of(0, 8000, 20000), of(1, 8001, 20001), of(2, 8002, 20002), of(4, 8004, 20004), of(9, 8009)}
+	for n := range 2 { // before and after the file was converted
+		s := open(t, o)
+		if s.Aside() != "" {
+			t.Fatalf("moved aside to %s", s.Aside())
+		}
+		view(t, s, func(tx *state.Tx) error {
+			var got []*hostport.Attachment
+			err := tx.All(func(a *hostport.Attachment) error {
+				got = append(got, a)
+				return nil
+			})
+			if diff := cmp.Diff(want, got, compare); diff != "" {
+				t.Errorf("records (-want +got):\n%s", diff)
+			}
+			p, perr := tx.Pending()
+			if diff := cmp.Diff(&state.Pending{Backends: both, Changed: []*hostport.Attachment{of(9, 8009), of(3, 8003, 20003)}}, p, compare); diff != "" {
+				t.Errorf("pending (-want +got):\n%s", diff)
+			}
+			fp, ferr := tx.Fingerprint("nftables")
+			if want := hostport.FingerprintOf(recordedIn(tx.ID(), want[1], want[4]), o.Layout); fp != want {
+				t.Errorf("fingerprint of nftables: %v, want %v", fp, want)
+			}
+			if a, err := tx.Get(want[0].Key); err != nil || a.State == "" || a.State != tx.ID() {
+				t.Errorf("%v says that it is recorded in %q, want %q", a, a.State, tx.ID())
+			}
+			used, uerr := tx.InterfaceUsed("cni0")
+			if !tx.Opened("cni0") || !used {
+				t.Errorf("cni0: opened %t, used %t", tx.Opened("cni0"), used)
+			}
+			return errors.Join(err, perr, ferr, uerr)
+		})
+		if err := s.Close(); err != nil {
+			t.Errorf("open %d: %v", n, err)
+		}
+	}
+	o.BootID = "boot-2"
+	if got := keys(t, open(t, o)); len(got) > 0 {
+		t.Errorf("records of an earlier boot: %v", got)
+	}
+}

@@ -1,0 +1,60 @@
+package hostport
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Fingerprint identifies the attachments whose rules a backend has in the
+// kernel, one number a family: the XOR of the hashes of all attachments that map
+// anything in it. 0 is none.
+type Fingerprint struct {
+	V4 uint64 `json:"v4,omitempty"`
+	V6 uint64 `json:"v6,omitempty"`
+}
+
+// Of returns the number of family f.
+func (p Fingerprint) Of(f Family) uint64 {
+	if f == IPv4 {
+		return p.V4
+	}
+	return p.V6
+}
+
+// Toggle returns p with a added, or with a removed if a is in p. layout is the
+// version of the rules that are written for it.
+func (p Fingerprint) Toggle(a *Attachment, layout int) Fingerprint {
+	h := a.hash(layout)
+	if len(a.Forwards(IPv4)) > 0 {
+		p.V4 ^= h
+	}
+	if len(a.Forwards(IPv6)) > 0 {
+		p.V6 ^= h
+	}
+	return p
+}
+
+// FingerprintOf returns the fingerprint of all.
+func FingerprintOf(all []*Attachment, layout int) Fingerprint {
+	var p Fingerprint
+	for _, a := range all {
+		p = p.Toggle(a, layout)
+	}
+	return p
+}
+
+// hash covers what rules are made of: an attachment that is added again has
+// the same.
+func (a *Attachment) hash(layout int) uint64 {
+	c := *a
+	c.AddedAt, c.Sandbox.Path = time.Time{}, ""
+	b, err := json.Marshal(&c)
+	if err != nil {
+		panic(err) // no field of an Attachment can fail to marshal
+	}
+	sum := sha256.Sum256(fmt.Appendf(b, "\x00%d", layout))
+	return binary.BigEndian.Uint64(sum[:])
+}

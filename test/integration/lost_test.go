@@ -1,0 +1,259 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+// lostStateScenarios are about a state directory that was deleted, or is not
+// the one that was asked about, while pods live. The kernel still names them.
+func lostStateScenarios() []scenario {
+	verbs := map[string]func(e *env, web *world.Attachment){
+		"ADD of the same port": func(e *env, web *world.Attachment) {
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+		},
+		"ADD of the same port on the other backend": func(e *env, web *world.Attachment) {
+			e.refusedFor(e.otherBackend(), web, world.TCP(8080, 81))
+		},
+		"ADD of another port": func(e *env, _ *world.Attachment) { e.webTo(e.net, "trigger", 8083) },
+		"DEL of another pod":  func(e *env, _ *world.Attachment) { e.del(e.live[1]) },
+		"CHECK":               func(e *env, web *world.Attachment) { e.checks(web) },
+		"GC": func(e *env, web *world.Attachment) {
+			e.gc(world.Config{"cni.dev/valid-attachments": valid(e.live...)})
+		},
+		"GC without a list": func(e *env, _ *world.Attachment) { e.gc(nil) },
+		"hostportctl sync":  func(e *env, _ *world.Attachment) { e.noState("sync", 2) },
+		"hostportctl check": func(e *env, web *world.Attachment) {
+			out := e.noState("check", 1)
+			if !strings.Contains(out, web.Pod.ContainerID) {
+				e.Errorf("hostportctl check does not name the owner %s:\n%s", web.Pod.ContainerID, out)
+			}
+		},
+		"hostportctl prune": func(e *env, _ *world.Attachment) { e.noState("prune", 2) },
+		"hostportctl list":  func(e *env, _ *world.Attachment) { e.noState("list", 0) },
+	}
+	var out []scenario
+	for verb, call := range verbs {
+		out = append(out, scenario{name: "lost state, then " + verb, run: func(e *env) {
+			web := e.web()
+			e.webTo(e.net, "other", 8081)
+			e.loseState()
+			call(e, web)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.checks(e.live...)
+			for _, a := range e.live {
+				e.reaches(e.w.Client, "tcp", e.node(uint16(a.Mapped())), a.Pod.Name)
+			}
+		}})
+	}
+	return append(
+		out,
+		scenario{name: "sync with another state directory takes no port", run: func(e *env) {
+			e.web()
+			before := e.w.Ruleset()
+			mine := e.w.DataDir
+			e.w.DataDir = filepath.Join(filepath.Dir(mine), "elsewhere")
+			e.noState("sync", 2)
+			e.w.DataDir = mine
+			e.sameRules("sync with another state directory", before)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+		}},
+		scenario{name: "two state directories on one node", tampers: true, run: twoStates},
+		scenario{name: "a lost state and rules of one family that cannot be read", backends: iptablesOnly, families: v4Only, run: func(e *env) {
+			web := e.web()
+			e.loseState()
+			e.w.ReplaceTool("ip6tables-save", `echo "ip6tables-save: cannot" >&2; exit 1`)
+			e.w.ReplaceTool("ip6tables-restore", `echo "ip6tables-restore: cannot" >&2; exit 1`)
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.webTo(e.net, "other", 8081)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+			e.w.RestoreTools()
+		}},
+		scenario{name: "rules of an earlier boot count for nothing", run: func(e *env) { earlierBoot(e, func() { e.webTo(e.net, "next", 8081) }) }},
+		scenario{name: "rules of an earlier boot are removed by a DEL", run: func(e *env) {
+			earlierBoot(e, func() { e.invoke(e.stranger("DEL", 8090)) })
+		}},
+		scenario{name: "rules of an earlier boot are removed by GC", run: func(e *env) { earlierBoot(e, func() { e.gc(nil) }) }},
+	)
+}
+
+// loseState deletes the state directory.
+func (e *env) loseState() {
+	e.Helper()
+	e.recovered = true
+	if err := os.RemoveAll(e.w.DataDir); err != nil {
+		e.Fatal(err)
+	}
+}
+
+// noState runs hostportctl where there is no state, and wants it to say so, to
+// change no rule and to make no directory.
+func (e *env) noState(command string, status int) string {
+	e.Helper()
+	before := e.w.Ruleset()
+	out := e.w.Ctl(command)
+	text := string(out.Stdout) + string(out.Stderr)
+	if out.ExitCode != status || !strings.Contains(text, "no state in "+e.w.DataDir) {
+		e.Errorf("hostportctl %s: exit status %d, want %d and that there is no state\n%s", command, out.ExitCode, status, text)
+	}
+	if _, err := os.Stat(e.w.DataDir); err == nil {
+		e.Errorf("hostportctl %s made the state directory", command)
+	}
+	e.sameRules("hostportctl "+command, before)
+	return text
+}
+
+// refusedFor wants an ADD to be refused because of a holder, and deletes the
+// refused pod again.
+func (e *env) refusedFor(n *world.Network, holder *world.Attachment, mappings ...world.Mapping) {
+	e.Helper()
+	a, err := n.Add(e.w.NewPod("refused"), mappings...)
+	if err == nil {
+		e.Errorf("the port of %s was given away", holder.Pod.Name)
+	} else if !strings.Contains(err.Error(), holder.Pod.ContainerID) {
+		e.Errorf("ADD of a held port: %v, want container %s named", err, holder.Pod.ContainerID)
+	}
+	a.MustDel(e)
+}
+
+// stranger is an invocation for a pod with one host port that was never added.
+func (e *env) stranger(verb string, port int) world.Invocation {
+	e.Helper()
+	p := e.w.NewPod("stranger")
+	return world.Invocation{
+		Command: verb, ContainerID: p.ContainerID, IfName: "eth0", Netns: p.Path, Args: p.Args(),
+		Stdin: e.w.Stdin(world.Config{"runtimeConfig": world.Config{"portMappings": []world.Mapping{world.TCP(port, 80)}}}),
+	}
+}
+
+// twoStates has two networks whose pods are recorded in different directories.
+// Neither takes the other's ports, and no pod that ended comes back.
+func twoStates(e *env) {
+	second := e.network(world.NetworkOptions{Name: "second", Second: true, Hostport: world.Config{"dataDir": e.w.DataDir + "-second"}})
+	e.webTo(e.net, "first", 8080)
+	e.webTo(second, "second", 8081)
+	third := e.webTo(e.net, "third", 8082)
+	e.webTo(second, "fourth", 8083)
+	for port, name := range map[uint16]string{8080: "first", 8081: "second", 8082: "third", 8083: "fourth"} {
+		e.reaches(e.w.Client, "tcp", e.node(port), name)
+	}
+	e.refusedFor(second, third, world.TCP(8082, 81))
+	third.Pod.Close()
+	e.del(third)
+	// The other state still has a record of it.
+	e.webTo(second, "fifth", 8084)
+	if rules := e.w.Rules(e.f); strings.Contains(rules, third.Pod.ContainerID[:12]) {
+		e.Errorf("a pod that ended came back:\n%s", rules)
+	}
+	e.webTo(e.net, "sixth", 8085)
+	for port, name := range map[uint16]string{8080: "first", 8081: "second", 8083: "fourth", 8084: "fifth", 8085: "sixth"} {
+		e.reaches(e.w.Client, "tcp", e.node(port), name)
+	}
+}
+
+var bootOfTag = regexp.MustCompile(`@[0-9a-f]{8}\b`)
+
+// earlierBoot has a firewall restore rules that it saved in another boot. The
+// owner's sandbox lives, as if its inode number had come again. The first call
+// of the plugin removes them.
+func earlierBoot(e *env, first func()) {
+	web := e.web()
+	saved := e.w.Save(e.f)
+	if e.w.Backend == world.NFTables {
+		saved = e.w.ListNFT()
+	}
+	if !bootOfTag.MatchString(saved) {
+		e.Fatalf("no rule names its boot:\n%s", saved)
+	}
+	saved = bootOfTag.ReplaceAllString(saved, "@00000000")
+	e.del(web)
+	e.loseState()
+	if e.w.Backend == world.NFTables {
+		e.reload(saved)
+	} else {
+		e.restore(saved)
+	}
+	first()
+	if rules := e.w.Rules(e.f); strings.Contains(rules, "@00000000") || strings.Contains(rules, web.Addr(e.f).String()) {
+		e.Errorf("rules of another boot are still there:\n%s", rules)
+	}
+	if out := e.w.Ctl("list"); strings.Contains(string(out.Stdout), "8080") {
+		e.Errorf("an owner of another boot is listed:\n%s", out.Stdout)
+	}
+	e.webTo(e.net, "new", 8080)
+	e.reaches(e.w.Client, "tcp", e.node(8080), "new")
+}
+
+// variantScenarios are about the iptables command that leads to another variant
+// than it did (update-alternatives).
+func variantScenarios() []scenario {
+	return []scenario{
+		{name: "iptables changes its variant and back", backends: iptablesOnly, run: func(e *env) {
+			e.w.InstallVariants()
+			a, b := e.web(), e.webTo(e.net, "b", 8081)
+			own, other := e.w.Backend, world.IptablesLegacy
+			if own == world.IptablesLegacy {
+				other = world.IptablesNFT
+			}
+			e.w.UseVariant(other)
+			c := e.webTo(e.net, "c", 8082)
+			for port, name := range map[uint16]string{8080: "web", 8081: "b", 8082: "c"} {
+				e.reaches(e.w.Client, "tcp", e.node(port), name)
+			}
+			e.without(a, "in the other variant")
+			e.w.UseVariant(own)
+			e.without(b, "back in the first variant")
+			e.reaches(e.w.Client, "tcp", e.node(8082), "c")
+			e.without(c, "with the last pod")
+			e.sameRules("DEL of every pod in changing variants", e.before)
+		}},
+		{name: "the other variant's tools are missing", backends: iptablesOnly, run: func(e *env) {
+			e.web()
+			other := world.IptablesLegacy
+			if e.w.Backend == world.IptablesLegacy {
+				other = world.IptablesNFT
+			}
+			e.w.UseVariant(other)
+			b := e.w.NewPod("b")
+			out := e.w.Invoke(e.withPod(b, "ADD", 8083))
+			if n := strings.Count(string(out.Stderr), "other variant of iptables"); out.ExitCode != 0 || n != 1 {
+				e.Errorf("exit code %d, %d warnings about the other variant, want 1:\n%s%s", out.ExitCode, n, out.Stdout, out.Stderr)
+			}
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+		}, tampers: true},
+	}
+}
+
+// withPod is an invocation of hostport alone for a pod with an address that
+// nobody has.
+func (e *env) withPod(p *world.Pod, verb string, port int) world.Invocation {
+	e.Helper()
+	a := e.live[0]
+	i := a.Invocation(verb, world.Config{"runtimeConfig": world.Config{"portMappings": []world.Mapping{world.TCP(port, 80)}}})
+	next := a.Addr(e.f).Next()
+	for slices.ContainsFunc(e.live, func(l *world.Attachment) bool { return l.Addr(e.f) == next }) {
+		next = next.Next()
+	}
+	i.Stdin = []byte(strings.ReplaceAll(string(i.Stdin), `"`+a.Addr(e.f).String()+`/`, `"`+next.String()+`/`))
+	i.ContainerID, i.Netns, i.Args = p.ContainerID, p.Path, p.Args()
+	return i
+}
+
+// without deletes a pod and wants no rule that names it in either variant.
+func (e *env) without(a *world.Attachment, when string) {
+	e.Helper()
+	e.del(a)
+	r := e.w.Ruleset()
+	for _, rules := range []string{r.IptablesNFT, r.Ip6tablesNFT, r.IptablesLegacy, r.Ip6tablesLegacy} {
+		if strings.Contains(rules, a.Pod.ContainerID[:12]) {
+			e.Errorf("DEL of %s %s leaves rules:\n%s", a.Pod.Name, when, rules)
+		}
+	}
+}

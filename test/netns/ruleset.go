@@ -1,0 +1,85 @@
+package netns
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var (
+	saveCounters = regexp.MustCompile(`(?m) \[\d+:\d+\]$`)
+	nftCounters  = regexp.MustCompile(`packets \d+ bytes \d+`)
+	nftExpiry    = regexp.MustCompile(` expires \S+`)
+)
+
+// SaveText returns what iptables-save printed without what changes by itself:
+// counters, comments with dates, and tables in which nobody put anything.
+func SaveText(text string) string {
+	var out, table strings.Builder
+	used := false
+	for line := range strings.Lines(saveCounters.ReplaceAllString(text, "")) {
+		switch {
+		case line[0] == '#' || line[0] == '\n':
+			continue
+		case line[0] == '*':
+			table.Reset()
+			used = false
+		case line[0] == ':':
+			used = used || strings.HasSuffix(line, " -\n") // not a built-in chain
+		case line != "COMMIT\n":
+			used = true
+		}
+		table.WriteString(line)
+		if used && line == "COMMIT\n" {
+			out.WriteString(table.String())
+		}
+	}
+	return out.String()
+}
+
+// hook is the first line of a base chain.
+var hook = regexp.MustCompile(`^\t\ttype .* hook .*; policy accept;\n$`)
+
+// NFTText returns what `nft list ruleset` printed without what changes by itself:
+// counters, times, the base chains without rules that iptables-nft makes whether
+// it needs them or not, and tables without anything.
+func NFTText(text string) string {
+	text = nftCounters.ReplaceAllString(text, "packets 0 bytes 0")
+	text = nftExpiry.ReplaceAllString(text, "")
+	var out strings.Builder
+	var header string
+	var blocks, block []string
+	for line := range strings.Lines(text) {
+		switch {
+		case strings.HasPrefix(line, "table "):
+			header, blocks, block = line, nil, nil
+		case line == "}\n":
+			if len(blocks) > 0 {
+				out.WriteString(header + strings.Join(blocks, "\n") + line)
+			}
+		case line == "\t}\n":
+			if len(block) != 2 || !builtin(block[0]) || !hook.MatchString(block[1]) {
+				blocks = append(blocks, strings.Join(append(block, line), ""))
+			}
+			block = nil
+		case line == "\n":
+		case len(block) == 0 && !strings.HasSuffix(line, "{\n"): // a flag of the table
+			header += line
+		default:
+			block = append(block, line)
+		}
+	}
+	return out.String()
+}
+
+func builtin(line string) bool {
+	return slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, strings.Fields(line)[1])
+}
+
+// SortedLines returns a text with its lines in alphabetical order: two rulesets
+// that are equal so hold the same rules, in whichever order they were added.
+func SortedLines(text string) string {
+	lines := strings.SplitAfter(text, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
