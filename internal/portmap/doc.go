@@ -1,0 +1,12 @@
+// Package portmap reads what the portmap plugin left on a node: whom it serves,
+// from libcni's cache and from its own rules, and which rules have to go for
+// whom. It covers portmap v1.9 and earlier, on iptables (both variants) and on
+// nftables.
+//
+// It decides nothing. Whether a container still runs, and what becomes of it,
+// is for the caller to say. Reading changes nothing on the node; a removal is
+// planned as a value and applied by Remove.
+//
+// Host ports that CRI-O, Docker or Podman programmed are named, so that an
+// operator can be told, and are never touched.
+package portmap

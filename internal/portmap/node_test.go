@@ -1,0 +1,211 @@
+package portmap_test
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/internal/portmap"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+func TestMain(m *testing.M) { os.Exit(world.Main(m)) }
+
+var update = flag.Bool("update", false, "rewrite testdata")
+
+// scene is a node on which portmap serves pods.
+type scene struct {
+	*testing.T
+	w    *world.World
+	node *portmap.Node
+}
+
+// eachBackend runs a test on both variants of iptables and on nftables.
+func eachBackend(t *testing.T, run func(scene)) {
+	for _, b := range world.Backends {
+		t.Run(string(b), func(t *testing.T) {
+			t.Parallel()
+			w := world.New(t, world.Options{Backend: b})
+			s := scene{T: t, w: w, node: &portmap.Node{CacheDir: w.CacheDir, Run: runOn(w)}}
+			s.node.Tools = portmap.Tools(func(name string) (string, error) { return s.path(name) })
+			run(s)
+		})
+	}
+}
+
+func (s scene) path(name string) (string, error) {
+	path := filepath.Join(s.w.ToolDir, name)
+	_, err := os.Stat(path)
+	return path, err
+}
+
+func runOn(w *world.World) portmap.Run {
+	return func(_ context.Context, program, stdin string, args ...string) (string, error) {
+		return w.Node.TryCommand(stdin, filepath.Join(w.ToolDir, program), args...)
+	}
+}
+
+func (s scene) read() *portmap.Found {
+	s.Helper()
+	var found *portmap.Found
+	s.w.Node.Do(func() (err error) {
+		found, err = s.node.Read(s.Context())
+		return err
+	})
+	return found
+}
+
+// remove removes portmap's rules of those in gone.
+func (s scene) remove(gone ...*world.Attachment) {
+	s.Helper()
+	r := s.read().Removal(func(o *portmap.Served) bool {
+		for _, a := range gone {
+			if o.ContainerID == a.Pod.ContainerID {
+				return true
+			}
+		}
+		return false
+	})
+	s.w.Node.Do(func() error { return s.node.Remove(s.Context(), r) })
+}
+
+func (s scene) network(name string, second bool, families []world.Family, entry world.Config) *world.Network {
+	return s.w.NewNetwork(world.NetworkOptions{Name: name, Type: "portmap", Second: second, Families: families, Hostport: entry})
+}
+
+// pods are attachments of many kinds.
+func (s scene) pods() {
+	one := s.network("podnet", false, nil, nil)
+	one.MustAdd(s, "plain", world.TCP(8080, 80))
+	many := []world.Mapping{
+		world.UDP(53, 5353).On(world.V4.Node()), world.TCP(443, 8443).On(world.V6.Node()),
+		world.TCP(9090, 90).On(world.V4.Any()),
+		{HostPort: 132, ContainerPort: 133, Protocol: "sctp"},
+	}
+	for port := 7000; port < 7017; port++ {
+		many = append(many, world.TCP(port, port))
+	}
+	one.MustAdd(s, "many", many...)
+	one.MustAdd(s, "none")
+
+	entry := world.Config{"masqAll": true, "conditionsV4": []string{"!", "-d", "10.96.0.0/12", "-i", "up0"}, "markMasqBit": 5}
+	if s.w.Backend == world.NFTables {
+		entry["conditionsV4"] = []string{"ip", "daddr", "!=", "10.96.0.0/12"}
+		delete(entry, "markMasqBit")
+	}
+	two := s.network("second.net", true, []world.Family{world.V4}, entry)
+	two.MustAdd(s, "four", world.TCP(9000, 90))
+}
+
+// TestGolden compares what is read of pods of many kinds with a file, once with
+// libcni's cache and once from the rules alone.
+func TestGolden(t *testing.T) {
+	eachBackend(t, func(s scene) {
+		s.pods()
+		s.golden(string(s.w.Backend) + ".json")
+		s.node.CacheDir = filepath.Join(s.w.CacheDir, "lost")
+		s.golden(string(s.w.Backend) + "-rules.json")
+	})
+}
+
+func (s scene) golden(file string) {
+	s.Helper()
+	found := s.read()
+	for _, o := range found.Served {
+		if o.Cached != strings.HasPrefix(o.Sandbox.Path, filepath.Dir(s.w.Node.Path)) {
+			s.Errorf("%s: cached %t, sandbox %q", o.ContainerID, o.Cached, o.Sandbox.Path)
+		}
+		o.Sandbox = hostport.Sandbox{}
+	}
+	got, err := json.MarshalIndent(found.Served, "", "  ")
+	if err != nil {
+		s.Fatal(err)
+	}
+	path := filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(path, append(got, '\n'), 0o644); err != nil {
+			s.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)+"\n"); diff != "" {
+		s.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+// TestRemoveOne removes the rules of one pod as portmap's own DEL does, while
+// the other goes on serving, and with the last of them everything of portmap's.
+func TestRemoveOne(t *testing.T) {
+	eachBackend(t, func(s scene) {
+		before := s.w.Ruleset()
+		n := s.network("podnet", false, nil, nil)
+		a := n.MustAdd(s, "a", world.TCP(8080, 80))
+		b := n.MustAdd(s, "b", world.TCP(8081, 80), world.UDP(8081, 80))
+		for _, p := range []*world.Attachment{a, b} {
+			p.Pod.Serve("tcp", 80)
+		}
+
+		s.remove(b)
+		got := s.w.Ruleset()
+		b.MustDel(s)
+		if diff := cmp.Diff(s.w.Ruleset(), got); diff != "" {
+			s.Errorf("portmap's DEL finds rules of b (-DEL +removed):\n%s", diff)
+		}
+		for _, f := range world.Families {
+			s.w.Client.Silence(s, "tcp", addrPort(f, 8081))
+			if got := s.w.Client.Ask(s, "tcp", addrPort(f, 8080)); got.Server != "a" {
+				s.Errorf("%s: port 8080 is answered by %s", f, got.Server)
+			}
+		}
+		s.remove(a)
+		if diff := cmp.Diff(before, s.w.Ruleset()); diff != "" {
+			s.Errorf("ruleset after the last (-before +after):\n%s", diff)
+		}
+		if found := s.read(); len(found.Served) != 1 || found.Served[0].Programmed {
+			s.Errorf("after the last removal: %+v", found.Served)
+		}
+	})
+}
+
+// TestRemoveWithoutCache removes rules whose container nobody else knows, after
+// their pods have died without a DEL.
+func TestRemoveWithoutCache(t *testing.T) {
+	eachBackend(t, func(s scene) {
+		before := s.w.Ruleset()
+		s.pods()
+		s.node.CacheDir = filepath.Join(s.w.CacheDir, "lost")
+		r := s.read().Removal(func(*portmap.Served) bool { return true })
+		s.w.Node.Do(func() error { return s.node.Remove(s.Context(), r) })
+		if diff := cmp.Diff(before, s.w.Ruleset()); diff != "" {
+			s.Errorf("ruleset (-before +after):\n%s", diff)
+		}
+	})
+}
+
+// TestBothBackends finds pods of portmap's two backends on one node.
+func TestBothBackends(t *testing.T) {
+	w := world.New(t, world.Options{})
+	s := scene{T: t, w: w, node: &portmap.Node{CacheDir: w.CacheDir, Run: runOn(w)}}
+	s.node.Tools = portmap.Tools(s.path)
+	a := s.network("podnet", false, nil, nil).MustAdd(s, "a", world.TCP(8080, 80))
+	b := s.network("podnet", false, nil, world.Config{"backend": "nftables"}).MustAdd(s, "b", world.TCP(8081, 80))
+	got := map[string]string{}
+	for _, o := range s.read().Served {
+		got[o.ContainerID] = o.Backend
+	}
+	want := map[string]string{a.Pod.ContainerID: "iptables", b.Pod.ContainerID: "nftables"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("backends (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,109 @@
+package portmap
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// owner is a container as portmap's rules of one backend tell of it.
+type owner struct {
+	containerID string // "" if no rule names it
+	network     string // "" on nftables
+	chain       string // "" on nftables
+	backend     string
+	options     hostport.Options
+	forwards    []hostport.Forward
+	// subnets are the pod's addresses with the prefix length by which portmap
+	// masquerades, where a rule tells.
+	subnets []netip.Prefix
+}
+
+// attachment returns what an attachment of the owner would be. The interface,
+// the sandbox and the pod are not in the rules.
+func (o *owner) attachment() *hostport.Attachment {
+	return &hostport.Attachment{
+		Key:       hostport.Key{ContainerID: o.containerID},
+		Network:   o.network,
+		Addresses: o.addresses(),
+		Mappings:  o.mappings(),
+		Backend:   o.backend,
+		Options:   o.options,
+	}
+}
+
+// addresses returns the first target of each family: the rule that came first
+// is the one that packets meet.
+func (o *owner) addresses() []netip.Prefix {
+	var out []netip.Prefix
+	for _, f := range hostport.Families() {
+		for _, fw := range o.forwards {
+			if addr := fw.To.Addr(); hostport.FamilyOf(addr) == f {
+				out = append(out, netip.PrefixFrom(addr, o.prefixLength(addr)))
+				break
+			}
+		}
+	}
+	return out
+}
+
+func (o *owner) prefixLength(addr netip.Addr) int {
+	for _, p := range o.subnets {
+		if p.Bits() > 0 && p.Contains(addr) {
+			return p.Bits()
+		}
+	}
+	return addr.BitLen()
+}
+
+// mappings returns the port mappings that the rules serve. A mapping for every
+// address is one rule in each family of the pod: two rules are one mapping then,
+// and one rule alone is a mapping for every address of its family.
+func (o *owner) mappings() []hostport.Mapping {
+	dualStack := len(o.addresses()) > 1
+	var out []hostport.Mapping
+	for _, fw := range o.forwards {
+		m := hostport.Mapping{HostIP: fw.HostIP, HostPort: fw.HostPort, ContainerPort: fw.To.Port(), Protocol: fw.Protocol}
+		if dualStack && !fw.HostIP.IsValid() && !o.everywhere(fw) {
+			m.HostIP = netip.IPv4Unspecified()
+			if fw.To.Addr().Is6() {
+				m.HostIP = netip.IPv6Unspecified()
+			}
+		}
+		if !slices.Contains(out, m) {
+			out = append(out, m)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b hostport.Mapping) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.HostPort, b.HostPort), a.HostIP.Compare(b.HostIP))
+	})
+	return out
+}
+
+// everywhere reports whether fw has an equal in the other family.
+func (o *owner) everywhere(fw hostport.Forward) bool {
+	return slices.ContainsFunc(o.forwards, func(x hostport.Forward) bool {
+		return hostport.FamilyOf(x.To.Addr()) != hostport.FamilyOf(fw.To.Addr()) && !x.HostIP.IsValid() &&
+			x.Protocol == fw.Protocol && x.HostPort == fw.HostPort && x.To.Port() == fw.To.Port()
+	})
+}
+
+// merge adds what the rules of the other family, or of the other variant, tell.
+func (o *owner) merge(x *owner) {
+	o.containerID = cmp.Or(o.containerID, x.containerID)
+	o.network = cmp.Or(o.network, x.network)
+	o.forwards = append(o.forwards, x.forwards...)
+	o.subnets = append(o.subnets, x.subnets...)
+	a, b := &o.options, x.options
+	a.SNAT = a.SNAT || b.SNAT
+	a.MasqueradeAll = a.MasqueradeAll || b.MasqueradeAll
+	a.ExternalSetMarkChain = cmp.Or(a.ExternalSetMarkChain, b.ExternalSetMarkChain)
+	if len(a.ConditionsV4) == 0 {
+		a.ConditionsV4 = b.ConditionsV4
+	}
+	if len(a.ConditionsV6) == 0 {
+		a.ConditionsV6 = b.ConditionsV6
+	}
+}
