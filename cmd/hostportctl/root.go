@@ -32,7 +32,7 @@ func newRoot() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&w.dir, "data-dir", netconf.DefaultDataDir, "state `directory`: the conflist's dataDir")
 	flags.DurationVar(&w.lock, "lock-timeout", netconf.DefaultLockTimeout, "how long to wait for a plugin that is at work")
-	root.AddCommand(newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w), newVersion())
+	root.AddCommand(newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w), newInstall(), newUninstall(&w), newVersion())
 	return root
 }
 

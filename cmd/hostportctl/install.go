@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/internal/install"
+)
+
+func newInstall() *cobra.Command {
+	var o install.Options
+	var settings []string
+	var mode, output string
+	cmd := &cobra.Command{
+		Use:   "install",
+		Short: "Put the plugin into a network's configuration",
+		Long: "Put the plugin into a network's configuration: the binaries beside this one into\n" +
+			"--bin-dir, and an entry into the network's conflist. Of the conflist nothing else\n" +
+			"changes; as it was, it is kept beside it. Running it again does what is left to do.",
+		Example: "  hostportctl install --replace-portmap --dry-run\n" +
+			"  hostportctl install --network podnet --config backend=nftables",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			write, err := reportWriter(output)
+			if err != nil {
+				return err
+			}
+			for _, s := range settings {
+				setting, err := install.ParseSetting(s)
+				if err != nil {
+					return fmt.Errorf("--config %w", err)
+				}
+				o.Settings = append(o.Settings, setting)
+			}
+			o.Mode = install.Mode(mode)
+			if o.Binaries, err = binaries(); err != nil {
+				return err
+			}
+			r, err := install.Run(cmd.Context(), o)
+			return errors.Join(write(cmd.OutOrStdout(), r), err)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.BinDir, "bin-dir", install.DefaultBinDir, "`directory` of the runtime's CNI plugins")
+	flags.StringVar(&o.ConfDir, "conf-dir", install.DefaultConfDir, "`directory` of the runtime's network configurations")
+	flags.StringVar(&o.Network, "network", "", "`name` of the network (default: the one that the runtime takes)")
+	flags.StringVar(&mode, "mode", string(install.Conflist), "where the entry goes: conflist, or dropin, a file that libcni 1.3 reads beside it")
+	flags.BoolVar(&o.ReplacePortmap, "replace-portmap", false, "take the place of portmap")
+	flags.StringArrayVar(&settings, "config", nil, "a key of the entry, as `KEY=VALUE`; may be repeated")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be done")
+	flags.BoolVar(&o.Wait, "wait", false, "wait until the network's configuration is there")
+	addOutput(cmd, &output)
+	return cmd
+}
+
+func addOutput(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "text", "`format`: text or json")
+}
+
+// programs are the names of what is installed.
+func programs() []string { return []string{"hostport", "hostportctl"} }
+
+// binaries returns the programs that are in the directory of this one.
+func binaries() ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, name := range programs() {
+		path := filepath.Join(filepath.Dir(self), name)
+		switch _, err := os.Stat(path); {
+		case err == nil:
+			out = append(out, path)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// reportWriter tells how to print a report in a format of the flag --output.
+func reportWriter(output string) (func(io.Writer, *install.Report) error, error) {
+	switch output {
+	case "text":
+		return writeReport, nil
+	case "json":
+		return func(w io.Writer, r *install.Report) error {
+			if r == nil {
+				return nil
+			}
+			b, err := json.MarshalIndent(r, "", "  ")
+			if err != nil {
+				return fmt.Errorf("write JSON: %w", err)
+			}
+			_, err = w.Write(append(escaped(b), '\n'))
+			return err
+		}, nil
+	default:
+		return nil, fmt.Errorf("--output %q: want text or json", output)
+	}
+}
+
+func writeReport(w io.Writer, r *install.Report) error {
+	if r == nil {
+		return nil
+	}
+	var b strings.Builder
+	for _, text := range r.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", text)
+	}
+	for _, c := range r.Changes {
+		fmt.Fprintf(&b, "%s %s", c.Action, c.Path)
+		if c.Detail != "" {
+			fmt.Fprintf(&b, " (%s)", c.Detail)
+		}
+		b.WriteByte('\n')
+		if r.DryRun && c.Action == install.Write {
+			b.WriteString(strings.TrimRight(c.Content, "\n") + "\n")
+		}
+	}
+	switch {
+	case len(r.Changes) == 0:
+		b.WriteString("nothing to do\n")
+	case r.DryRun:
+		b.WriteString("nothing was changed: a dry run\n")
+	}
+	_, err := io.WriteString(w, printable(b.String()))
+	return err
+}

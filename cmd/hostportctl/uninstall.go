@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/internal/install"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+func newUninstall(w *where) *cobra.Command {
+	var o install.UninstallOptions
+	var output string
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Take the plugin out of the networks' configurations",
+		Long: "Take the plugin out of the networks' configurations: the entries first, and rules,\n" +
+			"state and binaries when no pod holds a port any more. While pods hold ports it\n" +
+			"refuses, unless it is to wait for them or to hand the network back to portmap.",
+		Example: "  hostportctl uninstall --back-to-portmap\n" +
+			"  hostportctl uninstall --drain-timeout 10m",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			write, err := reportWriter(output)
+			if err != nil {
+				return err
+			}
+			dirs, err := w.dataDirs(cmd, o.ConfDir)
+			if err != nil {
+				return err
+			}
+			o.Drain = cmd.Flags().Changed("drain-timeout")
+			o.Binaries = programs()
+			o.Holders = func(ctx context.Context) ([]*hostport.Attachment, error) { return w.holders(ctx, cmd, dirs) }
+			o.Clean = func(context.Context) error { return clean(dirs) }
+			r, err := install.Uninstall(cmd.Context(), o)
+			err = errors.Join(write(cmd.OutOrStdout(), r), err)
+			if held, ok := errors.AsType[*install.HeldError](err); ok && held.Removed {
+				fmt.Fprintln(cmd.ErrOrStderr(), printable(held.Error()))
+				return errDiffers
+			}
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.BinDir, "bin-dir", install.DefaultBinDir, "`directory` of the runtime's CNI plugins")
+	flags.StringVar(&o.ConfDir, "conf-dir", install.DefaultConfDir, "`directory` of the runtime's network configurations")
+	flags.StringVar(&o.Network, "network", "", "`name` of the network (default: all that have the plugin)")
+	flags.BoolVar(&o.BackToPortmap, "back-to-portmap", false, "put portmap in its place")
+	flags.DurationVar(&o.DrainTimeout, "drain-timeout", 0, "how long to wait for pods that hold ports")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be done")
+	addOutput(cmd, &output)
+	return cmd
+}
+
+// dataDirs returns the state directories that the networks' entries name, or the
+// one that was asked for.
+func (w *where) dataDirs(cmd *cobra.Command, confDir string) ([]string, error) {
+	if cmd.Flags().Changed("data-dir") {
+		return []string{w.dir}, nil
+	}
+	dirs, err := install.DataDirs(confDir)
+	if len(dirs) == 0 {
+		dirs = []string{w.dir}
+	}
+	return dirs, err
+}
+
+// holders removes what pods that are gone have left, and returns the others.
+func (w *where) holders(ctx context.Context, cmd *cobra.Command, dirs []string) ([]*hostport.Attachment, error) {
+	var out []*hostport.Attachment
+	for _, dir := range dirs {
+		n := (&where{dir: dir, lock: w.lock}).node(cmd)
+		if _, err := n.Prune(ctx); err != nil {
+			return nil, err
+		}
+		all, err := n.List(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, all...)
+	}
+	return out, nil
+}
+
+// clean removes the state directories. The last attachment took all rules with
+// it.
+func clean(dirs []string) error {
+	var errs []error
+	for _, dir := range dirs {
+		for _, file := range []string{"state.db", "lock"} {
+			if err := os.Remove(dir + "/" + file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+		_ = os.Remove(dir) // which may be another's
+	}
+	return errors.Join(errs...)
+}

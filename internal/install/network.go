@@ -1,0 +1,130 @@
+package install
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoNetwork is returned when the directory has no configuration of the
+// network yet.
+var ErrNoNetwork = errors.New("no network configuration")
+
+// dropinName is our file in a network's own directory.
+const dropinName = "hostport.conf"
+
+// network is the configuration of one network, as a runtime finds it.
+type network struct {
+	name string
+	// path is the file in the configuration directory.
+	path string
+	text []byte
+	// list is what libcni makes of text, without the network's own directory.
+	list *libcni.NetworkConfigList
+	// single is set if the file is of the form before conflists, with one
+	// plugin that nothing can be chained to.
+	single *libcni.PluginConfig
+	// dropin is the text of our file in the network's own directory, nil if it
+	// is not there.
+	dropin []byte
+}
+
+// dropinPath returns where libcni 1.3 and newer reads further plugins of the
+// network.
+func (n *network) dropinPath() string {
+	return filepath.Join(filepath.Dir(n.path), n.name, dropinName)
+}
+
+// serves reports whether a plugin of that type is in the network's own file.
+func (n *network) serves(kind string) bool {
+	return slices.ContainsFunc(n.list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Type == kind })
+}
+
+// networks reads the configurations in a directory in the order in which
+// runtimes look at them: by file name. A file that libcni refuses is a warning.
+func networks(dir string) (out []*network, warnings []string, err error) {
+	files, err := libcni.ConfFiles(dir, []string{".conflist", ".conf", ".json"})
+	if err != nil {
+		return nil, nil, err
+	}
+	slices.Sort(files)
+	for _, path := range files {
+		n, err := readNetwork(path)
+		if err != nil {
+			warnings = append(warnings, fmt.Sprintf("%s is not used: %v", path, err))
+			continue
+		}
+		out = append(out, n)
+	}
+	return out, warnings, nil
+}
+
+func readNetwork(path string) (*network, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	n := &network{path: path, text: text}
+	if filepath.Ext(path) == ".conflist" {
+		n.list, err = libcni.NetworkConfFromBytes(text)
+	} else {
+		if n.single, err = libcni.NetworkPluginConfFromBytes(text); err == nil {
+			n.list, err = libcni.ConfListFromConf(n.single) //nolint:staticcheck // runtimes still load this form
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	n.name = n.list.Name
+	if n.name == "" || n.name != filepath.Base(n.name) || strings.HasPrefix(n.name, ".") {
+		return nil, fmt.Errorf("%q is not a network's name", n.name)
+	}
+	n.dropin, err = os.ReadFile(n.dropinPath())
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		n.dropin, err = nil, nil
+	}
+	return n, err
+}
+
+// choose returns the network of that name, or without one the network that a
+// runtime takes as its default: the first that is not the loopback. A conflist
+// without plugins of its own cannot be chained to.
+func choose(all []*network, name string) (*network, error) {
+	for _, n := range all {
+		if len(n.list.Plugins) == 0 || n.list.Plugins[0].Network.Type == "loopback" {
+			continue
+		}
+		if name == "" || n.name == name {
+			return n, nil
+		}
+	}
+	if name != "" {
+		return nil, fmt.Errorf("%w of the name %q", ErrNoNetwork, name)
+	}
+	return nil, ErrNoNetwork
+}
+
+// unchanged reports an error if another program has replaced the file since it
+// was read.
+func (n *network) unchanged() error {
+	now, err := os.ReadFile(n.path)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now, n.text) {
+		return fmt.Errorf("%s: %w", n.path, errChanged)
+	}
+	return nil
+}
+
+// errChanged is an edit that lost against another program's. Nothing was
+// written; the edit is made again from what is there now.
+var errChanged = errors.New("another program changed it meanwhile")

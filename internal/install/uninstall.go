@@ -1,0 +1,245 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// UninstallOptions say what to take out and when.
+type UninstallOptions struct {
+	BinDir  string
+	ConfDir string
+	// Network is the name of the network; "" means every network that has the
+	// plugin.
+	Network string
+	// BackToPortmap puts portmap in the plugin's place.
+	BackToPortmap bool
+	// Drain goes on although pods hold ports, and waits for DrainTimeout until
+	// they are gone.
+	Drain        bool
+	DrainTimeout time.Duration
+	// Binaries are the names of the files in BinDir that go last.
+	Binaries []string
+	DryRun   bool
+
+	// Holders returns the attachments of living pods that still hold ports, and
+	// removes what is left of others.
+	Holders func(context.Context) ([]*hostport.Attachment, error)
+	// Clean removes the plugin's base rules and its state. It is called when
+	// nobody holds a port.
+	Clean func(context.Context) error
+}
+
+// HeldError is returned when pods hold ports.
+type HeldError struct {
+	Holders []*hostport.Attachment
+	// Removed reports whether the entries are out already: only rules, state and
+	// binaries are left.
+	Removed bool
+}
+
+func (e *HeldError) Error() string {
+	lines := make([]string, len(e.Holders))
+	for i, a := range e.Holders {
+		ports := make([]string, len(a.Mappings))
+		for j, m := range a.Mappings {
+			ports[j] = m.String()
+		}
+		lines[i] = a.Owner() + " holds " + strings.Join(ports, ", ")
+	}
+	slices.Sort(lines)
+	hint := "nothing was changed: --drain-timeout waits for them, --back-to-portmap hands the network over"
+	if e.Removed {
+		hint = "their rules, the state and the binaries stay: run it again when they are gone"
+	}
+	return strings.Join(lines, "\n") + "\n" + hint
+}
+
+// drainInterval is how often a drain looks whether pods are gone.
+const drainInterval = time.Second
+
+// Uninstall takes the plugin out: the entries first, so that no further pod gets
+// ports, and when nobody holds one, rules, state and binaries. While pods hold
+// ports it refuses with a *HeldError, before anything is changed, unless
+// BackToPortmap or Drain is set; then their rules stay. Binaries stay as long as
+// any network names the plugin.
+func Uninstall(ctx context.Context, o UninstallOptions) (*Report, error) {
+	holders, err := o.Holders(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(holders) > 0 && !o.Drain && !o.BackToPortmap {
+		return nil, &HeldError{Holders: holders}
+	}
+	r, err := locked(ctx, o.ConfDir, o.DryRun, o.planEntries)
+	if err != nil {
+		return r, err
+	}
+	for deadline := time.Now().Add(o.DrainTimeout); len(holders) > 0; {
+		if o.DryRun || !o.Drain || !time.Now().Before(deadline) {
+			return r, &HeldError{Holders: holders, Removed: true}
+		}
+		if err := pause(ctx, drainInterval); err != nil {
+			return r, err
+		}
+		if holders, err = o.Holders(ctx); err != nil {
+			return r, err
+		}
+	}
+	if used, err := o.used(); used || err != nil {
+		return r, err
+	}
+	if !o.DryRun {
+		if err := o.Clean(ctx); err != nil {
+			return r, err
+		}
+	}
+	var binaries []Change
+	for _, name := range o.Binaries {
+		path := filepath.Join(o.BinDir, name)
+		if _, err := os.Lstat(path); err == nil {
+			binaries = append(binaries, Change{Action: Remove, Path: path})
+		}
+	}
+	r.Changes = append(r.Changes, binaries...)
+	if o.DryRun {
+		return r, nil
+	}
+	return r, execute(binaries)
+}
+
+// used reports whether a network beside those that were chosen has the plugin.
+func (o *UninstallOptions) used() (bool, error) {
+	all, _, err := networks(o.ConfDir)
+	return slices.ContainsFunc(all, func(n *network) bool {
+		return (n.dropin != nil || n.serves(hostportType)) && o.Network != "" && n.name != o.Network
+	}), err
+}
+
+// planEntries plans what becomes of each network's configuration.
+func (o *UninstallOptions) planEntries(r *Report) ([]*network, error) {
+	all, warnings, err := networks(o.ConfDir)
+	r.Warnings = append(r.Warnings, warnings...)
+	if err != nil {
+		return nil, err
+	}
+	var out []*network
+	for _, n := range all {
+		if o.Network != "" && n.name != o.Network {
+			continue
+		}
+		backup, err := os.ReadFile(n.path + backupSuffix)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if n.dropin == nil && !n.serves(hostportType) && backup == nil {
+			continue
+		}
+		if err := o.planNetwork(r, n, backup); err != nil {
+			return nil, fmt.Errorf("%s: %w", n.path, err)
+		}
+		r.Networks = append(r.Networks, n.name)
+		out = append(out, n)
+	}
+	if len(out) == 0 && o.Network != "" {
+		return nil, fmt.Errorf("%s: %w of the name %q with hostport", o.ConfDir, ErrNoNetwork, o.Network)
+	}
+	return out, nil
+}
+
+func (o *UninstallOptions) planNetwork(r *Report, n *network, backup []byte) error {
+	if n.dropin == nil && !n.serves(hostportType) {
+		// An earlier run was killed when all but this was done.
+		r.add(Change{Action: Remove, Path: n.path + backupSuffix})
+		return nil
+	}
+	if done, err := n.planSingle(r); done || err != nil {
+		return err
+	}
+	c, err := parseChain(n.text)
+	if err != nil {
+		return err
+	}
+	text, detail := c.without(func(_ int, kind string) bool { return kind == hostportType }), "without hostport"
+	if o.BackToPortmap {
+		if err := o.portmapInstalled(); err != nil {
+			return err
+		}
+		entry := n.dropin
+		if entry == nil {
+			entry = newEntry(portmapType)
+		}
+		if text, err = backToPortmap(n.text, backup, entry); err != nil {
+			return err
+		}
+		detail = "portmap in place of hostport"
+	}
+	if err := validate(n.text, text); err != nil {
+		return err
+	}
+	if string(text) != string(n.text) {
+		r.add(Change{Action: Write, Path: n.path, Detail: detail, Content: string(text), like: n.path})
+	}
+	n.removeDropin(r)
+	if backup != nil {
+		r.add(Change{Action: Remove, Path: n.path + backupSuffix})
+	}
+	return nil
+}
+
+// planSingle plans that a configuration without a chain comes back, if the
+// conflist is what the installation made of it and nothing more.
+func (n *network) planSingle(r *Report) (done bool, err error) {
+	for _, ext := range []string{".conf", ".json"} {
+		path := strings.TrimSuffix(n.path, filepath.Ext(n.path)) + ext
+		text, err := os.ReadFile(path + backupSuffix)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		same, err := madeOf(n.text, text)
+		if !same || err != nil {
+			return false, err
+		}
+		r.add(Change{Action: Rename, Path: path, Detail: "the configuration without a chain", from: path + backupSuffix})
+		r.add(Change{Action: Remove, Path: n.path})
+		return true, nil
+	}
+	return false, nil
+}
+
+// madeOf reports whether a conflist is that of a configuration of a single
+// plugin, apart from our entry.
+func madeOf(list, single []byte) (bool, error) {
+	conf, err := libcni.NetworkPluginConfFromBytes(single)
+	if err != nil {
+		return false, err
+	}
+	made, err := listOf(conf)
+	if err != nil {
+		return false, err
+	}
+	return sameBare(list, made)
+}
+
+// portmapInstalled refuses to name a plugin that the runtime would not find: no
+// pod would start.
+func (o *UninstallOptions) portmapInstalled() error {
+	if _, err := os.Stat(filepath.Join(o.BinDir, portmapType)); err != nil {
+		return fmt.Errorf("portmap is not there to come back: %w", err)
+	}
+	return nil
+}
