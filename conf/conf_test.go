@@ -25,6 +25,21 @@ func TestConflists(t *testing.T) {
 	}
 }
 
+// TestDropin reads a network's own directory as libcni 1.3 does, with a conflist
+// of that name beside it.
+func TestDropin(t *testing.T) {
+	plugins, err := libcni.NetworkPluginConfsFromFiles(".", "podnet")
+	if err != nil || len(plugins) != 1 {
+		t.Fatalf("podnet has %d further plugins: %v", len(plugins), err)
+	}
+	if p := plugins[0]; p.Network.Type != "hostport" || !p.Network.Capabilities["portMappings"] {
+		t.Errorf("entry %s", p.Bytes)
+	}
+	if _, err := netconf.Parse(plugins[0].Bytes); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestDocumented does the same with the conflists in the documents, and wants
 // every other piece of JSON in them to be JSON.
 func TestDocumented(t *testing.T) {

@@ -23,7 +23,7 @@ const (
 )
 
 // pointNew is where a killed installer leaves a new file that is not yet in
-// place.
+// place, or an old one that is no longer.
 const pointNew = "install-new"
 
 // place writes a file by a rename within its directory, and syncs both. A file
@@ -106,6 +106,18 @@ func reload(dir string) error {
 	return errors.Join(os.Rename(from, to), os.Remove(to))
 }
 
+// remove removes a file, or a directory with all that is in it, at once: what is
+// left of it when we are killed has a name that nobody reads.
+func remove(path string) error {
+	dir := filepath.Dir(path)
+	temporary := filepath.Join(dir, "."+filepath.Base(path)+newSuffix)
+	if err := os.Rename(path, temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return explain(err)
+	}
+	fault.Point(pointNew)
+	return errors.Join(os.RemoveAll(temporary), syncDir(dir))
+}
+
 // lock keeps other installers off a directory until unlock is called, and
 // removes what one that was killed has left in it.
 func lock(dir string) (unlock func(), err error) {
@@ -123,7 +135,7 @@ func lock(dir string) (unlock func(), err error) {
 	}
 	left, _ := filepath.Glob(filepath.Join(dir, ".*"+newSuffix))
 	for _, path := range left {
-		_ = os.Remove(path) // in a directory that cannot be written it does no harm
+		_ = os.RemoveAll(path) // in a directory that cannot be written it does no harm
 	}
 	return func() { _ = d.Close() }, nil // which unlocks
 }

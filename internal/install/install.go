@@ -263,15 +263,15 @@ func (n *network) rewrite(r *Report, text []byte, detail string) {
 }
 
 // removeDropin plans that our file in the network's directory goes, and the
-// directory if nothing else is in it.
+// directory with it if nothing else is in it.
 func (n *network) removeDropin(r *Report) {
 	if n.dropin == nil {
 		return
 	}
-	dir := filepath.Dir(n.dropinPath())
-	r.add(Change{Action: Remove, Path: n.dropinPath()})
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 1 {
-		r.add(Change{Action: Remove, Path: dir})
+	path := n.dropinPath()
+	if entries, err := os.ReadDir(filepath.Dir(path)); err == nil && len(entries) == 1 {
+		path = filepath.Dir(path)
 	}
+	r.add(Change{Action: Remove, Path: path})
 	r.add(Change{Action: Reload, Path: filepath.Dir(n.path), Detail: "runtimes do not watch the directory below"})
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -104,10 +103,7 @@ func (c Change) execute() error {
 	case Reload:
 		return reload(c.Path)
 	default:
-		if err := os.Remove(c.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return explain(err)
-		}
-		return syncDir(filepath.Dir(c.Path))
+		return remove(c.Path)
 	}
 }
 

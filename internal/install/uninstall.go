@@ -86,8 +86,12 @@ func Uninstall(ctx context.Context, o UninstallOptions) (*Report, error) {
 	if err != nil {
 		return r, err
 	}
+	if o.DryRun && len(holders) > 0 {
+		r.warnf("%s", (&HeldError{Holders: holders, Removed: true}).Error())
+		return r, nil
+	}
 	for deadline := time.Now().Add(o.DrainTimeout); len(holders) > 0; {
-		if o.DryRun || !o.Drain || !time.Now().Before(deadline) {
+		if !o.Drain || !time.Now().Before(deadline) {
 			return r, &HeldError{Holders: holders, Removed: true}
 		}
 		if err := pause(ctx, drainInterval); err != nil {
