@@ -65,10 +65,10 @@ func (w *where) dataDirs(cmd *cobra.Command, confDir string) ([]string, error) {
 		return []string{w.dir}, nil
 	}
 	dirs, err := install.DataDirs(confDir)
-	if len(dirs) == 0 {
-		dirs = []string{w.dir}
+	if len(dirs) > 0 {
+		return dirs, nil // what could not be read is a warning of the report
 	}
-	return dirs, err
+	return []string{w.dir}, err
 }
 
 // holders removes what pods that are gone have left, and returns the others.

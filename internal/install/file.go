@@ -18,8 +18,9 @@ import (
 // Endings of files that we make beside those of a runtime. No runtime loads
 // them: libcni reads *.conflist, *.conf and *.json.
 const (
-	backupSuffix = ".hostport-backup"
-	newSuffix    = ".hostport-new"
+	backupSuffix  = ".hostport-backup"
+	removedSuffix = ".hostport-removed" // an entry of ours that was taken out
+	newSuffix     = ".hostport-new"
 )
 
 // pointNew is where a killed installer leaves a new file that is not yet in

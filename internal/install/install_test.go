@@ -476,6 +476,44 @@ func TestHeld(t *testing.T) {
 	}
 }
 
+// TestStateElsewhere remembers where the records are until no pod holds a port.
+func TestStateElsewhere(t *testing.T) {
+	n := newNode(t, map[string]string{"10-podnet.conflist": bridge})
+	n.o.Settings = []Setting{{"dataDir", `"/var/lib/hostport"`}}
+	n.install()
+	pod := &hostport.Attachment{Network: "podnet"}
+	for range 2 {
+		_, err := n.uninstall(UninstallOptions{Drain: true}, pod)
+		if held, ok := errors.AsType[*HeldError](err); !ok || !held.Removed {
+			t.Errorf("error %v", err)
+		}
+		if dirs, err := DataDirs(n.conf); err != nil || !slices.Equal(dirs, []string{"/var/lib/hostport"}) {
+			t.Errorf("DataDirs: %v, %v", dirs, err)
+		}
+	}
+	if _, err := n.uninstall(UninstallOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	n.want(map[string]string{"10-podnet.conflist": bridge})
+	if dirs, err := DataDirs(n.conf); err != nil || len(dirs) != 0 {
+		t.Errorf("DataDirs: %v, %v", dirs, err)
+	}
+}
+
+// TestOtherNetworkHeld takes one network out although pods of another hold ports.
+func TestOtherNetworkHeld(t *testing.T) {
+	n := newNode(t, map[string]string{"10-podnet.conflist": bridge})
+	n.install()
+	_, err := n.uninstall(UninstallOptions{Network: "podnet"}, &hostport.Attachment{Network: "renamed"})
+	if held, ok := errors.AsType[*HeldError](err); !ok || !held.Removed {
+		t.Errorf("error %v", err)
+	}
+	n.want(map[string]string{"10-podnet.conflist": bridge})
+	if diff := cmp.Diff([]string{"hostport", "hostportctl"}, n.binaries()); diff != "" {
+		t.Errorf("binaries (-want +got):\n%s", diff)
+	}
+}
+
 // TestAtOnce runs many installers while a runtime reads: it always finds one
 // whole configuration, and all installers agree.
 func TestAtOnce(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
+	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -75,7 +76,7 @@ const drainInterval = time.Second
 // BackToPortmap or Drain is set; then their rules stay. Binaries stay as long as
 // any network names the plugin.
 func Uninstall(ctx context.Context, o UninstallOptions) (*Report, error) {
-	holders, err := o.Holders(ctx)
+	holders, err := o.holders(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -97,30 +98,58 @@ func Uninstall(ctx context.Context, o UninstallOptions) (*Report, error) {
 		if err := pause(ctx, drainInterval); err != nil {
 			return r, err
 		}
-		if holders, err = o.Holders(ctx); err != nil {
+		if holders, err = o.holders(ctx); err != nil {
 			return r, err
 		}
 	}
 	if used, err := o.used(); used || err != nil {
 		return r, err
 	}
+	return r, o.finish(ctx, r)
+}
+
+// finish removes what is left when no network has the plugin. Pods of a network
+// that is no longer configured may hold ports still.
+func (o *UninstallOptions) finish(ctx context.Context, r *Report) error {
+	rest, err := o.Holders(ctx)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return &HeldError{Holders: rest, Removed: true}
+	}
 	if !o.DryRun {
 		if err := o.Clean(ctx); err != nil {
-			return r, err
+			return err
 		}
 	}
-	var binaries []Change
+	removed, err := filepath.Glob(filepath.Join(o.ConfDir, "*"+removedSuffix))
+	if err != nil {
+		return err
+	}
+	var last []Change
+	for _, path := range removed {
+		last = append(last, Change{Action: Remove, Path: path})
+	}
 	for _, name := range o.Binaries {
 		path := filepath.Join(o.BinDir, name)
 		if _, err := os.Lstat(path); err == nil {
-			binaries = append(binaries, Change{Action: Remove, Path: path})
+			last = append(last, Change{Action: Remove, Path: path})
 		}
 	}
-	r.Changes = append(r.Changes, binaries...)
+	r.Changes = append(r.Changes, last...)
 	if o.DryRun {
-		return r, nil
+		return nil
 	}
-	return r, execute(binaries)
+	return execute(last)
+}
+
+// holders returns the attachments of the networks that are to lose the plugin.
+func (o *UninstallOptions) holders(ctx context.Context) ([]*hostport.Attachment, error) {
+	all, err := o.Holders(ctx)
+	return slices.DeleteFunc(slices.Clone(all), func(a *hostport.Attachment) bool {
+		return o.Network != "" && a.Network != o.Network
+	}), err
 }
 
 // used reports whether a network beside those that were chosen has the plugin.
@@ -168,11 +197,11 @@ func (o *UninstallOptions) planNetwork(r *Report, n *network, backup []byte) err
 		r.add(Change{Action: Remove, Path: n.path + backupSuffix})
 		return nil
 	}
-	if done, err := n.planSingle(r); done || err != nil {
-		return err
-	}
 	c, err := parseChain(n.text)
 	if err != nil {
+		return err
+	}
+	if done, err := n.planSingle(r, c.entry(hostportType)); done || err != nil {
 		return err
 	}
 	text, detail := c.without(func(_ int, kind string) bool { return kind == hostportType }), "without hostport"
@@ -192,6 +221,7 @@ func (o *UninstallOptions) planNetwork(r *Report, n *network, backup []byte) err
 	if err := validate(n.text, text); err != nil {
 		return err
 	}
+	n.keepEntries(r, c.entry(hostportType))
 	if string(text) != string(n.text) {
 		r.add(Change{Action: Write, Path: n.path, Detail: detail, Content: string(text), like: n.path})
 	}
@@ -202,9 +232,20 @@ func (o *UninstallOptions) planNetwork(r *Report, n *network, backup []byte) err
 	return nil
 }
 
+// keepEntries plans that an entry with a state directory of its own is kept where
+// DataDirs finds it: until no pod holds a port, somebody has to know where the
+// records are.
+func (n *network) keepEntries(r *Report, entry []byte) {
+	for _, e := range [][]byte{entry, n.dropin} {
+		if conf, err := netconf.Parse(e); err == nil && conf.DataDir != netconf.DefaultDataDir {
+			r.add(Change{Action: Backup, Path: n.path + removedSuffix, Content: string(e), like: n.path})
+		}
+	}
+}
+
 // planSingle plans that a configuration without a chain comes back, if the
 // conflist is what the installation made of it and nothing more.
-func (n *network) planSingle(r *Report) (done bool, err error) {
+func (n *network) planSingle(r *Report, entry []byte) (done bool, err error) {
 	for _, ext := range []string{".conf", ".json"} {
 		path := strings.TrimSuffix(n.path, filepath.Ext(n.path)) + ext
 		text, err := os.ReadFile(path + backupSuffix)
@@ -218,6 +259,7 @@ func (n *network) planSingle(r *Report) (done bool, err error) {
 		if !same || err != nil {
 			return false, err
 		}
+		n.keepEntries(r, entry)
 		r.add(Change{Action: Rename, Path: path, Detail: "the configuration without a chain", from: path + backupSuffix})
 		r.add(Change{Action: Remove, Path: n.path})
 		return true, nil
