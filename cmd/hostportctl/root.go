@@ -4,18 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostport-cni/hostport/internal/install"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/node"
 )
 
 // where is what all commands need to know of the node.
 type where struct {
-	dir  string
-	lock time.Duration
+	dir   string // of the state
+	conf  string // of the conflists
+	cache string // of libcni
+	lock  time.Duration
 }
 
 func newRoot() *cobra.Command {
@@ -28,12 +32,32 @@ func newRoot() *cobra.Command {
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		DisableAutoGenTag: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return w.find() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&w.dir, "data-dir", netconf.DefaultDataDir, "state `directory`: the conflist's dataDir")
+	flags.StringVar(&w.dir, "data-dir", "", "state `directory` (default: dataDir of the conflists in --conf-dir)")
+	flags.StringVar(&w.conf, "conf-dir", install.DefaultConfDir, "`directory` of the runtime's network configurations")
 	flags.DurationVar(&w.lock, "lock-timeout", netconf.DefaultLockTimeout, "how long to wait for a plugin that is at work")
-	root.AddCommand(newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w), newInstall(), newUninstall(&w), newVersion())
+	root.AddCommand(newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w), newAdopt(&w), newInstall(), newUninstall(&w), newVersion())
 	return root
+}
+
+// find sets the state directory to that of the conflists, unless it was given.
+func (w *where) find() error {
+	if w.dir != "" {
+		return nil
+	}
+	// What cannot be read may be another plugin's.
+	dirs, _ := install.DataDirs(w.conf)
+	switch len(dirs) {
+	case 0:
+		w.dir = netconf.DefaultDataDir
+	case 1:
+		w.dir = dirs[0]
+	default:
+		return fmt.Errorf("the conflists in %s have several state directories: choose one of %s with --data-dir", w.conf, strings.Join(dirs, ", "))
+	}
+	return nil
 }
 
 // unlessNoState returns err, unless it says that there is no state on a node
@@ -60,5 +84,5 @@ func (w *where) node(cmd *cobra.Command) *node.Node {
 			return a
 		},
 	}))
-	return &node.Node{Dir: w.dir, Timeout: w.lock, Log: log}
+	return &node.Node{Dir: w.dir, CacheDir: w.cache, Timeout: w.lock, Log: log}
 }

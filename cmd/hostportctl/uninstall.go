@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostport-cni/hostport/internal/install"
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -76,7 +77,11 @@ func (w *where) holders(ctx context.Context, cmd *cobra.Command, dirs []string) 
 	var out []*hostport.Attachment
 	for _, dir := range dirs {
 		n := (&where{dir: dir, lock: w.lock}).node(cmd)
-		if _, err := n.Prune(ctx); err != nil {
+		_, err := n.Prune(ctx)
+		if missing, ok := errors.AsType[*node.NoStateError](err); ok && len(missing.Owners) == 0 {
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
 		all, err := n.List(ctx)

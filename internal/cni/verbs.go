@@ -53,7 +53,7 @@ func del(ctx context.Context, c *call) error {
 // remove deletes the attachment. mapped is true if the configuration says that
 // it had mappings.
 func (c *call) remove(ctx context.Context, mapped bool) (*hostport.Attachment, error) {
-	removed, err := c.Delete(ctx, c.key(), mapped)
+	removed, err := c.Delete(ctx, c.key(), c.config.Name, mapped)
 	c.idle = removed == nil
 	return removed, err
 }

@@ -136,6 +136,12 @@ func (e *toolError) drift(text string) bool {
 	return failedChain.MatchString(e.stderr)
 }
 
+// Run runs a program of iptables to its end and returns what it printed. It is
+// killed, with what it started, when it hangs. It fails if the program does.
+func (b *Backend) Run(ctx context.Context, program, stdin string, args ...string) (stdout string, err error) {
+	return b.run(ctx, program, stdin, args...)
+}
+
 // run runs a tool to its end and returns what it printed. What it complained of
 // is in the error.
 func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {

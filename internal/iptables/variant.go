@@ -77,7 +77,7 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	if err != nil {
 		return nil, err
 	}
-	legacy := hasLegacy(f, natTable)
+	legacy := slices.ContainsFunc(firstChains(f), func(p place) bool { return hasLegacy(f, p.table) })
 	if !nft && !legacy && !needed {
 		return nil, nil
 	}
@@ -94,25 +94,35 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	}), nil
 }
 
-// holdsNFT reports whether nf_tables has our first chain.
+// firstChains are those of which one is there if there is anything of ours. The
+// guard can be alone: it comes before the rest, in a transaction of its own.
+func firstChains(f hostport.Family) []place {
+	if f == hostport.IPv4 {
+		return []place{{natTable, dnatChain}, {rawTable, guardChain}}
+	}
+	return []place{{natTable, dnatChain}}
+}
+
+// holdsNFT reports whether nf_tables has one of our first chains.
 func holdsNFT(f hostport.Family) (bool, error) {
-	t := &nftables.Table{Name: natTable, Family: nftables.TableFamilyIPv4}
+	family := nftables.TableFamilyIPv4
 	if f == hostport.IPv6 {
-		t.Family = nftables.TableFamilyIPv6
+		family = nftables.TableFamilyIPv6
 	}
-	conn, err := nftables.New()
-	if err == nil {
-		_, err = conn.ListChain(t, dnatChain)
-	}
-	for _, no := range []error{unix.ENOENT, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} {
-		if errors.Is(err, no) {
-			return false, nil // no such chain, or a kernel without nf_tables
+	absent := []error{unix.ENOENT, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} // or no nf_tables
+	for _, p := range firstChains(f) {
+		conn, err := nftables.New()
+		if err == nil {
+			_, err = conn.ListChain(&nftables.Table{Name: p.table, Family: family}, p.chain)
+		}
+		if err == nil {
+			return true, nil
+		}
+		if !slices.ContainsFunc(absent, func(no error) bool { return errors.Is(err, no) }) {
+			return false, fmt.Errorf("ask nf_tables for chain %s: %w", p.chain, err)
 		}
 	}
-	if err != nil {
-		return false, fmt.Errorf("ask nf_tables for chain %s: %w", dnatChain, err)
-	}
-	return true, nil
+	return false, nil
 }
 
 // hasLegacy reports whether the legacy variant has loaded a table in the thread's

@@ -39,10 +39,16 @@ func (n *Node) DenyListeners(ctx context.Context, ms []hostport.Mapping) error {
 }
 
 // Add makes the attachment's mappings work, and owned. It is idempotent: an
-// attachment that is there already is replaced. Ports of owners whose sandbox
-// is gone, and of an earlier sandbox of the same pod, are taken over; another
+// attachment that is there already is replaced. On a node without state the
+// pods that portmap served in its network are adopted first. Ports of owners
+// whose sandbox is gone, and of an earlier sandbox of the same pod, are taken over; another
 // living owner's port or address is a *ConflictError.
 func (n *Node) Add(ctx context.Context, want *hostport.Attachment) error {
+	n.adoptFirst(ctx, want.Network)
+	return n.addOne(ctx, want)
+}
+
+func (n *Node) addOne(ctx context.Context, want *hostport.Attachment) error {
 	n.warnBesideKubeProxy(ctx, want.Backend)
 	want.LoopbackInterface = n.loopbackInterface(want)
 	return n.change(ctx, func(s *session) error {

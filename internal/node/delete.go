@@ -12,10 +12,18 @@ import (
 // Delete removes an attachment and returns what was recorded of it, or nil. It
 // needs nothing but the key, and an attachment that is not recorded is no error.
 // On a node without state nothing is done, unless the attachment is known to
-// have had mappings: then the state was lost, and is read back from the kernel.
-func (n *Node) Delete(ctx context.Context, k hostport.Key, mapped bool) (removed *hostport.Attachment, err error) {
-	if !mapped && !state.Exists(n.Dir) {
-		return nil, nil
+// have had mappings: then the state was lost and is read back from the kernel,
+// or portmap served the network until now and its pods are adopted.
+func (n *Node) Delete(ctx context.Context, k hostport.Key, network string, mapped bool) (removed *hostport.Attachment, err error) {
+	if !state.Exists(n.Dir) {
+		if !mapped {
+			return nil, nil
+		}
+		n.adoptFirst(ctx, network)
+		// A state is not made for a pod whose ADD failed, on a full disk for instance.
+		if owners, err := n.unrecorded(ctx); len(owners) == 0 && err == nil && !state.Exists(n.Dir) {
+			return nil, nil
+		}
 	}
 	err = n.change(ctx, func(s *session) error {
 		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
@@ -37,7 +45,7 @@ func (n *Node) Forget(ctx context.Context, k hostport.Key) (removed *hostport.At
 	if !state.Mentions(n.Dir, k) {
 		return nil, nil
 	}
-	return n.Delete(ctx, k, false)
+	return n.Delete(ctx, k, "", false)
 }
 
 // GC removes, in one change, the network's attachments that are not among

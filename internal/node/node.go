@@ -29,6 +29,8 @@ type Node struct {
 	// it cannot find does not exist. A process that an operator started must
 	// first be seen to share the runtime's view of the node.
 	Runtime bool
+	// CacheDir is libcni's cache directory; "" is portmap.DefaultCacheDir.
+	CacheDir string
 	// BootID reads the identity of the running kernel; nil reads the kernel's
 	// own.
 	BootID func() (string, error)

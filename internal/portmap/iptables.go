@@ -11,6 +11,7 @@ import (
 
 	"github.com/mattn/go-shellwords"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -95,7 +96,7 @@ func (t natTable) owners(f hostport.Family) []*owner {
 		if !strings.HasPrefix(chain, ownerPrefix) {
 			continue
 		}
-		o := &owner{chain: chain, backend: netconf.Iptables, options: hostport.Options{MarkMasqBit: bit}}
+		o := &owner{chain: chain, backend: backend.Iptables, options: hostport.Options{MarkMasqBit: bit}}
 		for _, r := range t.in(dnatChain) {
 			if x := parseMatch(r.words); x.target == chain {
 				o.enter(f, x)

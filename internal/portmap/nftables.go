@@ -14,6 +14,7 @@ import (
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -192,7 +193,7 @@ func (t nftTable) owners() []*owner {
 		o := at[r.containerID]
 		if o == nil {
 			o = &owner{
-				containerID: r.containerID, backend: netconf.Nftables,
+				containerID: r.containerID, backend: backend.Nftables,
 				options: hostport.Options{MarkMasqBit: netconf.DefaultMarkMasqBit},
 			}
 			at[r.containerID] = o

@@ -208,6 +208,9 @@ func TestKilledAtRandom(t *testing.T) {
 			m.agree(fmt.Sprintf("run %d: %s of slot %d killed (alone: %t) after %v: %t", i, verb, slot, alone, delay, o.killed))
 		}
 		t.Logf("%d of %d invocations were killed", killed, runs)
+		if out, err := m.control("prune"); err != nil {
+			t.Fatalf("prune: %v\n%s", err, out)
+		}
 		m.unchangedBySync("after the last run")
 		m.must(m.collect())
 		if after := m.canonical(); !slices.Equal(before, after) {

@@ -63,18 +63,17 @@ func overlap(a, b []int) bool {
 	return slices.ContainsFunc(a, func(p int) bool { return slices.Contains(b, p) })
 }
 
-// add is refused by a living owner of one of the ports; dead ones, and whoever
-// has the same address, go.
+// add is refused by a living owner of one of the ports or of the address; dead
+// ones go.
 func (m *model) add(id string, e entry) (refused bool) {
 	gone := []string{id}
 	for other, o := range m.attachments {
 		switch {
 		case other == id:
-		case o.address == e.address:
-			gone = append(gone, other)
-		case overlap(o.ports, e.ports) && o.alive():
+		case o.address != e.address && !overlap(o.ports, e.ports):
+		case o.alive():
 			refused = true
-		case overlap(o.ports, e.ports):
+		default:
 			gone = append(gone, other)
 		}
 	}
@@ -87,6 +86,16 @@ func (m *model) add(id string, e entry) (refused bool) {
 	m.attachments[id] = e
 	m.flushed[e.backend] = false
 	return false
+}
+
+// forget drops the dead that are not among the recorded: a resync does that, and
+// nobody can tell when one was due.
+func (m *model) forget(recorded map[string]bool) {
+	for id, e := range m.attachments {
+		if !recorded[id] && !e.alive() {
+			delete(m.attachments, id)
+		}
+	}
 }
 
 // describe is the attachments as text, for comparison.

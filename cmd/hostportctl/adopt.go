@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/internal/node"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+func newAdopt(w *where) *cobra.Command {
+	var network, output string
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "adopt",
+		Short: "Take over the pods that portmap serves",
+		Long: "Take over the pods that the portmap plugin serves. A living pod gets rules of\n" +
+			"hostport's first and then loses portmap's, so that no connection is refused; rules\n" +
+			"of dead pods go. Host ports of CRI-O, Docker, Podman and nerdctl are named and left\n" +
+			"alone. Running it again does what is left to do. Exit status 1 means that portmap\n" +
+			"still serves a pod.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "text" && output != "json" {
+				return fmt.Errorf("--output %q: want text or json", output)
+			}
+			got, err := w.node(cmd).Adopt(cmd.Context(), network, dryRun)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				err = writeAdoptionJSON(cmd.OutOrStdout(), got)
+			} else {
+				err = writeAdoption(cmd.OutOrStdout(), got, dryRun)
+			}
+			if err == nil && len(got.Left) > 0 {
+				return errDiffers
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&network, "network", "", "only the pods of this `network`")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be done")
+	cmd.Flags().StringVar(&w.cache, "cache-dir", "", "libcni's cache `directory` (default /var/lib/cni)")
+	addOutput(cmd, &output)
+	return cmd
+}
+
+func writeAdoptionJSON(w io.Writer, got *node.Adoption) error {
+	b, err := json.MarshalIndent(got, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write JSON: %w", err)
+	}
+	_, err = w.Write(append(escaped(b), '\n'))
+	return err
+}
+
+func writeAdoption(w io.Writer, got *node.Adoption, dryRun bool) error {
+	var b strings.Builder
+	for _, a := range got.Adopted {
+		fmt.Fprintf(&b, "adopted %s: %s\n", a.Owner(), portsOf(a))
+	}
+	for _, a := range got.Removed {
+		fmt.Fprintf(&b, "removed the rules of %s, which is gone: %s\n", a.Owner(), portsOf(a))
+	}
+	for _, l := range got.Left {
+		fmt.Fprintf(&b, "left %s: %s: %s\n", l.Attachment.Owner(), portsOf(l.Attachment), l.Reason)
+	}
+	for _, f := range got.Foreign {
+		fmt.Fprintf(&b, "not touched: host ports of %s (%s)\n", f.Program, strings.Join(f.Where, ", "))
+	}
+	switch {
+	case len(got.Adopted)+len(got.Removed)+len(got.Left) == 0:
+		b.WriteString("portmap serves no pod\n")
+	case dryRun:
+		b.WriteString("nothing was changed: a dry run\n")
+	}
+	_, err := io.WriteString(w, printable(b.String()))
+	return err
+}
+
+func portsOf(a *hostport.Attachment) string {
+	ports := make([]string, len(a.Mappings))
+	for i, m := range a.Mappings {
+		ports[i] = m.String()
+	}
+	return strings.Join(ports, " ")
+}
