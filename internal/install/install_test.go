@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -224,10 +225,7 @@ func TestChoice(t *testing.T) {
 	n := newNode(t, files)
 	n.o.Network = "second"
 	r := n.install()
-	want := make(map[string]string)
-	for name, text := range files {
-		want[name] = text
-	}
+	want := maps.Clone(files)
 	want["20-second.conflist"] = strings.Replace(appended, "podnet", "second", 1)
 	want["20-second.conflist.hostport-backup"] = second
 	n.want(want)

@@ -61,7 +61,9 @@ func TestFingerprintCovers(t *testing.T) {
 		"state":     func(a *hostport.Attachment) { a.State = "5e6f70" },
 		"pod":       func(a *hostport.Attachment) { a.Pod.Name = "x" },
 		"address":   func(a *hostport.Attachment) { a.Addresses = []netip.Prefix{netip.MustParsePrefix("10.0.0.3/24")} },
-		"port":      func(a *hostport.Attachment) { a.Mappings = []hostport.Mapping{{HostPort: 81, ContainerPort: 80, Protocol: hostport.TCP}} },
+		"port": func(a *hostport.Attachment) {
+			a.Mappings = []hostport.Mapping{{HostPort: 81, ContainerPort: 80, Protocol: hostport.TCP}}
+		},
 		"option":    func(a *hostport.Attachment) { a.Options.SNAT = true },
 		"interface": func(a *hostport.Attachment) { a.LoopbackInterface = "cni0" },
 	} {

@@ -23,7 +23,7 @@ func lostStateScenarios() []scenario {
 		"ADD of another port": func(e *env, _ *world.Attachment) { e.webTo(e.net, "trigger", 8083) },
 		"DEL of another pod":  func(e *env, _ *world.Attachment) { e.del(e.live[1]) },
 		"CHECK":               func(e *env, web *world.Attachment) { e.checks(web) },
-		"GC": func(e *env, web *world.Attachment) {
+		"GC": func(e *env, _ *world.Attachment) {
 			e.gc(world.Config{"cni.dev/valid-attachments": valid(e.live...)})
 		},
 		"GC without a list": func(e *env, _ *world.Attachment) { e.gc(nil) },
