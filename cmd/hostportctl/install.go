@@ -15,7 +15,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/install"
 )
 
-func newInstall() *cobra.Command {
+func newInstall(w *where) *cobra.Command {
 	var o install.Options
 	var settings []string
 	var mode, output string
@@ -45,7 +45,10 @@ func newInstall() *cobra.Command {
 				return err
 			}
 			r, err := install.Run(cmd.Context(), o)
-			return errors.Join(write(cmd.OutOrStdout(), r), err)
+			if err := errors.Join(write(cmd.OutOrStdout(), r), err); err != nil || o.DryRun || !o.ReplacePortmap {
+				return err
+			}
+			return adoptInstalled(cmd, w, o.ConfDir, r.Networks)
 		},
 	}
 	flags := cmd.Flags()
@@ -55,10 +58,30 @@ func newInstall() *cobra.Command {
 	flags.StringVar(&mode, "mode", string(install.Conflist), "where the entry goes: conflist, or dropin, a file that libcni 1.3 reads beside it")
 	flags.BoolVar(&o.ReplacePortmap, "replace-portmap", false, "take the place of portmap")
 	flags.StringArrayVar(&settings, "config", nil, "a key of the entry, as `KEY=VALUE`; may be repeated")
+	flags.StringVar(&w.cache, "cache-dir", "", "libcni's cache `directory`, for the pods that portmap served (default /var/lib/cni)")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be done")
 	flags.BoolVar(&o.Wait, "wait", false, "wait until the network's configuration is there")
 	addOutput(cmd, &output)
 	return cmd
+}
+
+// adoptInstalled adopts the pods that portmap served in these networks. Standard
+// output is the report's.
+func adoptInstalled(cmd *cobra.Command, w *where, confDir string, networks []string) error {
+	installed := where{conf: confDir, lock: w.lock, cache: w.cache}
+	if err := installed.find(); err != nil {
+		return err
+	}
+	for _, network := range networks {
+		got, err := installed.node(cmd).Adopt(cmd.Context(), network, false)
+		if err != nil {
+			return fmt.Errorf("adopt the pods of network %s: %w", network, err)
+		}
+		if err := writeAdoption(cmd.ErrOrStderr(), got, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func addOutput(cmd *cobra.Command, output *string) {
