@@ -92,10 +92,11 @@ func TestCommands(t *testing.T) {
 
 // nothing leaves a node that has no state without one.
 func nothing(c tool) {
-	c.fails(0, "no host port is held", "list")
+	c.fails(0, "no state in "+c.w.DataDir, "list")
 	c.want("[]", "list", "-o", "json")
-	c.want("0 attachments: as recorded", "check")
-	c.want("every owner is alive", "prune")
+	c.fails(0, "no state in "+c.w.DataDir, "check")
+	c.fails(0, "no state in "+c.w.DataDir, "prune")
+	c.fails(0, "no state in "+c.w.DataDir, "sync")
 	if _, err := os.Stat(c.w.DataDir); !errors.Is(err, os.ErrNotExist) {
 		c.Errorf("a state directory was made: %v", err)
 	}
@@ -249,6 +250,6 @@ func status(c tool) {
 	a.MustDel(c)
 
 	c.w.RemoveTool("iptables-restore")
-	c.fails(1, "ready:       no: iptables is not installed", "status", "--backend", "iptables")
+	c.fails(1, "ready:       no: IPv4: iptables is not installed", "status", "--backend", "iptables")
 	c.fails(0, "backend:     nftables", "status")
 }
