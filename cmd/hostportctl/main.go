@@ -8,10 +8,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
 )
 
 // build is set by the linker (see the Makefile).
@@ -30,15 +34,21 @@ var errDiffers = errors.New("out of sync")
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	// Whatever a command has added to the node it removes when interrupted.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	switch err := root.Execute(); {
+	switch err := root.ExecuteContext(ctx); {
 	case err == nil:
 		return 0
 	case errors.Is(err, errDiffers):
 		return exitDiffers
+	case errors.As(err, new(exitStatus)):
+		status, _ := errors.AsType[exitStatus](err)
+		return int(status)
 	default:
 		fmt.Fprintln(stderr, "hostportctl:", printable(err.Error()))
 		return exitFailed

@@ -38,7 +38,9 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&w.dir, "data-dir", "", "state `directory` (default: dataDir of the conflists in --conf-dir)")
 	flags.StringVar(&w.conf, "conf-dir", install.DefaultConfDir, "`directory` of the runtime's network configurations")
 	flags.DurationVar(&w.lock, "lock-timeout", netconf.DefaultLockTimeout, "how long to wait for a plugin that is at work")
-	root.AddCommand(newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w), newAdopt(&w), newInstall(&w), newUninstall(&w), newVersion())
+	root.AddCommand(
+		newExplain(&w), newTrace(&w), newDoctor(&w), newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w),
+		newAdopt(&w), newInstall(&w), newUninstall(&w), newVersion())
 	return root
 }
 

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// completion lists words for the shell, from the records.
+func (w *where) completion(cmd *cobra.Command, words func(*hostport.Attachment) []string) ([]string, cobra.ShellCompDirective) {
+	all, err := w.node(cmd).List(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var out []string
+	for _, a := range all {
+		out = append(out, words(a)...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completePorts completes the first argument with recorded host ports.
+func (w *where) completePorts(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return w.completion(cmd, func(a *hostport.Attachment) (out []string) {
+		for _, m := range a.Mappings {
+			out = append(out, fmt.Sprintf("%s\t%s", m.Port(), a.Pod))
+		}
+		return out
+	})
+}
+
+// completePods completes with recorded pods.
+func (w *where) completePods(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return w.completion(cmd, func(a *hostport.Attachment) []string {
+		if a.Pod.Name == "" {
+			return nil
+		}
+		return []string{a.Pod.String()}
+	})
+}
+
+// completeFrom completes the flag --from.
+func (w *where) completeFrom(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	out, directive := w.completion(cmd, func(a *hostport.Attachment) []string {
+		if a.Pod.Name == "" {
+			return nil
+		}
+		return []string{"pod:" + a.Pod.String()}
+	})
+	return append([]string{"node"}, out...), directive
+}

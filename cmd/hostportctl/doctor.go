@@ -1,0 +1,82 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hostport-cni/hostport/internal/explain"
+)
+
+func newDoctor(w *where) *cobra.Command {
+	var output string
+	places := explain.Places{}
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check what host ports on this node depend on",
+		Long: "Check what host ports on this node depend on: kernel, tools, forwarding, firewalls,\n" +
+			"conflists, the runtime's configuration, what portmap left, kube-proxy. One line a check,\n" +
+			"and the command that mends it. Nothing is changed.\n\n" +
+			"Exit status: 0 nothing is broken, 1 something is, 2 the command failed.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fmt.Errorf("--output %q: want table or json", output)
+			}
+			all, err := w.node(cmd).List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			c, err := explain.NewCollector(explain.RunTool)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			places.State = w.dir
+			checks, err := c.Doctor(cmd.Context(), places, all)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				b, err := json.MarshalIndent(map[string]any{"version": explain.Version, "checks": checks}, "", "  ")
+				if err != nil {
+					return err
+				}
+				if _, err := cmd.OutOrStdout().Write(append(escaped(b), '\n')); err != nil {
+					return err
+				}
+			} else {
+				writeChecks(newPage(cmd.OutOrStdout()), checks)
+			}
+			for _, c := range checks {
+				if c.Mark == explain.MarkFail {
+					return errDiffers
+				}
+			}
+			return nil
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	f := cmd.Flags()
+	f.StringVar(&places.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "`directory` of the conflists")
+	f.StringSliceVar(&places.Containerd, "containerd-config", []string{"/etc/containerd/config.toml", "/etc/containerd/conf.d"}, "containerd's configuration `files`")
+	f.StringSliceVar(&places.CRIO, "crio-config", []string{"/etc/crio/crio.conf", "/etc/crio/crio.conf.d"}, "CRI-O's configuration `files`")
+	f.StringVarP(&output, "output", "o", "table", "`format`: table or json")
+	return cmd
+}
+
+func writeChecks(p *page, checks []explain.Check) {
+	width := 0
+	for _, c := range checks {
+		width = max(width, len(c.Name))
+	}
+	for _, c := range checks {
+		mark := markOf(c.Mark)
+		p.prefixed(0, p.paint(mark.colour, mark.text)+" "+c.Name+strings.Repeat(" ", width-len(c.Name)+2), 1+1+width+2, c.Text)
+		if c.Command != "" {
+			p.line(strings.Repeat(" ", width+4) + "> " + printable(c.Command))
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// Colours, as a terminal takes them.
+const (
+	bold   = "\x1b[1m"
+	dim    = "\x1b[2m"
+	red    = "\x1b[31m"
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+	reset  = "\x1b[0m"
+)
+
+// page wraps text at the width of the terminal, and colours it there.
+type page struct {
+	w      io.Writer
+	width  int
+	colour bool
+}
+
+const (
+	defaultWidth = 80
+	minWidth     = 40
+)
+
+// newPage returns a page for w. COLUMNS is the width, if it is set; NO_COLOR
+// turns colours off, which are for terminals only.
+func newPage(w io.Writer) *page {
+	p := &page{w: w, width: defaultWidth}
+	if f, ok := w.(*os.File); ok {
+		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+			p.colour = os.Getenv("NO_COLOR") == ""
+			if size.Col > 0 {
+				p.width = int(size.Col)
+			}
+		}
+	}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
+		p.width = n
+	}
+	p.width = max(p.width, minWidth)
+	return p
+}
+
+func (p *page) line(s string) { fmt.Fprintln(p.w, s) }
+
+// paint colours a text, on a terminal.
+func (p *page) paint(colour, s string) string {
+	if !p.colour || colour == "" {
+		return s
+	}
+	return colour + s + reset
+}
+
+// paragraph prints wrapped text, indented, lines after the first by hang more.
+func (p *page) paragraph(indent, hang int, colour, text string) {
+	for i, l := range wrap(printable(text), p.width-indent-hang) {
+		by := indent
+		if i > 0 {
+			by += hang
+		}
+		p.line(strings.Repeat(" ", by) + p.paint(colour, l))
+	}
+}
+
+// prefixed prints a prefix of a width, and wrapped text beside it.
+func (p *page) prefixed(indent int, prefix string, width int, text string) {
+	for i, l := range wrap(printable(text), p.width-indent-width) {
+		if i > 0 {
+			prefix = strings.Repeat(" ", width)
+		}
+		p.line(strings.Repeat(" ", indent) + prefix + l)
+	}
+}
+
+// wrap breaks text at spaces. A word that is longer than the width is left
+// whole, so that it can be copied.
+func wrap(text string, width int) []string {
+	var out []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width:
+			out = append(out, line)
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	return append(out, line)
+}

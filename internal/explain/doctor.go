@@ -1,0 +1,295 @@
+package explain
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Check is one line of a diagnosis.
+type Check struct {
+	Name string `json:"name"`
+	Mark Mark   `json:"mark"`
+	// Text says what was found and what it means.
+	Text string `json:"text"`
+	// Command mends it, "" where nothing has to be mended or no command can.
+	Command string `json:"command,omitempty"`
+}
+
+// Places are where a node's files are.
+type Places struct {
+	// State is the plugin's state directory.
+	State string
+	// ConfDir holds the conflists.
+	ConfDir string
+	// Containerd and CRIO are configuration files or directories of the runtimes.
+	Containerd, CRIO []string
+}
+
+// doctor looks at what all pods of a node have in common.
+type doctor struct {
+	places Places
+	s      *Snapshot
+	run    Run
+	all    []*hostport.Attachment
+	checks []Check
+}
+
+// Doctor checks the node: kernel, tools, rules, and the configuration of the
+// runtime. It changes nothing.
+func (c *Collector) Doctor(ctx context.Context, places Places, all []*hostport.Attachment) ([]Check, error) {
+	s := &Snapshot{Sysctls: map[string]string{}}
+	if err := s.readLinks(); err != nil {
+		return nil, err
+	}
+	native, err := c.nft.read()
+	if err != nil {
+		s.Unread = append(s.Unread, err.Error())
+	}
+	var saved ruleset
+	for _, f := range hostport.Families() {
+		more, notes := c.saveAll(ctx, f)
+		saved = append(saved, more...)
+		s.Unread = append(s.Unread, notes...)
+		s.readSysctls(f)
+	}
+	s.rules = merge(native, saved)
+	s.Conntrack = readFill()
+	d := &doctor{places: places, s: s, run: c.run, all: all}
+	d.kernel()
+	d.tools(ctx)
+	d.forwarding()
+	d.policies()
+	d.reversePath()
+	d.bridge()
+	d.conntrack()
+	d.conflists()
+	d.runtime()
+	d.leftovers()
+	d.proxy()
+	d.state()
+	return d.checks, nil
+}
+
+func (d *doctor) say(name string, mark Mark, command, text string, args ...any) {
+	d.checks = append(d.checks, Check{Name: name, Mark: mark, Text: fmt.Sprintf(text, args...), Command: command})
+}
+
+func (d *doctor) kernel() {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	release := unix.ByteSliceToString(u.Release[:])
+	if len(d.s.Unread) > 0 {
+		d.say("kernel", MarkFail, "modprobe nf_tables", "Linux %s: %s", release, strings.Join(d.s.Unread, "; "))
+		return
+	}
+	if d.s.Conntrack.Max == 0 {
+		d.say("kernel", MarkWarn, "modprobe nf_conntrack", "Linux %s; connection tracking is not loaded yet", release)
+		return
+	}
+	d.say("kernel", MarkOK, "", "Linux %s with nf_tables and connection tracking", release)
+}
+
+func (d *doctor) tools(ctx context.Context) {
+	version, err := d.run(ctx, "iptables", "--version")
+	switch {
+	case err != nil:
+		d.say("tools", MarkWarn, "apt-get install iptables", "iptables is not on the PATH: only the nftables backend can be used")
+	default:
+		d.say("tools", MarkOK, "", "%s", strings.TrimSpace(version))
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		d.say("tools", MarkOK, "", "nft is not on the PATH; the nftables backend does not need it")
+	}
+	var nft, legacy []string
+	for _, t := range d.s.rules {
+		if len(t.chains) == 0 {
+			continue
+		}
+		switch t.origin {
+		case originIPTNFT:
+			nft = append(nft, t.family+" "+t.name)
+		case originLegacy:
+			legacy = append(legacy, t.family+" "+t.name)
+		}
+	}
+	if len(nft) > 0 && len(legacy) > 0 {
+		d.say("variants", MarkWarn, "update-alternatives --config iptables",
+			"both variants of iptables have tables (nft: %s; legacy: %s): packets pass the rules of both, and each tool lists only its own",
+			strings.Join(nft, ", "), strings.Join(legacy, ", "))
+		return
+	}
+	d.say("variants", MarkOK, "", "one variant of iptables is in use")
+}
+
+func (d *doctor) forwarding() {
+	for _, f := range hostport.Families() {
+		command := "sysctl -w net.ipv4.ip_forward=1"
+		if f == hostport.IPv6 {
+			command = "sysctl -w net.ipv6.conf.all.forwarding=1"
+		}
+		value := d.s.sysctl(f, "all", "forwarding")
+		needs := slices.ContainsFunc(d.all, func(a *hostport.Attachment) bool { return len(a.Forwards(f)) > 0 })
+		switch {
+		case value == "1":
+			d.say("forwarding", MarkOK, "", "%s is forwarded", f)
+		case needs:
+			d.say("forwarding", MarkFail, command, "%s is not forwarded: no packet from outside gets to a pod", f)
+		default:
+			d.say("forwarding", MarkWarn, command, "%s is not forwarded; no pod has a host port in it now", f)
+		}
+	}
+}
+
+// policies tries a packet from outside to each pod.
+func (d *doctor) policies() {
+	var found bool
+	seen := map[string]bool{}
+	for _, a := range d.all {
+		for _, f := range hostport.Families() {
+			for _, fw := range a.Forwards(f) {
+				from := standInV4
+				if f == hostport.IPv6 {
+					from = standInV6
+				}
+				p := &Packet{
+					Protocol: fw.Protocol, Source: netip.AddrPortFrom(from, clientPort), Destination: fw.To,
+					In: "outside", Out: lookup(fw.To.Addr()).Out, State: StateNew, DNAT: true, node: d.s,
+				}
+				p.OriginalSource, p.OriginalDestination = p.Source, p.Destination
+				on := d.s.rules.pass(hookForward, p, StateNew)
+				if on.action == actionAccept || seen[on.site.String()] {
+					continue
+				}
+				seen[on.site.String()] = true
+				found = true
+				d.say("forward", MarkFail, fmt.Sprintf("hostportctl explain %d/%s", fw.HostPort, fw.Protocol),
+					"%s %s packets to %s (%s): see what explain says", on.site, on.action, nameOf(a), fw.To)
+			}
+		}
+	}
+	if found {
+		return
+	}
+	d.say("forward", MarkOK, "", "packets from outside to every recorded pod pass the forward chains")
+}
+
+func (d *doctor) reversePath() {
+	var strict []string
+	all := d.s.sysctl(hostport.IPv4, "all", "rp_filter")
+	for _, l := range d.s.Links {
+		if l.Type != "veth" && l.Name != "lo" && (all == "1" || all == "0" && d.s.sysctl(hostport.IPv4, l.Name, "rp_filter") == "1") {
+			strict = append(strict, l.Name)
+		}
+	}
+	if len(strict) > 0 {
+		d.say("rp_filter", MarkWarn, "sysctl -w net.ipv4.conf.all.rp_filter=2",
+			"rp_filter is strict on %s: a client whose packets come in by another interface than answers go out by is dropped", strings.Join(strict, ", "))
+		return
+	}
+	d.say("rp_filter", MarkOK, "", "rp_filter is not strict")
+}
+
+func (d *doctor) bridge() {
+	i := slices.IndexFunc(d.s.Links, func(l Link) bool { return l.Type == "bridge" })
+	if i < 0 {
+		d.say("br_netfilter", MarkOK, "", "no bridge on this node")
+		return
+	}
+	if d.s.Sysctls["net/bridge/bridge-nf-call-iptables"] == "1" {
+		d.say("br_netfilter", MarkOK, "", "bridged packets pass netfilter")
+		return
+	}
+	d.say("br_netfilter", MarkOK, "", "bridged packets do not pass netfilter: pods of one bridge reach each other's host ports because they are masqueraded (snat)")
+}
+
+func (d *doctor) conntrack() {
+	c := d.s.Conntrack
+	if c.Max == 0 {
+		return
+	}
+	mark, text := MarkOK, "%d of %d entries are in use"
+	command := ""
+	if c.Count*10 >= c.Max*9 {
+		mark, text = MarkFail, "%d of %d entries are in use: new connections are dropped when it is full"
+		command = fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*c.Max)
+	}
+	d.say("conntrack", mark, command, text, c.Count, c.Max)
+}
+
+// leftovers finds rules of the portmap plugin.
+func (d *doctor) leftovers() {
+	var chains []string
+	for _, t := range d.s.rules {
+		for _, c := range t.chains {
+			if componentOf(c, "") == componentPortmap && len(c.rules) > 0 && (strings.HasPrefix(c.name, "CNI-DN-") || t.name == "cni_hostport") {
+				chains = append(chains, t.name+" "+c.name)
+			}
+		}
+	}
+	slices.Sort(chains)
+	if len(chains) > 0 {
+		const most = 4
+		shown := strings.Join(chains[:min(most, len(chains))], ", ")
+		d.say("portmap", MarkWarn, "hostportctl adopt", "portmap has %d chains with rules (%s): they come before ours, also for pods that are gone", len(chains), shown)
+		return
+	}
+	d.say("portmap", MarkOK, "", "portmap left no rules")
+}
+
+// proxy tells kube-proxy's mode by its rules.
+func (d *doctor) proxy() {
+	modes := map[string]bool{}
+	services := 0
+	for _, t := range d.s.rules {
+		for _, c := range t.chains {
+			switch {
+			case t.origin == originNFT && t.name == "kube-proxy":
+				modes["nftables"] = true
+			case c.name == "KUBE-SERVICES" && t.name == "nat":
+				modes["iptables"] = true
+				services += len(c.rules)
+			}
+		}
+	}
+	for _, l := range d.s.Links {
+		if l.Name == "kube-ipvs0" {
+			modes["IPVS"] = true
+		}
+	}
+	names := make([]string, 0, len(modes))
+	for m := range modes {
+		names = append(names, m)
+	}
+	slices.Sort(names)
+	switch {
+	case len(names) == 0:
+		d.say("kube-proxy", MarkOK, "", "no rules of kube-proxy on this node")
+	case len(names) > 1:
+		d.say("kube-proxy", MarkWarn, "kube-proxy --cleanup", "rules of more than one mode of kube-proxy (%s): the older ones were not removed", strings.Join(names, ", "))
+	case modes["iptables"] && services == 0:
+		d.say("kube-proxy", MarkFail, "kubectl -n kube-system rollout restart daemonset kube-proxy", "the chain KUBE-SERVICES is empty: its rules were flushed")
+	case modes["nftables"] && slices.ContainsFunc(d.all, func(a *hostport.Attachment) bool { return a.Backend == "iptables" }):
+		d.say("kube-proxy", MarkWarn, "", "kube-proxy is in nftables mode and pods are on the iptables backend: a host port may win over a Service of the same number. Use the nftables backend")
+	default:
+		d.say("kube-proxy", MarkOK, "", "in %s mode", names[0])
+	}
+}
+
+func (d *doctor) state() {
+	info, err := os.Stat(filepath.Join(d.places.State, "state.db"))
+	if err != nil {
+		d.say("state", MarkWarn, "", "no state in %s: no pod with a host port was added here since the last boot, or dataDir is another one", d.places.State)
+		return
+	}
+	d.say("state", MarkOK, "", "%d attachments in %s, last changed %s", len(d.all), d.places.State, info.ModTime().UTC().Format("2006-01-02 15:04:05Z"))
+}

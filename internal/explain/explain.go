@@ -1,0 +1,471 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// clientPort stands for the port that a client's kernel chooses.
+const clientPort = 40000
+
+// explainer follows one packet.
+type explainer struct {
+	q *Question
+	s *Snapshot
+	f hostport.Family
+	r *Report
+
+	concerned []Attachment
+	owner     *Attachment
+	mapping   hostport.Mapping
+	to        netip.AddrPort // the pod's, as recorded
+
+	p       *Packet
+	route   Route // to the pod
+	unknown bool
+	shadow  bool
+}
+
+// Explain predicts what happens to the first packet of a connection, and to the
+// answer. Of the reasons why it does not arrive, the report has the first on its
+// way.
+func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
+	from := q.From.String()
+	if q.FromName != "" {
+		from = "pod " + q.FromName + " (" + from + ")"
+	}
+	if q.FromNode {
+		from = "the node"
+	}
+	x := &explainer{
+		q: q, s: s, f: hostport.FamilyOf(q.Address), concerned: concerned(q, all),
+		r: &Report{
+			Version: Version,
+			Question: QuestionRecord{
+				Port: q.Port, Protocol: q.Protocol, Address: q.Address.String(),
+				From: from, Assumed: q.Assumed, Interface: q.In,
+			},
+			Stages: []Stage{}, Advice: []Advice{},
+		},
+	}
+	source := netip.AddrPortFrom(q.From, clientPort)
+	destination := netip.AddrPortFrom(q.Address, q.Port)
+	x.p = &Packet{
+		Protocol: q.Protocol, Source: source, Destination: destination, In: q.In,
+		OriginalSource: source, OriginalDestination: destination, node: s,
+	}
+	for _, stage := range []func() bool{
+		x.address, x.conntrack, x.record, x.translation, x.listener, x.reversePath, x.routeToPod, x.forwarding,
+		x.forward, x.loopback, x.postrouting, x.pod, x.answer, x.programs,
+	} {
+		if !stage() {
+			return x.r
+		}
+	}
+	x.conclude()
+	return x.r
+}
+
+// where is the question for people.
+func (x *explainer) where() string {
+	on := x.q.Address.String()
+	return fmt.Sprintf("%d/%s on %s", x.q.Port, x.q.Protocol, on)
+}
+
+// whom names the owner for people.
+func (x *explainer) whom() string {
+	if x.owner == nil {
+		return "any pod"
+	}
+	return nameOf(x.owner.Attachment)
+}
+
+func nameOf(a *hostport.Attachment) string {
+	if p := a.Pod.String(); p != "" {
+		return p
+	}
+	return "container " + a.ContainerID[:min(len(a.ContainerID), 13)]
+}
+
+func (x *explainer) stage(name string, mark Mark, component, text string, rule *Site) {
+	x.r.Stages = append(x.r.Stages, Stage{Name: name, Mark: mark, Component: component, Text: text, Rule: rule})
+}
+
+func (x *explainer) ok(name, text string, args ...any) bool {
+	x.stage(name, MarkOK, "", fmt.Sprintf(text, args...), nil)
+	return true
+}
+
+func (x *explainer) warn(name, text string, args ...any) {
+	x.stage(name, MarkWarn, "", fmt.Sprintf(text, args...), nil)
+}
+
+// doubts notes rules that may decide otherwise.
+func (x *explainer) doubts(name string, p passage) {
+	for _, d := range p.uncertain() {
+		x.unknown = true
+		site := d.site
+		x.stage(name, MarkUnknown, site.Component, fmt.Sprintf("%s may match, and %s it then: %s.", site, d.effect.action, d.reason), &site)
+	}
+}
+
+// lost reports whether a hook did not let the packet pass. In doubt, where a
+// rule may match that would have let it pass, it goes on.
+func (x *explainer) lost(p passage) bool {
+	for _, d := range p.uncertain() {
+		if d.effect.action != actionDrop && d.effect.action != actionReject {
+			return false
+		}
+	}
+	return p.action == actionDrop || p.action == actionReject || p.action == actionQueue
+}
+
+// fail ends the explanation.
+func (x *explainer) fail(name string, code Code, site *Site, text string, advice ...Advice) bool {
+	component := ""
+	if site != nil {
+		component = site.Component
+	}
+	x.stage(name, MarkFail, component, sentence(text), site)
+	x.r.Verdict, x.r.Code = DoesNotReach, code
+	x.name()
+	x.r.Sentence = fmt.Sprintf("%s does not reach %s: %s", x.where(), x.whom(), text)
+	x.r.Advice = append(x.r.Advice, advice...)
+	return false
+}
+
+func sentence(s string) string {
+	return strings.ToUpper(s[:1]) + s[1:] + "."
+}
+
+// name notes whom the packet is meant for.
+func (x *explainer) name() {
+	if x.owner != nil {
+		x.r.Pod = x.whom()
+	}
+	if x.to.IsValid() {
+		x.r.Target = x.to.String()
+	}
+}
+
+func (x *explainer) conclude() {
+	x.name()
+	switch {
+	case x.unknown:
+		x.r.Verdict, x.r.Code = CannotTell, CodeNotVisible
+		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: see the stages marked \"?\"", x.where(), x.whom())
+		x.r.Advice = append(x.r.Advice, Advice{
+			Text:    "Watch what real packets meet.",
+			Command: fmt.Sprintf("hostportctl trace %d/%s", x.q.Port, x.q.Protocol),
+		})
+		return
+	case x.shadow:
+		x.r.Code = CodeListenerShadowed
+		l := x.s.Listeners[0]
+		x.r.Sentence = fmt.Sprintf("%s reaches %s (%s), and hides %s", x.where(), x.whom(), x.to, process(l.PID, l.Command))
+		x.r.Advice = append(x.r.Advice, Advice{Text: "Move the process or the host port to another port if clients should reach the process."})
+	default:
+		x.r.Code = CodeOK
+		x.r.Sentence = fmt.Sprintf("%s reaches %s (%s)", x.where(), x.whom(), x.to)
+	}
+	x.r.Verdict = Reaches
+}
+
+func process(pid int, command string) string {
+	if pid == 0 {
+		return "a socket of an unknown process"
+	}
+	return fmt.Sprintf("process %d (%s) of the node", pid, command)
+}
+
+func (x *explainer) address() bool {
+	q := x.q
+	if x.s.isLocal(q.Address) {
+		on := "lo"
+		if l := x.s.holder(q.Address); l != nil {
+			on = l.Name
+		}
+		if q.Address.IsLoopback() && !q.FromNode {
+			return x.fail("address", CodeGuard, &Site{Component: componentKernel},
+				q.Address.String()+" is the node's loopback, which nothing outside the node may reach",
+				Advice{Text: "Ask an address of the node's interfaces."})
+		}
+		if q.Address.Is6() && q.Address.IsLoopback() {
+			return x.fail("address", CodeGuard, &Site{Component: componentHostport},
+				"the kernel cannot lead ::1 to a pod (it has no route_localnet for IPv6), so it is left alone",
+				Advice{Text: "Use 127.0.0.1, or an address of the node's interfaces."})
+		}
+		return x.ok("address", "%s is the node's own, on %s.", q.Address, on)
+	}
+	// A Service's address need not be the node's.
+	probe := x.p.clone()
+	probe.node = x.s
+	first := x.s.rules.pass(x.firstHook(), probe, StateNew)
+	if first.action == actionDNAT && first.site.Component == componentProxy {
+		return x.taken("address", first)
+	}
+	var own []string
+	for _, l := range x.s.Links {
+		for _, p := range l.Addresses {
+			if hostport.FamilyOf(p.Addr()) == x.f && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast() {
+				own = append(own, p.Addr().String())
+			}
+		}
+	}
+	const most = 6
+	if len(own) > most {
+		own = append(own[:most], "...")
+	}
+	return x.fail("address", CodeAddressNotLocal, nil, q.Address.String()+" is not an address of this node",
+		Advice{Text: "Ask one of the node's own addresses: " + strings.Join(own, ", ") + "."})
+}
+
+func (x *explainer) firstHook() string {
+	if x.q.FromNode {
+		return hookOutput
+	}
+	return hookPrerouting
+}
+
+func (x *explainer) conntrack() bool {
+	c := x.s.Conntrack
+	switch {
+	case c.Max == 0:
+		return true
+	case c.Count >= c.Max:
+		return x.fail("conntrack", CodeConntrackFull, &Site{Component: componentKernel},
+			fmt.Sprintf("the connection tracking table is full (%d of %d), so new connections are dropped", c.Count, c.Max),
+			Advice{
+				Text:    "Raise the limit, and find out who fills the table (conntrack -L).",
+				Command: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*c.Max),
+			})
+	case c.Count*10 >= c.Max*9:
+		x.warn("conntrack", "The connection tracking table is nearly full: %d of %d.", c.Count, c.Max)
+		return true
+	default:
+		return x.ok("conntrack", "%d of %d entries of the connection tracking table are in use.", c.Count, c.Max)
+	}
+}
+
+// record finds the mapping that is meant for the packet.
+func (x *explainer) record() bool {
+	if len(x.concerned) == 0 {
+		return x.noMapping()
+	}
+	for _, wildcard := range []bool{false, true} {
+		for i, a := range x.concerned {
+			for _, m := range a.Mappings {
+				if m.HostPort != x.q.Port || m.Protocol != x.q.Protocol || m.Wildcard() != wildcard || !m.Serves(x.f) {
+					continue
+				}
+				pod, has := a.Address(x.f)
+				if has && (wildcard || m.HostIP.Unmap() == x.q.Address) {
+					x.owner, x.mapping = &x.concerned[i], m
+					x.to = netip.AddrPortFrom(pod.Addr(), m.ContainerPort)
+					x.ok("record", "%s is recorded for %s at %s (backend %s).", m, a.Owner(), x.to, a.Backend)
+					return true
+				}
+			}
+		}
+	}
+	return x.otherSide()
+}
+
+// otherSide tells why no mapping of the port is for this address.
+func (x *explainer) otherSide() bool {
+	x.owner = &x.concerned[0]
+	var ips []string
+	for i, a := range x.concerned {
+		for _, m := range a.Mappings {
+			if m.HostPort != x.q.Port || m.Protocol != x.q.Protocol {
+				continue
+			}
+			if _, has := a.Address(x.f); m.Serves(x.f) && !m.Wildcard() && has {
+				x.owner = &x.concerned[i]
+				ips = append(ips, m.HostIP.String())
+			}
+		}
+	}
+	if len(ips) == 0 {
+		text := fmt.Sprintf("%s has no %s address", nameOf(x.owner.Attachment), x.f)
+		advice := "Use an address of the other family, or give the pod's network both families."
+		if _, has := x.owner.Address(x.f); has {
+			text = "the mapping is for the other address family only"
+			advice = "Ask an address of the family of the mapping's hostIP, or leave hostIP out."
+		}
+		return x.fail("record", CodeFamilyMissing, nil, text, Advice{Text: advice})
+	}
+	return x.fail("record", CodeConditionExcludes, nil,
+		"the port is mapped on "+strings.Join(ips, " and ")+" only (hostIP)",
+		Advice{Text: "Ask that address, or leave hostIP out of the pod's ports."})
+}
+
+// noMapping says what is usual where nothing is recorded.
+func (x *explainer) noMapping() bool {
+	text := "no pod on this node has this host port"
+	advice := []Advice{
+		{Text: "See which ports are mapped.", Command: "hostportctl list"},
+		{Text: "Is the pod on this node, and does it say hostPort?", Command: "kubectl get pod -o wide"},
+		{
+			Text:    "Does the conflist's entry have \"capabilities\": {\"portMappings\": true}? Without it the runtime sends no ports.",
+			Command: "hostportctl doctor",
+		},
+	}
+	if l := x.s.Listeners; len(l) > 0 {
+		text = fmt.Sprintf("no mapping is recorded: %s has the port itself, as a pod with hostNetwork does", process(l[0].PID, l[0].Command))
+		advice = nil
+	}
+	before := x.p.clone()
+	first := x.s.rules.pass(x.firstHook(), before, StateNew)
+	if first.action == actionDNAT || first.action == actionRedirect {
+		text = fmt.Sprintf("no mapping is recorded: %s leads it to %s", first.site.Component, first.to)
+		advice = nil
+		if first.site.Component == componentCRIO {
+			advice = []Advice{{Text: "CRI-O serves host ports itself, unless disable_hostport_mapping is set in its configuration.", Command: "hostportctl doctor"}}
+		}
+		return x.fail("record", CodeNoMapping, &first.site, text, advice...)
+	}
+	return x.fail("record", CodeNoMapping, nil, text, advice...)
+}
+
+// taken says who translates the packet before us.
+func (x *explainer) taken(name string, by passage) bool {
+	if by.site.Component == componentProxy {
+		return x.fail(name, CodeServiceFirst, &by.site,
+			fmt.Sprintf("a Service has it first, and kube-proxy leads it to %s", by.to),
+			Advice{Text: "Change the Service's nodePort, externalIPs or load balancer address, or the pod's hostPort.", Command: "kubectl get services -A -o wide"})
+	}
+	what := "leads it to " + by.to.String()
+	if by.action == actionRedirect {
+		what = "redirects it to the node itself"
+	}
+	who := by.site.Component
+	if who == unknownComponent {
+		who = "another program"
+	}
+	advice := Advice{Text: "Remove that rule, or use another host port."}
+	if who == componentPortmap {
+		advice = Advice{Text: "It is a rule that portmap left. Remove it, or take the port over.", Command: "hostportctl adopt"}
+	}
+	return x.fail(name, CodeOtherMappingFirst, &by.site, fmt.Sprintf("%s has a rule before ours that %s", who, what), advice)
+}
+
+// translation walks the first hook, where the packet gets the pod's address.
+func (x *explainer) translation() bool {
+	if x.q.FromNode {
+		x.p.Out = "lo"
+	}
+	first := x.s.rules.pass(x.firstHook(), x.p, StateNew)
+	x.doubts("translation", first)
+	if x.lost(first) {
+		code := CodeForwardDropped
+		if first.site.Component == componentHostport {
+			code = CodeGuard
+		}
+		return x.fail("translation", code, &first.site, fmt.Sprintf("%s %s it", first.site, first.action), dropAdvice(first.site, x.to, x.q)...)
+	}
+	switch first.action {
+	case actionDNAT, actionRedirect:
+		if first.site.Component != componentHostport {
+			return x.taken("translation", first)
+		}
+	default:
+		return x.untranslated()
+	}
+	if x.owner.Dead {
+		return x.fail("owner", CodeOwnerDead, &first.site, fmt.Sprintf("the sandbox of %s is gone, and its rules are still there", x.owner.Owner()),
+			Advice{Text: "Remove the host ports of pods that are gone.", Command: "hostportctl prune"})
+	}
+	if first.to != x.to {
+		return x.fail("translation", CodeOutOfSync, &first.site, fmt.Sprintf("the rule in the kernel leads to %s, and the record says %s", first.to, x.to), syncAdvice)
+	}
+	site := first.site
+	x.stage("translation", MarkOK, componentHostport, fmt.Sprintf("%s leads it to %s.", sentence(site.String())[:len(site.String())], x.to), &site)
+	for _, d := range x.owner.Differences {
+		x.warn("translation", "Out of sync: %s. `hostportctl sync` repairs it.", d)
+	}
+	if x.owner.Life != "" {
+		x.warn("owner", "%s", sentence(x.owner.Life))
+	}
+	return true
+}
+
+// syncAdvice is for rules that are not as recorded.
+var syncAdvice = Advice{Text: "Rewrite the rules from the records.", Command: "hostportctl sync"} //nolint:gochecknoglobals // a constant
+
+// untranslated tells why no rule translated the packet.
+func (x *explainer) untranslated() bool {
+	if text, unread := x.s.unreadAbout("could not be"); unread {
+		x.unknown = true
+		x.stage("translation", MarkUnknown, "", text, nil)
+		x.r.Verdict, x.r.Code = CannotTell, CodeNotVisible
+		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: rules could not be read", x.where(), x.whom())
+		return false
+	}
+	if x.owner.Dead {
+		return x.fail("owner", CodeOwnerDead, nil, fmt.Sprintf("the sandbox of %s is gone", x.owner.Owner()),
+			Advice{Text: "Remove the host ports of pods that are gone.", Command: "hostportctl prune"})
+	}
+	if x.p.State == StateUntracked {
+		return x.fail("translation", CodeOtherMappingFirst, nil, "a NOTRACK rule of another program keeps the packet out of connection tracking, so that it cannot be translated",
+			Advice{Text: "Find the rule in table raw.", Command: "iptables -t raw -S"})
+	}
+	conditions := x.owner.Options.Conditions(x.f)
+	if len(x.owner.Differences) == 0 && len(conditions) > 0 {
+		return x.fail("conditions", CodeConditionExcludes, nil,
+			fmt.Sprintf("the packet does not meet the condition %q of its network configuration", strings.Join(conditions, " ")),
+			Advice{Text: "Try --from with an address that meets it, or change conditionsV4/conditionsV6 in the conflist."})
+	}
+	text := "its rules are not in the kernel"
+	if len(x.owner.Differences) > 0 {
+		text += ": " + x.owner.Differences[0]
+	}
+	return x.fail("translation", CodeOutOfSync, nil, text, syncAdvice)
+}
+
+func (x *explainer) listener() bool {
+	if len(x.s.Listeners) == 0 {
+		return x.ok("listener", "Nothing listens on the node: that is as it should be, the kernel leads packets to the pod.")
+	}
+	x.shadow = true
+	l := x.s.Listeners[0]
+	x.warn("listener", "%s listens on %s, and gets none of these packets.", sentence(process(l.PID, l.Command))[:len(process(l.PID, l.Command))], l.Address)
+	return true
+}
+
+// dropAdvice is what helps against a rule that drops.
+func dropAdvice(site Site, to netip.AddrPort, q *Question) []Advice {
+	switch {
+	case site.Component == "firewalld":
+		return []Advice{{
+			Text:    "Allow the forwarding to the pod in firewalld.",
+			Command: fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-source=%s && firewall-cmd --reload", to.Addr()),
+		}}
+	case site.Component == "Calico" || site.Component == "Cilium" || site.Component == "kube-router" || site.Component == "Antrea":
+		return []Advice{{Text: "It is a network policy's: allow the client to reach the pod's port.", Command: "kubectl get networkpolicies -A"}}
+	case strings.HasPrefix(site.Tool, "ip"):
+		return []Advice{{
+			Text: "Accept the connections that are translated.",
+			Command: fmt.Sprintf("%s -I FORWARD -d %s -p %s --dport %d -m conntrack --ctstate DNAT -j ACCEPT",
+				site.Tool, to.Addr(), q.Protocol, to.Port()),
+		}}
+	default:
+		return []Advice{{
+			Text:    "Accept the connections that are translated in this chain.",
+			Command: fmt.Sprintf("nft insert rule %s %s %s ct status dnat accept", site.Family, site.Table, site.Chain),
+		}}
+	}
+}
+
+func sites(all []Site) string {
+	var out []string
+	for _, s := range all {
+		out = append(out, s.Component)
+	}
+	slices.Sort(out)
+	return strings.Join(slices.Compact(out), ", ")
+}

@@ -1,0 +1,453 @@
+package explain
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// iptPriorities are those of the built-in chains of iptables, by table.
+var iptPriorities = map[string]map[string]int{ //nolint:gochecknoglobals // a constant table
+	"raw":      {hookPrerouting: -300, hookOutput: -300},
+	"mangle":   {hookPrerouting: -150, hookInput: -150, hookForward: -150, hookOutput: -150, hookPostrouting: -150},
+	"nat":      {hookPrerouting: -100, hookInput: 100, hookOutput: -100, hookPostrouting: 100},
+	"filter":   {hookInput: 0, hookForward: 0, hookOutput: 0},
+	"security": {hookInput: 50, hookForward: 50, hookOutput: 50},
+}
+
+// parseSave reads the output of iptables-save. Rules are read only as they are
+// asked about: a node with 5,000 Services has 40,000 of them.
+func parseSave(origin string, f hostport.Family, out string) ruleset {
+	family := "ip"
+	if f == hostport.IPv6 {
+		family = "ip6"
+	}
+	var rs ruleset
+	var t *table
+	for line := range strings.Lines(out) {
+		line = strings.TrimSuffix(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "*"):
+			t = &table{origin: origin, family: family, name: line[1:], chains: map[string]*chain{}}
+			rs = append(rs, t)
+		case t == nil:
+		case strings.HasPrefix(line, ":"):
+			name, rest, _ := strings.Cut(line[1:], " ")
+			t.chains[name] = newIPTChain(t, name, rest)
+		case strings.HasPrefix(line, "-A "):
+			name, spec, _ := strings.Cut(line[3:], " ")
+			if c := t.chains[name]; c != nil {
+				c.rules = append(c.rules, iptRule(spec))
+			}
+		case line == "COMMIT":
+			t = nil
+		}
+	}
+	return rs
+}
+
+func newIPTChain(t *table, name, rest string) *chain {
+	c := &chain{table: t, name: name}
+	if !strings.HasPrefix(rest, "-") {
+		hook := strings.ToLower(name)
+		if priority, ok := iptPriorities[t.name][hook]; ok {
+			c.hook, c.priority, c.kind, c.policy = hook, priority, "filter", actionAccept
+			if t.name == "nat" {
+				c.kind = "nat"
+			}
+			if strings.HasPrefix(rest, "DROP") {
+				c.policy = actionDrop
+			}
+		}
+	}
+	return c
+}
+
+// iptRule is a rule as iptables-save prints it, without the chain.
+type iptRule string
+
+func (r iptRule) text() string { return string(r) }
+
+// truth is the answer of a match: no, yes, or not known, with a reason.
+type truth struct {
+	yes   bool
+	doubt string
+}
+
+func is(yes bool) truth              { return truth{yes: yes} }
+func unknown(reason string) truth    { return truth{doubt: reason} }
+
+// apply reads the rule's options from left to right.
+func (r iptRule) apply(p *Packet) effect {
+	args := iptFields(string(r))
+	doubt := ""
+	for i := 0; i < len(args); {
+		not := args[i] == "!"
+		if not {
+			i++
+		}
+		if i >= len(args) {
+			break
+		}
+		option := args[i]
+		values := optionValues(args[i+1:])
+		if option == "-j" || option == "-g" {
+			e := iptTarget(p, option, args[i+1:], doubt != "")
+			e.doubt = doubt
+			return e
+		}
+		i += 1 + len(values)
+		t := iptMatch(p, option, values)
+		switch {
+		case t.doubt != "":
+			doubt = t.doubt
+		case t.yes == not:
+			return effect{}
+		}
+	}
+	return effect{}
+}
+
+// optionValues are the arguments up to the next option.
+func optionValues(args []string) []string {
+	for i, a := range args {
+		if a == "!" || len(a) > 1 && a[0] == '-' && (a[1] < '0' || a[1] > '9') {
+			return args[:i]
+		}
+	}
+	return args
+}
+
+// iptFields splits a rule at spaces, except in quotes.
+func iptFields(s string) []string {
+	var out []string
+	var field strings.Builder
+	quoted, open := false, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && quoted && i+1 < len(s):
+			i++
+			field.WriteByte(s[i])
+		case c == '"':
+			quoted, open = !quoted, true
+		case c == ' ' && !quoted:
+			if open {
+				out = append(out, field.String())
+				field.Reset()
+			}
+			open = false
+		default:
+			field.WriteByte(c)
+			open = true
+		}
+	}
+	if open {
+		out = append(out, field.String())
+	}
+	return out
+}
+
+// iptMatch evaluates one option of a rule.
+func iptMatch(p *Packet, option string, values []string) truth {
+	value := strings.Join(values, " ")
+	switch option {
+	case "-m", "--comment", "--update-counters", "--nfacct-name", "--return-nomatch":
+		return is(true)
+	case "-s":
+		return is(inPrefix(p.Source.Addr(), value))
+	case "-d":
+		return is(inPrefix(p.Destination.Addr(), value))
+	case "-i":
+		return is(matchIf(p.In, value))
+	case "-o":
+		return is(matchIf(p.Out, value))
+	case "-p":
+		return is(value == string(p.Protocol) || value == strconv.Itoa(int(p.Protocol.Number())) || value == "all")
+	case "--dport", "--dports":
+		return is(inPorts(p.Destination.Port(), value))
+	case "--sport", "--sports":
+		return sourcePort(p, value)
+	case "--ports":
+		return is(inPorts(p.Destination.Port(), value) || inPorts(p.Source.Port(), value))
+	case "--tcp-flags":
+		return tcpFlags(p, values)
+	case "--syn":
+		return is(p.tcpFlags() == 0x02)
+	case "--mark":
+		return is(matchMark(p.Mark, value))
+	case "--ctstate", "--state", "--ctstatus", "--ctorigdst", "--ctorigsrc", "--ctorigdstport", "--ctproto", "--ctdir":
+		return connection(p, option, value)
+	case "--dst-type":
+		return addressType(p, p.Destination.Addr(), value)
+	case "--src-type":
+		return addressType(p, p.Source.Addr(), value)
+	case "--src-range", "--dst-range":
+		addr := p.Source.Addr()
+		if option == "--dst-range" {
+			addr = p.Destination.Addr()
+		}
+		return is(inRange(addr, value))
+	case "--pkt-type":
+		return is(value == "unicast")
+	case "--physdev-is-bridged":
+		return is(false)
+	case "--match-set":
+		return unknown("the contents of ipset " + strings.Join(values, " ") + " were not read")
+	default:
+		return unknown("this tool does not evaluate " + option)
+	}
+}
+
+func sourcePort(p *Packet, value string) truth {
+	if value == "1024:65535" || value == "0:65535" {
+		return is(true)
+	}
+	if p.State == StateEstablished {
+		return is(inPorts(p.Source.Port(), value))
+	}
+	return unknown("the client's port is not known")
+}
+
+func connection(p *Packet, option, value string) truth {
+	if p.State == StateNone {
+		return is(false)
+	}
+	words := strings.Split(value, ",")
+	switch option {
+	case "--ctstate", "--state":
+		return is(slices.Contains(words, string(p.State)) ||
+			p.DNAT && slices.Contains(words, "DNAT") || p.SNAT && slices.Contains(words, "SNAT"))
+	case "--ctstatus":
+		return is(p.State == StateEstablished && (slices.Contains(words, "CONFIRMED") || slices.Contains(words, "SEEN_REPLY")))
+	case "--ctorigdst":
+		return is(inPrefix(p.OriginalDestination.Addr(), value))
+	case "--ctorigsrc":
+		return is(inPrefix(p.OriginalSource.Addr(), value))
+	case "--ctorigdstport":
+		return is(inPorts(p.OriginalDestination.Port(), value))
+	case "--ctproto":
+		return is(value == string(p.Protocol) || value == strconv.Itoa(int(p.Protocol.Number())))
+	default: // --ctdir
+		return is((p.State == StateEstablished) == (value == "REPLY"))
+	}
+}
+
+func addressType(p *Packet, addr netip.Addr, value string) truth {
+	for _, t := range strings.Split(value, ",") {
+		switch t {
+		case "LOCAL", "UNICAST", "BROADCAST", "MULTICAST":
+			if p.node.addrType(addr) == t {
+				return is(true)
+			}
+		default:
+			return unknown("this tool does not evaluate address type " + t)
+		}
+	}
+	return is(false)
+}
+
+func tcpFlags(p *Packet, values []string) truth {
+	if len(values) != 2 || p.Protocol != hostport.TCP {
+		return is(false)
+	}
+	bits := func(names string) (b byte) {
+		for _, n := range strings.Split(names, ",") {
+			b |= map[string]byte{"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63}[n]
+		}
+		return b
+	}
+	return is(p.tcpFlags()&bits(values[0]) == bits(values[1]))
+}
+
+// inPrefix reports whether an address is in one of the comma-separated networks.
+// Masks may be written out.
+func inPrefix(addr netip.Addr, value string) bool {
+	for _, v := range strings.Split(value, ",") {
+		if prefix, ok := parsePrefix(v); ok && prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+func parsePrefix(s string) (netip.Prefix, bool) {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen()), true
+	}
+	prefix, err := netip.ParsePrefix(s)
+	if err == nil {
+		return prefix, true
+	}
+	addr, mask, _ := strings.Cut(s, "/")
+	a, err1 := netip.ParseAddr(addr)
+	m, err2 := netip.ParseAddr(mask)
+	if err1 != nil || err2 != nil {
+		return netip.Prefix{}, false
+	}
+	bits := 0
+	for _, b := range m.AsSlice() {
+		for ; b&0x80 != 0; b <<= 1 {
+			bits++
+		}
+	}
+	return netip.PrefixFrom(a, bits), true
+}
+
+func inRange(addr netip.Addr, value string) bool {
+	from, to, _ := strings.Cut(value, "-")
+	low, err1 := netip.ParseAddr(from)
+	high, err2 := netip.ParseAddr(to)
+	return err1 == nil && err2 == nil && low.Compare(addr) <= 0 && addr.Compare(high) <= 0
+}
+
+// matchIf compares an interface name; a "+" at the end stands for anything.
+func matchIf(name, pattern string) bool {
+	if prefix, wild := strings.CutSuffix(pattern, "+"); wild {
+		return strings.HasPrefix(name, prefix)
+	}
+	return name == pattern
+}
+
+func inPorts(port uint16, value string) bool {
+	for _, v := range strings.Split(value, ",") {
+		from, to, isRange := strings.Cut(v, ":")
+		low, _ := strconv.Atoi(from)
+		high := low
+		if isRange {
+			if high, _ = strconv.Atoi(to); to == "" {
+				high = 65535
+			}
+		}
+		if low <= int(port) && int(port) <= high {
+			return true
+		}
+	}
+	return false
+}
+
+// parseMark reads VALUE[/MASK].
+func parseMark(s string) (value, mask uint32) {
+	v, m, masked := strings.Cut(s, "/")
+	n, _ := strconv.ParseUint(v, 0, 32)
+	mask = 0xffffffff
+	if masked {
+		b, _ := strconv.ParseUint(m, 0, 32)
+		mask = uint32(b)
+	}
+	return uint32(n), mask
+}
+
+func matchMark(have uint32, s string) bool {
+	value, mask := parseMark(s)
+	return have&mask == value
+}
+
+// iptTarget carries out a rule's target. In doubt it leaves the packet alone.
+func iptTarget(p *Packet, option string, args []string, inDoubt bool) effect {
+	if len(args) == 0 {
+		return effect{}
+	}
+	target, args := args[0], args[1:]
+	if option == "-g" {
+		return effect{action: actionGoto, chain: target}
+	}
+	value := func(name string) string {
+		if i := slices.Index(args, name); i >= 0 && i+1 < len(args) {
+			return args[i+1]
+		}
+		return ""
+	}
+	switch target {
+	case "ACCEPT":
+		return effect{action: actionAccept}
+	case "DROP":
+		return effect{action: actionDrop}
+	case "REJECT", "SYNPROXY":
+		return effect{action: actionReject}
+	case "RETURN":
+		return effect{action: actionReturn}
+	case "QUEUE", "NFQUEUE":
+		return effect{action: actionQueue}
+	case "DNAT":
+		return effect{action: actionDNAT, to: parseTo(value("--to-destination"))}
+	case "REDIRECT":
+		return effect{action: actionRedirect, to: parseTo(":" + value("--to-ports"))}
+	case "SNAT":
+		return effect{action: actionSNAT, to: parseTo(value("--to-source"))}
+	case "MASQUERADE":
+		return effect{action: actionMasquerade}
+	case "TPROXY":
+		return effect{action: actionRedirect, to: parseTo(":" + value("--on-port"))}
+	case "MARK", "CONNMARK":
+		if !inDoubt {
+			setMark(p, target, args)
+		}
+		return effect{}
+	case "CT", "NOTRACK":
+		if !inDoubt && (target == "NOTRACK" || slices.Contains(args, "--notrack")) && p.State == StateNone {
+			p.State = StateUntracked
+		}
+		return effect{}
+	case "LOG", "NFLOG", "TRACE", "CHECKSUM", "TCPMSS", "TEE", "SET", "CLASSIFY", "DSCP", "TTL", "HL", "AUDIT", "SECMARK", "CONNSECMARK":
+		return effect{}
+	default:
+		return effect{action: actionJump, chain: target}
+	}
+}
+
+// setMark carries out the targets MARK and CONNMARK.
+func setMark(p *Packet, target string, args []string) {
+	to := &p.Mark
+	if target == "CONNMARK" {
+		to = &p.ctMark
+	}
+	for i, a := range args {
+		value, mask := uint32(0), uint32(0xffffffff)
+		if i+1 < len(args) {
+			value, mask = parseMark(args[i+1])
+		}
+		switch a {
+		case "--set-xmark":
+			*to = *to&^mask ^ value
+		case "--set-mark":
+			*to = *to&^(mask|value) | value
+		case "--or-mark":
+			*to |= value
+		case "--and-mark":
+			*to &= value
+		case "--xor-mark":
+			*to ^= value
+		case "--restore-mark":
+			p.Mark = p.ctMark
+		case "--save-mark":
+			p.ctMark = p.Mark
+		}
+	}
+}
+
+// parseTo reads ADDRESS, ADDRESS:PORT, [ADDRESS]:PORT or :PORT; of a range the
+// first.
+func parseTo(s string) netip.AddrPort {
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap
+	}
+	host, port := s, ""
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && strings.Count(s, ":") == 1 {
+		host, port = s[:i], s[i+1:]
+	}
+	host, _, _ = strings.Cut(strings.Trim(host, "[]"), "-")
+	port, _, _ = strings.Cut(port, "-")
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		addr = netip.Addr{}
+	}
+	n, _ := strconv.ParseUint(port, 10, 16)
+	if !addr.IsValid() && n != 0 {
+		addr = netip.IPv4Unspecified()
+	}
+	return netip.AddrPortFrom(addr, uint16(n))
+}
+

@@ -1,0 +1,245 @@
+package explain
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+func native32(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
+
+// ifname is an interface name as the kernel compares it.
+func ifname(s string) []byte {
+	b := make([]byte, 16)
+	copy(b, s)
+	return b
+}
+
+func (m *machine) meta(x *expr.Meta) outcome {
+	p := m.p
+	if x.SourceRegister {
+		if x.Key == expr.MetaKeyMARK && m.doubt == "" {
+			value, _ := m.get(x.Register, 4)
+			p.Mark = binary.NativeEndian.Uint32(value)
+		}
+		return outcomeGo
+	}
+	load := func(b []byte) outcome {
+		m.set(x.Register, b, "")
+		return outcomeGo
+	}
+	switch x.Key {
+	case expr.MetaKeyMARK:
+		return load(native32(p.Mark))
+	case expr.MetaKeyIIFNAME:
+		return load(ifname(p.In))
+	case expr.MetaKeyOIFNAME:
+		return load(ifname(p.Out))
+	case expr.MetaKeyIIF, expr.MetaKeyOIF:
+		name := p.In
+		if x.Key == expr.MetaKeyOIF {
+			name = p.Out
+		}
+		l := p.node.link(name)
+		if l == nil {
+			return outcomeBreak
+		}
+		return load(native32(uint32(l.Index)))
+	case expr.MetaKeyL4PROTO:
+		return load([]byte{p.Protocol.Number()})
+	case expr.MetaKeyNFPROTO:
+		if p.family() == hostport.IPv4 {
+			return load([]byte{unix.NFPROTO_IPV4})
+		}
+		return load([]byte{unix.NFPROTO_IPV6})
+	case expr.MetaKeyPROTOCOL:
+		if p.family() == hostport.IPv4 {
+			return load([]byte{0x08, 0x00})
+		}
+		return load([]byte{0x86, 0xdd})
+	case expr.MetaKeyPKTTYPE:
+		return load([]byte{0}) // to this host
+	case expr.MetaKeyPRIORITY, expr.MetaKeyRTCLASSID:
+		return load(native32(0))
+	case expr.MetaKeyIIFTYPE, expr.MetaKeyOIFTYPE:
+		name := p.In
+		if x.Key == expr.MetaKeyOIFTYPE {
+			name = p.Out
+		}
+		kind := uint16(unix.ARPHRD_ETHER)
+		if name == "lo" {
+			kind = unix.ARPHRD_LOOPBACK
+		}
+		return load(binary.NativeEndian.AppendUint16(nil, kind))
+	default:
+		m.set(x.Register, make([]byte, 4), "this tool does not know all metadata of the packet")
+		return outcomeGo
+	}
+}
+
+// Bits of ct state and ct status, of linux/netfilter/nf_conntrack_common.h.
+const (
+	ctInvalid     = 1
+	ctEstablished = 2
+	ctNew         = 8
+	ctUntracked   = 64
+
+	statusSeenReply = 1 << 1
+	statusConfirmed = 1 << 3
+	statusSNAT      = 1 << 4
+	statusDNAT      = 1 << 5
+)
+
+func (m *machine) ct(x *expr.Ct) outcome {
+	p := m.p
+	if x.SourceRegister {
+		m.setCt(x)
+		return outcomeGo
+	}
+	load := func(b []byte) outcome {
+		m.set(x.Register, b, "")
+		return outcomeGo
+	}
+	if x.Key == expr.CtKeySTATE {
+		return load(native32(map[State]uint32{
+			StateNone: ctInvalid, StateNew: ctNew, StateEstablished: ctEstablished, StateUntracked: ctUntracked,
+		}[p.State]))
+	}
+	if p.State == StateNone || p.State == StateUntracked {
+		return outcomeBreak // as the kernel does without an entry
+	}
+	reply := p.State == StateEstablished
+	switch x.Key {
+	case expr.CtKeySTATUS:
+		var bits uint32
+		if reply {
+			bits = statusConfirmed | statusSeenReply
+		}
+		if p.DNAT {
+			bits |= statusDNAT
+		}
+		if p.SNAT {
+			bits |= statusSNAT
+		}
+		return load(native32(bits))
+	case expr.CtKeyDIRECTION:
+		if reply {
+			return load([]byte{1})
+		}
+		return load([]byte{0})
+	case expr.CtKeyMARK:
+		return load(native32(p.ctMark))
+	case expr.CtKeyLABELS:
+		return load(p.labels[:])
+	case expr.CtKeyPROTOCOL:
+		return load([]byte{p.Protocol.Number()})
+	case expr.CtKeyL3PROTOCOL:
+		if p.family() == hostport.IPv4 {
+			return load([]byte{unix.NFPROTO_IPV4})
+		}
+		return load([]byte{unix.NFPROTO_IPV6})
+	case expr.CtKeyDST, ctKeyDstIP, ctKeyDstIP6, expr.CtKeyPROTODST, expr.CtKeySRC, ctKeySrcIP, ctKeySrcIP6, expr.CtKeyPROTOSRC:
+		return m.tuple(x)
+	default:
+		m.set(x.Register, make([]byte, 4), "this tool does not know all that is tracked of the connection")
+		return outcomeGo
+	}
+}
+
+// Keys of Linux 4.17 that the library has no names for.
+const (
+	ctKeySrcIP  = expr.CtKey(19)
+	ctKeyDstIP  = expr.CtKey(20)
+	ctKeySrcIP6 = expr.CtKey(21)
+	ctKeyDstIP6 = expr.CtKey(22)
+)
+
+// tuple loads an address or port of the connection's original direction.
+func (m *machine) tuple(x *expr.Ct) outcome {
+	if x.Direction != 0 {
+		m.set(x.Register, make([]byte, 16), "this tool does not know the connection's reply direction")
+		return outcomeGo
+	}
+	of := m.p.OriginalDestination
+	switch x.Key {
+	case expr.CtKeySRC, ctKeySrcIP, ctKeySrcIP6, expr.CtKeyPROTOSRC:
+		of = m.p.OriginalSource
+	}
+	if x.Key == expr.CtKeyPROTODST || x.Key == expr.CtKeyPROTOSRC {
+		m.set(x.Register, binary.BigEndian.AppendUint16(nil, of.Port()), "")
+		return outcomeGo
+	}
+	m.set(x.Register, of.Addr().AsSlice(), "")
+	return outcomeGo
+}
+
+func (m *machine) setCt(x *expr.Ct) {
+	if m.doubt != "" {
+		return
+	}
+	switch x.Key {
+	case expr.CtKeyMARK:
+		value, _ := m.get(x.Register, 4)
+		m.p.ctMark = binary.NativeEndian.Uint32(value)
+	case expr.CtKeyLABELS:
+		// The kernel adds the bits to those that are set.
+		value, _ := m.get(x.Register, 16)
+		for i, b := range value {
+			m.p.labels[i] |= b
+		}
+	}
+}
+
+func (m *machine) fib(x *expr.Fib) outcome {
+	addr := m.p.Destination.Addr()
+	if x.FlagSADDR {
+		addr = m.p.Source.Addr()
+	}
+	switch {
+	case x.ResultADDRTYPE:
+		kind := map[string]uint32{
+			"UNICAST": unix.RTN_UNICAST, "LOCAL": unix.RTN_LOCAL, "BROADCAST": unix.RTN_BROADCAST, "MULTICAST": unix.RTN_MULTICAST,
+		}[m.p.node.addrType(addr)]
+		m.set(x.Register, native32(kind), "")
+	case x.ResultOIF, x.ResultOIFNAME:
+		return m.fibOut(x, addr)
+	default:
+		m.set(x.Register, make([]byte, 4), "this tool does not evaluate this route lookup")
+	}
+	return outcomeGo
+}
+
+// fibOut loads the interface that a route leads to. With iif among the flags,
+// the kernel answers only if it is the one that the packet came by.
+func (m *machine) fibOut(x *expr.Fib, addr netip.Addr) outcome {
+	r, known := m.p.node.Routes[addr]
+	if !known {
+		m.set(x.Register, make([]byte, 16), "the route to "+addr.String()+" was not looked up")
+		return outcomeGo
+	}
+	out := r.Out
+	if x.FlagIIF && out != m.p.In {
+		out = ""
+	}
+	present := byte(0)
+	if out != "" {
+		present = 1
+	}
+	switch {
+	case x.FlagPRESENT:
+		m.set(x.Register, []byte{present}, "")
+	case x.ResultOIFNAME:
+		m.set(x.Register, ifname(out), "")
+	default:
+		index := uint32(0)
+		if l := m.p.node.link(out); l != nil {
+			index = uint32(l.Index)
+		}
+		m.set(x.Register, native32(index), "")
+	}
+	return outcomeGo
+}

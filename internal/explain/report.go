@@ -1,0 +1,146 @@
+package explain
+
+import (
+	"net/netip"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Version is that of the report's JSON: it is raised when a field changes its
+// meaning or goes.
+const Version = 1
+
+// Code is the reason of a verdict, stable across releases.
+type Code string
+
+// The codes, in the order of the packet's way.
+const (
+	CodeOK                = Code("ok")
+	CodeNoMapping         = Code("no-mapping")
+	CodeAddressNotLocal   = Code("address-not-local")
+	CodeServiceFirst      = Code("service-first")
+	CodeOtherMappingFirst = Code("other-mapping-first")
+	CodeOwnerDead         = Code("owner-dead")
+	CodeOutOfSync         = Code("out-of-sync")
+	CodeConditionExcludes = Code("condition-excludes")
+	CodeFamilyMissing     = Code("family-missing")
+	CodeListenerShadowed  = Code("listener-shadowed")
+	CodeNoRoute           = Code("no-route")
+	CodeForwardingOff     = Code("forwarding-off")
+	CodeForwardDropped    = Code("forward-dropped")
+	CodeRPFilter          = Code("rp-filter")
+	CodeGuard             = Code("guard")
+	CodePodNotListening   = Code("pod-not-listening")
+	CodeReturnPath        = Code("return-path")
+	CodeConntrackFull     = Code("conntrack-full")
+	CodeNotVisible        = Code("not-visible")
+)
+
+// Verdict is the answer.
+type Verdict string
+
+// The verdicts.
+const (
+	Reaches       = Verdict("reaches")
+	DoesNotReach  = Verdict("does not reach")
+	CannotTell    = Verdict("cannot tell")
+	Contradiction = Verdict("contradiction")
+)
+
+// Mark is how a stage went.
+type Mark string
+
+// The marks of stages.
+const (
+	MarkOK      = Mark("ok")
+	MarkFail    = Mark("fail")
+	MarkWarn    = Mark("warn")
+	MarkUnknown = Mark("unknown")
+)
+
+// Stage is one station of the packet's way.
+type Stage struct {
+	Name string `json:"name"`
+	Mark Mark   `json:"mark"`
+	// Component is whose rule or setting it is, "" if nobody's.
+	Component string `json:"component,omitempty"`
+	Text      string `json:"text"`
+	// Rule is the rule that decided, "" if none did.
+	Rule *Site `json:"rule,omitempty"`
+}
+
+// Advice is what to do, and the command that does it, "" where none exists.
+type Advice struct {
+	Text    string `json:"text"`
+	Command string `json:"command,omitempty"`
+}
+
+// Report is the answer to a Question.
+type Report struct {
+	Version  int            `json:"version"`
+	Question QuestionRecord `json:"question"`
+	Verdict  Verdict        `json:"verdict"`
+	Code     Code           `json:"code"`
+	// Sentence is the verdict for people.
+	Sentence string   `json:"sentence"`
+	Pod      string   `json:"pod,omitempty"`
+	Target   string   `json:"target,omitempty"`
+	Stages   []Stage  `json:"stages"`
+	Advice   []Advice `json:"advice"`
+	// Predicted is the verdict without the probe's observation, if one was sent.
+	Predicted Verdict `json:"predicted,omitempty"`
+	// Observed is what a packet of Probe's met, if one was sent.
+	Observed *Observation `json:"observed,omitempty"`
+}
+
+// Question is a packet to be explained.
+type Question struct {
+	Port     uint16
+	Protocol hostport.Protocol
+	// Address is the node's. Collect chooses one if it is not valid.
+	Address netip.Addr
+	// FromNode says that the client is a process of the node.
+	FromNode bool
+	// From is the client's address. Collect chooses one if it is not valid.
+	From netip.Addr
+	// FromName names the client for people, if it is a pod.
+	FromName string
+	// In is the interface by which the packet comes; Collect finds the likely one
+	// if it is "".
+	In string
+	// Assumed says that Collect chose From.
+	Assumed bool
+}
+
+// QuestionRecord is the Question in a Report's JSON.
+type QuestionRecord struct {
+	Port      uint16            `json:"port"`
+	Protocol  hostport.Protocol `json:"protocol"`
+	Address   string            `json:"address"`
+	From      string            `json:"from"`
+	Assumed   bool              `json:"fromAssumed,omitempty"`
+	Interface string            `json:"interface,omitempty"`
+}
+
+// Attachment is a recorded attachment with what the caller found out about it.
+type Attachment struct {
+	*hostport.Attachment
+	// Dead says that its sandbox is gone, and Life what is known where that
+	// could not be told.
+	Dead bool
+	Life string
+	// Differences are in what the kernel's rules for it are not as recorded.
+	Differences []string
+}
+
+// Exit is the exit status that stands for the verdict.
+func (r *Report) Exit() int {
+	switch r.Verdict {
+	case Reaches:
+		return 0
+	case DoesNotReach:
+		return 1
+	default:
+		return 2
+	}
+}

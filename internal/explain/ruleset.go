@@ -1,0 +1,385 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// The netfilter hooks on a packet's way.
+const (
+	hookPrerouting  = "prerouting"
+	hookInput       = "input"
+	hookForward     = "forward"
+	hookOutput      = "output"
+	hookPostrouting = "postrouting"
+)
+
+// Priorities at which the kernel itself acts. All nat chains run at these two,
+// whatever priority they have among themselves.
+const (
+	priorityConntrack = -200
+	priorityDNAT      = -100
+	prioritySNAT      = 100
+)
+
+// action is what a rule does with a packet.
+type action int
+
+const (
+	actionNext action = iota // not matched, or matched and not decided
+	actionAccept
+	actionDrop
+	actionReject
+	actionReturn
+	actionJump
+	actionGoto
+	actionDNAT
+	actionRedirect // DNAT to the node itself
+	actionSNAT
+	actionMasquerade
+	actionQueue // to a program in user space
+)
+
+func (a action) terminal() bool {
+	return a != actionNext && a != actionReturn && a != actionJump && a != actionGoto
+}
+
+func (a action) String() string {
+	return [...]string{
+		"continues", "accepts", "drops", "rejects", "returns", "jumps", "goes", "translates", "redirects",
+		"changes the source of", "masquerades", "queues",
+	}[a]
+}
+
+// effect is what a rule does with one packet.
+type effect struct {
+	action action
+	chain  string         // of a jump
+	to     netip.AddrPort // of a translation; a zero port leaves the port alone
+	// doubt says why it is not known whether the rule matches; action is then
+	// what it does if it does.
+	doubt string
+}
+
+// rule is one rule of either world.
+type rule interface {
+	// apply may change the packet's marks.
+	apply(p *Packet) effect
+	// text is the rule as its own tool would print it, comment included.
+	text() string
+}
+
+// chain is a chain of rules, in a table of some origin.
+type chain struct {
+	table *table
+	name  string
+	// hook is "" for chains that are reached by jumps only.
+	hook     string
+	kind     string // filter, nat or route
+	priority int
+	policy   action
+	rules    []rule
+	handles  []uint64 // of the rules, where they are known
+}
+
+// origins of tables.
+const (
+	originNFT    = "nf_tables"
+	originIPTNFT = "iptables-nft"
+	originLegacy = "iptables-legacy"
+)
+
+type table struct {
+	origin string
+	family string // ip, ip6 or inet
+	name   string
+	chains map[string]*chain
+}
+
+// has reports whether packets of family f pass the table.
+func (t *table) has(f hostport.Family) bool {
+	return t.family == "inet" || t.family == "ip" && f == hostport.IPv4 || t.family == "ip6" && f == hostport.IPv6
+}
+
+// tool names what an operator calls the table's home.
+func (t *table) tool() string {
+	switch {
+	case t.origin == originNFT:
+		return "nftables"
+	case t.family == "ip6" && t.origin == originLegacy:
+		return "ip6tables-legacy"
+	case t.family == "ip6":
+		return "ip6tables"
+	case t.origin == originLegacy:
+		return "iptables-legacy"
+	default:
+		return "iptables"
+	}
+}
+
+// ruleset is all tables of the node.
+type ruleset []*table
+
+// Site is a rule, or the policy of a chain, that decided about a packet.
+type Site struct {
+	// Component is the program that the rule is attributed to.
+	Component string `json:"component"`
+	// Tool is nftables, iptables, ip6tables or one of their legacy variants.
+	Tool   string `json:"tool"`
+	Family string `json:"family"`
+	Table  string `json:"table"`
+	Chain  string `json:"chain"`
+	// Rule is "" for a chain's policy.
+	Rule string `json:"rule,omitempty"`
+}
+
+// String names the site for people.
+func (s Site) String() string {
+	what := "a rule in chain "
+	if s.Rule == "" {
+		what = "the policy of chain "
+	}
+	where := s.Chain + " of " + s.Tool + ", table " + s.Table
+	if s.Tool == "nftables" {
+		where = s.Chain + " of nftables, table " + s.Family + " " + s.Table
+	}
+	return what + where
+}
+
+// doubt is a rule that would have decided otherwise if it matched.
+type doubt struct {
+	site   Site
+	reason string
+	effect effect
+}
+
+// passage is a packet's way through one hook.
+type passage struct {
+	action action // accept, or what ended it
+	site   Site   // of what ended it, or translated
+	to     netip.AddrPort
+	doubts []doubt
+}
+
+// uncertain are the doubts that matter: whose rule would have done something
+// else, or for somebody else.
+func (p passage) uncertain() []doubt {
+	return slices.DeleteFunc(slices.Clone(p.doubts), func(d doubt) bool {
+		return d.effect.action == p.action && d.site.Component == p.site.Component
+	})
+}
+
+// at returns the base chains of a hook in the order in which packets pass them.
+// The kernel calls chains of one priority in the reverse order of their
+// registration, which it does not tell: iptables-legacy, whose tables tend to be
+// the oldest, is put last.
+func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
+	var out []*chain
+	for _, t := range rs {
+		if !t.has(f) {
+			continue
+		}
+		for _, c := range t.chains {
+			if c.hook == hook && (c.kind == "nat") == nat {
+				out = append(out, c)
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(x, y *chain) int {
+		return cmp.Or(
+			cmp.Compare(x.priority, y.priority),
+			strings.Compare(y.table.origin, x.table.origin),
+			strings.Compare(x.table.family+x.table.name+x.name, y.table.family+y.table.name+y.name),
+		)
+	})
+	return out
+}
+
+// pass walks a packet through a hook: filter chains by priority, connection
+// tracking and translation where the kernel has them. tracked is the state that
+// connection tracking gives the packet at the first hook.
+func (rs ruleset) pass(hook string, p *Packet, tracked State) passage {
+	first := hook == hookPrerouting || hook == hookOutput
+	natAt := prioritySNAT
+	if first {
+		natAt = priorityDNAT
+	}
+	out := passage{action: actionAccept}
+	chains := rs.at(hook, p.family(), false)
+	untracked := func() {
+		if first && p.State == StateNone {
+			p.State = tracked
+		}
+	}
+	var translated *passage
+	translate := func() {
+		untracked()
+		if translated == nil {
+			translated = &passage{action: actionAccept}
+			if tracked == StateNew && p.State == StateNew {
+				*translated = rs.translate(hook, p)
+			}
+		}
+	}
+	for _, c := range chains {
+		if c.priority > priorityConntrack {
+			untracked()
+		}
+		if c.priority >= natAt {
+			translate()
+		}
+		e, site, doubts := walk(c, p, 0)
+		out.doubts = append(out.doubts, doubts...)
+		if e.action != actionAccept {
+			out.action, out.site = e.action, site
+			return out
+		}
+	}
+	translate()
+	if translated.action != actionAccept {
+		out.action, out.site, out.to = translated.action, translated.site, translated.to
+	}
+	out.doubts = append(out.doubts, translated.doubts...)
+	return out
+}
+
+// translate asks the nat chains of a hook: the first translation wins. It is
+// carried out on the packet.
+func (rs ruleset) translate(hook string, p *Packet) passage {
+	out := passage{action: actionAccept}
+	for _, c := range rs.at(hook, p.family(), true) {
+		e, site, doubts := walk(c, p, 0)
+		out.doubts = append(out.doubts, doubts...)
+		if e.action == actionAccept {
+			continue
+		}
+		out.action, out.site, out.to = e.action, site, e.to
+		switch e.action {
+		case actionDNAT, actionRedirect:
+			p.DNAT = true
+			p.Destination = translatedTo(p.Destination, e.to)
+			out.to = p.Destination
+		case actionSNAT:
+			p.SNAT = true
+			p.Source = translatedTo(p.Source, e.to)
+		case actionMasquerade:
+			p.SNAT = true
+			p.Source = netip.AddrPortFrom(p.node.sourceFor(p.Out, p.Destination.Addr()), p.Source.Port())
+		}
+		return out
+	}
+	return out
+}
+
+// translatedTo applies a translation, whose address or port may be missing.
+func translatedTo(from, to netip.AddrPort) netip.AddrPort {
+	addr, port := from.Addr(), from.Port()
+	if to.Addr().IsValid() && !to.Addr().IsUnspecified() {
+		addr = to.Addr()
+	}
+	if to.Port() != 0 {
+		port = to.Port()
+	}
+	return netip.AddrPortFrom(addr, port)
+}
+
+// maxDepth is the kernel's own limit of nested chains.
+const maxDepth = 16
+
+// walk evaluates a chain and those that it jumps to. It returns a terminal
+// action, or actionNext for a chain that ended without one and has no policy.
+func walk(c *chain, p *Packet, depth int) (effect, Site, []doubt) {
+	var doubts []doubt
+	if depth > maxDepth {
+		return effect{}, Site{}, doubts
+	}
+	for _, r := range c.rules {
+		e := r.apply(p)
+		if e.doubt != "" {
+			if d, matters := assume(c, r, e, p, depth); matters {
+				doubts = append(doubts, d)
+			}
+			continue
+		}
+		gone := false
+		switch e.action {
+		case actionReturn:
+			gone = true
+		case actionJump, actionGoto:
+			next := c.table.chains[e.chain]
+			if next == nil {
+				continue
+			}
+			inner, site, more := walk(next, p, depth+1)
+			doubts = append(doubts, more...)
+			if inner.action.terminal() {
+				if site.Component == unknownComponent {
+					site.Component = componentOf(c, r.text())
+				}
+				return inner, site, doubts
+			}
+			gone = e.action == actionGoto
+		default:
+			if e.action.terminal() {
+				return e, siteOf(c, r.text()), doubts
+			}
+		}
+		if gone {
+			break
+		}
+	}
+	if c.hook == "" {
+		return effect{}, Site{}, doubts
+	}
+	if c.policy == actionDrop {
+		return effect{action: actionDrop}, siteOf(c, ""), doubts
+	}
+	return effect{action: actionAccept}, siteOf(c, ""), doubts
+}
+
+// assume tells what a rule of which it is not known whether it matches would
+// do. A rule that decides nothing does not matter.
+func assume(c *chain, r rule, e effect, p *Packet, depth int) (doubt, bool) {
+	d := doubt{site: siteOf(c, r.text()), reason: e.doubt, effect: e}
+	if e.action != actionJump && e.action != actionGoto {
+		return d, e.action != actionNext
+	}
+	next := c.table.chains[e.chain]
+	if next == nil {
+		return d, false
+	}
+	inner, site, _ := walk(next, p.clone(), depth+1)
+	d.effect, d.site = inner, site
+	return d, inner.action.terminal()
+}
+
+func siteOf(c *chain, text string) Site {
+	return Site{
+		Component: componentOf(c, text), Tool: c.table.tool(), Family: c.table.family, Table: c.table.name,
+		Chain: c.name, Rule: text,
+	}
+}
+
+// rulesNaming lists rules that name a port, for hints: at most max.
+func (rs ruleset) rulesNaming(f hostport.Family, port uint16, max int) []Site {
+	var out []Site
+	word := fmt.Sprintf("dport %d", port)
+	for _, t := range rs {
+		if !t.has(f) {
+			continue
+		}
+		for _, c := range t.chains {
+			for _, r := range c.rules {
+				if text := r.text(); strings.Contains(text, word) && len(out) < max {
+					out = append(out, siteOf(c, text))
+				}
+			}
+		}
+	}
+	return out
+}

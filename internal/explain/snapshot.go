@@ -1,0 +1,192 @@
+package explain
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/hostport-cni/hostport/internal/listener"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Snapshot is what Explain knows of a node.
+type Snapshot struct {
+	Links []Link
+	// Routes are where packets to the addresses of the question go.
+	Routes map[netip.Addr]Route
+	// Sysctls are kernel parameters by their path below /proc/sys.
+	Sysctls map[string]string
+	// Listeners are the node's own sockets on the port of the question.
+	Listeners []listener.Listener
+	// Pods are the sandboxes of the attachments that map the port.
+	Pods map[hostport.Key]PodView
+	// Conntrack is the fill of the connection tracking table.
+	Conntrack Fill
+	// Programs are eBPF programs on the packet's way.
+	Programs []Program
+	// Unread are what could not be read, as sentences.
+	Unread []string
+
+	rules ruleset
+}
+
+// Link is an interface of the node.
+type Link struct {
+	Index int
+	Name  string
+	Type  string
+	// Master is the bridge or bond that it is a port of, "" if none.
+	Master    string
+	Up        bool
+	Addresses []netip.Prefix
+}
+
+// Route is the kernel's answer to a route lookup.
+type Route struct {
+	Out     string
+	Gateway netip.Addr
+	// Source is the address that the kernel would send from.
+	Source netip.Addr
+	// Default says that it is not more specific than a default route.
+	Default bool
+	// Err is why there is none, "" if there is.
+	Err string
+}
+
+// PodView is what is seen inside a pod's network namespace.
+type PodView struct {
+	// Hidden is why it cannot be seen, "" if it can.
+	Hidden string
+	// Listeners are sockets on the container ports of the question.
+	Listeners []listener.Listener
+	// Return is the route of the answer, and Peer the interface of the node that
+	// the pod's interface on it leads to, "" if none does.
+	Return map[netip.Addr]Route
+	Peer   string
+	// ReturnPeer is Peer of the interface that the answer leaves by.
+	ReturnPeer map[netip.Addr]string
+}
+
+// Fill is the number of entries in the connection tracking table, and the
+// limit.
+type Fill struct{ Count, Max int }
+
+// Program is an eBPF program that may change what happens to the packet.
+type Program struct {
+	Hook, Where, Name string
+}
+
+func (s *Snapshot) link(name string) *Link {
+	if i := slices.IndexFunc(s.Links, func(l Link) bool { return l.Name == name }); i >= 0 {
+		return &s.Links[i]
+	}
+	return nil
+}
+
+// holder returns the interface that has an address.
+func (s *Snapshot) holder(addr netip.Addr) *Link {
+	for i, l := range s.Links {
+		if slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Addr() == addr }) {
+			return &s.Links[i]
+		}
+	}
+	return nil
+}
+
+// isLocal reports whether packets to an address are for the node.
+func (s *Snapshot) isLocal(addr netip.Addr) bool {
+	return addr.Is4() && addr.IsLoopback() || s.holder(addr) != nil
+}
+
+// addrType is the address's type as iptables names it.
+func (s *Snapshot) addrType(addr netip.Addr) string {
+	switch {
+	case s.isLocal(addr):
+		return "LOCAL"
+	case addr.IsMulticast():
+		return "MULTICAST"
+	case s.isBroadcast(addr):
+		return "BROADCAST"
+	default:
+		return "UNICAST"
+	}
+}
+
+func (s *Snapshot) isBroadcast(addr netip.Addr) bool {
+	if !addr.Is4() {
+		return false
+	}
+	if addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return true
+	}
+	for _, l := range s.Links {
+		for _, p := range l.Addresses {
+			if p.Addr().Is4() && p.Bits() < 31 && lastOf(p) == addr {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lastOf is the highest address of an IPv4 network.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+// onLink returns the interface whose network an address is in.
+func (s *Snapshot) onLink(addr netip.Addr) *Link {
+	for i, l := range s.Links {
+		if slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Contains(addr) && p.Bits() < addr.BitLen() }) {
+			return &s.Links[i]
+		}
+	}
+	return nil
+}
+
+// sourceFor is the address that masquerading on an interface chooses: one that
+// shares the destination's network, or the first global one.
+func (s *Snapshot) sourceFor(name string, to netip.Addr) netip.Addr {
+	l := s.link(name)
+	if l == nil {
+		return netip.Addr{}
+	}
+	var first netip.Addr
+	for _, p := range l.Addresses {
+		if hostport.FamilyOf(p.Addr()) != hostport.FamilyOf(to) || p.Addr().IsLinkLocalUnicast() && !to.IsLinkLocalUnicast() {
+			continue
+		}
+		if p.Contains(to) {
+			return p.Addr()
+		}
+		if !first.IsValid() {
+			first = p.Addr()
+		}
+	}
+	if r := s.Routes[to]; !first.IsValid() && r.Source.IsValid() {
+		return r.Source
+	}
+	return first
+}
+
+// sysctl reports the value of a parameter of an interface.
+func (s *Snapshot) sysctl(f hostport.Family, iface, name string) string {
+	return s.Sysctls[sysctlPath(f, iface, name)]
+}
+
+func sysctlPath(f hostport.Family, iface, name string) string {
+	// In a path, a "." of the name would be a separator to sysctl(8) only.
+	return "net/ipv" + string('0'+rune(f)) + "/conf/" + iface + "/" + name
+}
+
+func (s *Snapshot) unreadAbout(word string) (string, bool) {
+	i := slices.IndexFunc(s.Unread, func(u string) bool { return strings.Contains(u, word) })
+	if i < 0 {
+		return "", false
+	}
+	return s.Unread[i], true
+}

@@ -1,0 +1,308 @@
+package explain
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Traced is one packet as nf_tables traced it.
+type Traced struct {
+	From      netip.AddrPort `json:"from"`
+	To        netip.AddrPort `json:"to"`
+	Interface string         `json:"interface,omitempty"`
+	Rules     []TracedRule   `json:"rules"`
+	// End is what became of it, as far as nf_tables goes.
+	End string `json:"end"`
+}
+
+// TracedRule is a rule that matched, or the end of a base chain.
+type TracedRule struct {
+	Site
+	Handle  uint64 `json:"handle,omitempty"`
+	Verdict string `json:"verdict"`
+}
+
+// quiet is how long no more is heard of a packet that has left the node: the
+// kernel does not say which message is a packet's last one.
+const quiet = 200 * time.Millisecond
+
+// Trace reports packets to the port of the question as they pass nf_tables,
+// until count have passed or ctx ends. Each connection's packets towards the
+// node are meant, over TCP only the first one of each. The rule that makes the
+// kernel trace them is in a table of its own, which the kernel deletes with this
+// process (before Linux 5.12 only if the process is not killed).
+func (c *Collector) Trace(ctx context.Context, q *Question, count int, emit func(Traced)) error {
+	listen, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return fmt.Errorf("listen for traces: %w", err)
+	}
+	defer func() { _ = listen.Close() }()
+	if err := listen.JoinGroup(unix.NFNLGRP_NFTRACE); err != nil {
+		return fmt.Errorf("listen for traces: %w", err)
+	}
+	const buffer = 4 << 20
+	_ = listen.SetReadBuffer(buffer)
+	resolve := newResolver(ctx, c)
+	remove, err := traceRule(q)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	t := &tracer{resolve: resolve, open: map[uint32]*tracedPacket{}}
+	for count > 0 && ctx.Err() == nil {
+		_ = listen.SetReadDeadline(time.Now().Add(quiet / 4))
+		msgs, err := listen.Receive()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			continue // some were lost; those that come are as good
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("read traces: %w", err)
+		}
+		for _, m := range msgs {
+			t.take(m)
+		}
+		for _, p := range t.finished(time.Now()) {
+			if count--; count >= 0 {
+				emit(p)
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		for _, p := range t.finished(time.Now().Add(time.Hour)) {
+			if count--; count >= 0 {
+				emit(p)
+			}
+		}
+	}
+	return nil
+}
+
+// tracer puts the messages of each packet together.
+type tracer struct {
+	resolve *resolver
+	open    map[uint32]*tracedPacket
+	order   []uint32
+}
+
+type tracedPacket struct {
+	Traced
+	last    time.Time
+	dropped bool
+	out     string
+	input   bool
+}
+
+// finished returns the packets that have ended.
+func (t *tracer) finished(now time.Time) []Traced {
+	var out []Traced
+	t.order = slices.DeleteFunc(t.order, func(id uint32) bool {
+		p := t.open[id]
+		if !p.dropped && now.Sub(p.last) < quiet {
+			return false
+		}
+		delete(t.open, id)
+		out = append(out, p.end())
+		return true
+	})
+	return out
+}
+
+func (p *tracedPacket) end() Traced {
+	switch {
+	case p.dropped:
+		last := p.Rules[len(p.Rules)-1]
+		p.End = "dropped by " + last.Site.String()
+	case p.input:
+		p.End = "delivered to the node itself"
+	case p.out != "":
+		p.End = "left netfilter towards " + p.out
+	default:
+		p.End = "no rule decided after this: the kernel had no route for it, or discarded it"
+	}
+	return p.Traced
+}
+
+// Attributes and types of traces, of linux/netfilter/nf_tables.h.
+const (
+	nftaTraceTable     = 1
+	nftaTraceChain     = 2
+	nftaTraceHandle    = 3
+	nftaTraceType      = 4
+	nftaTraceVerdict   = 5
+	nftaTraceID        = 6
+	nftaTraceNetwork   = 8
+	nftaTraceTransport = 9
+	nftaTraceIIF       = 10
+	nftaTraceOIF       = 12
+	nftaTraceNfproto   = 15
+	nftaTracePolicy    = 16
+
+	traceTypePolicy = 1
+	traceTypeRule   = 3
+)
+
+// take reads one message.
+func (t *tracer) take(m netlink.Message) {
+	if m.Header.Type != netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_TRACE) || len(m.Data) < 4 {
+		return
+	}
+	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+	if err != nil {
+		return
+	}
+	ad.ByteOrder = binary.BigEndian
+	var table, chain string
+	var handle uint64
+	var id, kind, iif, oif uint32
+	var network, transport []byte
+	verdict := effect{action: actionNext}
+	for ad.Next() {
+		switch ad.Type() {
+		case nftaTraceTable:
+			table = ad.String()
+		case nftaTraceChain:
+			chain = ad.String()
+		case nftaTraceHandle:
+			handle = ad.Uint64()
+		case nftaTraceType:
+			kind = ad.Uint32()
+		case nftaTraceVerdict:
+			ad.Nested(func(n *netlink.AttributeDecoder) error { verdict = decodeVerdict(n); return nil })
+		case nftaTracePolicy:
+			verdict.action = verdictAction(int32(ad.Uint32()))
+		case nftaTraceID:
+			id = ad.Uint32()
+		case nftaTraceNetwork:
+			network = ad.Bytes()
+		case nftaTraceTransport:
+			transport = ad.Bytes()
+		case nftaTraceIIF:
+			iif = ad.Uint32()
+		case nftaTraceOIF:
+			oif = ad.Uint32()
+		}
+	}
+	p := t.open[id]
+	if p == nil {
+		p = &tracedPacket{}
+		p.From, p.To = endpoints(network, transport)
+		p.Interface = t.resolve.name(iif)
+		t.open[id] = p
+		t.order = append(t.order, id)
+	}
+	p.last = time.Now()
+	if table == traceTable {
+		return
+	}
+	family := nftFamilies[m.Data[0]]
+	c := t.resolve.chain(family, table, chain)
+	if oif != 0 {
+		p.out = t.resolve.name(oif)
+	}
+	if c != nil && c.hook == hookInput {
+		p.input = true
+	}
+	p.dropped = verdict.action == actionDrop
+	if kind == traceTypePolicy || kind == traceTypeRule {
+		p.Rules = append(p.Rules, TracedRule{
+			Site: t.resolve.site(c, family, table, chain, handle), Handle: handle, Verdict: verdictText(kind, verdict),
+		})
+	}
+}
+
+func verdictText(kind uint32, v effect) string {
+	words := map[action]string{
+		actionAccept: "accept", actionDrop: "drop", actionReturn: "return", actionQueue: "queue",
+		actionJump: "jump " + v.chain, actionGoto: "goto " + v.chain, actionNext: "continue",
+	}
+	if kind == traceTypePolicy {
+		return "policy " + words[v.action]
+	}
+	return words[v.action]
+}
+
+// endpoints reads the addresses of a packet from its headers.
+func endpoints(network, transport []byte) (from, to netip.AddrPort) {
+	var src, dst netip.Addr
+	switch {
+	case len(network) >= 20 && network[0]>>4 == 4:
+		src, _ = netip.AddrFromSlice(network[12:16])
+		dst, _ = netip.AddrFromSlice(network[16:20])
+	case len(network) >= 40:
+		src, _ = netip.AddrFromSlice(network[8:24])
+		dst, _ = netip.AddrFromSlice(network[24:40])
+	}
+	var sport, dport uint16
+	if len(transport) >= 4 {
+		sport, dport = binary.BigEndian.Uint16(transport), binary.BigEndian.Uint16(transport[2:])
+	}
+	return netip.AddrPortFrom(src, sport), netip.AddrPortFrom(dst, dport)
+}
+
+// resolver knows rules by their handles.
+type resolver struct {
+	rules ruleset
+	links Snapshot
+}
+
+func newResolver(ctx context.Context, c *Collector) *resolver {
+	r := &resolver{}
+	native, err := c.nft.read()
+	if err != nil {
+		return r // names and handles have to do
+	}
+	var saved ruleset
+	for _, f := range hostport.Families() {
+		more, _ := c.saveAll(ctx, f)
+		saved = append(saved, more...)
+	}
+	r.rules = merge(native, saved)
+	_ = r.links.readLinks()
+	return r
+}
+
+func (r *resolver) name(index uint32) string {
+	for _, l := range r.links.Links {
+		if l.Index == int(index) {
+			return l.Name
+		}
+	}
+	if index == 0 {
+		return ""
+	}
+	return fmt.Sprintf("interface %d", index)
+}
+
+func (r *resolver) chain(family, table, name string) *chain {
+	for _, t := range r.rules {
+		if t.family == family && t.name == table && t.origin != originLegacy {
+			return t.chains[name]
+		}
+	}
+	return nil
+}
+
+// site resolves a handle to the rule's text and owner.
+func (r *resolver) site(c *chain, family, tableName, name string, handle uint64) Site {
+	if c == nil {
+		c = &chain{table: &table{origin: originNFT, family: family, name: tableName}, name: name}
+	}
+	text := ""
+	if i := slices.Index(c.handles, handle); handle != 0 && i >= 0 {
+		text = c.rules[i].text()
+	} else if handle != 0 {
+		text = fmt.Sprintf("rule with handle %d", handle)
+	}
+	return siteOf(c, text)
+}

@@ -1,0 +1,377 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+// puzzle is a node in a state in which a packet does or does not arrive, and
+// what explain says of it.
+type puzzle struct {
+	name     string
+	code     string
+	backends []world.Backend
+	families []world.Family
+	node     world.Options
+	// unsure says that the code is of a verdict "cannot tell".
+	unsure bool
+	// probe says what the code is with --probe, "" if the same.
+	probe string
+	// arrange brings the node into the state and returns the packet.
+	arrange func(e *env) packet
+}
+
+// packet is one that a client sends. server answers it, or nobody if "".
+type packet struct {
+	from     *world.Netns
+	source   netip.Addr
+	protocol string
+	to       netip.AddrPort
+	server   string
+	args     []string
+}
+
+func (e *env) fromClient(server string) packet {
+	return packet{
+		from: e.w.Client, protocol: "tcp", to: e.node(8080), server: server,
+		args: []string{"--from", e.f.Client().String(), "--address", e.f.Node().String()},
+	}
+}
+
+func (e *env) fromNode(to netip.Addr, server string) packet {
+	return packet{
+		from: e.w.Node, protocol: "tcp", to: netip.AddrPortFrom(to, 8080), server: server,
+		args: []string{"--from", "node", "--address", to.String()},
+	}
+}
+
+func puzzles() []puzzle {
+	return slices.Concat(mappingPuzzles(), nodePuzzles(), podPuzzles())
+}
+
+func mappingPuzzles() []puzzle {
+	return []puzzle{
+		{name: "from outside", code: "ok", arrange: func(e *env) packet {
+			e.web()
+			return e.fromClient("web")
+		}},
+		{name: "from the node", code: "ok", arrange: func(e *env) packet {
+			e.web()
+			return e.fromNode(e.f.Node(), "web")
+		}},
+		{name: "127.0.0.1", code: "ok", families: v4Only, arrange: func(e *env) packet {
+			e.web()
+			return e.fromNode(e.f.Loopback(), "web")
+		}},
+		{name: "from a pod of the same bridge", code: "ok", arrange: func(e *env) packet {
+			e.web()
+			other := e.add("other", world.TCP(8081, 80))
+			p := e.fromClient("web")
+			p.from, p.args[1] = other.Pod.Netns, "pod:default/other"
+			return p
+		}},
+		{name: "UDP", code: "ok", arrange: func(e *env) packet {
+			e.add("dns", world.UDP(8080, 53)).Pod.Serve("udp", 53)
+			p := e.fromClient("dns")
+			p.protocol = "udp"
+			return p
+		}},
+		{name: "no pod has the port", code: "no-mapping", arrange: func(e *env) packet {
+			e.add("web", world.TCP(8081, 80)).Pod.Serve("tcp", 80)
+			return e.fromClient("")
+		}},
+		{name: "an address of somebody else", code: "address-not-local", arrange: func(e *env) packet {
+			e.web()
+			p := e.fromClient("")
+			p.to = netip.AddrPortFrom(e.f.Elsewhere(), 8080)
+			p.args[3] = e.f.Elsewhere().String()
+			return p
+		}},
+		{name: "a Service of the same port", code: "service-first", arrange: func(e *env) packet {
+			e.service(8080)
+			e.web()
+			return e.fromClient("elsewhere")
+		}},
+		{name: "a Service of kube-proxy's nftables mode", code: "service-first", backends: nftablesOnly, arrange: func(e *env) packet {
+			e.w.Elsewhere.Serve("tcp", 9000)
+			family, addr := nftFamily(e.f), e.f.Elsewhere().String()
+			e.w.NFT(fmt.Sprintf(`table %[1]s kube-proxy {
+				map service-nodeports { type inet_proto . inet_service : verdict; elements = { tcp . 8080 : goto external-X }; }
+				chain external-X { goto service-X; }
+				chain service-X { numgen random mod 1 vmap { 0 : goto endpoint-X }; }
+				chain endpoint-X { meta l4proto tcp dnat to %[2]s; }
+				chain nat-prerouting { type nat hook prerouting priority -100; jump services; }
+				chain services { fib daddr type local meta l4proto . th dport vmap @service-nodeports; }
+			}`, family, toward(e.f, addr, 9000)))
+			e.web()
+			return e.fromClient("elsewhere")
+		}},
+		{name: "a DNAT rule of somebody else", code: "other-mapping-first", arrange: func(e *env) packet {
+			e.web()
+			e.w.Elsewhere.Serve("tcp", 9000)
+			e.w.IptablesRestore(e.f, fmt.Sprintf("*nat\n-I PREROUTING -p tcp --dport 8080 -j DNAT --to-destination %s\nCOMMIT\n",
+				netip.AddrPortFrom(e.f.Elsewhere(), 9000)))
+			return e.fromClient("elsewhere")
+		}},
+		{name: "a DNAT rule of an nftables table", code: "other-mapping-first", arrange: func(e *env) packet {
+			e.web()
+			e.w.Elsewhere.Serve("tcp", 9000)
+			e.w.NFT(fmt.Sprintf(`table %s router { chain pre { type nat hook prerouting priority -110; tcp dport { 8080, 8443 } dnat to %s; }; }`,
+				nftFamily(e.f), toward(e.f, e.f.Elsewhere().String(), 9000)))
+			return e.fromClient("elsewhere")
+		}},
+		{name: "a pod that is gone", code: "owner-dead", arrange: func(e *env) packet {
+			// A socket would keep the namespace.
+			e.add("web", world.TCP(8080, 80)).Pod.Close()
+			return e.fromClient("")
+		}},
+		{name: "rules that were flushed", code: "out-of-sync", arrange: func(e *env) packet {
+			e.web()
+			e.removeOurs()
+			return e.fromClient("")
+		}},
+		{name: "conditions", code: "condition-excludes", arrange: func(e *env) packet {
+			e.conditional("-s 203.0.113.0/24", "ip saddr 203.0.113.0/24", "-s 2001:db8:77::/64", "ip6 saddr 2001:db8:77::/64")
+			return e.fromClient("")
+		}},
+		{name: "conditions that are met", code: "ok", arrange: func(e *env) packet {
+			e.conditional("-s 192.0.2.0/24", "ip saddr 192.0.2.0/24", "-s 2001:db8:1::/64", "ip6 saddr 2001:db8:1::/64")
+			return e.fromClient("web")
+		}},
+		{name: "another host IP", code: "condition-excludes", arrange: func(e *env) packet {
+			e.add("web", world.TCP(8080, 80).On(e.f.NodeSecond())).Pod.Serve("tcp", 80)
+			return e.fromClient("")
+		}},
+		{name: "a pod without the family", code: "family-missing", arrange: func(e *env) packet {
+			e.web()
+			o := e.f.Other()
+			return packet{
+				from: e.w.Client, protocol: "tcp", to: netip.AddrPortFrom(o.Node(), 8080),
+				args: []string{"--from", o.Client().String(), "--address", o.Node().String()},
+			}
+		}},
+		{name: "a process of the node on the port", code: "listener-shadowed", arrange: func(e *env) packet {
+			e.web()
+			e.w.Node.Serve("tcp", 8080)
+			return e.fromClient("web")
+		}},
+	}
+}
+
+func nftFamily(f world.Family) string {
+	if f == world.V6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
+func toward(f world.Family, addr string, port int) string {
+	if f == world.V6 {
+		return fmt.Sprintf("[%s]:%d", addr, port)
+	}
+	return fmt.Sprintf("%s:%d", addr, port)
+}
+
+// conditional adds a pod with conditions, which differ by backend.
+func (e *env) conditional(iptV4, nftV4, iptV6, nftV6 string) {
+	e.Helper()
+	v4, v6 := strings.Fields(iptV4), strings.Fields(iptV6)
+	if e.w.Backend == world.NFTables {
+		v4, v6 = []string{nftV4}, []string{nftV6}
+	}
+	n := e.network(world.NetworkOptions{Hostport: world.Config{"conditionsV4": v4, "conditionsV6": v6}})
+	e.addTo(n, "web", world.TCP(8080, 80)).Pod.Serve("tcp", 80)
+}
+
+func nodePuzzles() []puzzle {
+	return []puzzle{
+		{name: "no route to the pod", code: "no-route", arrange: func(e *env) packet {
+			a := e.web()
+			e.w.Node.Command("ip", "route", "add", "unreachable", netip.PrefixFrom(a.Addr(e.f), a.Addr(e.f).BitLen()).String())
+			return e.fromClient("")
+		}},
+		{name: "forwarding is off", code: "forwarding-off", arrange: func(e *env) packet {
+			e.web()
+			e.w.Node.Sysctl("net/ipv4/ip_forward", "0")
+			e.w.Node.Sysctl("net/ipv6/conf/all/forwarding", "0")
+			return e.fromClient("")
+		}},
+		{name: "forwarding is off, from the node", code: "ok", arrange: func(e *env) packet {
+			e.web()
+			e.w.Node.Sysctl("net/ipv4/ip_forward", "0")
+			return e.fromNode(e.f.Node(), "web")
+		}, families: v4Only},
+		{name: "the FORWARD policy", code: "forward-dropped", arrange: func(e *env) packet {
+			e.web()
+			e.w.Iptables(e.f, "-P", "FORWARD", "DROP")
+			return e.fromClient("")
+		}},
+		{name: "the FORWARD policy, and a rule that accepts", code: "ok", arrange: func(e *env) packet {
+			e.web()
+			e.w.IptablesRestore(e.f, "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -m conntrack --ctstate DNAT -j ACCEPT\n"+
+				"-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n")
+			return e.fromClient("web")
+		}},
+		{name: "a forward chain of an nftables table", code: "forward-dropped", arrange: func(e *env) packet {
+			e.web()
+			e.w.NFT(`table inet firewalld { set open { type inet_service; flags interval; elements = { 22, 8000-8100 }; };
+				chain filter_FORWARD { type filter hook forward priority 10; policy drop; ct state established,related accept; tcp dport @open accept; }; }`)
+			return e.fromClient("") // the pod's port is 80
+		}},
+		{name: "a forward chain that accepts what is translated", code: "ok", arrange: func(e *env) packet {
+			e.web()
+			e.w.NFT(`table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy drop;
+				ct state { established, related } accept; ct status dnat accept; }; }`)
+			return e.fromClient("web")
+		}},
+		{name: "a rate limit", code: "not-visible", unsure: true, probe: "ok", arrange: func(e *env) packet {
+			e.web()
+			e.w.NFT(`table inet limits { chain forward { type filter hook forward priority 10; policy drop;
+				ct state established accept; limit rate 1000/second accept; }; }`)
+			return e.fromClient("web")
+		}},
+		{name: "rp_filter", code: "rp-filter", families: v4Only, arrange: func(e *env) packet {
+			e.web()
+			e.w.Client.AddAddress("eth0", "203.0.113.9/32")
+			e.w.Node.Command("ip", "route", "add", "203.0.113.0/24", "dev", "far0")
+			e.w.Node.Sysctl("net/ipv4/conf/up0/rp_filter", "1")
+			p := e.fromClient("")
+			p.source, p.args[1] = netip.MustParseAddr("203.0.113.9"), "203.0.113.9"
+			p.args = append(p.args, "--interface", "up0")
+			return p
+		}},
+		{name: "loopback from outside", code: "guard", families: v4Only, arrange: func(e *env) packet {
+			e.web()
+			// The client sends to 127.0.0.2 what it would otherwise keep.
+			e.w.Client.Sysctl("net/ipv4/conf/all/route_localnet", "1")
+			e.w.Client.Command("ip", "route", "del", "table", "local", "local", "127.0.0.0/8")
+			e.w.Client.AddRoute("eth0", "127.0.0.2/32", e.f.Node().String())
+			p := e.fromClient("")
+			p.source, p.to, p.args[3] = e.f.Client(), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), 8080), "127.0.0.2"
+			return p
+		}},
+		{name: "127.0.0.1 without route_localnet", code: "guard", families: v4Only, arrange: func(e *env) packet {
+			e.web()
+			e.w.Node.Sysctl("net/ipv4/conf/cni0/route_localnet", "0")
+			return e.fromNode(e.f.Loopback(), "")
+		}},
+	}
+}
+
+func podPuzzles() []puzzle {
+	return []puzzle{
+		{name: "nothing listens in the pod", code: "pod-not-listening", arrange: func(e *env) packet {
+			e.add("web", world.TCP(8080, 80)).Pod.Serve("tcp", 81)
+			return e.fromClient("")
+		}},
+		{name: "the pod listens on its loopback", code: "pod-not-listening", arrange: func(e *env) packet {
+			e.add("web", world.TCP(8080, 80)).Pod.ServeOn("tcp", netip.AddrPortFrom(e.f.Loopback(), 80))
+			return e.fromClient("")
+		}},
+		{name: "the pod has no default route", code: "return-path", arrange: func(e *env) packet {
+			a := e.web()
+			family := "-4"
+			if e.f == world.V6 {
+				family = "-6"
+			}
+			a.Pod.Command("ip", family, "route", "del", "default")
+			return e.fromClient("")
+		}},
+		{name: "answers are dropped", code: "return-path", arrange: func(e *env) packet {
+			a := e.web()
+			e.w.Iptables(e.f, "-P", "FORWARD", "DROP")
+			e.w.Iptables(e.f, "-A", "FORWARD", "-d", a.Addr(e.f).String(), "-j", "ACCEPT")
+			return e.fromClient("")
+		}},
+		{
+			name: "a neighbour that is not masqueraded", code: "return-path", node: world.Options{NoBridgeNetfilter: true},
+			arrange: func(e *env) packet {
+				n := e.network(world.NetworkOptions{Hostport: world.Config{"snat": false}})
+				e.addTo(n, "web", world.TCP(8080, 80)).Pod.Serve("tcp", 80)
+				other := e.addTo(n, "other", world.TCP(8081, 80))
+				p := e.fromClient("")
+				p.from, p.args[1] = other.Pod.Netns, "pod:default/other"
+				return p
+			},
+		},
+	}
+}
+
+// TestExplain brings nodes into the state of each reason code. A real packet
+// shows what happens, and explain has to say that, for that reason and no other.
+func TestExplain(t *testing.T) {
+	for _, b := range world.Backends {
+		for _, f := range world.Families {
+			for _, s := range puzzles() {
+				if s.backends != nil && !slices.Contains(s.backends, b) || s.families != nil && !slices.Contains(s.families, f) {
+					continue
+				}
+				t.Run(string(b)+"/"+string(f)+"/"+s.code+"/"+s.name, func(t *testing.T) {
+					t.Parallel()
+					s.node.Backend = b
+					e := newEnv(t, s.node, f)
+					p := s.arrange(e)
+					e.happens(p)
+					e.explained(s, p, s.code)
+					if s.probe == "" {
+						s.probe = s.code
+					}
+					e.explained(s, p, s.probe, "--probe")
+				})
+			}
+		}
+	}
+}
+
+// happens sends the packet.
+func (e *env) happens(p packet) {
+	e.Helper()
+	const patience = 3 * time.Second
+	timeout := patience
+	if p.server == "" {
+		timeout = 600 * time.Millisecond
+	}
+	source := netip.AddrPort{}
+	if p.source.IsValid() {
+		source = netip.AddrPortFrom(p.source, 0)
+	}
+	got, err := p.from.TryAsk(p.protocol, source, p.to, timeout)
+	if p.server == "" && err == nil || p.server != "" && got.Server != p.server {
+		e.Fatalf("the packet was answered by %q (%v), want %q", got.Server, err, p.server)
+	}
+}
+
+// explained compares what explain says.
+func (e *env) explained(s puzzle, p packet, code string, more ...string) {
+	e.Helper()
+	args := slices.Concat([]string{"explain", "8080/" + p.protocol, "-o", "json"}, p.args, more)
+	out := e.w.Ctl(args...)
+	var r struct {
+		Code, Verdict, Sentence string
+		Stages                  []struct{ Name, Mark, Text string }
+		Observed                *struct{ Text string }
+	}
+	if err := json.Unmarshal(out.Stdout, &r); err != nil {
+		e.Fatalf("explain %v: %v\n%s%s", args, err, out.Stdout, out.Stderr)
+	}
+	want := 1
+	switch {
+	case s.unsure && len(more) == 0:
+		want = 2
+	case code == "ok" || code == "listener-shadowed":
+		want = 0
+	}
+	if r.Code != code || out.ExitCode != want {
+		e.Errorf("explain %v: code %q, exit status %d, want %q and %d\n%s", args, r.Code, out.ExitCode, code, want, out.Stdout)
+	}
+	if len(more) > 0 && r.Observed == nil {
+		e.Error("--probe observed nothing")
+	}
+}
