@@ -77,8 +77,8 @@ type truth struct {
 	doubt string
 }
 
-func is(yes bool) truth              { return truth{yes: yes} }
-func unknown(reason string) truth    { return truth{doubt: reason} }
+func is(yes bool) truth           { return truth{yes: yes} }
+func unknown(reason string) truth { return truth{doubt: reason} }
 
 // apply reads the rule's options from left to right.
 func (r iptRule) apply(p *Packet) effect {
@@ -450,4 +450,3 @@ func parseTo(s string) netip.AddrPort {
 	}
 	return netip.AddrPortFrom(addr, uint16(n))
 }
-

@@ -42,7 +42,9 @@ func (r *nftRule) text() string {
 	return strings.Join(p.out, " ")
 }
 
-func (p *printer) add(format string, args ...any) { p.out = append(p.out, fmt.Sprintf(format, args...)) }
+func (p *printer) add(format string, args ...any) {
+	p.out = append(p.out, fmt.Sprintf(format, args...))
+}
 
 func (p *printer) print(e nftExpr) {
 	switch x := e.any.(type) {

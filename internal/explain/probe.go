@@ -227,4 +227,3 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 }
-
