@@ -30,6 +30,10 @@ install: build ## Install both: DESTDIR, CNI_BIN=/opt/cni/bin
 	install -D -m 755 bin/hostport $(DESTDIR)$(CNI_BIN)/hostport
 	install -D -m 755 bin/hostportctl $(DESTDIR)/usr/local/bin/hostportctl
 
+.PHONY: man
+man: ## Write hostportctl's manual pages into bin/man
+	go run -tags man -ldflags '$(LDFLAGS)' ./cmd/hostportctl man bin/man
+
 .PHONY: demo
 demo: build ## Show it at work: pods, curl and the rules (root)
 	@test/packages.sh demo

@@ -2,11 +2,14 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +17,8 @@ import (
 )
 
 func newList(w *where) *cobra.Command {
-	var port, pod, output string
+	var port, pod, namespace, output string
+	var watch bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List host ports and the pods that hold them",
@@ -23,7 +27,7 @@ func newList(w *where) *cobra.Command {
 			"  hostportctl list -o json",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			match, err := newFilter(port, pod)
+			match, err := newFilter(port, pod, namespace)
 			if err != nil {
 				return err
 			}
@@ -31,23 +35,36 @@ func newList(w *where) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			all, err := w.node(cmd).List(cmd.Context())
-			if err := unlessNoState(cmd, err); err != nil {
-				return err
-			}
-			rows := rowsOf(all, match)
-			if len(rows) == 0 && output != "json" {
-				if err == nil {
-					fmt.Fprintln(cmd.ErrOrStderr(), "no host port is held")
+			list := func(out io.Writer) error {
+				all, err := w.node(cmd).List(cmd.Context())
+				if err := unlessNoState(cmd, err); err != nil {
+					return err
 				}
-				return nil
+				rows := rowsOf(all, match)
+				if len(rows) == 0 && output != "json" && output != "yaml" {
+					if err == nil {
+						fmt.Fprintln(cmd.ErrOrStderr(), "no host port is held")
+					}
+					return nil
+				}
+				return write(out, rows)
 			}
-			return write(cmd.OutOrStdout(), rows)
+			if !watch {
+				return list(cmd.OutOrStdout())
+			}
+			return redraw(cmd.Context(), cmd.OutOrStdout(), list)
 		},
 	}
 	cmd.Flags().StringVarP(&port, "port", "p", "", "only this host `port`, such as 8080 or 53/udp")
 	cmd.Flags().StringVar(&pod, "pod", "", "only this `pod`, as name or namespace/name")
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "`format`: table, wide or json")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only pods of this Kubernetes `namespace`")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "list again whenever something has changed, until interrupted")
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "`format`: table, wide, json or yaml")
+	_ = cmd.RegisterFlagCompletionFunc("port", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return w.completePorts(cmd, nil, word)
+	})
+	_ = cmd.RegisterFlagCompletionFunc("pod", w.completePods)
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -88,8 +105,33 @@ func rowsOf(all []*hostport.Attachment, match func(row) bool) []row {
 	return rows
 }
 
-// newFilter reads the flags --port and --pod; "" is any.
-func newFilter(port, pod string) (func(row) bool, error) {
+// redraw calls list every second and prints what it wrote, if that has changed:
+// in place on a terminal, below the last one elsewhere.
+func redraw(ctx context.Context, out io.Writer, list func(io.Writer) error) error {
+	const clear = "\x1b[H\x1b[2J"
+	last := ""
+	for {
+		var b strings.Builder
+		if err := list(&b); err != nil {
+			return err
+		}
+		if b.String() != last {
+			last = b.String()
+			if newPage(out).terminal {
+				fmt.Fprint(out, clear)
+			}
+			fmt.Fprint(out, last)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// newFilter reads the flags --port, --pod and --namespace; "" is any.
+func newFilter(port, pod, namespace string) (func(row) bool, error) {
 	var number uint64
 	var protocol hostport.Protocol
 	if port != "" {
@@ -108,6 +150,7 @@ func newFilter(port, pod string) (func(row) bool, error) {
 		m, p := r.mapping, r.attachment.Pod
 		return (number == 0 || uint64(m.HostPort) == number) &&
 			(protocol == "" || m.Protocol == protocol) &&
-			(pod == "" || p.Name == pod || p.String() == pod)
+			(pod == "" || p.Name == pod || p.String() == pod) &&
+			(namespace == "" || p.Namespace == namespace)
 	}, nil
 }

@@ -22,8 +22,10 @@ func writerOf(output string) (func(io.Writer, []row) error, error) {
 		return writeWide, nil
 	case "json":
 		return writeJSON, nil
+	case "yaml":
+		return func(w io.Writer, rows []row) error { return writeYAML(w, recordsOf(rows)) }, nil
 	default:
-		return nil, fmt.Errorf("--output %q: want table, wide or json", output)
+		return nil, fmt.Errorf("--output %q: want table, wide, json or yaml", output)
 	}
 }
 
@@ -89,6 +91,15 @@ func (t table) row(cells ...string) {
 // writeJSON prints the attachments that have a row, whole, as they are
 // recorded, but with the rows' mappings alone.
 func writeJSON(w io.Writer, rows []row) error {
+	b, err := json.MarshalIndent(recordsOf(rows), "", "  ")
+	if err != nil {
+		return fmt.Errorf("write JSON: %w", err)
+	}
+	_, err = w.Write(append(escaped(b), '\n'))
+	return err
+}
+
+func recordsOf(rows []row) []*hostport.Attachment {
 	out := []*hostport.Attachment{}
 	at := map[hostport.Key]*hostport.Attachment{}
 	for _, r := range rows {
@@ -102,12 +113,7 @@ func writeJSON(w io.Writer, rows []row) error {
 		}
 		a.Mappings = append(a.Mappings, r.mapping)
 	}
-	b, err := json.MarshalIndent(out, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write JSON: %w", err)
-	}
-	_, err = w.Write(append(escaped(b), '\n'))
-	return err
+	return out
 }
 
 // escaped writes what JSON leaves as it is, but a terminal may obey, as escape

@@ -23,9 +23,10 @@ const (
 
 // page wraps text at the width of the terminal, and colours it there.
 type page struct {
-	w      io.Writer
-	width  int
-	colour bool
+	w        io.Writer
+	width    int
+	colour   bool
+	terminal bool
 }
 
 const (
@@ -39,6 +40,7 @@ func newPage(w io.Writer) *page {
 	p := &page{w: w, width: defaultWidth}
 	if f, ok := w.(*os.File); ok {
 		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+			p.terminal = true
 			p.colour = os.Getenv("NO_COLOR") == ""
 			if size.Col > 0 {
 				p.width = int(size.Col)

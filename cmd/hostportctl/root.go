@@ -41,6 +41,9 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newExplain(&w), newTrace(&w), newDoctor(&w), newList(&w), newCheck(&w), newSync(&w), newPrune(&w), newStatus(&w),
 		newAdopt(&w), newInstall(&w), newUninstall(&w), newVersion())
+	if man := newMan(root); man != nil {
+		root.AddCommand(man)
+	}
 	return root
 }
 

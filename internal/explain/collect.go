@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -76,9 +77,11 @@ func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) 
 		s.Unread = append(s.Unread, fmt.Sprintf("The node's sockets could not be listed: %v.", listenErr))
 	}
 	s.Unread = append(s.Unread, notes...)
+	s.rulesHidden = err != nil || len(notes) > 0
 	s.rules = merge(native, saved)
 	for _, t := range s.rules {
 		if t.origin == originNFT && t.compat() && t.uses("match", "target") {
+			s.rulesHidden = true
 			s.Unread = append(s.Unread, fmt.Sprintf(
 				"Table %s %s was written by iptables, and iptables-save does not list it here: some of its rules cannot be read.", t.family, t.name))
 		}
@@ -156,7 +159,7 @@ func (c *Collector) saveAll(ctx context.Context, f hostport.Family) (ruleset, []
 	if f == hostport.IPv6 {
 		tool = "ip6tables"
 	}
-	plain, plainErr := c.run(ctx, tool+"-save")
+	plain, plainErr := c.list(ctx, tool+"-save")
 	origin := originIPTNFT
 	if plainErr == nil {
 		version, err := c.run(ctx, tool, "--version")
@@ -170,13 +173,16 @@ func (c *Collector) saveAll(ctx context.Context, f hostport.Family) (ruleset, []
 	if plainErr == nil {
 		add(origin, plain)
 	}
+	if plainErr != nil && !errors.Is(plainErr, exec.ErrNotFound) {
+		notes = append(notes, fmt.Sprintf("The rules of %s could not be listed: %v.", tool, plainErr))
+	}
 	if plainErr != nil || origin != originIPTNFT {
-		if text, err := c.run(ctx, tool+"-nft-save"); err == nil {
+		if text, err := c.list(ctx, tool+"-nft-save"); err == nil {
 			add(originIPTNFT, text)
 		}
 	}
 	if (plainErr != nil || origin != originLegacy) && legacyTables(f) {
-		text, err := c.run(ctx, tool+"-legacy-save")
+		text, err := c.list(ctx, tool+"-legacy-save")
 		if err != nil {
 			notes = append(notes, fmt.Sprintf("The kernel has tables of %s-legacy, which could not be listed: %v.", tool, err))
 		} else {
@@ -184,6 +190,16 @@ func (c *Collector) saveAll(ctx context.Context, f hostport.Family) (ruleset, []
 		}
 	}
 	return out, notes
+}
+
+// list runs a tool that lists rules, a second time if it fails: iptables-nft-save
+// gives up where others change the rules while it reads.
+func (c *Collector) list(ctx context.Context, tool string) (string, error) {
+	out, err := c.run(ctx, tool)
+	if err != nil && !errors.Is(err, exec.ErrNotFound) && ctx.Err() == nil {
+		return c.run(ctx, tool)
+	}
+	return out, err
 }
 
 // LegacyInUse reports whether iptables-legacy has tables on the node, of either

@@ -291,5 +291,5 @@ func (d *doctor) state() {
 		d.say("state", MarkWarn, "", "no state in %s: no pod with a host port was added here since the last boot, or dataDir is another one", d.places.State)
 		return
 	}
-	d.say("state", MarkOK, "", "%d attachments in %s, last changed %s", len(d.all), d.places.State, info.ModTime().UTC().Format("2006-01-02 15:04:05Z"))
+	d.say("state", MarkOK, "", "attachments on record: %d, in %s, last changed %s", len(d.all), d.places.State, info.ModTime().UTC().Format("2006-01-02 15:04:05Z"))
 }

@@ -27,8 +27,8 @@ type entry struct {
 func (d *doctor) conflists() {
 	files, _ := filepath.Glob(filepath.Join(d.places.ConfDir, "*.conf*"))
 	slices.Sort(files)
-	entries := 0
-	for i, file := range files {
+	entries, first := 0, ""
+	for _, file := range files {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			continue
@@ -42,11 +42,13 @@ func (d *doctor) conflists() {
 		if at < 0 {
 			continue
 		}
-		entries++
-		d.entry(file, c, at)
-		if i > 0 {
-			d.say("conflist", MarkWarn, "", "runtimes use the first file by name, which is %s; this is %s", filepath.Base(files[0]), filepath.Base(file))
+		if entries++; entries == 1 {
+			first = file
 		}
+		d.entry(file, c, at)
+	}
+	if entries > 0 && first != files[0] {
+		d.say("conflist", MarkWarn, "", "runtimes use the first file by name for all pods, and %s has no entry of hostport", filepath.Base(files[0]))
 	}
 	if entries == 0 {
 		d.say("conflist", MarkFail, "", "no conflist in %s has an entry of type hostport: pods get no host ports from this plugin", d.places.ConfDir)

@@ -3,7 +3,6 @@ package explain
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -138,7 +137,12 @@ func (x *explainer) fail(name string, code Code, site *Site, text string, advice
 	return false
 }
 
+// sentence begins with a capital, unless with a name.
 func sentence(s string) string {
+	first, _, _ := strings.Cut(s, " ")
+	if strings.ContainsAny(first, "/.:_-") {
+		return s + "."
+	}
 	return strings.ToUpper(s[:1]) + s[1:] + "."
 }
 
@@ -179,7 +183,7 @@ func process(pid int, command string) string {
 	if pid == 0 {
 		return "a socket of an unknown process"
 	}
-	return fmt.Sprintf("process %d (%s) of the node", pid, command)
+	return fmt.Sprintf("process %d (%s)", pid, command)
 }
 
 func (x *explainer) address() bool {
@@ -266,7 +270,7 @@ func (x *explainer) record() bool {
 				if has && (wildcard || m.HostIP.Unmap() == x.q.Address) {
 					x.owner, x.mapping = &x.concerned[i], m
 					x.to = netip.AddrPortFrom(pod.Addr(), m.ContainerPort)
-					x.ok("record", "%s is recorded for %s at %s (backend %s).", m, a.Owner(), x.to, a.Backend)
+					x.ok("record", "%s is recorded for %s at %s (backend %s).", m, x.whom(), x.to, a.Backend)
 					return true
 				}
 			}
@@ -377,14 +381,14 @@ func (x *explainer) translation() bool {
 		return x.untranslated()
 	}
 	if x.owner.Dead {
-		return x.fail("owner", CodeOwnerDead, &first.site, fmt.Sprintf("the sandbox of %s is gone, and its rules are still there", x.owner.Owner()),
+		return x.fail("owner", CodeOwnerDead, &first.site, fmt.Sprintf("the sandbox of %s is gone, and its rules are still there", x.whom()),
 			Advice{Text: "Remove the host ports of pods that are gone.", Command: "hostportctl prune"})
 	}
 	if first.to != x.to {
 		return x.fail("translation", CodeOutOfSync, &first.site, fmt.Sprintf("the rule in the kernel leads to %s, and the record says %s", first.to, x.to), syncAdvice)
 	}
 	site := first.site
-	x.stage("translation", MarkOK, componentHostport, fmt.Sprintf("%s leads it to %s.", sentence(site.String())[:len(site.String())], x.to), &site)
+	x.stage("translation", MarkOK, componentHostport, sentence(fmt.Sprintf("%s leads it to %s", site, x.to)), &site)
 	for _, d := range x.owner.Differences {
 		x.warn("translation", "Out of sync: %s. `hostportctl sync` repairs it.", d)
 	}
@@ -399,15 +403,15 @@ var syncAdvice = Advice{Text: "Rewrite the rules from the records.", Command: "h
 
 // untranslated tells why no rule translated the packet.
 func (x *explainer) untranslated() bool {
-	if text, unread := x.s.unreadAbout("could not be"); unread {
-		x.unknown = true
-		x.stage("translation", MarkUnknown, "", text, nil)
+	if x.s.rulesHidden {
+		x.programs()
+		x.name()
 		x.r.Verdict, x.r.Code = CannotTell, CodeNotVisible
 		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: rules could not be read", x.where(), x.whom())
 		return false
 	}
 	if x.owner.Dead {
-		return x.fail("owner", CodeOwnerDead, nil, fmt.Sprintf("the sandbox of %s is gone", x.owner.Owner()),
+		return x.fail("owner", CodeOwnerDead, nil, fmt.Sprintf("the sandbox of %s is gone", x.whom()),
 			Advice{Text: "Remove the host ports of pods that are gone.", Command: "hostportctl prune"})
 	}
 	if x.p.State == StateUntracked {
@@ -433,7 +437,7 @@ func (x *explainer) listener() bool {
 	}
 	x.shadow = true
 	l := x.s.Listeners[0]
-	x.warn("listener", "%s listens on %s, and gets none of these packets.", sentence(process(l.PID, l.Command))[:len(process(l.PID, l.Command))], l.Address)
+	x.warn("listener", "%s", sentence(fmt.Sprintf("%s listens on %s, and gets none of these packets", process(l.PID, l.Command), l.Address)))
 	return true
 }
 
@@ -459,13 +463,4 @@ func dropAdvice(site Site, to netip.AddrPort, q *Question) []Advice {
 			Command: fmt.Sprintf("nft insert rule %s %s %s ct status dnat accept", site.Family, site.Table, site.Chain),
 		}}
 	}
-}
-
-func sites(all []Site) string {
-	var out []string
-	for _, s := range all {
-		out = append(out, s.Component)
-	}
-	slices.Sort(out)
-	return strings.Join(slices.Compact(out), ", ")
 }

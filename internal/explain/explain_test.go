@@ -176,6 +176,7 @@ func TestExplain(t *testing.T) {
 			c.pod(func(v *PodView) { v.Listeners[0].Address = netip.MustParseAddrPort("127.0.0.1:80") })
 		}},
 		{"hidden pod", CodeNotVisible, 2, "cannot be told", func(c *scene) { c.pod(func(v *PodView) { v.Hidden = "permission denied" }) }},
+		{"rules that cannot be read", CodeNotVisible, 2, "rules could not be read", func(c *scene) { c.rules, c.s.rulesHidden = "", true }},
 		{"no way back", CodeReturnPath, 1, "the pod has no route", func(c *scene) {
 			c.pod(func(v *PodView) { v.Return[c.q.From] = Route{Err: "network is unreachable"} })
 		}},

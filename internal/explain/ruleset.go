@@ -2,7 +2,6 @@ package explain
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -363,23 +362,4 @@ func siteOf(c *chain, text string) Site {
 		Component: componentOf(c, text), Tool: c.table.tool(), Family: c.table.family, Table: c.table.name,
 		Chain: c.name, Rule: text,
 	}
-}
-
-// rulesNaming lists rules that name a port, for hints: at most max.
-func (rs ruleset) rulesNaming(f hostport.Family, port uint16, max int) []Site {
-	var out []Site
-	word := fmt.Sprintf("dport %d", port)
-	for _, t := range rs {
-		if !t.has(f) {
-			continue
-		}
-		for _, c := range t.chains {
-			for _, r := range c.rules {
-				if text := r.text(); strings.Contains(text, word) && len(out) < max {
-					out = append(out, siteOf(c, text))
-				}
-			}
-		}
-	}
-	return out
 }

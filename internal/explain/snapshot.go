@@ -3,7 +3,6 @@ package explain
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/hostport-cni/hostport/internal/listener"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -28,6 +27,8 @@ type Snapshot struct {
 	Unread []string
 
 	rules ruleset
+	// rulesHidden says that some rules are among what could not be read.
+	rulesHidden bool
 }
 
 // Link is an interface of the node.
@@ -181,12 +182,4 @@ func (s *Snapshot) sysctl(f hostport.Family, iface, name string) string {
 func sysctlPath(f hostport.Family, iface, name string) string {
 	// In a path, a "." of the name would be a separator to sysctl(8) only.
 	return "net/ipv" + string('0'+rune(f)) + "/conf/" + iface + "/" + name
-}
-
-func (s *Snapshot) unreadAbout(word string) (string, bool) {
-	i := slices.IndexFunc(s.Unread, func(u string) bool { return strings.Contains(u, word) })
-	if i < 0 {
-		return "", false
-	}
-	return s.Unread[i], true
 }

@@ -104,15 +104,7 @@ func (x *explainer) forward() bool {
 		}
 		return x.fail("forward", CodeForwardDropped, &site, text, dropAdvice(site, x.to, x.q)...)
 	}
-	n := len(x.s.rules.at(hookForward, x.f, false))
-	return x.ok("forward", "%s it.", plural(n, "forward chain lets", "forward chains let")+" pass")
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return strconv.Itoa(n) + " " + many
+	return x.ok("forward", "No forward chain drops it (of %d).", len(x.s.rules.at(hookForward, x.f, false)))
 }
 
 // loopback checks what 127.0.0.1 needs.
@@ -166,7 +158,7 @@ func (x *explainer) pod() bool {
 		}
 		at := l.Address.Addr()
 		if at.IsUnspecified() && (hostport.FamilyOf(at) == x.f || at.Is6()) || at == x.to.Addr() {
-			return x.ok("pod", "%s listens on %s in the pod.", process(l.PID, l.Command), l.Address)
+			return x.ok("pod", "%s", sentence(fmt.Sprintf("%s listens on %s in the pod", process(l.PID, l.Command), l.Address)))
 		}
 		elsewhere = append(elsewhere, l)
 	}

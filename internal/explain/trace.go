@@ -214,7 +214,7 @@ func (t *tracer) take(m netlink.Message) {
 		p.input = true
 	}
 	p.dropped = verdict.action == actionDrop
-	if kind == traceTypePolicy || kind == traceTypeRule {
+	if kind == traceTypePolicy || kind == traceTypeRule && handle != 0 {
 		p.Rules = append(p.Rules, TracedRule{
 			Site: t.resolve.site(c, family, table, chain, handle), Handle: handle, Verdict: verdictText(kind, verdict),
 		})
