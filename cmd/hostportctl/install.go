@@ -114,7 +114,7 @@ func binaries() ([]string, error) {
 func reportWriter(output string) (func(io.Writer, *install.Report) error, error) {
 	switch output {
 	case "text":
-		return writeReport, nil
+		return writeInstallation, nil
 	case "json":
 		return func(w io.Writer, r *install.Report) error {
 			if r == nil {
@@ -132,7 +132,7 @@ func reportWriter(output string) (func(io.Writer, *install.Report) error, error)
 	}
 }
 
-func writeReport(w io.Writer, r *install.Report) error {
+func writeInstallation(w io.Writer, r *install.Report) error {
 	if r == nil {
 		return nil
 	}

@@ -33,21 +33,13 @@ func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 		if a == nil {
 			return &DiffersError{fmt.Errorf("%s is not recorded", want.Owner())}
 		}
-		b, err := s.Backend(a.Backend)
-		if err != nil {
-			return err
-		}
-		fp, err := s.fingerprint(a.Backend)
-		if err != nil {
-			return err
-		}
-		found, err := b.Check(ctx, []*hostport.Attachment{a}, fp)
+		found, err := s.differences(ctx, a)
 		if err != nil {
 			return err
 		}
 		differences := []error{recordDiffers(a, want)}
-		for _, d := range found {
-			differences = append(differences, errors.New(d.Text))
+		for _, text := range found {
+			differences = append(differences, errors.New(text))
 		}
 		if a.LoopbackInterface != "" {
 			differences = append(differences, loopback.Check(a.LoopbackInterface))

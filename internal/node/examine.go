@@ -2,7 +2,7 @@ package node
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/internal/state"
@@ -20,46 +20,47 @@ type Examined struct {
 }
 
 // Examine returns every attachment, and looks at the sandbox and the rules of
-// those that match.
-func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) bool) ([]Examined, error) {
+// those that match. It changes nothing. On a node without state there are none.
+func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) bool) (out []Examined, err error) {
 	if !state.Exists(n.Dir) {
 		return nil, nil
 	}
-	all, err := n.List(ctx)
+	err = n.read(ctx, func(s *session) error {
+		all, err := s.all("")
+		if err != nil {
+			return err
+		}
+		out = make([]Examined, len(all))
+		for i, a := range all {
+			out[i].Attachment = a
+			if !match(a) {
+				continue
+			}
+			life, err := s.life(a)
+			out[i].Dead, out[i].LifeErr = life == sandbox.Dead, err
+			if out[i].Differences, err = s.differences(ctx, a); err != nil {
+				return fmt.Errorf("check the rules of %s: %w", a.Owner(), err)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// differences compares the kernel's rules for one record with what they should
+// be.
+func (s *session) differences(ctx context.Context, a *hostport.Attachment) (texts []string, err error) {
+	b, err := s.Backend(a.Backend)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Examined, len(all))
-	for i, a := range all {
-		out[i].Attachment = a
-		if !match(a) {
-			continue
-		}
-		alive, err := sandbox.Alive(a.Sandbox)
-		out[i].Dead, out[i].LifeErr = err == nil && !alive, err
-		b, err := n.Backend(a.Backend)
-		if err != nil {
-			return nil, err
-		}
-		if err := b.Check(ctx, []*hostport.Attachment{a}); err != nil {
-			out[i].Differences = lines(err)
-		}
+	fp, err := s.fingerprint(a.Backend)
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
-}
-
-// lines are the texts of joined errors.
-func lines(err error) []string {
-	joined, ok := errors.AsType[interface {
-		error
-		Unwrap() []error
-	}](err)
-	if !ok {
-		return []string{err.Error()}
+	found, err := b.Check(ctx, []*hostport.Attachment{a}, fp)
+	for _, d := range found {
+		texts = append(texts, d.Text)
 	}
-	var out []string
-	for _, e := range joined.Unwrap() {
-		out = append(out, lines(e)...)
-	}
-	return out
+	return texts, err
 }
