@@ -55,6 +55,12 @@ test-upgrade: ## Versions of the past and the next one on one node (root)
 	test/packages.sh test
 	test/run.sh . -timeout 20m ./test/upgrade
 
+# A scene with packets for each reason, on every backend and in both families.
+.PHONY: test-explain
+test-explain: ## The scenes of hostportctl explain and trace (root, minutes)
+	test/packages.sh test
+	test/run.sh . -timeout 30m -tags explain -run '^(TestExplain|TestTrace)' ./test/integration
+
 .PHONY: test-containerd
 test-containerd: ## The tests with containerd (root)
 	test/packages.sh containerd

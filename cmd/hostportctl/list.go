@@ -108,7 +108,7 @@ func rowsOf(all []*hostport.Attachment, match func(row) bool) []row {
 // redraw calls list every second and prints what it wrote, if that has changed:
 // in place on a terminal, below the last one elsewhere.
 func redraw(ctx context.Context, out io.Writer, list func(io.Writer) error) error {
-	const clear = "\x1b[H\x1b[2J"
+	const clearScreen = "\x1b[H\x1b[2J"
 	last := ""
 	for {
 		var b strings.Builder
@@ -118,7 +118,7 @@ func redraw(ctx context.Context, out io.Writer, list func(io.Writer) error) erro
 		if b.String() != last {
 			last = b.String()
 			if newPage(out).terminal {
-				fmt.Fprint(out, clear)
+				fmt.Fprint(out, clearScreen)
 			}
 			fmt.Fprint(out, last)
 		}

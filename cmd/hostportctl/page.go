@@ -90,7 +90,7 @@ func (p *page) prefixed(indent int, prefix string, width int, text string) {
 func wrap(text string, width int) []string {
 	var out []string
 	line := ""
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		switch {
 		case line == "":
 			line = word

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -142,10 +143,8 @@ func (t *table) uses(names ...string) bool {
 				continue
 			}
 			for _, e := range n.expressions() {
-				for _, name := range names {
-					if e.name == name {
-						return true
-					}
+				if slices.Contains(names, e.name) {
+					return true
 				}
 			}
 		}

@@ -236,7 +236,7 @@ func connection(p *Packet, option, value string) truth {
 }
 
 func addressType(p *Packet, addr netip.Addr, value string) truth {
-	for _, t := range strings.Split(value, ",") {
+	for t := range strings.SplitSeq(value, ",") {
 		switch t {
 		case "LOCAL", "UNICAST", "BROADCAST", "MULTICAST":
 			if p.node.addrType(addr) == t {
@@ -254,7 +254,7 @@ func tcpFlags(p *Packet, values []string) truth {
 		return is(false)
 	}
 	bits := func(names string) (b byte) {
-		for _, n := range strings.Split(names, ",") {
+		for n := range strings.SplitSeq(names, ",") {
 			b |= map[string]byte{"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63}[n]
 		}
 		return b
@@ -265,7 +265,7 @@ func tcpFlags(p *Packet, values []string) truth {
 // inPrefix reports whether an address is in one of the comma-separated networks.
 // Masks may be written out.
 func inPrefix(addr netip.Addr, value string) bool {
-	for _, v := range strings.Split(value, ",") {
+	for v := range strings.SplitSeq(value, ",") {
 		if prefix, ok := parsePrefix(v); ok && prefix.Contains(addr) {
 			return true
 		}
@@ -312,7 +312,7 @@ func matchIf(name, pattern string) bool {
 }
 
 func inPorts(port uint16, value string) bool {
-	for _, v := range strings.Split(value, ",") {
+	for v := range strings.SplitSeq(value, ",") {
 		from, to, isRange := strings.Cut(v, ":")
 		low, _ := strconv.Atoi(from)
 		high := low

@@ -206,7 +206,8 @@ func (r *nftRule) apply(p *Packet) effect {
 func (m *machine) step(e nftExpr) (outcome, effect) {
 	switch x := e.any.(type) {
 	case *expr.Payload:
-		return m.payload(x), effect{}
+		m.payload(x)
+		return outcomeGo, effect{}
 	case *expr.Meta:
 		return m.meta(x), effect{}
 	case *expr.Ct:
@@ -310,9 +311,10 @@ func compare(op expr.CmpOp, order int) bool {
 	}
 }
 
-func (m *machine) payload(x *expr.Payload) outcome {
+// payload loads a part of the packet into a register.
+func (m *machine) payload(x *expr.Payload) {
 	if x.OperationType == expr.PayloadWrite {
-		return outcomeGo // a changed header decides nothing here
+		return // a changed header decides nothing here
 	}
 	var header []byte
 	doubt := ""
@@ -328,10 +330,9 @@ func (m *machine) payload(x *expr.Payload) outcome {
 	end := int(x.Offset + x.Len)
 	if end > len(header) {
 		m.set(x.DestRegister, make([]byte, x.Len), "this tool does not know the packet's link layer or content")
-		return outcomeGo
+		return
 	}
 	m.set(x.DestRegister, header[x.Offset:end], doubt)
-	return outcomeGo
 }
 
 func (m *machine) bitwise(x *expr.Bitwise) {

@@ -1,3 +1,5 @@
+//go:build explain
+
 package integration
 
 import (

@@ -1,3 +1,5 @@
+//go:build explain
+
 package integration
 
 import (
@@ -20,7 +22,9 @@ func TestTrace(t *testing.T) {
 				e := newEnv(t, world.Options{Backend: b}, f)
 				e.web()
 				done := make(chan world.Output)
-				go func() { done <- e.w.Ctl("trace", "8080", "-n", "1", "-o", "json", "--from", f.Client().String(), "--timeout", "60s") }()
+				go func() {
+					done <- e.w.Ctl("trace", "8080", "-n", "1", "-o", "json", "--from", f.Client().String(), "--timeout", "60s")
+				}()
 				var out world.Output
 				for traced := false; !traced; {
 					select {
