@@ -50,6 +50,9 @@ func (s *session) pending() (p *state.Pending, err error) {
 // backends that are marked, or that name somebody else than the records do.
 func (s *session) resync(ctx context.Context) error {
 	found, unread := s.owners(ctx)
+	for name, err := range unread {
+		s.Log.Warn("owners could not be read from all rules", "backend", name, "reason", err)
+	}
 	dropped, err := s.adopt(found)
 	if err != nil {
 		return err
@@ -88,24 +91,19 @@ func (s *session) resync(ctx context.Context) error {
 
 // owners reads the owners that the rules in the kernel name, by backend. A
 // backend that cannot be read tells what it can.
-func (s *session) owners(ctx context.Context) (found []*hostport.Attachment, unread map[string]error) {
+func (n *Node) owners(ctx context.Context) (found []*hostport.Attachment, unread map[string]error) {
 	unread = make(map[string]error)
 	for _, name := range backend.Names() {
-		b, err := s.Backend(name)
+		b, err := n.Backend(name)
 		var owners []*hostport.Attachment
 		if err == nil {
 			owners, err = b.Owners(ctx)
 		}
 		if err != nil {
 			unread[name] = fmt.Errorf("read the owners in the rules of backend %s: %w", name, err)
-			s.Log.Warn("owners could not be read from all rules", "backend", name, "reason", err)
 		}
 		for _, a := range owners {
 			a.Backend = name
-			if path, _, err := sandbox.Find(a.Sandbox.Inode); err == nil {
-				a.Sandbox.Path = path
-			}
-			a.LoopbackInterface = s.loopbackInterface(a)
 		}
 		found = append(found, owners...)
 	}
@@ -129,6 +127,13 @@ func (s *session) adopt(found []*hostport.Attachment) (dropped []*hostport.Attac
 		p, refused = planAdopt(records, found, origin{s.boot, s.id}, s.life)
 		for _, r := range refused {
 			s.Log.Warn("rules of an unknown attachment are removed: its port is held", "reason", r)
+		}
+		for _, a := range p.add {
+			// What rules do not tell.
+			if path, _, err := sandbox.Find(a.Sandbox.Inode); err == nil {
+				a.Sandbox.Path = path
+			}
+			a.LoopbackInterface = s.loopbackInterface(a)
 		}
 		if err := record(tx, p); err != nil {
 			return err

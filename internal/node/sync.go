@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/state"
@@ -59,20 +61,9 @@ func (n *Node) stateMissing(ctx context.Context) error {
 	return errors.Join(&NoStateError{n.Dir, owners}, err)
 }
 
-// unrecorded returns the owners that the rules in the kernel name.
-func (n *Node) unrecorded(ctx context.Context) (owners []*hostport.Attachment, err error) {
-	var errs []error
-	for _, name := range backend.Names() {
-		b, err := n.Backend(name)
-		if err != nil {
-			return nil, err
-		}
-		found, err := b.Owners(ctx)
-		errs = append(errs, err)
-		for _, a := range found {
-			a.Backend = name
-		}
-		owners = append(owners, found...)
-	}
-	return owners, errors.Join(errs...)
+// unrecorded returns the owners that the rules in the kernel name, on a node
+// without state. The error joins what could not be read.
+func (n *Node) unrecorded(ctx context.Context) ([]*hostport.Attachment, error) {
+	owners, unread := n.owners(ctx)
+	return owners, errors.Join(slices.Collect(maps.Values(unread))...)
 }
