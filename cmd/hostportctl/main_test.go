@@ -104,7 +104,7 @@ func nothing(c tool) {
 	c.fails(2, `unknown command "lsit"`, "lsit")
 	c.fails(2, `--port "70000": want a port`, "list", "--port", "70000")
 	c.fails(2, `--port "53/udq": unknown protocol`, "list", "--port", "53/udq")
-	c.fails(2, `--output "yaml": want table, wide or json`, "list", "-o", "yaml")
+	c.fails(2, `--output "xml": want table, wide, json or yaml`, "list", "-o", "xml")
 	c.fails(2, `unknown backend "ipvs"`, "status", "--backend", "ipvs")
 }
 
