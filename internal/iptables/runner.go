@@ -62,7 +62,7 @@ func (b *Backend) feed(ctx context.Context, tool, text string, args ...string) e
 		return err
 	}
 	switch {
-	case failedTable.MatchString(failed.stderr):
+	case failed.names(rawTable + "'"):
 		return fmt.Errorf("%w: %w", backend.ErrNoGuard, err)
 	case failed.drift(text):
 		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
@@ -115,17 +115,12 @@ func (e *toolError) Error() string {
 
 func (e *toolError) Unwrap() error { return e.err }
 
-var (
-	failedLine  = regexp.MustCompile(`line (\d+)(?: failed|: [A-Z_]+ failed)`)
-	failedTable = regexp.MustCompile("table (?:name )?[`']" + rawTable + "'")
-	failedChain = regexp.MustCompile("[`']" + prefix)
-)
-
 // drift reports whether a line of text failed that says what must be there, or a
 // chain of ours is missing. Versions differ: 1.8.7 (nf_tables) fails in the line
 // COMMIT, whichever was wrong, and a bad rule is no "line 3 failed" but an "Error
 // occurred at line: 3", which may be the next one.
 func (e *toolError) drift(text string) bool {
+	failedLine := regexp.MustCompile(`line (\d+)(?: failed|: [A-Z_]+ failed)`)
 	if m := failedLine.FindStringSubmatch(e.stderr); m != nil {
 		n, _ := strconv.Atoi(m[1]) // it has only digits
 		if lines := strings.Split(text, "\n"); 0 < n && n <= len(lines) {
@@ -133,7 +128,13 @@ func (e *toolError) drift(text string) bool {
 			return line != "" && line[0] != '*' && !strings.HasPrefix(line, "-A ") && !strings.HasPrefix(line, "-I ")
 		}
 	}
-	return failedChain.MatchString(e.stderr)
+	return e.names(prefix)
+}
+
+// names reports whether the tool complained of something whose name begins with
+// prefix. Older versions open the quotation with a backquote.
+func (e *toolError) names(prefix string) bool {
+	return strings.Contains(e.stderr, "'"+prefix) || strings.Contains(e.stderr, "`"+prefix)
 }
 
 // Run runs a program of iptables to its end and returns what it printed. It is

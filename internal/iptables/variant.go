@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
@@ -50,8 +48,6 @@ func named(f hostport.Family, nft bool) variant {
 	return variant{family: f, name: command(f) + "-legacy"}
 }
 
-var version = regexp.MustCompile(` v1\.8\.(\d+)`)
-
 // current returns the variant in use. It asks the tool: the name may be a link to
 // it, or a script that chooses.
 func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, error) {
@@ -64,8 +60,8 @@ func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, erro
 		return v, err
 	}
 	v.nft = strings.Contains(out, "nf_tables")
-	if m := version.FindStringSubmatch(out); m != nil {
-		v.minor, _ = strconv.Atoi(m[1]) // it has only digits
+	if _, version, found := strings.Cut(out, " v1.8."); found { // "iptables v1.8.9 (nf_tables)"
+		_, _ = fmt.Sscanf(version, "%d", &v.minor) // else it stays unknown
 	}
 	return v, nil
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -124,14 +123,13 @@ func (t natTable) markBit() int {
 	return netconf.DefaultMarkMasqBit
 }
 
-// comment is what portmap writes on the jumps to a container's chain. One that
-// was cut, because it was longer than 255 bytes, names nobody.
-var comment = regexp.MustCompile(`^dnat name: "(.*)" id: "([^"]*)"$`)
-
 // enter reads a jump to the owner's chain.
 func (o *owner) enter(f hostport.Family, x match) {
-	if m := comment.FindStringSubmatch(x.comment); m != nil && chainName(m[1], m[2]) == o.chain {
-		o.network, o.containerID = m[1], m[2]
+	// A comment that was cut, because it was longer than 255 bytes, names nobody.
+	named, _ := strings.CutPrefix(x.comment, `dnat name: "`)
+	network, id, _ := strings.Cut(named, `" id: "`)
+	if id, whole := strings.CutSuffix(id, `"`); whole && chainName(network, id) == o.chain {
+		o.network, o.containerID = network, id
 	}
 	conditions := x.other
 	if x.destination.IsValid() {

@@ -29,8 +29,24 @@ func Exists(dir string) bool {
 // looks for the key's text without the lock, so it may find a record that was
 // deleted, and miss one that is being written.
 func Mentions(dir string, k hostport.Key) bool {
-	b, err := os.ReadFile(filepath.Join(dir, dbName))
-	return err == nil && bytes.Contains(b, []byte(k.String()))
+	f, err := os.Open(filepath.Join(dir, dbName))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	key := []byte(k.String())
+	buffer := make([]byte, 64<<10+len(key))
+	for kept := 0; ; { // the end of a piece, in which the key may begin
+		n, err := f.Read(buffer[kept:])
+		if bytes.Contains(buffer[:kept+n], key) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		end := buffer[:kept+n]
+		kept = copy(buffer, end[max(0, len(end)-len(key)+1):])
+	}
 }
 
 // Usable returns an error if dir cannot hold the state: it cannot be created, it

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 func TestPermissions(t *testing.T) {
@@ -138,5 +139,27 @@ func TestForeignOwnerIsRefused(t *testing.T) {
 			}
 			refused(t, dir, "belongs to user 1234")
 		})
+	}
+}
+
+// TestMentions finds a key wherever it is in the file, also across the pieces in
+// which the file is read.
+func TestMentions(t *testing.T) {
+	dir := t.TempDir()
+	key := hostport.Key{ContainerID: "0123456789abcdef", IfName: "eth0"}
+	if state.Mentions(dir, key) {
+		t.Error("a file that is not there mentions the key")
+	}
+	for _, before := range []int{0, 1, 64<<10 - 5, 64 << 10, 64<<10 + len(key.String()) - 5, 300_000} {
+		text := strings.Repeat("x", before) + key.String() + strings.Repeat("y", 100_000)
+		if err := os.WriteFile(filepath.Join(dir, "state.db"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if !state.Mentions(dir, key) {
+			t.Errorf("the key after %d bytes is not found", before)
+		}
+		if state.Mentions(dir, hostport.Key{ContainerID: "0123456789abcdef", IfName: "eth1"}) {
+			t.Error("another key is found")
+		}
 	}
 }
