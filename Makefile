@@ -105,6 +105,13 @@ bench: ## Measure beside the peers, write docs/performance.md (root, half an hou
 	test/bench/run.sh $(RESULTS)
 	cd test/bench/plot && go run . $(CURDIR)/$(RESULTS) $(CURDIR)/docs
 
+BASE ?= bada6ac
+
+.PHONY: bench-compare
+bench-compare: build ## Measure beside an earlier commit, BASE=bada6ac: ratios in one run (root)
+	test/packages.sh test
+	test/bench/run.sh bin/compare.jsonl -run '^TestCompare$$' -base $(BASE)
+
 # Two outputs are compared by
 # go run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da OLD NEW
 .PHONY: bench-micro

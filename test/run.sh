@@ -10,7 +10,7 @@ shift
 
 events=$(mktemp)
 trap 'rm -f "$events"' EXIT
-go tool -modfile="$root/.ci/test.mod" gotestsum --format standard-quiet --jsonfile "$events" -- -count=1 "$@"
+go tool -modfile="$root/.ci/test.mod" gotestsum --format standard-quiet --jsonfile "$events" -- -count=1 -parallel 6 "$@"
 
 if [ -n "${CI-}" ] && grep '"Action":"skip"' "$events" | grep '"Test":'; then
 	echo "tests were skipped: in CI they have to run" >&2

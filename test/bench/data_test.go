@@ -35,16 +35,33 @@ type mapped struct {
 
 func newMapped(t *testing.T, backend world.Backend, who string, n int) mapped {
 	t.Helper()
-	w := world.New(t, world.Options{Backend: backend})
-	pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "server")
-	serve(t, pod.Pod.Netns)
-	serve(t, w.Node) // what the unmapped port reaches
+	w, pod := served(t, backend)
 	if who == "hostport" {
-		mapOurs(t, w, pod, n)
+		ours, _ := subjects(w)
+		mapOurs(t, w, ours, pod, n)
 	} else {
 		mapTheirs(t, w, pod.Addr(world.V4), n)
 	}
 	return mapped{w, n}
+}
+
+// newMappedBy is newMapped with the plugin of a subject.
+func newMappedBy(t *testing.T, backend world.Backend, s subject, n int) mapped {
+	t.Helper()
+	w, pod := served(t, backend)
+	s.config = map[string]any{"backend": backend.Config(), "dataDir": w.DataDir}
+	mapOurs(t, w, s, pod, n)
+	return mapped{w, n}
+}
+
+// served is a node with one pod, both of which answer.
+func served(t *testing.T, backend world.Backend) (*world.World, *world.Attachment) {
+	t.Helper()
+	w := world.New(t, world.Options{Backend: backend})
+	pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "server")
+	serve(t, pod.Pod.Netns)
+	serve(t, w.Node) // what the unmapped port reaches
+	return w, pod
 }
 
 // place is a host port by its place among the mappings.
@@ -106,9 +123,8 @@ func dataPath(t *testing.T, backend world.Backend, who string) {
 
 // mapOurs puts n mappings into one attachment; each port is mapped for tcp and
 // for udp.
-func mapOurs(t *testing.T, w *world.World, pod *world.Attachment, n int) {
+func mapOurs(t *testing.T, w *world.World, ours subject, pod *world.Attachment, n int) {
 	t.Helper()
-	ours, _ := subjects(w)
 	ours.config["lockTimeout"] = "10m" // a tool may take that long as well
 	c := call{
 		world: w, subject: ours, container: "many", netns: pod.Pod.Netns.Path,

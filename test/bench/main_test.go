@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,12 +17,18 @@ import (
 var (
 	output  = flag.String("results", "", "file that results are appended to")
 	install = flag.String("install", "", "directory on a disk that the measured programs are copied to, as an operator installs them")
+	base    = flag.String("base", "", "earlier commit that TestCompare measures beside this tree")
 	quick   = flag.Bool("quick", false, "fewer runs and sizes: to try the measurements")
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(world.Main(m))
+	os.Exit(world.MainWith(m, func(dir string) error {
+		if *base == "" {
+			return nil
+		}
+		return world.BuildCommit(*base, filepath.Join(dir, basePlugin))
+	}))
 }
 
 // pick is the sizes of a measurement: all of them, or the first for a try.

@@ -4,7 +4,7 @@
 package upgrade
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,47 +24,17 @@ const next = "next"
 func TestMain(m *testing.M) {
 	os.Exit(world.MainWith(m, func(dir string) error {
 		for _, commit := range past {
-			if err := buildCommit(commit, filepath.Join(dir, "hostport-"+commit)); err != nil {
+			err := world.BuildCommit(commit, filepath.Join(dir, "hostport-"+commit))
+			if err != nil && !errors.Is(err, world.ErrNoCommit) {
 				return err
 			}
 		}
-		return run("../..", "go", "build", "-tags", "nextlayout", "-o", filepath.Join(dir, "hostport-"+next), "./cmd/hostport")
-	}))
-}
-
-// buildCommit builds the plugin of a commit. A tree without that commit, such as
-// a release tarball, makes none.
-func buildCommit(commit, binary string) error {
-	git := func(args ...string) *exec.Cmd {
-		return exec.Command("git", append([]string{"-c", "safe.directory=*", "-C", "../.."}, args...)...)
-	}
-	if git("cat-file", "-e", commit+"^{commit}").Run() != nil {
+		out, err := exec.Command("go", "build", "-tags", "nextlayout", "-o", filepath.Join(dir, "hostport-"+next), "../../cmd/hostport").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("build the next version: %w\n%s", err, out)
+		}
 		return nil
-	}
-	dir, err := os.MkdirTemp("", "hostport-"+commit+"-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	archive, err := git("archive", commit).Output()
-	if err != nil {
-		return fmt.Errorf("read commit %s: %w", commit, err)
-	}
-	tar := exec.Command("tar", "-x", "-C", dir)
-	tar.Stdin = bytes.NewReader(archive)
-	if out, err := tar.CombinedOutput(); err != nil {
-		return fmt.Errorf("unpack commit %s: %w\n%s", commit, err, out)
-	}
-	return run(dir, "go", "build", "-buildvcs=false", "-o", binary, "./cmd/hostport")
-}
-
-func run(dir, name string, args ...string) error {
-	cmd := exec.Command(name, args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %v: %w\n%s", name, args, err, out)
-	}
-	return nil
+	}))
 }
 
 // plugin is the path of a version's plugin.
