@@ -10,6 +10,7 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/sandbox"
+	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -205,5 +206,28 @@ func TestRecordDiffers(t *testing.T) {
 	}
 	if err := recordDiffers(with(recovered, func(a *hostport.Attachment) { a.Mappings = nil }), want); err == nil {
 		t.Error("a missing mapping is no difference")
+	}
+}
+
+// TestWithdrawn keeps what an interrupted DEL removed from being read back from
+// rules that are still there.
+func TestWithdrawn(t *testing.T) {
+	web, db := &hostport.Attachment{Key: hostport.Key{ContainerID: "web"}}, &hostport.Attachment{Key: hostport.Key{ContainerID: "db"}}
+	pending := &state.Pending{Changed: []*hostport.Attachment{web}}
+	for _, c := range []struct {
+		name    string
+		key     hostport.Key
+		records []*hostport.Attachment
+		pending *state.Pending
+		want    bool
+	}{
+		{"removed by the interrupted change", web.Key, nil, pending, true},
+		{"added by the interrupted change", web.Key, []*hostport.Attachment{web}, pending, false},
+		{"not in the interrupted change", db.Key, nil, pending, false},
+		{"no change was interrupted", web.Key, nil, nil, false},
+	} {
+		if got := withdrawn(c.key, c.records, c.pending); got != c.want {
+			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+		}
 	}
 }

@@ -123,6 +123,11 @@ func (s *session) adopt(found []*hostport.Attachment) (dropped []*hostport.Attac
 		if err != nil {
 			return err
 		}
+		pending, err := tx.Pending()
+		if err != nil {
+			return err
+		}
+		found = slices.DeleteFunc(found, func(a *hostport.Attachment) bool { return withdrawn(a.Key, records, pending) })
 		var refused []*ConflictError
 		p, refused = planAdopt(records, found, origin{s.boot, s.id}, s.life)
 		for _, r := range refused {
@@ -157,6 +162,14 @@ func (s *session) adopt(found []*hostport.Attachment) (dropped []*hostport.Attac
 		s.Log.Info("record of an owner that is gone was dropped", "owner", a.Owner())
 	}
 	return p.remove, err
+}
+
+// withdrawn reports whether the change that was interrupted removed an
+// attachment: its rules may still be there, and are not a reason to record it
+// again.
+func withdrawn(k hostport.Key, records []*hostport.Attachment, pending *state.Pending) bool {
+	is := func(a *hostport.Attachment) bool { return a.Key == k }
+	return pending != nil && slices.ContainsFunc(pending.Changed, is) && !slices.ContainsFunc(records, is)
 }
 
 // strangers returns the backends whose rules in the kernel name somebody whom

@@ -18,12 +18,19 @@ const module = "github.com/hostport-cni/hostport"
 // faultyPlugin is the plugin with its fault points compiled in.
 var faultyPlugin = sync.OnceValues(func() (string, error) { return build("cmd/hostport", "-tags", "faultpoints") })
 
+// nextPlugin is the plugin with another layout of its rules.
+var nextPlugin = sync.OnceValues(func() (string, error) { return buildAs("next", "cmd/hostport", "-tags", "nextlayout") })
+
 // operatorTool is hostportctl as shipped.
 var operatorTool = sync.OnceValues(func() (string, error) { return build("cmd/hostportctl") })
 
 // build puts a program where world keeps its own, which go with the process.
 func build(path string, flags ...string) (string, error) {
-	binary := filepath.Join(os.Getenv("HOSTPORT_WORLD_BIN"), "faults-"+filepath.Base(path))
+	return buildAs(filepath.Base(path), path, flags...)
+}
+
+func buildAs(name, path string, flags ...string) (string, error) {
+	binary := filepath.Join(world.Bin(), "faults-"+name)
 	args := append([]string{"build", "-o", binary}, flags...)
 	out, err := exec.Command("go", append(args, module+"/"+path)...).CombinedOutput()
 	if err != nil {

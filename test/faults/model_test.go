@@ -17,7 +17,11 @@ import (
 // that a sequence can be cut anywhere and still means something.
 type action struct{ kind, pod, ports, address, backend, point int }
 
-var kinds = []string{"ADD", "ADD", "ADD", "ADD", "DEL", "DEL", "late DEL", "lose", "CHECK", "GC", "flush", "reboot", "killed ADD", "killed DEL", "ADD by the binary"}
+var kinds = []string{
+	"ADD", "ADD", "ADD", "ADD", "DEL", "DEL", "late DEL", "lose", "CHECK", "GC", "flush", "reboot",
+	"killed ADD", "killed DEL", "ADD by the binary", "ADD by the next version", "new sandbox",
+	"lose state", "save", "restore", "change variant", "second data directory",
+}
 
 // portSets overlap in many ways.
 var portSets = [][]int{{8080}, {8081}, {8080, 8081}, {8082}, {8081, 8082}, {9000, 8080, 8083}}
@@ -42,21 +46,53 @@ func randomAction(r *rand.Rand) action {
 
 // entry is what the model knows of one attachment.
 type entry struct {
+	pod     string // UID, "" if it was read back from the kernel, which does not have it
 	ports   []int
 	address int
 	backend string
 	alive   func() bool
 }
 
+// drift is how a backend's rules differ from the records until its next change.
+type drift int
+
+const (
+	inSync  drift = iota
+	emptied       // there are none
+	altered       // they are of another time, or only of owners that live
+)
+
 // model is what a node should hold: the whole of the product's promise, in few
 // lines, for one protocol and wildcard host IPs.
 type model struct {
 	attachments map[string]entry // by container ID
-	flushed     map[string]bool  // backends whose rules somebody removed
+	drift       map[string]drift // by backend
 }
 
 func newModel() *model {
-	return &model{attachments: map[string]entry{}, flushed: map[string]bool{}}
+	return &model{attachments: map[string]entry{}, drift: map[string]drift{}}
+}
+
+// drifted says that somebody else changed the rules of all backends.
+func (m *model) drifted(d drift) {
+	for _, b := range backends {
+		m.drift[b] = d
+	}
+}
+
+// lose is the loss of the state: what remains is what the kernel's rules say of
+// owners that live.
+func (m *model) lose(kernel map[forward]int) {
+	inKernel := m.named(kernel)
+	for id, e := range m.attachments {
+		if !inKernel[id] || !e.alive() {
+			delete(m.attachments, id)
+			continue
+		}
+		e.pod = ""
+		m.attachments[id] = e
+	}
+	m.drifted(inSync)
 }
 
 func overlap(a, b []int) bool {
@@ -64,14 +100,14 @@ func overlap(a, b []int) bool {
 }
 
 // add is refused by a living owner of one of the ports or of the address; dead
-// ones go.
+// ones go, and an earlier sandbox of the same pod.
 func (m *model) add(id string, e entry) (refused bool) {
 	gone := []string{id}
 	for other, o := range m.attachments {
 		switch {
 		case other == id:
 		case o.address != e.address && !overlap(o.ports, e.ports):
-		case o.alive():
+		case o.alive() && (o.pod == "" || o.pod != e.pod):
 			refused = true
 		default:
 			gone = append(gone, other)
@@ -84,7 +120,7 @@ func (m *model) add(id string, e entry) (refused bool) {
 		delete(m.attachments, g)
 	}
 	m.attachments[id] = e
-	m.flushed[e.backend] = false
+	m.drift[e.backend] = inSync
 	return false
 }
 
@@ -103,7 +139,20 @@ func (m *model) describe() []string {
 	var out []string
 	for _, id := range slices.Sorted(maps.Keys(m.attachments)) {
 		e := m.attachments[id]
-		out = append(out, fmt.Sprintf("%s %v address %d on %s", id, e.ports, e.address, e.backend))
+		out = append(out, fmt.Sprintf("%s %v address %d on %s", id, slices.Sorted(slices.Values(e.ports)), e.address, e.backend))
+	}
+	return out
+}
+
+// named returns the attachments to which the kernel has all forwards.
+func (m *model) named(kernel map[forward]int) map[string]bool {
+	out := map[string]bool{}
+	for id, e := range m.attachments {
+		one := &model{attachments: map[string]entry{id: e}}
+		out[id] = true
+		for f := range one.forwards(e.backend) {
+			out[id] = out[id] && kernel[f] > 0
+		}
 	}
 	return out
 }

@@ -24,7 +24,7 @@ func (n *modelNode) killed(verb string, a action) error {
 	} else if point != fault.BeforeRecord {
 		n.model.add(want.ContainerID, n.entry(a))
 	}
-	if err := n.binary(verb, want, point); err != nil && !errors.Is(err, errHeld) {
+	if err := n.binary(n.plugin, verb, want, point); err != nil && !errors.Is(err, errHeld) {
 		return err
 	}
 	return nil
@@ -32,8 +32,8 @@ func (n *modelNode) killed(verb string, a action) error {
 
 var errHeld = errors.New("held, says the binary")
 
-// binary runs the plugin's binary for an attachment.
-func (n *modelNode) binary(verb string, want *hostport.Attachment, point string) error {
+// binary runs a plugin's binary for an attachment.
+func (n *modelNode) binary(plugin, verb string, want *hostport.Attachment, point string) error {
 	mappings := []world.Config{}
 	for _, m := range want.Mappings {
 		mappings = append(mappings, world.Config{"HostPort": m.HostPort, "ContainerPort": m.ContainerPort, "Protocol": "tcp"})
@@ -46,10 +46,10 @@ func (n *modelNode) binary(verb string, want *hostport.Attachment, point string)
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(n.plugin)
+	cmd := exec.Command(plugin)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + want.ContainerID, "CNI_IFNAME=eth0", "CNI_NETNS=" + want.Sandbox.Path,
-		"CNI_PATH=/opt/cni/bin", "CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + want.Pod.Name, "HOSTPORT_FAULT=" + point,
+		"CNI_PATH=/opt/cni/bin", "CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + want.Pod.Name + ";K8S_POD_UID=" + want.Pod.UID, "HOSTPORT_FAULT=" + point,
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
@@ -58,7 +58,7 @@ func (n *modelNode) binary(verb string, want *hostport.Attachment, point string)
 	case err == nil || cmd.ProcessState.ExitCode() < 0:
 		return nil
 	case bytes.Contains(stdout.Bytes(), []byte(`"code": 101`)):
-		return errHeld
+		return fmt.Errorf("%w: %s", errHeld, stdout.Bytes())
 	default:
 		return fmt.Errorf("%w: %s%s", err, stdout.Bytes(), stderr.Bytes())
 	}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -20,7 +19,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
-	"github.com/hostport-cni/hostport/test/world"
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 // modelNode drives internal/node in this process, whose own network
@@ -29,14 +28,20 @@ import (
 type modelNode struct {
 	t       *testing.T
 	plugin  string
+	next    string // the plugin of the next version
 	dir     string
-	sandbox string // the namespace that every pod is in
+	tools   string // what PATH is
+	variant string // of iptables: "nft" or "legacy"
+	saved   *saved // what "restore" puts back
 	bootID  string // file in the place of the kernel's
 	node    *node.Node
 	model   *model
 	pods    []*life
 	dead    []*life
 	lives   int
+	// held keeps the kernel from giving a namespace's inode number to the next
+	// one: an owner that is read back from the rules is known by that number.
+	held []*os.File
 }
 
 // life is one sandbox of a pod.
@@ -48,10 +53,12 @@ type life struct {
 func newModelNode(t *testing.T) *modelNode {
 	t.Helper()
 	plugin, err := faultyPlugin()
-	if err != nil {
+	next, err2 := nextPlugin()
+	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}
-	n := &modelNode{t: t, plugin: plugin, dir: t.TempDir()}
+	n := &modelNode{t: t, plugin: plugin, next: next, dir: t.TempDir()}
+	n.tools = filepath.Join(n.dir, "tools")
 	n.bootID = filepath.Join(n.dir, "boot_id")
 	if err := os.WriteFile(n.bootID, []byte("boot-0\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -62,18 +69,10 @@ func newModelNode(t *testing.T) *modelNode {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(kernels, unix.MNT_DETACH) })
 
-	w := world.New(t, world.Options{})
-	n.sandbox = w.NewNetns("sandbox").Path
-	tools := filepath.Join(n.dir, "tools")
-	if err := os.Mkdir(tools, 0o700); err != nil {
+	if err := os.Mkdir(n.tools, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
-		if err := os.Symlink("/usr/sbin/xtables-nft-multi", filepath.Join(tools, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Setenv("PATH", tools)
+	t.Setenv("PATH", n.tools)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "model0"
 	link := &netlink.Bridge{LinkAttrs: attrs}
@@ -119,6 +118,9 @@ func (n *modelNode) run(sequence []action) error {
 	if err := n.compare(); err != nil {
 		return fmt.Errorf("after GC of everything: %w", err)
 	}
+	if err := n.noRules(); err != nil {
+		return fmt.Errorf("after GC of everything: %w", err)
+	}
 	if b, err := os.ReadFile(routeLocalnet); err != nil || string(b) != "0\n" {
 		return fmt.Errorf("%w: route_localnet is %q after GC of everything, %w", errModel, b, err)
 	}
@@ -131,20 +133,31 @@ func (n *modelNode) reset() {
 	for _, l := range slices.Concat(n.pods, n.dead) {
 		n.end(l)
 	}
+	for _, f := range n.held {
+		_ = f.Close()
+	}
+	n.held = nil
 	n.pods, n.dead, n.model = make([]*life, modelPods), nil, newModel()
 	n.lives++
-	n.node = &node.Node{Dir: filepath.Join(n.dir, fmt.Sprintf("state-%d", n.lives)), Timeout: 20 * time.Second, Runtime: true, Log: slog.New(slog.DiscardHandler)}
+	n.node = n.withState(fmt.Sprintf("state-%d", n.lives))
+	n.saved = nil
+	n.use("nft")
 	n.empty()
+}
+
+// withState is the node as a plugin sees it whose data directory has that name.
+func (n *modelNode) withState(name string) *node.Node {
+	return &node.Node{
+		Dir: filepath.Join(n.dir, name), CacheDir: filepath.Join(n.dir, "no-cache"),
+		Timeout: 20 * time.Second, Runtime: true, Log: slog.New(slog.DiscardHandler),
+	}
 }
 
 // empty does to the kernel what a reboot does.
 func (n *modelNode) empty() {
-	out, err := exec.Command("/usr/sbin/nft", "flush", "ruleset").CombinedOutput()
-	if err == nil {
-		err = os.WriteFile(routeLocalnet, []byte("0"), 0o600)
-	}
-	if err != nil {
-		n.t.Fatalf("empty the kernel: %v: %s", err, out)
+	n.flush()
+	if err := os.WriteFile(routeLocalnet, []byte("0"), 0o600); err != nil {
+		n.t.Fatalf("empty the kernel: %v", err)
 	}
 }
 
@@ -155,17 +168,23 @@ func (n *modelNode) living(pod int) *life {
 	}
 	n.lives++
 	l := &life{id: fmt.Sprintf("pod%dlife%d", pod, n.lives)}
-	l.path = filepath.Join(n.dir, l.id)
-	err := os.WriteFile(l.path, nil, 0o600)
-	if err == nil {
-		err = unix.Mount(n.sandbox, l.path, "", unix.MS_BIND, "")
-	}
-	if err != nil {
+	if err := n.mount(l); err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { n.end(l) })
 	n.pods[pod] = l
 	return l
+}
+
+// mount makes a sandbox for a life.
+func (n *modelNode) mount(l *life) error {
+	l.path = filepath.Join(n.dir, l.id)
+	n.t.Cleanup(func() { n.end(l) })
+	if err := netns.Mount(l.path); err != nil {
+		return err
+	}
+	f, err := os.Open(l.path)
+	n.held = append(n.held, f)
+	return err
 }
 
 func (n *modelNode) end(l *life) {
@@ -173,7 +192,7 @@ func (n *modelNode) end(l *life) {
 		return
 	}
 	l.ended = true
-	if err := errors.Join(unix.Unmount(l.path, unix.MNT_DETACH), os.Remove(l.path)); err != nil {
+	if err := netns.Unmount(l.path); err != nil {
 		n.t.Errorf("end sandbox: %v", err)
 	}
 }
@@ -192,7 +211,14 @@ func (n *modelNode) do(a action) error {
 	case "ADD":
 		return n.add(a, func(want *hostport.Attachment) error { return n.node.Add(ctx, want) })
 	case "ADD by the binary":
-		return n.add(a, func(want *hostport.Attachment) error { return n.binary("ADD", want, "") })
+		return n.add(a, func(want *hostport.Attachment) error { return n.binary(n.plugin, "ADD", want, "") })
+	case "ADD by the next version":
+		err := n.add(a, func(want *hostport.Attachment) error { return n.binary(n.next, "ADD", want, "") })
+		n.model.drifted(inSync) // it writes all rules in its own layout
+		return err
+	case "new sandbox":
+		n.supersede(a.pod)
+		return n.add(a, func(want *hostport.Attachment) error { return n.node.Add(ctx, want) })
 	case "killed ADD":
 		return n.killed("ADD", a)
 	case "DEL", "killed DEL":
@@ -201,6 +227,7 @@ func (n *modelNode) do(a action) error {
 			return nil
 		}
 		if kinds[a.kind] == "killed DEL" {
+			defer n.lose(a.pod) // the runtime ends the sandbox all the same
 			return n.killed("DEL", a)
 		}
 		n.lose(a.pod)
@@ -209,7 +236,9 @@ func (n *modelNode) do(a action) error {
 		if len(n.dead) == 0 {
 			return nil
 		}
-		return n.del(n.dead[a.pod%len(n.dead)])
+		l := n.dead[a.pod%len(n.dead)]
+		n.end(l)
+		return n.del(l)
 	case "lose":
 		n.lose(a.pod)
 	case "CHECK":
@@ -217,14 +246,20 @@ func (n *modelNode) do(a action) error {
 	case "GC":
 		return n.gc(a)
 	case "flush":
-		if out, err := exec.Command("/usr/sbin/nft", "flush", "ruleset").CombinedOutput(); err != nil {
-			return fmt.Errorf("flush: %w: %s", err, out)
-		}
-		for _, b := range backends {
-			n.model.flushed[b] = true
-		}
+		n.flush()
+		n.model.drifted(emptied)
 	case "reboot":
 		n.reboot()
+	case "lose state":
+		return n.loseState()
+	case "save":
+		n.save()
+	case "restore":
+		n.restore()
+	case "change variant":
+		n.changeVariant()
+	case "second data directory":
+		return n.secondState(a)
 	}
 	return nil
 }
@@ -232,6 +267,9 @@ func (n *modelNode) do(a action) error {
 func (n *modelNode) reboot() {
 	for i := range n.pods {
 		n.lose(i)
+	}
+	for _, l := range n.dead {
+		n.end(l) // a superseded sandbox may have been left
 	}
 	n.lives++
 	if err := os.WriteFile(n.bootID, fmt.Appendf(nil, "boot-%d\n", n.lives), 0o600); err != nil {
@@ -250,7 +288,7 @@ func (n *modelNode) want(a action) *hostport.Attachment {
 	}
 	want := &hostport.Attachment{
 		Key: hostport.Key{ContainerID: l.id, IfName: "eth0"}, Network: "podnet", Sandbox: sb,
-		Pod:       hostport.Pod{Namespace: "default", Name: fmt.Sprintf("pod%d", a.pod)},
+		Pod:       hostport.Pod{Namespace: "default", Name: fmt.Sprintf("pod%d", a.pod), UID: podUID(a)},
 		Addresses: []netip.Prefix{netip.MustParsePrefix(modelV4(a.address) + "/24"), netip.MustParsePrefix(modelV6(a.address) + "/64")},
 		Backend:   backends[a.backend],
 		Options:   hostport.Options{SNAT: true, MarkMasqBit: 13},
@@ -262,9 +300,11 @@ func (n *modelNode) want(a action) *hostport.Attachment {
 	return want
 }
 
+func podUID(a action) string { return fmt.Sprintf("uid-of-pod%d", a.pod) }
+
 func (n *modelNode) entry(a action) entry {
 	l := n.living(a.pod)
-	return entry{ports: portSets[a.ports], address: a.address, backend: backends[a.backend], alive: func() bool { return !l.ended }}
+	return entry{pod: podUID(a), ports: portSets[a.ports], address: a.address, backend: backends[a.backend], alive: func() bool { return !l.ended }}
 }
 
 func (n *modelNode) add(a action, do func(*hostport.Attachment) error) error {
@@ -303,7 +343,7 @@ func (n *modelNode) check(a action) error {
 		return err
 	case err == nil && !same:
 		return fmt.Errorf("%w: CHECK is content", errModel)
-	case err != nil && same && !n.model.flushed[e.backend]:
+	case err != nil && same && n.model.drift[e.backend] == inSync:
 		return fmt.Errorf("%w: CHECK says %w", errModel, err)
 	}
 	return nil
@@ -318,6 +358,13 @@ func (n *modelNode) gc(a action) error {
 			valid = append(valid, hostport.Key{ContainerID: l.id, IfName: "eth0"})
 			kept[l.id] = true
 		}
+	}
+	// Whoever is not valid is gone, superseded sandboxes too.
+	for pod := a.pod; pod < modelPods; pod++ {
+		n.lose(pod)
+	}
+	for _, l := range n.dead {
+		n.end(l)
 	}
 	for id := range n.model.attachments {
 		if !kept[id] {
@@ -337,8 +384,9 @@ func unlessNoState(err error) error {
 
 // compare finds differences between node and model.
 func (n *modelNode) compare() error {
-	// Any call recovers a change that was interrupted.
-	if _, err := n.node.Delete(context.Background(), hostport.Key{ContainerID: "nobody", IfName: "eth0"}, "", false); err != nil {
+	// Any call recovers a change that was interrupted, and a DEL of a pod that had
+	// ports a state that was lost.
+	if _, err := n.node.Delete(context.Background(), hostport.Key{ContainerID: "nobody", IfName: "eth0"}, "", true); err != nil {
 		return err
 	}
 	all, err := n.node.List(context.Background())
@@ -351,7 +399,9 @@ func (n *modelNode) compare() error {
 		for _, m := range r.Mappings {
 			ports = append(ports, int(m.HostPort))
 		}
-		got = append(got, fmt.Sprintf("%s %v address %d on %s", r.ContainerID, ports, int(r.Addresses[0].Addr().As4()[3])-10, r.Backend))
+		slices.Sort(ports)
+		v4, _ := r.Address(hostport.IPv4)
+		got = append(got, fmt.Sprintf("%s %v address %d on %s", r.ContainerID, ports, int(v4.Addr().As4()[3])-10, r.Backend))
 	}
 	recorded := map[string]bool{}
 	for _, r := range all {
@@ -361,16 +411,13 @@ func (n *modelNode) compare() error {
 	if diff := cmp.Diff(n.model.describe(), got); diff != "" {
 		return fmt.Errorf("%w: records (-model +node):\n%s", errModel, diff)
 	}
-	kernel, err := readForwards(func(name string, args ...string) (string, error) {
-		out, err := exec.Command(name, args...).Output()
-		return string(out), err
-	}, false)
+	kernel, err := readForwards(output, n.variant == "legacy")
 	if err != nil {
 		return err
 	}
 	for _, b := range backends {
-		if n.model.flushed[b] {
-			continue // until the next ADD
+		if n.model.drift[b] != inSync {
+			continue // until the next change
 		}
 		mine := map[forward]int{}
 		for f, count := range kernel {
