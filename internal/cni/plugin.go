@@ -81,7 +81,7 @@ func (p *plugin) verb(name string, fn func(context.Context, *call) error) func(*
 		defer done()
 		c := &call{
 			plugin: p, args: args, config: config, mappings: config.Mappings,
-			Node: &node.Node{Dir: config.DataDir, Timeout: config.LockTimeout, Log: log, Runtime: true},
+			Node: &node.Node{Dir: config.DataDir, Timeout: config.LockTimeout, Log: log, Runtime: true, AdoptInto: config.Backend},
 		}
 		start := time.Now()
 		err = fn(context.Background(), c)

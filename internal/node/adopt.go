@@ -116,14 +116,22 @@ func sandboxOf(s *portmap.Served) error {
 // adoptOne adds one living attachment, and returns why it could not.
 func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) (reason string) {
 	a := *s.Attachment
-	a.Backend = n.Choose(ctx, "")
 	a.AddedAt = time.Now().UTC().Truncate(time.Second)
-	b, err := n.Backend(a.Backend)
-	if err != nil {
-		return err.Error()
+	// Options that mean nothing to the chosen backend do to that of portmap's rules.
+	var refusal error
+	for _, name := range []string{n.Choose(ctx, n.AdoptInto), s.Backend} {
+		b, err := n.Backend(name)
+		if err == nil {
+			err = b.Validate(a.Options)
+		}
+		if err == nil {
+			a.Backend, refusal = name, nil
+			break
+		}
+		refusal = cmp.Or(refusal, fmt.Errorf("backend %s: %w", name, err))
 	}
-	if err := b.Validate(a.Options); err != nil {
-		return fmt.Sprintf("backend %s: %v", a.Backend, err)
+	if refusal != nil {
+		return refusal.Error()
 	}
 	if !dryRun {
 		if err := n.addOne(ctx, &a); err != nil {

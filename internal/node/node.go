@@ -31,6 +31,9 @@ type Node struct {
 	Runtime bool
 	// CacheDir is libcni's cache directory; "" is portmap.DefaultCacheDir.
 	CacheDir string
+	// AdoptInto is the backend for attachments of portmap's, as the network's
+	// configuration names it; "" lets the node choose.
+	AdoptInto string
 	// BootID reads the identity of the running kernel; nil reads the kernel's
 	// own.
 	BootID func() (string, error)

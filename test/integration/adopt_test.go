@@ -1,11 +1,13 @@
 package integration
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,14 +24,14 @@ type adopter struct {
 }
 
 // newAdopter makes a node. portmapBackend is portmap's own: iptables in the
-// variant of b, or nftables.
-func newAdopter(t *testing.T, b world.Backend, portmapBackend string) *adopter {
+// variant of b, or nftables; ours is that of the entry in its place.
+func newAdopter(t *testing.T, b world.Backend, portmapBackend, ours string) *adopter {
 	w := world.New(t, world.Options{Backend: b})
 	w.InstallVariants()
 	return &adopter{
 		T: t, w: w, before: w.Ruleset(),
 		old:  w.NewNetwork(world.NetworkOptions{Type: "portmap", Hostport: world.Config{"backend": portmapBackend, "snat": true}}),
-		next: w.NewNetwork(world.NetworkOptions{Hostport: world.Config{"backend": nil}}),
+		next: w.NewNetwork(world.NetworkOptions{Hostport: world.Config{"backend": ours}}),
 	}
 }
 
@@ -76,6 +78,49 @@ func (a *adopter) portmapRules() string {
 	return strings.Join(left, "\n")
 }
 
+// flows opens a UDP flow and a TCP connection in each family, and returns a
+// function that checks that they go on.
+func (a *adopter) flows(udp, tcp uint16) (goesOn func()) {
+	a.Helper()
+	type opened struct {
+		f        world.Family
+		udp, tcp *world.Flow
+		server   world.Answer
+	}
+	var all []opened
+	for _, f := range world.Families {
+		o := opened{f: f}
+		var err, err2 error
+		o.udp, err = a.w.Client.Dial("udp", netip.AddrPort{}, netip.AddrPortFrom(f.Node(), udp), 0)
+		o.tcp, err2 = a.w.Client.Dial("tcp", netip.AddrPort{}, netip.AddrPortFrom(f.Node(), tcp), answerTimeout)
+		if err := errors.Join(err, err2); err != nil {
+			a.Fatal(err)
+		}
+		a.Cleanup(o.udp.Close)
+		a.Cleanup(o.tcp.Close)
+		o.server, err = o.udp.Ask(answerTimeout)
+		if err := errors.Join(err, o.tcp.Echoes("before")); err != nil {
+			a.Fatal(err)
+		}
+		all = append(all, o)
+	}
+	return func() {
+		a.Helper()
+		for _, o := range all {
+			o.udp.Drain()
+			if got, err := o.udp.Ask(answerTimeout); err != nil || got != o.server {
+				a.Errorf("%s: the UDP flow is answered %+v, %v, want %+v as before", o.f, got, err, o.server)
+			}
+			if err := o.tcp.Echoes("after"); err != nil {
+				a.Errorf("%s: the TCP connection: %v", o.f, err)
+			}
+		}
+	}
+}
+
+// answerTimeout is how long a client waits for what has to come.
+const answerTimeout = 30 * time.Second
+
 // TestAdopt moves a node with running pods from portmap to hostport.
 func TestAdopt(t *testing.T) {
 	for _, tc := range []struct {
@@ -89,17 +134,15 @@ func TestAdopt(t *testing.T) {
 	} {
 		t.Run("from "+tc.name, func(t *testing.T) {
 			t.Parallel()
-			a := newAdopter(t, tc.backend, tc.portmap)
+			a := newAdopter(t, tc.backend, tc.portmap, "")
 			web := a.add(a.old, "web", world.TCP(8080, 80))
 			dns := a.add(a.old, "dns", world.UDP(5353, 53))
 			dead := a.add(a.old, "dead", world.TCP(8081, 80))
 			dead.Pod.Close()
 			lost := a.w.Client.Watch(a, netip.AddrPortFrom(world.V4.Node(), 8080), netip.AddrPortFrom(world.V6.Node(), 8080))
-			flow, err := a.w.Client.Dial("udp", netip.AddrPort{}, netip.AddrPortFrom(world.V4.Node(), 5353), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer flow.Close()
+			echo := a.old.MustAdd(a, "echo", world.TCP(7777, 7))
+			echo.Pod.Echo(7)
+			goesOn := a.flows(5353, 7777)
 
 			rules := a.w.Ruleset()
 			a.adopt(0, "--dry-run")
@@ -122,6 +165,7 @@ func TestAdopt(t *testing.T) {
 			}
 			a.reaches("tcp", 8080, "web")
 			a.reaches("udp", 5353, "dns")
+			goesOn()
 			if errs := lost(); len(errs) > 0 {
 				t.Errorf("%d connections to a pod that was adopted failed: %v", len(errs), errs[0])
 			}
@@ -135,7 +179,7 @@ func TestAdopt(t *testing.T) {
 				t.Errorf("hostportctl check: %s%s", out.Stdout, out.Stderr)
 			}
 			// containerd sends DEL with the configuration of now.
-			for _, at := range []*world.Attachment{web, dns, dead} {
+			for _, at := range []*world.Attachment{web, dns, echo, dead} {
 				c := *at
 				c.Network = a.next
 				c.MustDel(t)
@@ -161,22 +205,37 @@ func TestAdoptByItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Unmount(cache, unix.MNT_DETACH) }()
-	for _, backend := range []string{"iptables", "nftables"} {
-		t.Run(backend, func(t *testing.T) {
-			a := newAdopter(t, world.IptablesNFT, backend)
+	for _, tc := range []struct{ portmap, ours string }{
+		{"iptables", "iptables"}, {"iptables", "nftables"}, {"nftables", "iptables"}, {"nftables", "nftables"},
+	} {
+		t.Run("from "+tc.portmap+" to "+tc.ours, func(t *testing.T) {
+			a := newAdopter(t, world.IptablesNFT, tc.portmap, tc.ours)
 			web := a.add(a.old, "web", world.TCP(8080, 80))
-			if err := os.CopyFS(filepath.Join(cache, "results"), os.DirFS(filepath.Join(a.w.CacheDir, "results"))); err != nil {
-				t.Fatal(err)
+			copyCache := func() {
+				if err := os.CopyFS(filepath.Join(cache, "results"), os.DirFS(filepath.Join(a.w.CacheDir, "results"))); err != nil {
+					t.Fatal(err)
+				}
 			}
+			echo := a.old.MustAdd(a, "echo", world.TCP(7777, 7), world.UDP(5353, 53))
+			echo.Pod.Echo(7)
+			echo.Pod.Serve("udp", 53)
+			copyCache()
+			goesOn := a.flows(5353, 7777)
 			other := a.add(a.next, "other", world.TCP(8081, 80))
+			goesOn()
+			if out := a.w.Ctl("list", "-o", "wide"); strings.Count(string(out.Stdout), tc.ours) < 3 {
+				t.Errorf("not all pods are on the configured backend:\n%s", out.Stdout)
+			}
 			if left := a.portmapRules(); left != "" {
 				t.Errorf("portmap's rules are left:\n%s", left)
 			}
 			a.reaches("tcp", 8080, "web")
 			a.reaches("tcp", 8081, "other")
-			later := *web
-			later.Network = a.next
-			later.MustDel(t)
+			for _, at := range []*world.Attachment{web, echo} {
+				later := *at
+				later.Network = a.next
+				later.MustDel(t)
+			}
 			other.MustDel(t)
 			if r := a.w.Ruleset(); r.Sorted() != a.before.Sorted() {
 				t.Errorf("rules are left:\n%+v", r)

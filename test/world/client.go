@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -99,6 +100,28 @@ func (f *Flow) Ask(timeout time.Duration) (Answer, error) {
 			time.Sleep(time.Until(next)) // refused: do not spin
 		}
 	}
+}
+
+// Echoes sends text over TCP and waits until an Echo server has sent it back.
+func (f *Flow) Echoes(text string) error {
+	f.conn.SetDeadline(time.Now().Add(answerTimeout))
+	if _, err := f.conn.Write([]byte(text)); err != nil {
+		return err
+	}
+	back := make([]byte, len(text))
+	if _, err := io.ReadFull(f.conn, back); err != nil {
+		return err
+	}
+	if string(back) != text {
+		return fmt.Errorf("%q came back as %q", text, back)
+	}
+	return nil
+}
+
+// Local returns the client's own end of the flow.
+func (f *Flow) Local() netip.AddrPort {
+	local, _ := netip.ParseAddrPort(f.conn.LocalAddr().String())
+	return local
 }
 
 // Drain throws away answers that came for earlier questions.

@@ -3,6 +3,7 @@ package world
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -83,6 +84,32 @@ func (s *Server) serveTCP(l net.Listener) {
 		_, _ = conn.Write(s.answer(client))
 		conn.Close()
 	}
+}
+
+// Echo sends back what its clients send, on a TCP port of every address of the
+// namespace, until they close. It ends with the test.
+func (n *Netns) Echo(port int) {
+	n.t.Helper()
+	n.Do(func() error {
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", fmt.Sprintf("[::]:%d", port))
+		if err != nil {
+			return err
+		}
+		n.t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					_, _ = io.Copy(conn, conn)
+				}()
+			}
+		}()
+		return nil
+	})
 }
 
 // serveUDP ends when its socket is closed.
