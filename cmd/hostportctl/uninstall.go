@@ -22,7 +22,8 @@ func newUninstall(w *where) *cobra.Command {
 		Short: "Take the plugin out of the networks' configurations",
 		Long: "Take the plugin out of the networks' configurations: the entries first, and rules,\n" +
 			"state and binaries when no pod holds a port any more. While pods hold ports it\n" +
-			"refuses, unless it is to wait for them or to hand the network back to portmap.",
+			"refuses, unless it is to wait for them or to hand the network back to portmap: then\n" +
+			"portmap is asked to serve the pods that run.",
 		Example: "  hostportctl uninstall --back-to-portmap\n" +
 			"  hostportctl uninstall --drain-timeout 10m",
 		Args: cobra.NoArgs,
@@ -38,6 +39,7 @@ func newUninstall(w *where) *cobra.Command {
 			o.Drain = cmd.Flags().Changed("drain-timeout")
 			o.Binaries = programs()
 			o.Holders = func(ctx context.Context) ([]*hostport.Attachment, error) { return w.holders(ctx, cmd, dirs) }
+			o.Release = func(ctx context.Context, a *hostport.Attachment) error { return w.release(ctx, cmd, dirs, a) }
 			o.Clean = func(context.Context) error { return clean(dirs) }
 			r, err := install.Uninstall(cmd.Context(), o)
 			err = errors.Join(write(cmd.OutOrStdout(), r), err)
@@ -91,6 +93,16 @@ func (w *where) holders(ctx context.Context, cmd *cobra.Command, dirs []string) 
 		out = append(out, all...)
 	}
 	return out, nil
+}
+
+// release deletes an attachment from whichever state has it.
+func (w *where) release(ctx context.Context, cmd *cobra.Command, dirs []string, a *hostport.Attachment) error {
+	for _, dir := range dirs {
+		if _, err := (&where{dir: dir, lock: w.lock}).node(cmd).Delete(ctx, a.Key, a.Network, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // clean removes the state directories. The last attachment took all rules with

@@ -24,7 +24,8 @@ type UninstallOptions struct {
 	// Network is the name of the network; "" means every network that has the
 	// plugin.
 	Network string
-	// BackToPortmap puts portmap in the plugin's place.
+	// BackToPortmap puts portmap in the plugin's place, and hands the pods that
+	// run back to it.
 	BackToPortmap bool
 	// Drain goes on although pods hold ports, and waits for DrainTimeout until
 	// they are gone.
@@ -37,6 +38,9 @@ type UninstallOptions struct {
 	// Holders returns the attachments of living pods that still hold ports, and
 	// removes what is left of others.
 	Holders func(context.Context) ([]*hostport.Attachment, error)
+	// Release removes the rules and the record of an attachment that portmap
+	// serves again. It is needed with BackToPortmap.
+	Release func(context.Context, *hostport.Attachment) error
 	// Clean removes the plugin's base rules and its state. It is called when
 	// nobody holds a port.
 	Clean func(context.Context) error
@@ -88,8 +92,19 @@ func Uninstall(ctx context.Context, o UninstallOptions) (*Report, error) {
 		return r, err
 	}
 	if o.DryRun && len(holders) > 0 {
+		if o.BackToPortmap {
+			r.warnf("pods that would be handed back to portmap, unless it refuses them:")
+		}
 		r.warnf("%s", (&HeldError{Holders: holders, Removed: true}).Error())
 		return r, nil
+	}
+	if o.BackToPortmap && len(holders) > 0 {
+		if err := o.handBack(ctx, holders); err != nil {
+			r.warnf("%v", err)
+		}
+		if holders, err = o.holders(ctx); err != nil {
+			return r, err
+		}
 	}
 	for deadline := time.Now().Add(o.DrainTimeout); len(holders) > 0; {
 		if !o.Drain || !time.Now().Before(deadline) {

@@ -178,7 +178,19 @@ func (i *installer) moveAndBack(mode install.Mode) {
 	}
 	i.runtime("check", pod, 8081)
 	i.runtime("del", pod, 8081)
+	kept := serve("kept", 8083)
+	lost := i.w.Client.Watch(i, netip.AddrPortFrom(world.V4.Node(), 8083))
 	i.mustCtl("uninstall", "--back-to-portmap")
+	if errs := lost(); len(errs) > 0 {
+		i.Errorf("%d connections to a pod that was handed back failed: %v", len(errs), errs[0])
+	}
+	if got := i.w.Client.Ask(i, "tcp", netip.AddrPortFrom(world.V4.Node(), 8083)); got.Server != "kept" {
+		i.Errorf("the port of a pod that was handed back is answered by %q", got.Server)
+	}
+	if r := i.w.Ruleset(); strings.Contains(r.IptablesNFT+r.NFTables, "HP-") || strings.Contains(r.NFTables, "inet hostport") {
+		i.Errorf("rules of hostport's are left:\n%+v", r)
+	}
+	i.runtime("del", kept, 8083)
 	if diff := cmp.Diff(before, i.conflist()); diff != "" {
 		i.Errorf("conflist (-before +after):\n%s", diff)
 	}
