@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -110,12 +108,7 @@ func (w *where) release(ctx context.Context, cmd *cobra.Command, dirs []string, 
 func clean(dirs []string) error {
 	var errs []error
 	for _, dir := range dirs {
-		for _, file := range []string{"state.db", "lock"} {
-			if err := os.Remove(dir + "/" + file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
-		}
-		_ = os.Remove(dir) // which may be another's
+		errs = append(errs, (&node.Node{Dir: dir}).RemoveState())
 	}
 	return errors.Join(errs...)
 }

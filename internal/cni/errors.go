@@ -55,6 +55,26 @@ func coded(err error) error {
 	}
 }
 
+// result returns the word for what became of a call.
+func result(err error) string {
+	e, failed := errors.AsType[*types.Error](coded(err))
+	if !failed {
+		return "success"
+	}
+	switch e.Code {
+	case codePortHeld, codeListener:
+		return "refused"
+	case codeDiffers:
+		return "differs"
+	case types.ErrInvalidNetworkConfig:
+		return "invalid"
+	case types.ErrTryAgainLater:
+		return "busy"
+	default:
+		return "failed"
+	}
+}
+
 // invalid returns the error for a configuration that is wrong. err names the
 // key.
 func invalid(err error) error {

@@ -86,7 +86,11 @@ func (p *plugin) verb(name string, fn func(context.Context, *call) error) func(*
 		start := time.Now()
 		err = fn(context.Background(), c)
 		if name != "STATUS" { // runtimes ask every few seconds
-			c.outcome(name, time.Since(start), err)
+			took := time.Since(start)
+			c.outcome(name, took, err)
+			if !c.idle {
+				c.CountRequest(name, result(err), took)
+			}
 		}
 		return coded(err)
 	}

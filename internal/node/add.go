@@ -33,7 +33,9 @@ func (n *Node) DenyListeners(ctx context.Context, ms []hostport.Mapping) error {
 		return fmt.Errorf("look for listeners on the node: %w", err)
 	}
 	if len(found) > 0 {
-		return &ListeningError{found}
+		err := &ListeningError{found}
+		n.countConflict(err)
+		return err
 	}
 	return nil
 }
@@ -45,7 +47,9 @@ func (n *Node) DenyListeners(ctx context.Context, ms []hostport.Mapping) error {
 // living owner's port or address is a *ConflictError.
 func (n *Node) Add(ctx context.Context, want *hostport.Attachment) error {
 	n.adoptFirst(ctx, want.Network)
-	return n.addOne(ctx, want)
+	err := n.addOne(ctx, want)
+	n.countConflict(err)
+	return err
 }
 
 func (n *Node) addOne(ctx context.Context, want *hostport.Attachment) error {
@@ -78,6 +82,7 @@ func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
 	}
 	for _, a := range p.remove {
 		if a.Key != want.Key {
+			s.count("takeover", 0)
 			s.Log.Warn("took over from an owner that is gone", "owner", a.Owner(), "since", a.AddedAt)
 		}
 	}
