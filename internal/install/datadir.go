@@ -19,6 +19,19 @@ import (
 // The error joins what could not be read; what could be is returned with it.
 func DataDirs(confDirs ...string) ([]string, error) {
 	var out []string
+	all, err := Entries(confDirs...)
+	for _, conf := range all {
+		if !slices.Contains(out, conf.DataDir) {
+			out = append(out, conf.DataDir)
+		}
+	}
+	return out, err
+}
+
+// Entries returns the plugin's entries that DataDirs looks at, with defaults for
+// what is wrong in one.
+func Entries(confDirs ...string) ([]*netconf.Config, error) {
+	var out []*netconf.Config
 	var errs []error
 	for _, dir := range confDirs {
 		entries, err := entriesIn(dir)
@@ -28,9 +41,7 @@ func DataDirs(confDirs ...string) ([]string, error) {
 			if err != nil {
 				errs = append(errs, fmt.Errorf("entry in %s: %w", dir, err))
 			}
-			if !slices.Contains(out, conf.DataDir) {
-				out = append(out, conf.DataDir)
-			}
+			out = append(out, conf)
 		}
 	}
 	return out, errors.Join(errs...)

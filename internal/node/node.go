@@ -29,6 +29,9 @@ type Node struct {
 	// it cannot find does not exist. A process that an operator started must
 	// first be seen to share the runtime's view of the node.
 	Runtime bool
+	// Guest is set by a program beside the plugin, of whatever version that is: a
+	// state that the plugin has yet to convert is left as it is.
+	Guest bool
 	// CacheDir is libcni's cache directory; "" is portmap.DefaultCacheDir.
 	CacheDir string
 	// AdoptInto is the backend for attachments of portmap's, as the network's
@@ -107,7 +110,7 @@ func (n *Node) open(ctx context.Context) (*session, error) {
 		return nil, fmt.Errorf("identify this boot: %w", err)
 	}
 	st, err := state.Open(ctx, state.Options{
-		Dir: n.Dir, Timeout: n.Timeout, BootID: boot, Layout: backend.Layout, Backends: backend.Names(),
+		Dir: n.Dir, Timeout: n.Timeout, BootID: boot, Layout: backend.Layout, Backends: backend.Names(), Guest: n.Guest,
 	})
 	if err != nil {
 		return nil, err
@@ -170,7 +173,7 @@ func (n *Node) with(ctx context.Context, fn func(*session) error, prepare func(c
 		return fn(s)
 	}
 	err = run()
-	if errors.Is(err, state.ErrDamaged) {
+	if errors.Is(err, state.ErrDamaged) && !n.Guest {
 		n.Log.Warn("state file is damaged and is rebuilt from the kernel", "reason", err)
 		if err = s.Rebuild(); err == nil {
 			if err = s.look(); err == nil {
@@ -203,6 +206,12 @@ func (s *session) all(name string) (all []*hostport.Attachment, err error) {
 		})
 	})
 	return all, err
+}
+
+// Other reports whether an error means that a guest met a state that the plugin
+// has yet to convert, or to replace.
+func Other(err error) bool {
+	return errors.Is(err, state.ErrOther) || errors.Is(err, state.ErrDamaged)
 }
 
 // errUnseen says why a process does not call an owner dead.

@@ -22,6 +22,10 @@ const asideInfix = ".damaged-"
 // trusted. Rebuild moves such a file aside.
 var ErrDamaged = errors.New("state file is damaged")
 
+// ErrOther is wrapped by a guest's errors that mean: the file is new, of another
+// boot or of another version of the plugin.
+var ErrOther = errors.New("the state file is of another boot or another version of the plugin")
+
 // Options tell Open where the state is and which program opens it.
 type Options struct {
 	// Dir is the state directory, an absolute path. It is created if missing.
@@ -34,6 +38,9 @@ type Options struct {
 	Layout int
 	// Backends are the names of all backends, for Pending.
 	Backends []string
+	// Guest is set by a program beside the plugin. A file that the plugin has yet
+	// to convert or to replace is left as it is, see ErrOther and ErrDamaged.
+	Guest bool
 }
 
 // Store is the opened and locked state. It is not safe for concurrent use.
@@ -63,10 +70,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	} else {
 		err = s.open()
 	}
-	if errors.Is(err, ErrDamaged) {
+	if errors.Is(err, ErrDamaged) && !o.Guest {
 		err = s.Rebuild()
 	}
 	if err != nil {
+		if s.db != nil && errors.Is(err, ErrOther) {
+			err = errors.Join(err, s.guard(s.db.Close))
+		}
 		l.Close()
 		return nil, err
 	}
@@ -165,6 +175,9 @@ func (s *Store) settle() error {
 	})
 	if err != nil || current {
 		return err
+	}
+	if s.opts.Guest {
+		return fmt.Errorf("%w: the plugin converts it", ErrOther)
 	}
 	return s.Update(func(tx *Tx) error { return tx.convert(s.opts) })
 }

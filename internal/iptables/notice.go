@@ -1,0 +1,24 @@
+package iptables
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Concerned reports whether a change of nf_tables may have touched our rules, in
+// the tables of the nf_tables variant. chain is "" for a change of the table.
+func Concerned(family uint8, table, chain string) bool {
+	if family != unix.NFPROTO_IPV4 && family != unix.NFPROTO_IPV6 {
+		return false
+	}
+	switch table {
+	case natTable:
+		return chain == "" || strings.HasPrefix(chain, prefix) ||
+			chain == preroutingChain || chain == outputChain || chain == postroutingChain
+	case rawTable:
+		return family == unix.NFPROTO_IPV4 && (chain == "" || strings.HasPrefix(chain, prefix) || chain == preroutingChain)
+	default:
+		return false
+	}
+}

@@ -1,0 +1,28 @@
+package node
+
+import (
+	"hash/maphash"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/iptables"
+	"github.com/hostport-cni/hostport/internal/nftables"
+)
+
+// Concerned returns the name of the backend whose rules a change of nf_tables may
+// have touched, "" for neither: in a family (NFPROTO_*), a table, and a chain,
+// which is "" if the change was of something else.
+func Concerned(family uint8, table, chain string) string {
+	switch {
+	case nftables.Concerned(family, table):
+		return backend.Nftables
+	case iptables.Concerned(family, table, chain):
+		return backend.Iptables
+	default:
+		return ""
+	}
+}
+
+// LegacyDigest identifies what the tables of iptables-legacy hold that can have
+// rules of ours, without counters. It starts no process, takes no lock, loads no
+// table, and is 0 where no table is loaded. Digests of one seed can be compared.
+func LegacyDigest(seed maphash.Seed) (uint64, error) { return iptables.LegacyDigest(seed) }

@@ -1,0 +1,176 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/loopback"
+	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Snapshot is what was recorded at one moment.
+type Snapshot struct {
+	// Attachments are ordered by key. They are not to be changed.
+	Attachments []*hostport.Attachment
+	// Pending are the backends whose rules an interrupted call left to be
+	// rewritten, or that could not be rewritten.
+	Pending []string
+	version version
+}
+
+// version tells whether records are the same.
+type version struct {
+	id                 string
+	iptables, nftables hostport.Fingerprint
+	view               state.View
+}
+
+// Same reports whether both have the same records. Either may be nil.
+func (s *Snapshot) Same(o *Snapshot) bool {
+	return s != nil && o != nil && s.version == o.version && slices.Equal(s.Pending, o.Pending)
+}
+
+// Snapshot reads the records. It holds the lock for as long as it reads, which
+// is shorter if nothing has changed since before, which may be nil. On a node
+// without state there are none.
+func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, err error) {
+	if !state.Exists(n.Dir) {
+		return &Snapshot{}, nil
+	}
+	err = n.read(ctx, func(s *session) error {
+		out = new(Snapshot)
+		pending, err := s.pending()
+		if err != nil {
+			return err
+		}
+		if pending != nil {
+			out.Pending = pending.Backends
+		}
+		if out.version, err = s.version(); err != nil {
+			return err
+		}
+		if out.Same(before) {
+			out = before
+			return nil
+		}
+		out.Attachments, err = s.all("")
+		return err
+	})
+	return out, err
+}
+
+func (s *session) version() (v version, err error) {
+	err = s.View(func(tx *state.Tx) error {
+		var errs [2]error
+		v.id, v.view = tx.ID(), tx.View()
+		v.iptables, errs[0] = tx.Fingerprint(backend.Iptables)
+		v.nftables, errs[1] = tx.Fingerprint(backend.Nftables)
+		return errors.Join(errs[:]...)
+	})
+	return v, err
+}
+
+func (v version) fingerprint(name string) hostport.Fingerprint {
+	if name == backend.Iptables {
+		return v.iptables
+	}
+	return v.nftables
+}
+
+// verifyTries is how often Verify reads the kernel beside calls that change it.
+const verifyTries = 3
+
+// Verify compares the kernel with the records, as Audit does, but holds no lock
+// while it reads the kernel: no call waits for it. found has the differences of
+// the backends that differ, and a nil one for those that were read and are
+// right; err joins why others could not be read. The Snapshot is never nil.
+func (n *Node) Verify(ctx context.Context, before *Snapshot) (s *Snapshot, found map[string][]Difference, err error) {
+	if s, err = n.Snapshot(ctx, before); err != nil {
+		return &Snapshot{}, nil, err
+	}
+	for range verifyTries {
+		found, err = n.compare(ctx, s)
+		after, snapErr := n.Snapshot(ctx, s)
+		if snapErr != nil {
+			return s, nil, snapErr
+		}
+		if after.Same(s) {
+			return s, found, err
+		}
+		s = after
+	}
+	// Pods come and go all the time. Each of their calls would notice drift.
+	return s, nil, fmt.Errorf("compare the rules: %w", errRestless)
+}
+
+var errRestless = errors.New("the records changed each time while the kernel was read")
+
+// Restless reports whether an error means that a later try will do.
+func Restless(err error) bool { return errors.Is(err, errRestless) || Busy(err) }
+
+// compare reads the kernel for what a Snapshot has.
+func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Difference, error) {
+	out := make(map[string][]Difference)
+	var errs []error
+	for _, name := range backend.Names() {
+		b, err := n.Backend(name)
+		if err != nil {
+			return nil, err
+		}
+		mine := of(name, s.Attachments)
+		found, err := b.Audit(ctx, mine, s.version.fingerprint(name))
+		if err != nil && !errors.Is(err, backend.ErrMissing) {
+			errs = append(errs, fmt.Errorf("check the rules of backend %s: %w", name, err))
+			continue
+		}
+		var differences []Difference
+		if err != nil && len(mine) > 0 {
+			differences = append(differences, Difference{Text: err.Error()})
+		}
+		if slices.Contains(s.Pending, name) {
+			differences = append(differences, Difference{Text: "a call was interrupted before it wrote the rules"})
+		}
+		for _, d := range found {
+			i := slices.IndexFunc(mine, func(a *hostport.Attachment) bool { return a.Key == d.Owner })
+			if i < 0 {
+				differences = append(differences, Difference{Text: d.Text})
+			} else {
+				differences = append(differences, Difference{mine[i], d.Text})
+			}
+		}
+		out[name] = append(differences, closedInterfaces(mine)...)
+	}
+	return out, errors.Join(errs...)
+}
+
+// closedInterfaces returns the attachments that 127.0.0.1 does not reach. One
+// whose interface is gone will soon follow it.
+func closedInterfaces(all []*hostport.Attachment) (out []Difference) {
+	seen := map[string]bool{"": true}
+	for _, a := range all {
+		if seen[a.LoopbackInterface] {
+			continue
+		}
+		seen[a.LoopbackInterface] = true
+		if err := loopback.Check(a.LoopbackInterface); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			out = append(out, Difference{a, err.Error()})
+		}
+	}
+	return out
+}
+
+// Heal rewrites the rules of these backends from the records, as Sync does for
+// all. On a node without state it does nothing.
+func (n *Node) Heal(ctx context.Context, names []string) error {
+	if !state.Exists(n.Dir) {
+		return nil
+	}
+	return n.with(ctx, func(s *session) error { return s.resync(ctx) }, func(_ context.Context, s *session) error {
+		return s.Update(func(tx *state.Tx) error { return mark(tx, names, nil) })
+	})
+}
