@@ -22,13 +22,14 @@ help: ## List what can be made
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build the plugin and the operator's tool into bin/
+build: ## Build the plugin, the operator's tool and the agent into bin/
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: install
-install: build ## Install both: DESTDIR, CNI_BIN=/opt/cni/bin
+install: build ## Install them: DESTDIR, CNI_BIN=/opt/cni/bin
 	install -D -m 755 bin/hostport $(DESTDIR)$(CNI_BIN)/hostport
 	install -D -m 755 bin/hostportctl $(DESTDIR)/usr/local/bin/hostportctl
+	install -D -m 755 bin/hostport-agent $(DESTDIR)/usr/local/bin/hostport-agent
 
 .PHONY: man
 man: ## Write hostportctl's manual pages into bin/man
@@ -43,7 +44,7 @@ demo: build ## Show it at work: pods, curl and the rules (root)
 .PHONY: test
 test: ## Unit, golden, fuzz seed and kernel tests (root)
 	test/packages.sh test
-	test/run.sh . -timeout 30m $$(go list ./... | grep -v -e /test/faults -e /test/upgrade)
+	test/run.sh . -timeout 30m $$(go list ./... | grep -v -e /test/faults -e /test/upgrade -e /test/agent)
 
 .PHONY: test-faults
 test-faults: ## Deaths at every step, races, a model, damaged state (root, minutes)
@@ -54,6 +55,11 @@ test-faults: ## Deaths at every step, races, a model, damaged state (root, minut
 test-upgrade: ## Versions of the past and the next one on one node (root)
 	test/packages.sh test
 	test/run.sh . -timeout 20m ./test/upgrade
+
+.PHONY: test-agent
+test-agent: ## The agent on a node that other programs change (root, minutes)
+	test/packages.sh test
+	test/run.sh . -timeout 20m ./test/agent
 
 # A scene with packets for each reason, on every backend and in both families.
 .PHONY: test-explain

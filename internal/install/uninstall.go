@@ -27,6 +27,8 @@ type UninstallOptions struct {
 	// BackToPortmap puts portmap in the plugin's place, and hands the pods that
 	// run back to it.
 	BackToPortmap bool
+	// AsBefore puts portmap where the installation found it.
+	AsBefore bool
 	// Drain goes on although pods hold ports, and waits for DrainTimeout until
 	// they are gone.
 	Drain        bool
@@ -220,7 +222,7 @@ func (o *UninstallOptions) planNetwork(r *Report, n *network, backup []byte) err
 		return err
 	}
 	text, detail := c.without(func(_ int, kind string) bool { return kind == hostportType }), "without hostport"
-	if o.BackToPortmap {
+	if o.BackToPortmap || o.AsBefore && hasPortmap(backup) {
 		if err := o.portmapInstalled(); err != nil {
 			return err
 		}
@@ -245,6 +247,15 @@ func (o *UninstallOptions) planNetwork(r *Report, n *network, backup []byte) err
 		r.add(Change{Action: Remove, Path: n.path + backupSuffix})
 	}
 	return nil
+}
+
+// hasPortmap reports whether a configuration had portmap in it.
+func hasPortmap(backup []byte) bool {
+	if backup == nil {
+		return false
+	}
+	c, err := parseChain(backup)
+	return err == nil && c.first(portmapType) >= 0
 }
 
 // keepEntries plans that an entry with a state directory of its own is kept where

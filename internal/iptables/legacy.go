@@ -55,13 +55,13 @@ var errTableChanged = errors.New("the table was replaced meanwhile")
 func LegacyDigest(seed maphash.Seed) (uint64, error) {
 	var h maphash.Hash
 	h.SetSeed(seed)
-	any := false
+	loaded := false
 	for _, f := range hostport.Families() {
 		for _, name := range tablesOf(f) {
 			if !hasLegacy(f, name) {
 				continue
 			}
-			any = true
+			loaded = true
 			err := errTableChanged
 			for range 3 {
 				if err = eachEntry(f, name, func(b []byte) { _, _ = h.Write(b) }); !errors.Is(err, errTableChanged) {
@@ -73,7 +73,7 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 			}
 		}
 	}
-	if !any {
+	if !loaded {
 		return 0, nil
 	}
 	return h.Sum64() | 1, nil

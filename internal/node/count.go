@@ -37,3 +37,7 @@ func (n *Node) count(name string, took time.Duration) {
 // RemoveState removes the state. It is for the end of an installation, when no
 // attachment is left.
 func (n *Node) RemoveState() error { return state.Remove(n.Dir) }
+
+// Counts returns what was counted: calls as VERB/RESULT, conflicts as
+// conflict/KIND, and takeover. It takes no lock.
+func (n *Node) Counts() (map[string]state.Count, error) { return state.Counts(n.Dir) }

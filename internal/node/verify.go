@@ -113,6 +113,10 @@ var errRestless = errors.New("the records changed each time while the kernel was
 // Restless reports whether an error means that a later try will do.
 func Restless(err error) bool { return errors.Is(err, errRestless) || Busy(err) }
 
+// Interrupted is the Text of a Difference: a call was killed, or failed, in the
+// middle of a change.
+const Interrupted = "the rules are to be rewritten: a call was interrupted"
+
 // compare reads the kernel for what a Snapshot has.
 func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Difference, error) {
 	out := make(map[string][]Difference)
@@ -133,7 +137,7 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 			differences = append(differences, Difference{Text: err.Error()})
 		}
 		if slices.Contains(s.Pending, name) {
-			differences = append(differences, Difference{Text: "a call was interrupted before it wrote the rules"})
+			differences = append(differences, Difference{Text: Interrupted})
 		}
 		for _, d := range found {
 			i := slices.IndexFunc(mine, func(a *hostport.Attachment) bool { return a.Key == d.Owner })

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The agent has to start the iptables of the host, whose variant and version are
+// the plugin's, to see the sandboxes that are mounted there, and to find libcni's
+// cache, the state and the runtime's directories where the plugin finds them. An
+// image without a single program but our own has none of that. So the agent in a
+// container, which shares the host's PID namespace, starts itself again in the
+// mount namespace of process 1. It is one system call of the kernel's, where a
+// mount of the host's root would leave out whatever the host mounts later with
+// other propagation, and could not be told from the host by internal/sandbox.
+//
+// The program itself is started from a file descriptor, because the host has no
+// path to it, and the container's root stays open for what is only there: the
+// programs to install and the service account.
+
+// What the agent that is started again is told: where the container's root is,
+// and the directory of the program in it.
+const (
+	rootVariable     = "HOSTPORT_AGENT_ROOT"
+	programsVariable = "HOSTPORT_AGENT_PROGRAMS"
+)
+
+// home is where the agent came from.
+type home struct {
+	// root is the root of the container, "/" if it did not come from one.
+	root string
+	// programs is the directory of the program, in root.
+	programs string
+}
+
+// path returns where a file of the container is.
+func (h home) path(name string) string { return filepath.Join(h.root, name) }
+
+// procRoot is the only form of --host-root: a process whose mount namespace is
+// the host's.
+var procRoot = regexp.MustCompile(`^/proc/([0-9]+)/root/?$`)
+
+// enter starts the program again in the mount namespace of the process whose root
+// hostRoot is, or returns where the files of its container are. With hostRoot ""
+// the program is in the host's root already.
+func enter(hostRoot string, args []string) (home, error) {
+	if root := os.Getenv(rootVariable); root != "" {
+		fd, err := strconv.Atoi(filepath.Base(root))
+		if err != nil {
+			return home{}, fmt.Errorf("%s=%q: not a descriptor", rootVariable, root)
+		}
+		unix.CloseOnExec(fd) // not for the programs that we start
+		return home{root, os.Getenv(programsVariable)}, errors.Join(os.Unsetenv(rootVariable), os.Unsetenv(programsVariable))
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return home{}, err
+	}
+	h := home{"/", filepath.Dir(self)}
+	if hostRoot == "" {
+		return h, nil
+	}
+	m := procRoot.FindStringSubmatch(hostRoot)
+	if m == nil {
+		return home{}, errors.New("want /proc/PID/root of a process of the host, such as /proc/1/root: " +
+			"sandboxes and programs of the host are seen from its own mount namespace alone")
+	}
+	return home{}, h.again("/proc/"+m[1]+"/ns/mnt", args)
+}
+
+// again replaces the process by one that runs the same program in another mount
+// namespace. It returns only if that failed.
+func (h home) again(namespace string, args []string) error {
+	self, err := unix.Open("/proc/self/exe", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the own program: %w", err)
+	}
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("open the container's root: %w", err)
+	}
+	ns, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%w (the container needs the host's PID namespace and the capability SYS_PTRACE)", err)
+	}
+	// Threads share a root and a working directory, and the kernel lets only a
+	// thread of its own enter. It becomes the process.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("%w (the container needs the capabilities SYS_ADMIN and SYS_CHROOT)", err)
+	}
+	env := append(os.Environ(), fmt.Sprintf("%s=/proc/self/fd/%d", rootVariable, root), programsVariable+"="+h.programs)
+	return fmt.Errorf("start again: %w", execveat(self, args, env))
+}
+
+// execveat executes the program that a descriptor leads to.
+func execveat(fd int, args, env []string) error {
+	empty, err := unix.BytePtrFromString("")
+	if err != nil {
+		return err
+	}
+	argv, err := pointers(args)
+	if err != nil {
+		return err
+	}
+	envp, err := pointers(env)
+	if err != nil {
+		return err
+	}
+	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(empty)),
+		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envp[0])), unix.AT_EMPTY_PATH, 0)
+	return errno
+}
+
+// pointers is an array of strings as the kernel takes it.
+func pointers(in []string) ([]*byte, error) {
+	out := make([]*byte, len(in)+1)
+	for i, s := range in {
+		p, err := unix.BytePtrFromString(s)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = p
+	}
+	return out, nil
+}

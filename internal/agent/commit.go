@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/internal/node"
+)
+
+// commit is a transaction of nf_tables that may have touched rules of ours.
+type commit struct {
+	backend string
+	// tid is the thread that made it, in the kernel's own PID namespace; process
+	// is its name.
+	tid     uint32
+	process string
+}
+
+// commits receives the notifications of nf_tables in a network namespace.
+type commits struct {
+	f   *os.File
+	buf []byte
+	// touched is what the messages of the transaction, whose end is yet to come,
+	// have touched.
+	touched map[string]bool
+}
+
+// errOverrun means that notifications were lost.
+var errOverrun = errors.New("notifications were lost")
+
+// receiveBuffer holds the notifications of a transaction with tens of thousands
+// of rules, as kube-proxy's are. It costs nothing while it is empty.
+const receiveBuffer = 8 << 20
+
+// listen joins the multicast group of nf_tables, in the calling thread's network
+// namespace.
+func listen() (*commits, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer); err != nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+	}
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return &commits{f: os.NewFile(uintptr(fd), "nf_tables"), buf: make([]byte, 64<<10), touched: make(map[string]bool)}, nil
+}
+
+// Close ends receive.
+func (c *commits) Close() error { return c.f.Close() }
+
+// receive waits for notifications, and returns the commits among them that may
+// have touched rules of ours. The error is errOverrun if some were lost.
+func (c *commits) receive() ([]commit, error) {
+	n, err := c.f.Read(c.buf)
+	if errors.Is(err, unix.ENOBUFS) {
+		clear(c.touched)
+		return nil, errOverrun
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.parse(c.buf[:n]), nil
+}
+
+// parse reads messages of nf_tables (linux/netfilter/nf_tables.h).
+func (c *commits) parse(b []byte) (out []commit) {
+	const header, nfgen = unix.SizeofNlMsghdr, 4
+	for len(b) >= header+nfgen {
+		length := int(binary.NativeEndian.Uint32(b))
+		if length < header+nfgen || length > len(b) {
+			return out
+		}
+		kind := binary.NativeEndian.Uint16(b[4:])
+		body := b[header+nfgen : length]
+		family := b[header]
+		b = b[min((length+3)&^3, len(b)):]
+		if kind>>8 != unix.NFNL_SUBSYS_NFTABLES {
+			continue
+		}
+		if kind&0xff == unix.NFT_MSG_NEWGEN {
+			for name := range c.touched {
+				out = append(out, commit{
+					backend: name, tid: number(attribute(body, nftaGenProcPID)), process: text(attribute(body, nftaGenProcName)),
+				})
+			}
+			clear(c.touched)
+			continue
+		}
+		if chain := chainAttribute(kind & 0xff); chain >= 0 {
+			table, in := text(attribute(body, 1)), ""
+			if chain > 0 {
+				in = text(attribute(body, uint16(chain)))
+			}
+			if name := node.Concerned(family, table, in); name != "" {
+				c.touched[name] = true
+			}
+		}
+	}
+	return out
+}
+
+// Attributes of NFT_MSG_NEWGEN that the library has no names for.
+const (
+	nftaGenProcPID  = 2
+	nftaGenProcName = 3
+)
+
+// chainAttribute returns the attribute of a message that names the chain that it
+// is about, 0 if it is about something else in a table, and -1 if it is of no
+// interest. The name of the table is attribute 1 of all.
+func chainAttribute(kind uint16) int {
+	switch kind {
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		return unix.NFTA_CHAIN_NAME
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		return unix.NFTA_RULE_CHAIN
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_DELSET,
+		unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
+		return 0
+	default:
+		return -1
+	}
+}
+
+// attribute returns the value of the first attribute of a type, nil if there is
+// none.
+func attribute(b []byte, kind uint16) []byte {
+	for len(b) >= unix.SizeofNlAttr {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < unix.SizeofNlAttr || length > len(b) {
+			return nil
+		}
+		if binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER) == kind {
+			return b[unix.SizeofNlAttr:length]
+		}
+		b = b[min((length+3)&^3, len(b)):]
+	}
+	return nil
+}
+
+func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }
+
+func number(b []byte) uint32 {
+	if len(b) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}

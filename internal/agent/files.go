@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// filesSettleTime is for how long files must be left alone before they are read:
+// some installers write in several steps.
+const filesSettleTime = 100 * time.Millisecond
+
+// files watches the runtime's directories.
+type files struct {
+	confDir, binDir string
+	log             *slog.Logger
+	watcher         *fsnotify.Watcher // nil if none can be had
+}
+
+// watchFiles begins to watch. Without a watcher, files are looked at now and then.
+func watchFiles(confDir, binDir string, log *slog.Logger) *files {
+	f := &files{confDir: confDir, binDir: binDir, log: log}
+	var err error
+	if f.watcher, err = fsnotify.NewWatcher(); err != nil {
+		log.Warn("files cannot be watched: they are looked at every minute", "reason", err)
+	}
+	return f
+}
+
+func (f *files) close() {
+	if f.watcher != nil {
+		_ = f.watcher.Close()
+	}
+}
+
+// add watches the directories that are there now: a network's own, below that of
+// the configurations, may come and go.
+func (f *files) add() {
+	if f.watcher == nil {
+		return
+	}
+	dirs := []string{f.confDir, f.binDir}
+	entries, _ := os.ReadDir(f.confDir)
+	for _, e := range entries {
+		if e.IsDir() {
+			dirs = append(dirs, filepath.Join(f.confDir, e.Name()))
+		}
+	}
+	for _, dir := range dirs {
+		_ = f.watcher.Add(dir) // one that is not there is looked for again
+	}
+}
+
+// wait waits until a file was changed that matters, or for as long as d. It
+// reports false if ctx is done.
+func (f *files) wait(ctx context.Context, d time.Duration) bool {
+	f.add()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	var events chan fsnotify.Event
+	var errs chan error
+	if f.watcher != nil {
+		events, errs = f.watcher.Events, f.watcher.Errors
+	}
+	for changed := false; ; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case err := <-errs: // an overflow: look at everything
+			f.log.Debug("changes of files were lost", "reason", err)
+			return true
+		case e := <-events:
+			if !f.matters(e) {
+				continue
+			}
+			// The first change makes the wait a short one, which later ones prolong.
+			if !changed || timer.Stop() {
+				timer.Reset(min(d, filesSettleTime))
+			}
+			changed = true
+		}
+	}
+}
+
+// matters reports whether an event is about a file that the agent looks at: not
+// one that an installer, ours or another, makes on its way.
+func (f *files) matters(e fsnotify.Event) bool {
+	if e.Op == fsnotify.Chmod {
+		return false
+	}
+	dir, name := filepath.Split(e.Name)
+	if filepath.Clean(dir) == filepath.Clean(f.binDir) {
+		return name == "hostport" || name == "hostportctl"
+	}
+	return !strings.HasPrefix(name, ".") && !strings.Contains(name, ".hostport-")
+}
+
+// writer names who changed a file last, as far as that is known.
+func (f *files) writer() string { return process{}.String() }

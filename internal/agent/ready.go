@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+)
+
+// ready is what readiness depends on.
+type ready struct {
+	mu      sync.Mutex
+	started bool   // adopted and resynced
+	entry   string // why the plugin is not in the network's configuration
+	status  string // why the backend cannot be used
+}
+
+// reasons are why the node does not serve new pods, none if it does.
+func (r *ready) reasons() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	if !r.started {
+		out = append(out, "starting")
+	}
+	for _, s := range []string{r.entry, r.status} {
+		if s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// update changes something, and reports whether readiness is another now.
+func (r *ready) update(fn func(*ready)) (was, is bool) {
+	before := len(r.reasons()) == 0
+	r.mu.Lock()
+	fn(r)
+	r.mu.Unlock()
+	return before, len(r.reasons()) == 0
+}
+
+// setReady changes something that readiness depends on, and logs a turn.
+func (a *Agent) setReady(fn func(*ready)) {
+	switch was, is := a.ready.update(fn); {
+	case is && !was:
+		a.log.Info("ready")
+	case was && !is:
+		a.log.Warn("not ready", "reasons", a.ready.reasons())
+	}
+}
+
+const (
+	// goodInterval and badInterval are how often a backend that works, or does
+	// not, is asked for its status: iptables has processes started for it.
+	goodInterval = time.Minute
+	badInterval  = 5 * time.Second
+)
+
+// watchStatus asks backends for their status: that which a new pod gets, and
+// those that serve one.
+func (a *Agent) watchStatus(ctx context.Context) {
+	advised := false
+	for {
+		n := a.node()
+		if advised {
+			n.Log = slog.New(slog.DiscardHandler) // advice is the same each time
+		}
+		advised = true
+		chosen := n.Choose(ctx, a.place.value.Load().backend)
+		used := map[string]bool{chosen: true}
+		for _, o := range a.metrics.snapshot().Attachments {
+			used[o.Backend] = true
+		}
+		interval := goodInterval
+		for _, name := range backend.Names() {
+			if !used[name] {
+				a.metrics.forgetBackend(name)
+				continue
+			}
+			err := n.Status(ctx, name)
+			if ended(ctx, err) {
+				return
+			}
+			a.metrics.setBackendUp(name, err == nil)
+			if err != nil {
+				interval = badInterval
+			}
+			if name == chosen {
+				a.setReady(func(r *ready) {
+					r.status = ""
+					if err != nil {
+						r.status = "backend " + name + ": " + err.Error()
+					}
+				})
+			}
+		}
+		if !pause(ctx, interval) {
+			return
+		}
+	}
+}
