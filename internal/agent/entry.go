@@ -26,6 +26,10 @@ const (
 	absentInterval = time.Second
 )
 
+// adoptDelays are when pods are adopted once more after the plugin took portmap's
+// place: a runtime may have been in the middle of an ADD.
+func adoptDelays() []time.Duration { return []time.Duration{5 * time.Second, time.Minute} }
+
 // keeper keeps the plugin's entry in the network's configuration.
 type keeper struct {
 	*Agent
@@ -36,6 +40,7 @@ type keeper struct {
 	told      bool              // of a program that takes it out again and again
 	networks  []string          // that have the plugin
 	programs  map[string]string // what the installed programs look like, by path
+	adoptions []time.Time       // when to adopt once more, in order
 }
 
 // keepEntry installs the plugin, adopts and resyncs, and then puts the entry and
@@ -54,8 +59,15 @@ func (a *Agent) keepEntry(ctx context.Context) {
 				wait = retryTime
 			}
 		}
-		if !k.files.wait(ctx, wait) {
+		if len(k.adoptions) > 0 {
+			wait = min(wait, time.Until(k.adoptions[0]))
+		}
+		if !k.files.wait(ctx, max(wait, 0)) {
 			return
+		}
+		if len(k.adoptions) > 0 && time.Now().After(k.adoptions[0]) {
+			k.adoptions = k.adoptions[1:]
+			k.adopt(context.WithoutCancel(ctx), k.owner())
 		}
 	}
 }
@@ -147,7 +159,11 @@ func (k *keeper) install(ctx context.Context, started bool) time.Duration {
 	k.report(nil)
 	k.locate()
 	if started {
-		k.adopt(ctx, k.node()) // pods that portmap served meanwhile
+		k.adopt(ctx, k.owner()) // pods that portmap served meanwhile
+	}
+	k.adoptions = nil
+	for _, d := range adoptDelays() {
+		k.adoptions = append(k.adoptions, time.Now().Add(d))
 	}
 	return entryInterval
 }

@@ -20,11 +20,12 @@ type files struct {
 	confDir, binDir string
 	log             *slog.Logger
 	watcher         *fsnotify.Watcher // nil if none can be had
+	writers         *writers
 }
 
 // watchFiles begins to watch. Without a watcher, files are looked at now and then.
 func watchFiles(confDir, binDir string, log *slog.Logger) *files {
-	f := &files{confDir: confDir, binDir: binDir, log: log}
+	f := &files{confDir: confDir, binDir: binDir, log: log, writers: new(writers)}
 	var err error
 	if f.watcher, err = fsnotify.NewWatcher(); err != nil {
 		log.Warn("files cannot be watched: they are looked at every minute", "reason", err)
@@ -33,6 +34,7 @@ func watchFiles(confDir, binDir string, log *slog.Logger) *files {
 }
 
 func (f *files) close() {
+	f.writers.close()
 	if f.watcher != nil {
 		_ = f.watcher.Close()
 	}
@@ -54,6 +56,7 @@ func (f *files) add() {
 	for _, dir := range dirs {
 		_ = f.watcher.Add(dir) // one that is not there is looked for again
 	}
+	f.writers.add(f.confDir)
 }
 
 // wait waits until a file was changed that matters, or for as long as d. It
@@ -102,5 +105,5 @@ func (f *files) matters(e fsnotify.Event) bool {
 	return !strings.HasPrefix(name, ".") && !strings.Contains(name, ".hostport-")
 }
 
-// writer names who changed a file last, as far as that is known.
-func (f *files) writer() string { return process{}.String() }
+// writer names who changed a configuration last, as far as that is known.
+func (f *files) writer() string { return f.writers.writer().String() }
