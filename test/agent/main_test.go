@@ -13,6 +13,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if root := os.Getenv(containerVariable); root != "" {
+		fmt.Fprintln(os.Stderr, "container:", contain(root, os.Args[1:]))
+		os.Exit(1)
+	}
 	os.Exit(world.MainWith(m, func(dir string) error {
 		for name, flags := range map[string][]string{
 			"hostport-agent":        {"-trimpath", "-ldflags", "-s -w"},

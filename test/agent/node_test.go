@@ -32,7 +32,8 @@ type node struct {
 	conf  string
 	cmd   *exec.Cmd
 	log   *lines
-	ended chan error
+	ended chan struct{}
+	err   error // of the process, when it has ended
 }
 
 // newNode makes a node whose network is served by a plugin.
@@ -102,30 +103,44 @@ func (n *node) start(args ...string) { n.startAs("hostport-agent", nil, args...)
 
 func (n *node) startAs(program string, env []string, args ...string) {
 	n.Helper()
-	args = append([]string{
-		"--data-dir", n.w.DataDir, "--conf-dir", n.conf, "--bin-dir", n.bin, "--cache-dir", n.w.CacheDir,
-	}, args...)
+	n.startProgram(filepath.Join(n.image, program), env, args...)
+}
+
+// startProgram starts a program that is, or becomes, the agent.
+func (n *node) startProgram(program string, env []string, args ...string) {
+	n.Helper()
+	args = append(args, "--data-dir", n.w.DataDir, "--conf-dir", n.conf, "--bin-dir", n.bin, "--cache-dir", n.w.CacheDir)
 	n.log = new(lines)
-	n.cmd = exec.Command(filepath.Join(n.image, program), args...)
+	n.cmd = exec.Command(program, args...)
 	n.cmd.Env = append([]string{"PATH=" + n.w.ToolDir}, env...)
 	n.cmd.Stderr = n.log
 	if err := n.w.Node.Try(n.cmd.Start); err != nil {
 		n.Fatal(err)
 	}
-	cmd, log, ended := n.cmd, n.log, make(chan error, 1)
+	cmd, log, ended := n.cmd, n.log, make(chan struct{})
 	n.ended = ended
-	go func() { ended <- cmd.Wait() }()
+	go func() {
+		n.err = cmd.Wait()
+		close(ended)
+	}()
 	n.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		select {
-		case err := <-ended:
-			_ = err
-		case <-time.After(time.Second): // a test has waited for it
-		}
+		<-ended
 		if n.Failed() {
 			n.Logf("log of the agent:\n%s", log)
 		}
 	})
+}
+
+// answerTime bounds waits for what nothing is promised of.
+const answerTime = 30 * time.Second
+
+// network is what the runtime reads from its configuration directory, with the
+// plugins in its own directory.
+func (n *node) network() *world.Network {
+	n.Helper()
+	n.w.PluginDir = n.bin
+	return n.w.NetworkFromConflist([]byte(n.conflist()))
 }
 
 // stop sends a signal and returns how the agent ended, and how long that took.
@@ -136,9 +151,8 @@ func (n *node) stop(s syscall.Signal) (time.Duration, error) {
 		n.Fatal(err)
 	}
 	select {
-	case err := <-n.ended:
-		n.ended <- err // for Cleanup
-		return time.Since(start), err
+	case <-n.ended:
+		return time.Since(start), n.err
 	case <-time.After(20 * time.Second):
 		n.Fatal("the agent does not end")
 		return 0, nil

@@ -83,6 +83,15 @@ func (w *World) IptablesRestore(f Family, text string) {
 	}
 }
 
+// IptablesRestoreAll has iptables-restore of the World's variant replace the tables
+// in text whole.
+func (w *World) IptablesRestoreAll(f Family, text string) {
+	w.t.Helper()
+	if _, err := w.Node.TryCommand(text, w.Backend.variant().binary(), f.iptables()+"-restore", "-w"); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // save reads one family of one variant.
 func (w *World) save(v variant, f Family) string {
 	w.t.Helper()

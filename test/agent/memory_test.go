@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+const (
+	attachments = 500
+	// mostMemory is what is promised.
+	mostMemory = 30 << 20
+	// idleTime is for how long the processor time of an agent without work is
+	// measured, and idleLimit what it may be of a core.
+	idleTime  = 20 * time.Second
+	idleLimit = 0.001
+)
+
+// TestCost measures memory and processor time of an agent on a node with many
+// pods, when nothing happens, a scrape apart. Time that its tools take counts.
+func TestCost(t *testing.T) {
+	for _, b := range world.Backends {
+		t.Run(string(b), func(t *testing.T) {
+			t.Parallel()
+			n, _ := newNode(t, b, "hostport")
+			n.crowd()
+			n.start()
+			n.awaitReady()
+			n.get("/metrics")
+			time.Sleep(3 * time.Second)
+			before := n.processorTime()
+			time.Sleep(idleTime)
+			share := float64(n.processorTime()-before) / float64(idleTime)
+			n.get("/metrics")
+			memory, detail := n.memory()
+			t.Logf("%d attachments: %.1f MiB resident (%s), %.3f %% of a core", attachments, float64(memory)/(1<<20), detail, share*100)
+			if memory > mostMemory {
+				t.Errorf("%d bytes resident, want less than %d", memory, mostMemory)
+			}
+			if share > idleLimit {
+				t.Errorf("%.3f %% of a core, want less than %.1f %%", share*100, idleLimit*100)
+			}
+			if got := n.metric(`hostport_mappings{backend="` + b.Config() + `",family="ipv4",protocol="tcp"}`); got != fmt.Sprint(attachments) {
+				t.Errorf("%s mappings", got)
+			}
+		})
+	}
+}
+
+// crowd adds attachments, all of one sandbox: what a chain would do before does
+// not matter here.
+func (n *node) crowd() {
+	n.Helper()
+	p := n.w.NewPod("crowd")
+	for i := range attachments {
+		out := n.w.Invoke(world.Invocation{
+			Command: "ADD", ContainerID: fmt.Sprintf("%064x", i), IfName: "eth0", Netns: p.Path,
+			Args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-%d;K8S_POD_UID=%d", i, i),
+			Stdin: n.w.Stdin(world.Config{
+				"runtimeConfig": world.Config{"portMappings": []world.Mapping{world.TCP(10000+i, 80)}},
+				"prevResult":    world.PrevResult(p.Path, fmt.Sprintf("10.244.%d.%d/16", 1+i/250, 1+i%250)),
+			}),
+		})
+		if cniErr, err := out.Error(); cniErr != nil || err != nil {
+			n.Fatal(cniErr, err)
+		}
+	}
+}
+
+// memory returns what the agent has resident, and what of it is its own.
+func (n *node) memory() (bytesResident int, detail string) {
+	n.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
+	if err != nil {
+		n.Fatal(err)
+	}
+	var own []string
+	for line := range bytes.Lines(b) {
+		key, value, _ := strings.Cut(string(line), ":")
+		fields := strings.Fields(value)
+		switch key {
+		case "VmRSS":
+			kib, err := strconv.Atoi(fields[0])
+			if err != nil {
+				n.Fatal(err)
+			}
+			bytesResident = kib << 10
+		case "RssAnon", "RssFile":
+			own = append(own, key+" "+strings.Join(fields, " "))
+		}
+	}
+	return bytesResident, strings.Join(own, ", ")
+}
+
+// processorTime returns what the agent has used, with its tools that have ended.
+func (n *node) processorTime() time.Duration {
+	n.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.cmd.Process.Pid))
+	if err != nil {
+		n.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	ticks := 0
+	for _, f := range fields[11:15] { // utime, stime, cutime, cstime
+		v, err := strconv.Atoi(f)
+		if err != nil {
+			n.Fatal(err)
+		}
+		ticks += v
+	}
+	return time.Duration(ticks) * (time.Second / 100)
+}
