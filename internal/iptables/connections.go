@@ -1,0 +1,60 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Connections reads the counters of the rules that translate: table nat sees the
+// first packet of a connection alone. With an error it returns what could be read.
+func (b *Backend) Connections(ctx context.Context) ([]backend.Connections, error) {
+	return eachFamily(func(f hostport.Family) ([]backend.Connections, error) {
+		variants, err := b.variants(ctx, f, false)
+		errs := []error{err}
+		var out []backend.Connections
+		for _, v := range variants {
+			if !v.inUse() || !v.nft && !hasLegacy(f, natTable) {
+				continue
+			}
+			text, err := b.run(ctx, v.save(), "", "-c", "-t", natTable)
+			errs = append(errs, err)
+			out = append(out, connections(f, text)...)
+		}
+		return out, errors.Join(errs...)
+	})
+}
+
+// connections reads the output of iptables-save -c.
+func connections(f hostport.Family, text string) (out []backend.Connections) {
+	for line := range strings.Lines(text) {
+		counters, rest, ok := strings.Cut(strings.TrimRight(line, "\r\n"), "] ")
+		if !ok || !strings.HasPrefix(rest, "-A "+prefix) {
+			continue
+		}
+		var packets, octets uint64
+		if _, err := fmt.Sscanf(counters, "[%d:%d", &packets, &octets); err != nil {
+			continue
+		}
+		_, spec, err := parseRule(rest)
+		if err != nil {
+			continue
+		}
+		x, err := parseFields(spec)
+		if err != nil || x.target != "DNAT" {
+			continue
+		}
+		owner, ok := hostport.ParseTag(x.comment)
+		if !ok {
+			continue
+		}
+		out = append(out, backend.Connections{
+			Owner: owner.Key, Family: f, Protocol: x.protocol, HostIP: x.destination.Addr(), HostPort: x.port, Number: packets,
+		})
+	}
+	return out
+}

@@ -1,0 +1,32 @@
+package iptables
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+func TestConnections(t *testing.T) {
+	const text = `*nat
+:CNI-HP-TCP-1F9 - [0:0]
+[7:420] -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HP-DNAT
+[0:0] -A CNI-HP-TCP-1F9 -s 10.244.0.0/24 -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x2000/0x2000
+[5:300] -A CNI-HP-TCP-1F9 -d 192.0.2.1/32 -p tcp -m tcp --dport 8080 -m comment --comment "c1 eth0 4026532@1f.2e podnet default/web" -j DNAT --to-destination 10.244.0.2:80
+[3:180] -A CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8081 -m comment --comment "c1 eth0 4026532@1f.2e podnet default/web" -j DNAT --to-destination 10.244.0.2:81
+[9:9] -A CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8081 -j DNAT --to-destination 10.244.0.2:81
+[9:9] -A OTHER -p tcp -m tcp --dport 8081 -j DNAT --to-destination 10.244.0.2:81
+COMMIT
+`
+	owner := hostport.Key{ContainerID: "c1", IfName: "eth0"}
+	want := []backend.Connections{
+		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Number: 5},
+		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostPort: 8081, Number: 3},
+	}
+	if diff := cmp.Diff(want, connections(hostport.IPv4, text), cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
