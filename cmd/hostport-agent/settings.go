@@ -100,9 +100,10 @@ func (s *settings) check(f *flag.FlagSet) error {
 		}
 		s.Install.Settings = append(s.Install.Settings, setting)
 	}
-	for key, value := range map[string]string{"dataDir": s.DataDir, "backend": s.Backend} {
-		if value != "" {
-			s.Install.Settings = append(s.Install.Settings, install.Setting{Key: key, Value: fmt.Sprintf("%q", value)})
+	for _, x := range []install.Setting{{Key: "dataDir", Value: s.DataDir}, {Key: "backend", Value: s.Backend}} {
+		if x.Value != "" {
+			x.Value = fmt.Sprintf("%q", x.Value)
+			s.Install.Settings = append(s.Install.Settings, x)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -18,6 +19,9 @@ type recordCollector struct{ *Agent }
 
 // scrapeTimeout is how long a scrape waits for calls of the plugin's.
 const scrapeTimeout = 2 * time.Second
+
+// connectionTime is how long reading the counters may take.
+const connectionTime = 20 * time.Second
 
 // descriptions of the collector's metrics.
 type descriptions struct {
@@ -66,6 +70,9 @@ func (c *recordCollector) Collect(ch chan<- prometheus.Metric) {
 	d := describe()
 	d.mappingsOf(s, ch)
 	d.countsOf(n, ch)
+	if c.o.ConnectionMetrics {
+		d.connectionsOf(n, s, ch)
+	}
 }
 
 func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
@@ -132,5 +139,48 @@ func (d descriptions) countsOf(n *node.Node, ch chan<- prometheus.Metric) {
 	}
 	for verb, t := range byVerb {
 		ch <- prometheus.MustNewConstSummary(d.duration, t.number, t.took, nil, verb)
+	}
+}
+
+// connectionsOf adds up the families of each mapping.
+func (d descriptions) connectionsOf(n *node.Node, s *node.Snapshot, ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectionTime)
+	defer cancel()
+	found, err := n.Connections(ctx)
+	if err != nil {
+		n.Log.Debug("connections could not all be counted", "reason", err)
+	}
+	type side struct {
+		hostport.Key
+		family   hostport.Family
+		protocol hostport.Protocol
+		ip       netip.Addr
+		port     uint16
+	}
+	number := make(map[side]uint64, len(found))
+	for _, c := range found {
+		number[side{c.Owner, c.Family, c.Protocol, c.HostIP, c.HostPort}] += c.Number
+	}
+	seen := make(map[string]bool)
+	for _, a := range s.Attachments {
+		for _, m := range a.Mappings {
+			labels := labelsOf(a, m)
+			key := strings.Join(labels, "\x00")
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			total := uint64(0)
+			for _, f := range hostport.Families() {
+				ip := netip.Addr{}
+				if !m.Wildcard() {
+					ip = m.HostIP.Unmap()
+				}
+				if m.Serves(f) {
+					total += number[side{a.Key, f, m.Protocol, ip, m.HostPort}]
+				}
+			}
+			counter(ch, d.connections, float64(total), labels...)
+		}
 	}
 }

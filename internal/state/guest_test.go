@@ -1,0 +1,52 @@
+package state_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hostport-cni/hostport/internal/state"
+)
+
+// A guest reads what the plugin of its own layout wrote, and leaves a file alone
+// that the plugin would convert or replace.
+func TestGuest(t *testing.T) {
+	dir := t.TempDir()
+	o := options(dir)
+	if err := open(t, o).Close(); err != nil {
+		t.Fatal(err)
+	}
+	guest := o
+	guest.Guest = true
+	if err := open(t, guest).Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "state.db")
+	same := func(what string, o state.Options, want error) {
+		t.Helper()
+		before, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := state.Open(t.Context(), o); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+		if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
+			t.Errorf("%s: the file was changed: %v", what, err)
+		}
+	}
+	other := guest
+	other.Layout++
+	same("another layout", other, state.ErrOther)
+	other = guest
+	other.BootID += "x"
+	same("another boot", other, state.ErrOther)
+	if err := os.WriteFile(path, []byte("not a database"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	same("a damaged file", guest, state.ErrDamaged)
+	if err := open(t, o).Close(); err != nil {
+		t.Errorf("the plugin: %v", err)
+	}
+}
