@@ -125,10 +125,6 @@ func TestUnits(t *testing.T) {
 			read(t, filepath.Join("systemd", u))
 		}
 	}
-	// A timer starts the service of its own name.
-	for _, file := range glob(t, "systemd/*.timer") {
-		read(t, strings.TrimSuffix(file, ".timer")+".service")
-	}
 }
 
 func glob(t *testing.T, pattern string) []string {

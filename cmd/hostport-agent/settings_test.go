@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -72,5 +73,40 @@ func TestOptions(t *testing.T) {
 	}
 	if o.MetricsAddress != "127.0.0.1:9477" || o.DataDir != "/run/other" || o.Backend != "nftables" {
 		t.Errorf("%+v", o)
+	}
+}
+
+// TestUnit reads the command line of the systemd unit.
+func TestUnit(t *testing.T) {
+	b, err := os.ReadFile("../../conf/systemd/hostport-agent.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, found := strings.Cut(string(b), "\nExecStart=/usr/local/bin/hostport-agent ")
+	line, _, _ = strings.Cut(line, "\n")
+	s, err := parse(strings.Fields(line), os.Stderr)
+	if !found || err != nil || !s.NoInstall {
+		t.Errorf("%q: %v, no install: %v", line, err, s.NoInstall)
+	}
+}
+
+// TestDocumented wants every flag in docs/agent.md.
+func TestDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../docs/agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var help bytes.Buffer
+	if _, err := parse([]string{"--help"}, &help); err == nil {
+		t.Fatal("no help")
+	}
+	flags := regexp.MustCompile(`(?m)^  -([a-z-]+)`).FindAllStringSubmatch(help.String(), -1)
+	if len(flags) < 20 {
+		t.Fatalf("%d flags:\n%s", len(flags), help.String())
+	}
+	for _, f := range flags {
+		if !strings.Contains(string(b), "`--"+f[1]) {
+			t.Errorf("docs/agent.md does not tell of --%s", f[1])
+		}
 	}
 }

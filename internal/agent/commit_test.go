@@ -39,8 +39,8 @@ func generation(pid uint32, process string) []byte {
 		attr(nftaGenProcPID, string(binary.BigEndian.AppendUint32(nil, pid))), name(nftaGenProcName, process))
 }
 
-func rule(family byte, table, chain string) []byte {
-	return message(unix.NFT_MSG_NEWRULE, family, name(unix.NFTA_RULE_TABLE, table), name(unix.NFTA_RULE_CHAIN, chain))
+func rule(table, chain string) []byte {
+	return message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, name(unix.NFTA_RULE_TABLE, table), name(unix.NFTA_RULE_CHAIN, chain))
 }
 
 func TestCommits(t *testing.T) {
@@ -49,36 +49,41 @@ func TestCommits(t *testing.T) {
 		in   [][]byte
 		want []commit
 	}{
-		{"of others", [][]byte{rule(unix.NFPROTO_IPV4, "nat", "KUBE-SERVICES"), generation(7, "iptables-restor")}, nil},
-		{"of another family", [][]byte{rule(unix.NFPROTO_IPV4, "hostport", "prerouting"), generation(7, "nft")}, nil},
+		{"of others", [][]byte{rule("nat", "KUBE-SERVICES"), generation(7, "iptables-restor")}, nil},
+		{"of another family", [][]byte{rule("hostport", "prerouting"), generation(7, "nft")}, nil},
 		{"nothing but an end", [][]byte{generation(7, "nft")}, nil},
 		{
-			"our table", [][]byte{message(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, name(unix.NFTA_TABLE_NAME, "hostport")), generation(7, "nft")},
+			"our table",
+			[][]byte{message(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, name(unix.NFTA_TABLE_NAME, "hostport")), generation(7, "nft")},
 			[]commit{{"nftables", 7, "nft"}},
 		},
 		{
-			"an element", [][]byte{
+			"an element",
+			[][]byte{
 				message(unix.NFT_MSG_DELSETELEM, unix.NFPROTO_INET, name(1, "hostport"), name(2, "v4")),
 				message(unix.NFT_MSG_DELSETELEM, unix.NFPROTO_INET, name(1, "hostport"), name(2, "v4")), generation(8, "nft"),
 			},
 			[]commit{{"nftables", 8, "nft"}},
 		},
 		{
-			"a chain of ours", [][]byte{
+			"a chain of ours",
+			[][]byte{
 				message(unix.NFT_MSG_DELCHAIN, unix.NFPROTO_IPV6, name(unix.NFTA_CHAIN_TABLE, "nat"), name(unix.NFTA_CHAIN_NAME, "CNI-HP-DNAT")),
 				generation(9, "ip6tables"),
 			},
 			[]commit{{"iptables", 9, "ip6tables"}},
 		},
 		{
-			"a built-in chain that leads to ours", [][]byte{rule(unix.NFPROTO_IPV4, "nat", "OUTPUT"), generation(9, "iptables")},
+			"a built-in chain that leads to ours",
+			[][]byte{rule("nat", "OUTPUT"), generation(9, "iptables")},
 			[]commit{{"iptables", 9, "iptables"}},
 		},
-		{"a built-in chain that does not", [][]byte{rule(unix.NFPROTO_IPV4, "filter", "OUTPUT"), generation(9, "iptables")}, nil},
+		{"a built-in chain that does not", [][]byte{rule("filter", "OUTPUT"), generation(9, "iptables")}, nil},
 		{
-			"the second of two", [][]byte{
-				rule(unix.NFPROTO_IPV4, "filter", "FORWARD"), generation(9, "docker"),
-				rule(unix.NFPROTO_IPV4, "raw", "CNI-HP-GUARD"), generation(10, "iptables"),
+			"the second of two",
+			[][]byte{
+				rule("filter", "FORWARD"), generation(9, "docker"),
+				rule("raw", "CNI-HP-GUARD"), generation(10, "iptables"),
 			},
 			[]commit{{"iptables", 10, "iptables"}},
 		},
@@ -102,7 +107,7 @@ func TestCommits(t *testing.T) {
 
 // FuzzCommits reads whatever looks like a notification.
 func FuzzCommits(f *testing.F) {
-	f.Add(slices.Concat(rule(unix.NFPROTO_IPV4, "nat", "CNI-HP-DNAT"), generation(1, "nft")))
+	f.Add(slices.Concat(rule("nat", "CNI-HP-DNAT"), generation(1, "nft")))
 	f.Add(message(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, []byte{4, 0, 1, 0, 3, 0, 1, 0}))
 	f.Add([]byte(strings.Repeat("\xff", 40)))
 	f.Fuzz(func(_ *testing.T, b []byte) {

@@ -78,7 +78,7 @@ func TestContainer(t *testing.T) {
 			next := n.network()
 			n.web(next, "next", 8081)
 			n.w.Node.Command("nft", "flush", "ruleset")
-			n.outage(world.V4, 8081, limit(b))
+			n.answers(world.V4, 8081, limit(b))
 			n.reaches(8080, "web")
 
 			// The runtime loses a DEL. The plugin has told by now from where it looks.

@@ -124,7 +124,7 @@ func TestNoInstall(t *testing.T) {
 	n.awaitReady()
 	n.web(net, "web", 8080)
 	n.w.NFT("flush ruleset")
-	n.outage(world.V4, 8080, limit(world.NFTables))
+	n.answers(world.V4, 8080, limit(world.NFTables))
 	if _, err := os.Stat(filepath.Join(n.bin, "hostport")); err == nil {
 		t.Error("a program was installed")
 	}

@@ -107,12 +107,16 @@ func TestHeal(t *testing.T) {
 					want = alone
 				}
 				d.do(h)
-				took := n.awaitRules(limit(b), d.name+" is healed", want)
-				n.outage(world.V4, 8080, limit(b))
+				start := time.Now()
+				n.answers(world.V4, 8080, limit(b))
+				n.answers(world.V6, 8080, limit(b))
+				outage := time.Since(start)
+				n.awaitRules(limit(b), d.name+" is healed", want)
+				took := time.Since(start)
 				n.reaches(8080, "web")
 				n.reaches(8081, "other")
 				n.await(limit(b), d.name+": one repair", func() bool { return n.repairs() == 1 })
-				t.Logf("%s: healed in %v", d.name, took)
+				t.Logf("%s: a client is answered again after %v, the rules are right after %v", d.name, outage.Round(time.Millisecond), took.Round(time.Millisecond))
 				n.wantMetric(`hostport_repairs_total{cause="periodic"}`, "0")
 				if d.everything {
 					n.strangers()
@@ -145,13 +149,13 @@ func (n *node) rules() world.Ruleset {
 }
 
 // awaitRules waits until the node's rules are these.
-func (n *node) awaitRules(limit time.Duration, what string, want world.Ruleset) time.Duration {
+func (n *node) awaitRules(limit time.Duration, what string, want world.Ruleset) {
 	n.Helper()
 	start := time.Now()
 	for {
 		got := n.rules()
 		if got == want {
-			return time.Since(start)
+			return
 		}
 		if time.Since(start) > limit {
 			n.Fatalf("%s: not within %v (-want +got):\n%s", what, limit, cmp.Diff(want, got))

@@ -186,7 +186,7 @@ func (n *node) get(path string) (int, string) {
 }
 
 // await waits until something is true.
-func (n *node) await(limit time.Duration, what string, is func() bool) time.Duration {
+func (n *node) await(limit time.Duration, what string, is func() bool) {
 	n.Helper()
 	start := time.Now()
 	for !is() {
@@ -195,7 +195,6 @@ func (n *node) await(limit time.Duration, what string, is func() bool) time.Dura
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	return time.Since(start)
 }
 
 func (n *node) awaitReady() {
@@ -244,11 +243,10 @@ func (n *node) reaches(port int, name string) {
 	}
 }
 
-// unreached waits until a client gets no answer any more, and then until it gets
-// one again: it returns for how long there was none.
-func (n *node) outage(f world.Family, port int, limit time.Duration) time.Duration {
+// answers waits until a client is answered.
+func (n *node) answers(f world.Family, port int, limit time.Duration) {
 	n.Helper()
-	return n.await(limit, fmt.Sprintf("%s: port %d answers again", f, port), func() bool {
+	n.await(limit, fmt.Sprintf("%s: port %d answers again", f, port), func() bool {
 		_, err := n.w.Client.TryAsk("tcp", netip.AddrPort{}, address(f, port), 300*time.Millisecond)
 		return err == nil
 	})
