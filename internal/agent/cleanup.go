@@ -22,7 +22,11 @@ func (a *Agent) Cleanup(ctx context.Context, drain time.Duration) error {
 		BinDir: a.o.Install.BinDir, ConfDir: a.o.Install.ConfDir, Network: a.o.Install.Network,
 		AsBefore: true, Drain: true, DrainTimeout: drain, Binaries: []string{"hostport", "hostportctl"},
 		Holders: func(ctx context.Context) ([]*hostport.Attachment, error) { return holders(ctx, n) },
-		Clean:   func(context.Context) error { return n.RemoveState() },
+		Release: func(ctx context.Context, at *hostport.Attachment) error {
+			_, err := n.Delete(ctx, at.Key, at.Network, false)
+			return err
+		},
+		Clean: func(context.Context) error { return n.RemoveState() },
 	})
 	if r != nil {
 		for _, c := range r.Changes {

@@ -27,7 +27,8 @@ type UninstallOptions struct {
 	// BackToPortmap puts portmap in the plugin's place, and hands the pods that
 	// run back to it.
 	BackToPortmap bool
-	// AsBefore puts portmap where the installation found it.
+	// AsBefore puts portmap where the installation found it, as BackToPortmap
+	// does.
 	AsBefore bool
 	// Drain goes on although pods hold ports, and waits for DrainTimeout until
 	// they are gone.
@@ -100,7 +101,7 @@ func Uninstall(ctx context.Context, o UninstallOptions) (*Report, error) {
 		r.warnf("%s", (&HeldError{Holders: holders, Removed: true}).Error())
 		return r, nil
 	}
-	if o.BackToPortmap && len(holders) > 0 {
+	if (o.BackToPortmap || o.AsBefore) && len(holders) > 0 {
 		if err := o.handBack(ctx, holders); err != nil {
 			r.warnf("%v", err)
 		}

@@ -41,10 +41,11 @@ func TestTerm(t *testing.T) {
 }
 
 // TestCleanup ends the agent for good, while a pod holds a port: the conflist is
-// as before, and the pod keeps its port. When it has gone, so has everything.
+// as before, and portmap serves the pod. Nothing of ours is left.
 func TestCleanup(t *testing.T) {
 	t.Parallel()
 	n, net := newNode(t, world.NFTables, "portmap")
+	n.web(net, "old", 8081).MustDel(t) // portmap leaves its table
 	clean := n.rules()
 	n.start("--replace-portmap", "--cleanup", "--cleanup-timeout", "1m")
 	n.awaitReady()
@@ -54,7 +55,6 @@ func TestCleanup(t *testing.T) {
 	}
 	n.await(answerTime, "the conflist is as before", func() bool { return n.conflist() == string(net.Conflist) })
 	n.reaches(8080, "web")
-	pod.Pod.Close() // the runtime calls DEL of portmap
 	select {
 	case <-n.ended:
 	case <-time.After(answerTime):
@@ -63,6 +63,10 @@ func TestCleanup(t *testing.T) {
 	if n.err != nil {
 		t.Error(n.err)
 	}
+	n.reaches(8080, "web")
+	later := *pod // the runtime calls DEL of portmap
+	later.Network = net
+	later.MustDel(t)
 	if diff := cmp.Diff(clean, n.rules()); diff != "" {
 		t.Errorf("rules (-before +after):\n%s", diff)
 	}
