@@ -39,8 +39,13 @@ type Pod struct {
 	UID       string `json:"uid,omitempty"`
 }
 
-// String is "namespace/name", or "" when the runtime named no pod.
-func (p Pod) String() string {
+// String is "namespace/name", "name" if the runtime knows no namespaces (Podman),
+// or "" if it named no pod.
+func (p Pod) String() string { return strings.TrimPrefix(p.tag(), "/") }
+
+// tag is the pod in an attachment's tag, which always has the slash: without it
+// the tag was cut off.
+func (p Pod) tag() string {
 	if p.Name == "" {
 		return ""
 	}

@@ -108,6 +108,7 @@ func TestOwner(t *testing.T) {
 		{hostport.Attachment{Key: hostport.Key{ContainerID: "3f2a", IfName: "eth0"}}, "container 3f2a"},
 		{hostport.Attachment{Key: hostport.Key{ContainerID: "3f2a", IfName: "net1"}}, "container 3f2a (net1)"},
 		{hostport.Attachment{Key: hostport.Key{ContainerID: "3f2a", IfName: "eth0"}, Pod: pod}, "pod kube-system/ingress (container 3f2a)"},
+		{hostport.Attachment{Key: hostport.Key{ContainerID: "3f2a", IfName: "eth0"}, Pod: hostport.Pod{Name: "web"}}, "pod web (container 3f2a)"},
 	} {
 		if got := tc.a.Owner(); got != tc.want {
 			t.Errorf("owner %q, want %q", got, tc.want)

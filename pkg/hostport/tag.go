@@ -35,7 +35,7 @@ func (a *Attachment) Tag(limit int) string {
 		a.IfName,
 		inode,
 		a.Network,
-		a.Pod.String(),
+		a.Pod.tag(),
 	}
 	for i, f := range fields {
 		fields[i] = tagField(f)

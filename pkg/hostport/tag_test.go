@@ -28,6 +28,7 @@ func TestTagRoundTrip(t *testing.T) {
 	for _, a := range []hostport.Attachment{
 		tagged("podnet", "default", "web-0"),
 		tagged("podnet", "", ""),
+		tagged("podnet", "", "web"), // Podman's
 		tagged("", "default", "web-0"),
 		tagged("", "", ""),
 	} {
