@@ -149,7 +149,7 @@ func serve(cache []Cached, owners []*owner) []*Served {
 	for _, c := range cache {
 		s := &Served{Attachment: c.Attachment, Cached: true, Nerdctl: c.Nerdctl, chain: chainName(c.Network, c.ContainerID)}
 		for _, o := range owners {
-			if o.chain == s.chain || o.chain == "" && o.containerID == s.ContainerID {
+			if o.chain == s.chain || o.chain == "" && o.containerID == s.ContainerID && o.mayServe(s.Addresses) {
 				known[o] = true
 				s.Programmed = true
 				s.Backend = cmp.Or(s.Backend, o.backend)

@@ -193,6 +193,31 @@ func TestRemoveWithoutCache(t *testing.T) {
 	})
 }
 
+// TestLoopback has a runtime that attaches lo too, with the same mappings, as
+// containerd does: portmap serves eth0 alone, and its rules go with that.
+func TestLoopback(t *testing.T) {
+	eachBackend(t, func(s scene) {
+		before := s.w.Ruleset()
+		p := s.w.NewPod("web")
+		lo := s.w.NetworkFromConflist([]byte(`{"cniVersion": "1.0.0", "name": "cni-loopback", "plugins": [{"type": "loopback"}]}`))
+		if _, err := lo.AddInterface(p, "lo", world.TCP(8080, 80)); err != nil {
+			s.Fatal(err)
+		}
+		if _, err := s.network("podnet", false, nil, nil).Add(p, world.TCP(8080, 80)); err != nil {
+			s.Fatal(err)
+		}
+		found := s.read()
+		if len(found.Served) != 1 || found.Served[0].IfName != "eth0" {
+			s.Errorf("portmap serves %+v, want eth0 alone", found.Served)
+		}
+		r := found.Removal(func(o *portmap.Served) bool { return o.Network == "podnet" })
+		s.w.Node.Do(func() error { return s.node.Remove(s.Context(), r) })
+		if diff := cmp.Diff(before, s.w.Ruleset()); diff != "" {
+			s.Errorf("ruleset (-before +after):\n%s", diff)
+		}
+	})
+}
+
 // TestBothBackends finds pods of portmap's two backends on one node.
 func TestBothBackends(t *testing.T) {
 	w := world.New(t, world.Options{})

@@ -49,6 +49,15 @@ func (o *owner) addresses() []netip.Prefix {
 	return out
 }
 
+// mayServe reports whether the rules lead to one of an attachment's addresses, or
+// nothing tells. Runtimes attach a container's lo with the same mappings as its
+// eth0, and on nftables both have the container's ID alone.
+func (o *owner) mayServe(addresses []netip.Prefix) bool {
+	return len(addresses) == 0 || len(o.forwards) == 0 || slices.ContainsFunc(o.forwards, func(fw hostport.Forward) bool {
+		return slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr() == fw.To.Addr() })
+	})
+}
+
 func (o *owner) prefixLength(addr netip.Addr) int {
 	for _, p := range o.subnets {
 		if p.Bits() > 0 && p.Contains(addr) {
