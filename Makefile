@@ -68,7 +68,7 @@ test-explain: ## The scenes of hostportctl explain and trace (root, minutes)
 	test/run.sh . -timeout 30m -tags explain -run '^(TestExplain|TestTrace)' ./test/integration
 
 .PHONY: test-containerd
-test-containerd: ## The tests with containerd (root)
+test-containerd: ## The tests with containerd, old and new, and Podman (root; the first time builds containerd)
 	test/packages.sh containerd
 	test/run.sh test/containerd -timeout 20m ./...
 

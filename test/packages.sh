@@ -8,8 +8,9 @@ set -euo pipefail
 # program=package, for each set of targets
 demo="iptables=iptables iptables-nft=iptables nft=nftables ip=iproute2 ss=iproute2 curl=curl"
 test="$demo iptables-legacy=iptables conntrack=conntrack sysctl=procps mount=mount"
-containerd="$test containerd=containerd ctr=containerd runc=runc"
-kubernetes="$containerd etcd=etcd-server"
+runtime="$test containerd=containerd ctr=containerd runc=runc"
+containerd="$runtime podman=podman conmon=conmon"
+kubernetes="$runtime etcd=etcd-server"
 
 # A cron job or a bare container may lack the directories of system tools.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

@@ -15,59 +15,46 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/hostport-cni/hostport/test/world"
 )
 
-// daemon is a containerd with everything of its own.
+// patience bounds every wait. It is far beyond what a loaded machine needs: no
+// test passes or fails by time alone.
+const patience = 60 * time.Second
+
+// daemon is a containerd with everything of its own, on the node of a World.
 type daemon struct {
-	config  string
+	release
+	w       *world.World
+	dir     string
+	confDir string
 	socket  string
-	log     string
 	process *exec.Cmd
 	exited  chan struct{} // closed when process has ended
 
-	conn    *grpc.ClientConn
 	runtime cri.RuntimeServiceClient
 	images  cri.ImageServiceClient
 }
 
-// configuration is containerd 1.6's. There is no other sandbox image than the
-// test's, and control groups of the room are found by the sandboxes' parent.
-const configuration = `version = 2
-root = "%[1]s/root"
-state = "/run/%[2]s/state"
-[grpc]
-  address = "%[3]s"
-[ttrpc]
-  address = "%[3]s.ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "%[1]s/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "%[4]s"
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "%[5]s"
-    conf_dir = "%[1]s/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-`
-
 // startDaemon starts containerd with one network, imports the image and waits
 // until the CRI says that it is ready. The test's end stops it.
-func startDaemon(t *testing.T, name, conflist string) *daemon {
+func startDaemon(t *testing.T, r release, w *world.World, conflist []byte) *daemon {
 	t.Helper()
-	dir := filepath.Join("/var/lib", name)
-	d := &daemon{
-		config: filepath.Join(dir, "config.toml"),
-		socket: filepath.Join("/run", name, "containerd.sock"),
-		log:    filepath.Join(dir, "log"),
+	dir, err := os.MkdirTemp("/var/lib", "containerd-")
+	if err != nil {
+		t.Fatal(err)
 	}
-	text := fmt.Sprintf(configuration, dir, name, d.socket, image, binDir())
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	name := filepath.Base(dir)
+	d := &daemon{
+		release: r, w: w, dir: dir,
+		confDir: filepath.Join(dir, "net.d"),
+		socket:  filepath.Join("/run", name, "containerd.sock"),
+	}
 	for path, content := range map[string]string{
-		d.config: text,
-		filepath.Join(dir, "net.d", "10-"+name+".conflist"): conflist,
+		d.configPath(): r.config(dir, name, d.socket, w.PluginDir),
+		filepath.Join(d.confDir, "10-podnet.conflist"): string(conflist),
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -80,7 +67,7 @@ func startDaemon(t *testing.T, name, conflist string) *daemon {
 	d.start(t)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("containerd's last words:\n%s", d.tail(40))
+			t.Logf("containerd's last words:\n%s", d.tail(25))
 		}
 		d.stop(t)
 	})
@@ -89,10 +76,10 @@ func startDaemon(t *testing.T, name, conflist string) *daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	d.conn, d.runtime, d.images = conn, cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
+	d.runtime, d.images = cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
 
 	d.waitReady(t)
-	mustRun(t, "ctr", "--address", d.socket, "--namespace", "k8s.io", "images", "import", imagePath())
+	w.Node.Command(r.program("ctr"), "--address", d.socket, "--namespace", "k8s.io", "images", "import", program("image.tar"))
 	// The CRI learns of the import by an event.
 	eventually(t, "image", func() error {
 		status, err := d.images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: image}})
@@ -104,16 +91,21 @@ func startDaemon(t *testing.T, name, conflist string) *daemon {
 	return d
 }
 
+func (d *daemon) configPath() string { return filepath.Join(d.dir, "config.toml") }
+func (d *daemon) logPath() string    { return filepath.Join(d.dir, "log") }
+
 func (d *daemon) start(t *testing.T) {
 	t.Helper()
-	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(d.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	d.process = exec.Command("containerd", "--config", d.config)
+	d.process = exec.Command(d.program("containerd"), "--config", d.configPath())
+	d.process.Env = append(os.Environ(), "PATH="+d.path(d.w))
 	d.process.Stdout, d.process.Stderr = log, log
-	if err := d.process.Start(); err != nil {
+	// A child inherits the namespace of the thread that starts it.
+	if err := d.w.Node.Try(d.process.Start); err != nil {
 		t.Fatal(err)
 	}
 	process, exited := d.process, make(chan struct{})
@@ -129,21 +121,42 @@ func (d *daemon) waitReady(t *testing.T) {
 	eventually(t, "containerd", func() error {
 		select {
 		case <-d.exited:
-			t.Fatalf("containerd ended: %v\n%s", d.process.ProcessState, d.tail(40))
+			t.Fatalf("containerd ended: %v\n%s", d.process.ProcessState, d.tail(25))
 		default:
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		response, err := d.runtime.Status(ctx, &cri.StatusRequest{}, grpc.WaitForReady(true))
-		if err != nil {
-			return err
+		return d.ready(t)
+	})
+}
+
+// ready asks for the runtime's state, as the kubelet does every few seconds. The
+// error has the condition that is not met. Other conditions than these two are
+// advice, such as one about control groups of version 1.
+func (d *daemon) ready(t *testing.T) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	response, err := d.runtime.Status(ctx, &cri.StatusRequest{}, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	for _, c := range response.Status.Conditions {
+		if !c.Status && (c.Type == "RuntimeReady" || c.Type == "NetworkReady") {
+			return fmt.Errorf("%s: %s", c.Type, c.Message)
 		}
-		for _, condition := range response.Status.Conditions {
-			if !condition.Status {
-				return fmt.Errorf("%s: %s", condition.Type, condition.Message)
-			}
+	}
+	return nil
+}
+
+// waitForNetwork waits until containerd has loaded a configuration in which the
+// text stands: it reads its directory when that changes.
+func (d *daemon) waitForNetwork(t *testing.T, text string) {
+	t.Helper()
+	eventually(t, "containerd loads "+text, func() error {
+		response, err := d.runtime.Status(t.Context(), &cri.StatusRequest{Verbose: true})
+		if err == nil && !strings.Contains(response.Info["cniconfig"], text) {
+			err = errors.New(response.Info["cniconfig"])
 		}
-		return nil
+		return err
 	})
 }
 
@@ -174,10 +187,26 @@ func (d *daemon) end(t *testing.T, signal syscall.Signal) {
 
 // tail returns the last lines of containerd's log.
 func (d *daemon) tail(lines int) string {
-	content, err := os.ReadFile(d.log)
+	content, err := os.ReadFile(d.logPath())
 	if err != nil {
 		return err.Error()
 	}
 	all := strings.Split(strings.TrimSpace(string(content)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// eventually repeats check until it succeeds.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }

@@ -3,11 +3,16 @@ module github.com/hostport-cni/hostport/test/containerd
 go 1.26.0
 
 require (
-	github.com/containernetworking/cni v1.3.1
 	github.com/google/go-cmp v0.7.0
-	golang.org/x/sys v0.48.0
+	github.com/hostport-cni/hostport v0.0.0
 	google.golang.org/grpc v1.85.0
 	k8s.io/cri-api v0.36.6
+)
+
+require (
+	github.com/containernetworking/cni v1.3.1 // indirect
+	go.etcd.io/bbolt v1.5.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
 )
 
 require (
@@ -16,9 +21,7 @@ require (
 	github.com/containernetworking/plugins v1.9.1 // indirect
 	github.com/coreos/go-iptables v0.8.0 // indirect
 	github.com/godbus/dbus/v5 v5.1.0 // indirect
-	github.com/networkplumbing/go-nft v0.4.0 // indirect
 	github.com/pkg/errors v0.9.1 // indirect
-	github.com/safchain/ethtool v0.6.2 // indirect
 	github.com/vishvananda/netlink v1.3.1 // indirect
 	github.com/vishvananda/netns v0.0.5 // indirect
 	go.opentelemetry.io/otel v1.45.0 // indirect
@@ -31,10 +34,10 @@ require (
 )
 
 tool (
-	github.com/containernetworking/plugins/plugins/ipam/host-local
-	github.com/containernetworking/plugins/plugins/main/bridge
-	github.com/containernetworking/plugins/plugins/main/loopback
 	github.com/containernetworking/plugins/plugins/meta/firewall
 	github.com/containernetworking/plugins/plugins/meta/sbr
 	github.com/containernetworking/plugins/plugins/meta/tuning
 )
+
+replace github.com/hostport-cni/hostport => ../..
+

@@ -7,19 +7,19 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
+
+	"github.com/hostport-cni/hostport/test/world"
 )
 
-// The test binary runs as three processes, told apart by this variable:
-// outside the room (unset) it builds the programs and waits; as the room's
-// first process it mounts and reaps; as the third it runs the tests.
+// roleKey tells the processes of a test run apart. Without it the test binary
+// builds the programs, takes mounts and a network of its own (test/world) and
+// starts a machine: a process namespace whose first process reaps, and whose
+// second runs the tests.
 const (
-	roleKey = "HOSTPORT_ROOM"
-	dirKey  = "HOSTPORT_ROOM_DIR"
-
+	roleKey  = "HOSTPORT_ROLE"
 	roleInit = "init"
 	roleNode = "node"
 )
@@ -27,13 +27,13 @@ const (
 func TestMain(m *testing.M) {
 	var code int
 	var err error
-	switch os.Getenv(roleKey) {
-	case "":
-		code, err = runOutside()
-	case roleInit:
+	switch {
+	case os.Getenv(roleKey) == roleNode || world.Bin() == "":
+		code = world.MainWith(m, buildPrograms)
+	case os.Getenv(roleKey) == roleInit:
 		code, err = runInit()
-	case roleNode:
-		code = m.Run()
+	default:
+		code, err = runMachine()
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "test/containerd: %v\n", err)
@@ -42,49 +42,36 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// runOutside builds what the room needs, while the network is still there for
-// the module proxy, and runs the room. The room is a process namespace of its
-// own: when its first process ends, for whatever reason, the kernel ends all
-// others and takes mounts and network namespaces along. Only the directory and
-// the control groups are left to remove.
-func runOutside() (int, error) {
-	if err := requireTools(); err != nil {
-		return 1, err
-	}
+// runMachine runs the tests in a process namespace: when its first process ends,
+// for whatever reason, the kernel ends all others. Only the control groups are
+// left to remove.
+func runMachine() (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-
-	dir, err := os.MkdirTemp("", "hostport-containerd-")
-	if err != nil {
+	group := fmt.Sprintf("hostport-containerd-%d", os.Getpid())
+	if err := os.Setenv(groupKey, group); err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(dir)
-	defer removeControlGroups(filepath.Base(dir))
-
-	if err := buildPrograms(ctx, dir); err != nil {
-		return 1, err
-	}
+	defer removeControlGroups(group)
 
 	// Pdeathsig follows the thread that forked, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := roleCommand(ctx, roleInit, dir)
+	cmd := roleCommand(ctx, roleInit)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET |
-			syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
-		Pdeathsig: syscall.SIGKILL,
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+		Pdeathsig:  syscall.SIGKILL,
 	}
 	return exitCode(cmd.Run())
 }
 
-// runInit is the room's first process. Shims that containerd leaves behind
-// when it is killed become its children, so it reaps whatever ends until the
-// tests do.
+// runInit is the first process. Shims that containerd leaves behind when it is
+// killed become its children, so it reaps whatever ends until the tests do.
 func runInit() (int, error) {
-	if err := furnish(); err != nil {
+	if err := mountOwn(); err != nil {
 		return 1, err
 	}
-	cmd := roleCommand(context.Background(), roleNode, os.Getenv(dirKey))
+	cmd := roleCommand(context.Background(), roleNode)
 	if err := cmd.Start(); err != nil {
 		return 1, err
 	}
@@ -103,9 +90,22 @@ func runInit() (int, error) {
 	}
 }
 
-func roleCommand(ctx context.Context, role, dir string) *exec.Cmd {
+// mountOwn gives the process namespace its /proc, and an empty /var/lib: images,
+// sandboxes and libcni's cache live there and vanish with it. /run is the
+// World's.
+func mountOwn() error {
+	if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if err := syscall.Mount("tmpfs", "/var/lib", "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount /var/lib: %w", err)
+	}
+	return nil
+}
+
+func roleCommand(ctx context.Context, role string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), roleKey+"="+role, dirKey+"="+dir)
+	cmd.Env = append(os.Environ(), roleKey+"="+role)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd
 }
@@ -119,20 +119,4 @@ func exitCode(err error) (int, error) {
 		return 1, err
 	}
 	return 0, nil
-}
-
-func requireTools() error {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("must run as root: it makes namespaces and runs containers")
-	}
-	for tool, debian := range map[string]string{
-		"containerd": "containerd", "containerd-shim-runc-v2": "containerd", "ctr": "containerd",
-		"runc": "runc", "ip": "iproute2", "nft": "nftables",
-		"iptables": "iptables", "iptables-save": "iptables", "ip6tables-save": "iptables",
-	} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("%s is missing (apt-get install %s): %w", tool, debian, err)
-		}
-	}
-	return nil
 }

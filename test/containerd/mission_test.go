@@ -2,11 +2,14 @@ package containerd
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/hostport-cni/hostport/test/world"
 )
 
 // The three pods that the plugin was written for: one with hostPort 81, one
@@ -17,15 +20,14 @@ var (
 )
 
 func (s scenes) hostPort(t *testing.T) {
-	running := s.runPod(t, web)
-	s.expectWeb(t, running)
+	s.expectWeb(t, s.runPod(t, web))
 }
 
 func (s scenes) hostNetwork(t *testing.T) {
-	before := ruleset(t)
+	before := s.w.Ruleset()
 	s.runPod(t, host)
 	s.expectHost(t)
-	expectRuleset(t, before)
+	s.expectRuleset(t, before)
 }
 
 func (s scenes) bothAtOnce(t *testing.T) {
@@ -36,51 +38,55 @@ func (s scenes) bothAtOnce(t *testing.T) {
 
 	// One goes, the other does not notice.
 	s.remove(t, webPod)
-	ask(outside, "tcp", nodeIP, 81).expectSilence(t)
+	s.silent(t, 81)
 	s.expectHost(t)
 }
 
 func (s scenes) expectWeb(t *testing.T, running *sandbox) {
 	t.Helper()
-	// A client keeps its address, except where the answer would not come
-	// back through the node: the pod that talks to itself.
-	ask(onNode, "tcp", running.ip, 80).expect(t, web.answer(""))
-	ask(outside, "tcp", nodeIP, 81).expect(t, web.answer(clientIP))
-	ask(onNode, "tcp", nodeIP, 81).expect(t, web.answer(""))
-	ask(onNode, "tcp", "127.0.0.1", 81).expect(t, web.answer(""))
-	ask(running.netns, "tcp", nodeIP, 81).expect(t, web.answer(""))
-	expectNoListener(t, 81)
-	s.expectMapping(t, "tcp", 81, running.ip, 80)
+	s.reaches(t, "tcp", 81, "web")
+	local := netip.AddrPortFrom(world.V4.Loopback(), 81)
+	if got := s.w.Node.Ask(t, "tcp", local); got.Server != "web" {
+		t.Errorf("%s on the node: answer of %s", local, got.Server)
+	}
+	for _, f := range world.Families {
+		// The pod that talks to itself.
+		if got := running.Ask(t, "tcp", netip.AddrPortFrom(f.Node(), 81)); got.Server != "web" {
+			t.Errorf("%s, asked by the pod itself: answer of %s", f.Node(), got.Server)
+		}
+	}
+	if sockets := s.w.Node.Command("ss", "-Hltn", "sport = :81"); sockets != "" {
+		t.Errorf("somebody listens on the node:\n%s", sockets)
+	}
+	for _, ip := range running.ips {
+		s.expectMapping(t, "tcp", 81, ip, 80)
+	}
 }
 
 func (s scenes) expectHost(t *testing.T) {
 	t.Helper()
 	// The process itself listens on the node, and nothing comes between.
-	ask(outside, "tcp", nodeIP, 9697).expect(t, host.answer(clientIP))
-	ask(onNode, "tcp", "127.0.0.1", 9697).expect(t, host.answer("127.0.0.1"))
-	if rules := ruleset(t); strings.Contains(rules, "9697") {
+	s.reaches(t, "tcp", 9697, "host")
+	if rules := fmt.Sprintf("%+v", s.w.Ruleset()); strings.Contains(rules, "9697") {
 		t.Errorf("a rule mentions port 9697 of a pod with hostNetwork:\n%s", rules)
 	}
 }
 
-// expectMapping looks for the one DNAT line or map element of a mapping, as an
+// expectMapping looks for the one DNAT rule or map element of a mapping, as an
 // operator would.
-func (s scenes) expectMapping(t *testing.T, protocol string, hostPort int, ip string, containerPort int) {
+func (s scenes) expectMapping(t *testing.T, protocol string, hostPort int, ip netip.Addr, containerPort uint16) {
 	t.Helper()
-	list := "iptables -t nat -L -nv"
-	line := fmt.Sprintf(`DNAT .* dpt:%d\b.* to:%s:%d\s*$`, hostPort, regexp.QuoteMeta(ip), containerPort)
-	if s.backend == "nftables" {
-		list = "nft --numeric list table inet hostport"
-		line = fmt.Sprintf(`\b%s \. %d\b.* : %s \. %d\b`, protocolNumber(protocol), hostPort, regexp.QuoteMeta(ip), containerPort)
+	f := world.V4
+	if ip.Is6() {
+		f = world.V6
 	}
-	rules := mustRun(t, strings.Fields(list)...)
-	found := regexp.MustCompile("(?m)"+line).FindAllString(rules, -1)
-	if len(found) != 1 {
-		t.Errorf("%s: got %d lines like %q, want one:\n%s", list, len(found), line, rules)
+	rules := s.w.Rules(f)
+	line := fmt.Sprintf(`--dport %d\b.* -j DNAT --to-destination %s$`, hostPort, regexp.QuoteMeta(netip.AddrPortFrom(ip, containerPort).String()))
+	if s.w.Backend == world.NFTables {
+		rules = s.w.Node.Command("nft", "--numeric", "list", "table", "inet", "hostport")
+		line = fmt.Sprintf(`\b%s \. %d\b.* : %s \. %d\b`, map[string]string{"tcp": "6", "udp": "17"}[protocol], hostPort, regexp.QuoteMeta(ip.String()), containerPort)
 	}
-}
-
-// protocolNumber is how nft prints a protocol when asked for numbers.
-func protocolNumber(protocol string) string {
-	return map[string]string{"tcp": "6", "udp": "17"}[protocol]
+	if found := regexp.MustCompile("(?m)"+line).FindAllString(rules, -1); len(found) != 1 {
+		t.Errorf("%d lines like %q, want one:\n%s", len(found), line, rules)
+	}
 }

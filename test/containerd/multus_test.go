@@ -1,10 +1,12 @@
 package containerd
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
-	"github.com/containernetworking/cni/libcni"
+	"github.com/hostport-cni/hostport/test/world"
 )
 
 // TestMultus attaches one sandbox to two networks, as Multus does: it calls
@@ -12,58 +14,62 @@ import (
 // name of its own. eth0 has the pod's host ports, net1 those of the pod's
 // network annotation.
 func TestMultus(t *testing.T) {
-	needNode(t)
-	for _, backend := range []string{"iptables", "nftables"} {
-		t.Run(backend, func(t *testing.T) {
-			pod := newMultusPod(t, backend)
+	for _, backend := range backends {
+		t.Run(string(backend), func(t *testing.T) {
+			pod := newMultusPod(t, world.New(t, world.Options{Backend: backend}))
 			pod.attachBoth(t)
 			pod.detachEach(t)
 			pod.askForTakenPort(t)
-			expectNoAddress(t, pod.address[0])
-			expectNoAddress(t, pod.address[1])
+			pod.expectNoAddress(t, 0)
+			pod.expectNoAddress(t, 1)
 		})
 	}
 }
 
 // multusPod is one sandbox with two attachments: [0] is eth0, [1] net1.
 type multusPod struct {
-	netns      string
-	networks   [2]chain
-	attachment [2]*libcni.RuntimeConf
-	address    [2]string
+	w          *world.World
+	pod        *world.Pod
+	networks   [2]*world.Network
+	attachment [2]*world.Attachment
 }
 
-const (
-	eth0Port = 8081
-	net1Port = 8082
+var (
+	multusNames = [2]string{"eth0", "net1"}
+	multusPorts = [2]uint16{8081, 8082}
 )
 
-func newMultusPod(t *testing.T, backend string) *multusPod {
+func newMultusPod(t *testing.T, w *world.World) *multusPod {
 	t.Helper()
-	p := &multusPod{netns: newNamespace(t, "multus")}
-	p.networks = [2]chain{
-		newChain(t, network(backend, "hp-eth0", "10.245.0.0/24")),
-		newChain(t, example(t, "net1-multus.conflist", backend)),
+	p := &multusPod{w: w, pod: w.NewPod("two-networks")}
+	p.networks = [2]*world.Network{
+		w.NewNetwork(world.NetworkOptions{Families: []world.Family{world.V4}}),
+		w.NetworkFromConflist(example(t, w, "net1-multus.conflist")),
 	}
-	for i, port := range []int{eth0Port, net1Port} {
-		p.attachment[i] = &libcni.RuntimeConf{
-			ContainerID: containerID(0x20),
-			NetNS:       p.netns,
-			IfName:      []string{"eth0", "net1"}[i],
-			Args:        podArgs("true", "two-networks", containerID(0x20)),
-			CapabilityArgs: capabilities{
-				"portMappings": []lowerMapping{{HostPort: port, ContainerPort: 80, Protocol: "tcp"}},
-			},
-		}
-	}
-	serveIn(t, p.netns, "default/two-networks", "80", "")
+	p.pod.Serve("tcp", 80)
 	return p
+}
+
+// add attaches with the names of fields that Multus sends.
+func (p *multusPod) add(i int, port uint16) error {
+	var err error
+	p.attachment[i], err = p.networks[i].AddWith(p.pod, multusNames[i], map[string]any{
+		"portMappings": []map[string]any{{"hostPort": port, "containerPort": 80, "protocol": "tcp"}},
+	})
+	return err
+}
+
+func (p *multusPod) mustAdd(t *testing.T, i int) {
+	t.Helper()
+	if err := p.add(i, multusPorts[i]); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (p *multusPod) attachBoth(t *testing.T) {
 	t.Helper()
-	p.address[0] = addressOf(t, p.networks[0].add(t, p.attachment[0]))
-	p.address[1] = addressOf(t, p.networks[1].add(t, p.attachment[1]))
+	p.mustAdd(t, 0)
+	p.mustAdd(t, 1)
 	p.expect(t, true, true)
 }
 
@@ -71,21 +77,23 @@ func (p *multusPod) attachBoth(t *testing.T) {
 // remains is untouched, byte for byte.
 func (p *multusPod) detachEach(t *testing.T) {
 	t.Helper()
-	p.networks[1].del(t, p.attachment[1])
+	p.attachment[1].MustDel(t)
 	p.expect(t, true, false)
-	expectNoAddress(t, p.address[1])
+	p.expectNoAddress(t, 1)
 
-	p.address[1] = addressOf(t, p.networks[1].add(t, p.attachment[1]))
+	p.mustAdd(t, 1)
 	p.expect(t, true, true)
-	p.networks[0].del(t, p.attachment[0])
+	p.attachment[0].MustDel(t)
 	p.expect(t, false, true)
-	expectNoAddress(t, p.address[0])
-	alone := ruleset(t)
+	p.expectNoAddress(t, 0)
+	alone := p.w.Ruleset()
 
-	p.address[0] = addressOf(t, p.networks[0].add(t, p.attachment[0]))
+	p.mustAdd(t, 0)
 	p.expect(t, true, true)
-	p.networks[0].del(t, p.attachment[0])
-	expectRuleset(t, alone)
+	p.attachment[0].MustDel(t)
+	if rules := p.w.Ruleset(); rules != alone {
+		t.Errorf("rules of eth0 are left:\n%+v\nwant\n%+v", rules, alone)
+	}
 }
 
 // askForTakenPort has net1 ask for the host port that eth0 has. The pod's own
@@ -93,39 +101,47 @@ func (p *multusPod) detachEach(t *testing.T) {
 // Multus hands the pod's runtime configuration to every delegate.
 func (p *multusPod) askForTakenPort(t *testing.T) {
 	t.Helper()
-	p.networks[1].del(t, p.attachment[1])
-	p.address[0] = addressOf(t, p.networks[0].add(t, p.attachment[0]))
-	same := *p.attachment[1]
-	same.CapabilityArgs = p.attachment[0].CapabilityArgs
-	if _, err := p.networks[1].tryAdd(t, &same); err == nil {
-		t.Errorf("net1 took port %d of eth0", eth0Port)
+	p.attachment[1].MustDel(t)
+	p.mustAdd(t, 0)
+	if err := p.add(1, multusPorts[0]); err == nil {
+		t.Errorf("net1 took port %d of eth0", multusPorts[0])
 	} else if !strings.Contains(err.Error(), "default/two-networks") {
 		t.Errorf("refusal does not name the owner: %v", err)
 	}
-	p.networks[1].del(t, &same)
+	p.attachment[1].MustDel(t)
 	p.expect(t, true, false)
-	p.networks[0].del(t, p.attachment[0])
+	p.attachment[0].MustDel(t)
 }
 
-func (p *multusPod) expect(t *testing.T, eth0, net1 bool) {
+func (p *multusPod) expect(t *testing.T, wanted ...bool) {
 	t.Helper()
-	for i, wanted := range []bool{eth0, net1} {
-		port := []int{eth0Port, net1Port}[i]
-		if !wanted {
-			ask(outside, "tcp", nodeIP, port).expectSilence(t)
+	for i, port := range multusPorts {
+		to := netip.AddrPortFrom(world.V4.Node(), port)
+		if !wanted[i] {
+			p.w.Client.Silence(t, "tcp", to)
 			continue
 		}
-		p.networks[i].checkPlugin(t, p.attachment[i])
+		// bridge's own CHECK wants a route by its gateway in the main table,
+		// which a second network does not have.
+		if refused, err := p.attachment[i].CheckHostport(); refused != nil || err != nil {
+			t.Errorf("CHECK of %s: %v %v", multusNames[i], refused, err)
+		}
 		// The client's address is kept on net1 too: its conflist has the
 		// pod answer through the interface that was asked.
-		ask(outside, "tcp", nodeIP, port).expect(t, answer{Pod: "default/two-networks", Client: clientIP})
-		ask(onNode, "tcp", nodeIP, port).expect(t, answer{Pod: "default/two-networks"})
+		got := p.w.Client.Ask(t, "tcp", to)
+		if got.Server != "two-networks" || got.Client.Addr() != world.V4.Client() {
+			t.Errorf("%s: answer of %s, which saw %s", to, got.Server, got.Client)
+		}
+		if got := p.w.Node.Ask(t, "tcp", to); got.Server != "two-networks" {
+			t.Errorf("%s on the node: answer of %s", to, got.Server)
+		}
 	}
 }
 
-func expectNoAddress(t *testing.T, address string) {
+func (p *multusPod) expectNoAddress(t *testing.T, i int) {
 	t.Helper()
-	if rules := ruleset(t); strings.Contains(rules, address) {
+	address := p.attachment[i].Addr(world.V4)
+	if rules := fmt.Sprintf("%+v", p.w.Ruleset()); strings.Contains(rules, address.String()) {
 		t.Errorf("ruleset still has %s:\n%s", address, rules)
 	}
 }

@@ -3,17 +3,24 @@ package containerd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/hostport-cni/hostport/test/world"
 )
 
 // pod is what a test asks the CRI for.
 type pod struct {
 	name        string // namespace is always "default"
+	attempt     uint32 // how many sandboxes the pod had before
 	ports       []*cri.PortMapping
 	hostNetwork bool
 	// tcp and udp are the ports that the pod's process serves.
@@ -23,9 +30,9 @@ type pod struct {
 // sandbox is a pod that runs.
 type sandbox struct {
 	pod
-	id    string
-	ip    string
-	netns string // empty with hostNetwork
+	*world.Netns // the node's with hostNetwork
+	id           string
+	ips          []netip.Addr
 }
 
 func tcp(hostPort, containerPort int32) *cri.PortMapping {
@@ -41,22 +48,16 @@ func onIP(hostIP string, mapping *cri.PortMapping) *cri.PortMapping {
 	return mapping
 }
 
-// answer is what the pod says to a client that it sees at the given address;
-// an empty address is any.
-func (p pod) answer(client string) answer {
-	return answer{Pod: "default/" + p.name, Client: client}
-}
-
 func (p pod) sandboxConfig() *cri.PodSandboxConfig {
 	options := &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}
 	if p.hostNetwork {
 		options.Network = cri.NamespaceMode_NODE
 	}
 	return &cri.PodSandboxConfig{
-		Metadata:     &cri.PodSandboxMetadata{Name: p.name, Namespace: "default", Uid: "uid-of-" + p.name},
+		Metadata:     &cri.PodSandboxMetadata{Name: p.name, Namespace: "default", Uid: "uid-of-" + p.name, Attempt: p.attempt},
 		PortMappings: p.ports,
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent:    "/" + groupName(),
+			CgroupParent:    "/" + os.Getenv(groupKey),
 			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options},
 		},
 	}
@@ -67,12 +68,17 @@ func (p pod) sandboxConfig() *cri.PodSandboxConfig {
 func (d *daemon) runPod(t *testing.T, p pod) *sandbox {
 	t.Helper()
 	s, err := d.tryPod(t.Context(), p)
+	if s != nil {
+		t.Cleanup(func() { d.remove(t, s) })
+	}
 	if err != nil {
 		t.Fatalf("run pod %s: %v", p.name, err)
 	}
-	t.Cleanup(func() { d.remove(t, s) })
 	return s
 }
+
+// tryPod is runPod where it may fail. A sandbox that was made is returned with
+// the error.
 
 func (d *daemon) tryPod(ctx context.Context, p pod) (*sandbox, error) {
 	config := p.sandboxConfig()
@@ -81,26 +87,38 @@ func (d *daemon) tryPod(ctx context.Context, p pod) (*sandbox, error) {
 		return nil, err
 	}
 	s := &sandbox{pod: p, id: created.PodSandboxId}
-	if err := d.serve(ctx, s, config); err != nil {
-		return nil, err
-	}
 	reply, err := d.runtime.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: s.id, Verbose: true})
 	if err != nil {
-		return nil, err
+		return s, err
 	}
-	s.ip = reply.Status.Network.GetIp()
-	s.netns, err = netnsOf(reply.Info["info"])
-	return s, err
+	ips := []string{reply.Status.Network.GetIp()}
+	for _, ip := range reply.Status.Network.GetAdditionalIps() {
+		ips = append(ips, ip.Ip)
+	}
+	for _, ip := range ips {
+		if addr, err := netip.ParseAddr(ip); err == nil { // none with hostNetwork
+			s.ips = append(s.ips, addr)
+		}
+	}
+	path, err := netnsOf(reply.Info["info"])
+	if err != nil {
+		return s, err
+	}
+	if s.Netns = d.w.Node; path != "" {
+		s.Netns = d.w.NetnsAt(p.name, path)
+	}
+	return s, d.serve(ctx, s, config)
 }
 
+// serve runs the pod's program and waits until it answers.
 func (d *daemon) serve(ctx context.Context, s *sandbox, config *cri.PodSandboxConfig) error {
 	container, err := d.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{
 		PodSandboxId:  s.id,
 		SandboxConfig: config,
 		Config: &cri.ContainerConfig{
-			Metadata: &cri.ContainerMetadata{Name: "peer"},
+			Metadata: &cri.ContainerMetadata{Name: "peer", Attempt: s.attempt},
 			Image:    &cri.ImageSpec{Image: image},
-			Args:     []string{"-name", s.answer("").Pod, "-tcp", s.tcp, "-udp", s.udp},
+			Args:     []string{"-name", s.name, "-tcp", s.tcp, "-udp", s.udp},
 			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 				NamespaceOptions: config.Linux.SecurityContext.NamespaceOptions,
 			}},
@@ -109,8 +127,24 @@ func (d *daemon) serve(ctx context.Context, s *sandbox, config *cri.PodSandboxCo
 	if err != nil {
 		return err
 	}
-	_, err = d.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: container.ContainerId})
-	return err
+	if _, err = d.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: container.ContainerId}); err != nil {
+		return err
+	}
+	return errors.Join(answers(s.Netns, "tcp", s.tcp), answers(s.Netns, "udp", s.udp))
+}
+
+// answers waits until a program in a namespace does. "" is no port.
+func answers(n *world.Netns, protocol, port string) error {
+	if port == "" {
+		return nil
+	}
+	to := netip.MustParseAddrPort("127.0.0.1:" + port)
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		_, err := n.TryAsk(protocol, netip.AddrPort{}, to, time.Second)
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // netnsOf finds the sandbox's network namespace in what containerd tells about

@@ -106,13 +106,22 @@ func isolate(built string) error {
 
 // build puts every plugin, and the operator's tool, into dir. The pinned
 // plugins come out of the build cache, where `go tool` keeps them between runs.
+// Everything is built in the product's module, with what that one pins, also for
+// tests of another module.
 func build(dir string) error {
 	// As what is shipped: a program that is linked dynamically starts slower.
 	if err := os.Setenv("CGO_ENABLED", "0"); err != nil {
 		return err
 	}
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return fmt.Errorf("find module %s: %w", module, withStderr(err))
+	}
+	goTool := func(args ...string) *exec.Cmd {
+		return exec.Command("go", append([]string{args[0], "-C", strings.TrimSpace(string(root))}, args[1:]...)...)
+	}
 	for _, name := range pinnedPlugins {
-		out, err := exec.Command("go", "tool", "-n", name).Output()
+		out, err := goTool("tool", "-n", name).Output()
 		if err != nil {
 			return fmt.Errorf("build plugin %s: %w", name, withStderr(err))
 		}
@@ -120,7 +129,7 @@ func build(dir string) error {
 			return err
 		}
 	}
-	out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+string(filepath.Separator),
+	out, err := goTool("build", "-trimpath", "-ldflags", "-s -w", "-o", dir+string(filepath.Separator),
 		module+"/cmd/hostport", module+"/cmd/hostportctl").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build hostport and hostportctl: %w\n%s", err, out)

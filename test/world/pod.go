@@ -44,6 +44,8 @@ type Pod struct {
 	Namespace   string
 	UID         string
 	ContainerID string
+	// CNIArgs replaces what containerd would say in CNI_ARGS, for other runtimes.
+	CNIArgs [][2]string
 }
 
 // NewPod makes a sandbox in the Kubernetes namespace "default", without an
@@ -73,8 +75,11 @@ func (w *World) NodeSandbox(name string) *Pod {
 	return p
 }
 
-// args is CNI_ARGS as containerd sets it.
+// args is CNI_ARGS, as containerd sets it unless the pod says otherwise.
 func (p *Pod) args() [][2]string {
+	if p.CNIArgs != nil {
+		return p.CNIArgs
+	}
 	return [][2]string{
 		{"IgnoreUnknown", "1"},
 		{"K8S_POD_NAMESPACE", p.Namespace},
@@ -183,6 +188,14 @@ func (a *Attachment) MustDel(t testing.TB) {
 	if err := a.Del(); err != nil {
 		t.Fatalf("DEL of %s from %s: %v", a.Pod.Name, a.Network, err)
 	}
+}
+
+// DelWithout is Del of a runtime that does not know the sandbox any more: CNI_NETNS
+// is empty.
+func (a *Attachment) DelWithout() error {
+	runtime := *a.runtime
+	runtime.NetNS = ""
+	return a.Network.cni.DelNetworkList(context.Background(), a.Network.list, &runtime)
 }
 
 // Check sends CHECK down the chain.

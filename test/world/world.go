@@ -131,6 +131,12 @@ func (w *World) NewNetns(name string) *Netns {
 	return newNetns(w.t, w.netns, name)
 }
 
+// NetnsAt returns a namespace that another program made. The World does not
+// close it.
+func (w *World) NetnsAt(name, path string) *Netns {
+	return &Netns{Name: name, Path: path, t: w.t}
+}
+
 // Connect lays a cable between the node and another namespace.
 func (w *World) Connect(nodeIf string, peer *Netns, peerIf string) {
 	w.t.Helper()

@@ -1,6 +1,7 @@
 // Command peer is what the test's pods run. Without arguments it is the pause
-// process of a sandbox. With ports it answers every HTTP request and every
-// datagram with its own name and the address it saw the client at.
+// process of a sandbox. With ports it answers every connection and every
+// datagram as the servers of test/world do: with its own name, and the address
+// it saw the client at.
 package main
 
 import (
@@ -8,25 +9,24 @@ import (
 	"fmt"
 	"log"
 	"net"
-	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 )
 
 func main() {
 	log.SetFlags(0)
 	name := flag.String("name", "", "what to answer with")
-	tcp := flag.String("tcp", "", "comma-separated TCP ports")
-	udp := flag.String("udp", "", "comma-separated UDP ports")
+	tcp := flag.String("tcp", "", "TCP port")
+	udp := flag.String("udp", "", "UDP port")
 	flag.Parse()
 
-	for _, port := range ports(*tcp) {
-		serveTCP(*name, port)
+	if *tcp != "" {
+		serveTCP(*name, *tcp)
 	}
-	for _, port := range ports(*udp) {
-		serveUDP(*name, port)
+	if *udp != "" {
+		serveUDP(*name, *udp)
 	}
 
 	stop := make(chan os.Signal, 1)
@@ -34,17 +34,8 @@ func main() {
 	<-stop
 }
 
-func ports(list string) []string {
-	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
-}
-
-// answer is one line: the pod, the client's address without its port.
-func answer(name, client string) string {
-	host, _, err := net.SplitHostPort(client)
-	if err != nil {
-		host = client
-	}
-	return fmt.Sprintf("%s %s\n", name, host)
+func answer(name string, client netip.AddrPort) []byte {
+	return fmt.Appendf(nil, "%s %s\n", name, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()))
 }
 
 func serveTCP(name, port string) {
@@ -52,13 +43,17 @@ func serveTCP(name, port string) {
 	if err != nil {
 		log.Fatalf("listen: %v", err)
 	}
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// One connection a request: a kept connection would hide that the
-		// mapping behind it is gone.
-		w.Header().Set("Connection", "close")
-		fmt.Fprint(w, answer(name, r.RemoteAddr))
-	})
-	go func() { log.Fatal(http.Serve(listener, handler)) }()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				log.Fatalf("accept: %v", err)
+			}
+			// A client that has gone is not told anything.
+			_, _ = conn.Write(answer(name, conn.RemoteAddr().(*net.TCPAddr).AddrPort()))
+			conn.Close()
+		}
+	}()
 }
 
 func serveUDP(name, port string) {
@@ -73,9 +68,8 @@ func serveUDP(name, port string) {
 			if err != nil {
 				log.Fatalf("receive: %v", err)
 			}
-			// The client repeats an unanswered question, so a failed
-			// answer needs no handling here.
-			_, _ = socket.WriteTo([]byte(answer(name, client.String())), client)
+			// The client repeats an unanswered question.
+			_, _ = socket.WriteTo(answer(name, client.(*net.UDPAddr).AddrPort()), client)
 		}
 	}()
 }

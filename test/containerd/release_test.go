@@ -1,0 +1,97 @@
+package containerd
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+// release is a containerd that the tests run with.
+type release struct {
+	name string
+	// cniVersion is the newest that it speaks.
+	cniVersion string
+	// asksStatus says that it calls STATUS whenever it is asked for its own.
+	asksStatus bool
+	// configuration has the places: directory of its own, name, socket, image,
+	// directory of the plugins.
+	configuration string
+}
+
+// Debian's containerd, and the newest. A pod's control group is found by its
+// parent's name, and there is no other image than the test's.
+var (
+	debian = release{name: "1.6", cniVersion: "1.0.0", configuration: `version = 2
+root = "%[1]s/root"
+state = "/run/%[2]s/state"
+[grpc]
+  address = "%[3]s"
+[ttrpc]
+  address = "%[3]s.ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "%[1]s/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "%[4]s"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "%[5]s"
+    conf_dir = "%[1]s/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+`}
+	newest = release{name: "2.4", cniVersion: "1.1.0", asksStatus: true, configuration: `version = 3
+root = "%[1]s/root"
+state = "/run/%[2]s/state"
+[grpc]
+  address = "%[3]s"
+[ttrpc]
+  address = "%[3]s.ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "%[1]s/opt"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+  use_local_image_pull = true
+  [plugins."io.containerd.cri.v1.images".pinned_images]
+    sandbox = "%[4]s"
+[plugins."io.containerd.cri.v1.runtime"]
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["%[5]s"]
+    conf_dir = "%[1]s/net.d"
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+`}
+
+	releases = []release{debian, newest}
+	// backends are those of the tests here: the variants of iptables differ in
+	// nothing that a runtime could see.
+	backends = []world.Backend{world.IptablesNFT, world.NFTables}
+)
+
+// path is the PATH of the release: its own programs, then the World's tools,
+// which its plugins find as well, then the machine's.
+func (r release) path(w *world.World) string {
+	path := w.ToolDir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"
+	if r.name == newest.name {
+		path = os.Getenv(newestKey) + ":" + path
+	}
+	return path
+}
+
+// program is the path of one of the release's programs.
+func (r release) program(name string) string {
+	if r.name == newest.name {
+		return filepath.Join(os.Getenv(newestKey), name)
+	}
+	return name
+}
+
+func (r release) config(dir, name, socket, plugins string) string {
+	return fmt.Sprintf(r.configuration, dir, name, socket, image, plugins)
+}
