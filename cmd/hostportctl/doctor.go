@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostport-cni/hostport/internal/crio"
 	"github.com/hostport-cni/hostport/internal/explain"
 )
 
@@ -62,7 +63,7 @@ func newDoctor(w *where) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&places.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "`directory` of the conflists")
 	f.StringSliceVar(&places.Containerd, "containerd-config", []string{"/etc/containerd/config.toml", "/etc/containerd/conf.d"}, "containerd's configuration `files`")
-	f.StringSliceVar(&places.CRIO, "crio-config", []string{"/etc/crio/crio.conf", "/etc/crio/crio.conf.d"}, "CRI-O's configuration `files`")
+	f.StringSliceVar(&places.CRIO, "crio-config", crio.Places(), "CRI-O's configuration `files`")
 	f.StringVarP(&output, "output", "o", "table", "`format`: table or json")
 	return cmd
 }

@@ -2,19 +2,24 @@ package cni
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/plugins/pkg/ns"
 
+	"github.com/hostport-cni/hostport/internal/podports"
 	"github.com/hostport-cni/hostport/test/netns"
 )
 
@@ -231,5 +236,105 @@ func TestGCWithoutList(t *testing.T) {
 		if out := run(t, n, config, map[string]string{"CNI_COMMAND": "GC"}); out.code != 0 || out.stdout != "" {
 			t.Errorf("%s: exit status %d: %s", config, out.code, out.stdout)
 		}
+	}
+}
+
+// podOf is CNI_ARGS of a pod.
+const podOf = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_UID=u"
+
+// agentFunc is an agent.
+type agentFunc func(podports.Request) ([]podports.Mapping, error)
+
+func (f agentFunc) Mappings(_ context.Context, r podports.Request) ([]podports.Mapping, error) {
+	return f(r)
+}
+
+// TestPodPorts asks an agent, or nobody, for what the runtime does not send. What
+// it says is on the way to an ADD when the sandbox is looked at, which is not
+// there.
+func TestPodPorts(t *testing.T) {
+	n := netns.New(t)
+	const sent = `"runtimeConfig":{"portMappings":[{"hostPort":81,"containerPort":80}]}`
+	web := podports.Mapping{HostPort: 81, ContainerPort: 80, Protocol: "TCP"}
+	says := func(ms ...podports.Mapping) agentFunc {
+		return func(r podports.Request) ([]podports.Mapping, error) {
+			if r != (podports.Request{Namespace: "default", Name: "web", UID: "u"}) {
+				return nil, fmt.Errorf("asked for %v", r)
+			}
+			return ms, nil
+		}
+	}
+	refuses := agentFunc(func(podports.Request) ([]podports.Mapping, error) { return nil, errors.New("no such pod") })
+	const again, sandbox = types.ErrTryAgainLater, types.ErrInvalidNetNS
+	for _, tc := range []struct {
+		name   string
+		agent  agentFunc
+		keys   string
+		args   string
+		code   uint // 0: accepted
+		word   string
+		stderr string
+	}{
+		{name: "no agent", args: podOf, code: again, word: "the agent is not there"},
+		{name: "the agent does not know", agent: refuses, args: podOf, code: again, word: "host ports of pod default/web are not known: the agent says: no such pod"},
+		{name: "none", agent: says(), args: podOf},
+		{name: "one", agent: says(web), args: podOf, code: sandbox},
+		{name: "one that is wrong", agent: says(podports.Mapping{HostPort: 1, ContainerPort: 70000, Protocol: "TCP"}), args: podOf, code: again, word: "the agent's portMappings[0].containerPort"},
+		{name: "no pod", args: "IgnoreUnknown=1"},
+		{name: "a container of Podman's", args: "K8S_POD_NAME=web"},
+		{name: "both agree", agent: says(web), keys: sent, args: podOf, code: sandbox},
+		{name: "both differ", agent: says(), keys: sent, args: podOf, code: sandbox, stderr: "agent and runtime do not agree"},
+		{name: "no agent, but a runtime", keys: sent, args: podOf, code: sandbox, stderr: "the agent could not be asked"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			keys := []string{`"podPorts":"agent"`}
+			if tc.keys != "" {
+				keys = append(keys, tc.keys)
+			}
+			config := configuration(t, keys...)
+			if tc.agent != nil {
+				serveAgent(t, config, tc.agent)
+			}
+			for _, verb := range []string{"ADD", "CHECK"} {
+				out := run(t, n, config, map[string]string{"CNI_COMMAND": verb, "CNI_ARGS": tc.args, "CNI_NETNS": "/nowhere"})
+				if (tc.stderr == "") != !strings.Contains(out.stderr, "level=WARN") || !strings.Contains(out.stderr, tc.stderr) {
+					t.Errorf("%s: stderr %q, want %q", verb, out.stderr, tc.stderr)
+				}
+				if tc.code == 0 {
+					if out.code != 0 || verb == "ADD" && out.stdout != prevResult+"\n" {
+						t.Errorf("%s: exit status %d: %s", verb, out.code, out.stdout)
+					}
+					continue
+				}
+				if e := out.error(t); e.Code != tc.code || !strings.Contains(e.Msg, tc.word) {
+					t.Errorf("%s: error %d %q, want %d and %q", verb, e.Code, e.Msg, tc.code, tc.word)
+				}
+			}
+			// Nobody is asked for a DEL.
+			if out := run(t, n, config, map[string]string{"CNI_COMMAND": "DEL", "CNI_ARGS": tc.args}); out.code != 0 {
+				t.Errorf("DEL: exit status %d: %s", out.code, out.stdout)
+			}
+		})
+	}
+}
+
+// serveAgent answers at the socket that a configuration leads to.
+func serveAgent(t *testing.T, config string, agent agentFunc) {
+	t.Helper()
+	var c struct{ DataDir string }
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- podports.Serve(ctx, c.DataDir, agent, slog.New(slog.DiscardHandler)) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	for podports.Ping(ctx, podports.Socket(c.DataDir)) != nil {
+		time.Sleep(time.Millisecond)
 	}
 }

@@ -16,6 +16,9 @@ func add(ctx context.Context, c *call) error {
 		c.idle = true
 		return c.pass()
 	}
+	if err := c.findMappings(ctx); err != nil {
+		return err
+	}
 	a, err := c.attachment(ctx)
 	if err != nil {
 		return err
@@ -59,8 +62,13 @@ func (c *call) remove(ctx context.Context, mapped bool) (*hostport.Attachment, e
 }
 
 func check(ctx context.Context, c *call) error {
-	c.idle = len(c.mappings) == 0 || c.onHost()
-	if c.idle {
+	if c.idle = c.onHost(); c.idle {
+		return nil
+	}
+	if err := c.findMappings(ctx); err != nil {
+		return err
+	}
+	if c.idle = len(c.mappings) == 0; c.idle {
 		return nil
 	}
 	a, err := c.attachment(ctx)
@@ -75,6 +83,7 @@ func gc(ctx context.Context, c *call) error {
 }
 
 func status(ctx context.Context, c *call) error {
+	c.warnBesideCRIO()
 	b, err := c.backend(ctx)
 	if err != nil {
 		return err

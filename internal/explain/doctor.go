@@ -42,6 +42,8 @@ type doctor struct {
 	run    Run
 	all    []*hostport.Attachment
 	checks []Check
+	// asks is set if an entry of ours asks the agent for ports.
+	asks bool
 }
 
 // Doctor checks the node: kernel, tools, rules, and the configuration of the
@@ -74,6 +76,7 @@ func (c *Collector) Doctor(ctx context.Context, places Places, all []*hostport.A
 	d.conntrack()
 	d.conflists()
 	d.runtime()
+	d.agent(ctx)
 	d.leftovers()
 	d.proxy()
 	d.state()

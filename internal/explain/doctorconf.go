@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"context"
 	"encoding/json"
 	"io/fs"
 	"os"
@@ -8,6 +9,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/hostport-cni/hostport/internal/crio"
+	"github.com/hostport-cni/hostport/internal/podports"
 )
 
 // conflist is as much of a network configuration as is looked at.
@@ -20,6 +24,7 @@ type conflist struct {
 type entry struct {
 	Type         string          `json:"type"`
 	DataDir      string          `json:"dataDir"`
+	PodPorts     string          `json:"podPorts"`
 	Capabilities map[string]bool `json:"capabilities"`
 }
 
@@ -66,6 +71,9 @@ func (d *doctor) entry(file string, c conflist, at int) {
 	switch {
 	case at == 0:
 		mark, text = MarkFail, "network %q: hostport is first (after %s): it has to come after the plugin that makes the pod's interface"
+	case p.PodPorts == "agent":
+		d.asks = true
+		text += "; it asks hostport-agent for the ports of pods"
 	case !p.Capabilities["portMappings"]:
 		mark, text = MarkFail, "network %q: hostport (after %s) lacks \"capabilities\": {\"portMappings\": true}: the runtime sends it no ports"
 	}
@@ -82,13 +90,8 @@ func (d *doctor) entry(file string, c conflist, at int) {
 
 // runtime looks at the configuration of CRI-O and containerd.
 func (d *doctor) runtime() {
-	if text := readAll(d.places.CRIO); text != "" {
-		disabled := regexp.MustCompile(`(?m)^\s*disable_hostport_mapping\s*=\s*true`).MatchString(text)
-		if disabled {
-			d.say("runtime", MarkOK, "", "CRI-O does not map host ports itself; it sends none to plugins either, see docs/runtimes.md")
-		} else {
-			d.say("runtime", MarkWarn, "", "CRI-O maps host ports itself and sends none to plugins: set disable_hostport_mapping = true, see docs/runtimes.md")
-		}
+	if m := crio.Read(d.places.CRIO); m != crio.NoConfiguration {
+		d.crio(m)
 		return
 	}
 	if text := readAll(d.places.Containerd); text != "" {
@@ -101,6 +104,33 @@ func (d *doctor) runtime() {
 		return
 	}
 	d.say("runtime", MarkOK, "", "no configuration of containerd or CRI-O found: their defaults are in use, or it is elsewhere")
+}
+
+// crio says who serves host ports under CRI-O, which sends none to plugins.
+func (d *doctor) crio(m crio.Mapping) {
+	const off = `printf '[crio.runtime]\ndisable_hostport_mapping = true\n' >/etc/crio/crio.conf.d/90-hostport.conf && systemctl restart crio`
+	switch {
+	case m == crio.ByItself && d.asks:
+		d.say("runtime", MarkFail, off, "CRI-O serves host ports itself, beside hostport")
+	case m == crio.ByItself:
+		d.say("runtime", MarkWarn, "", "CRI-O serves host ports itself and sends none to plugins: hostport serves none, unless disable_hostport_mapping = true and \"podPorts\": \"agent\", see docs/runtimes.md")
+	case d.asks:
+		d.say("runtime", MarkOK, "", "CRI-O leaves host ports to plugins, and hostport asks the agent for them")
+	default:
+		d.say("runtime", MarkFail, "hostportctl install --config podPorts=agent", "CRI-O serves no host ports and sends none to plugins: nobody serves them")
+	}
+}
+
+// agent looks for the agent, if an entry asks it.
+func (d *doctor) agent(ctx context.Context) {
+	if !d.asks {
+		return
+	}
+	if err := podports.Ping(ctx, podports.Socket(d.places.State)); err != nil {
+		d.say("agent", MarkFail, "kubectl -n kube-system get pods -l app.kubernetes.io/name=hostport -o wide", "pods get no sandbox here: %v", err)
+		return
+	}
+	d.say("agent", MarkOK, "", "hostport-agent answers at %s", podports.Socket(d.places.State))
 }
 
 // readAll returns the content of files, and of the files in directories.

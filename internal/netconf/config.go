@@ -39,7 +39,9 @@ type Config struct {
 	LockTimeout time.Duration
 	// DenyListeners refuses mappings to ports on which a process listens.
 	DenyListeners bool
-	LogLevel      slog.Level
+	// AskAgent has the agent asked for the pod's host ports.
+	AskAgent bool
+	LogLevel slog.Level
 	// LogFile is an absolute path, or "" for warnings on stderr.
 	LogFile  string
 	Options  hostport.Options
@@ -82,6 +84,7 @@ type document struct {
 	DataDir              value[string]                   `json:"dataDir"`
 	LockTimeout          value[duration]                 `json:"lockTimeout"`
 	HostListener         value[string]                   `json:"hostListener"`
+	PodPorts             value[string]                   `json:"podPorts"`
 	LogLevel             value[string]                   `json:"logLevel"`
 	LogFile              value[string]                   `json:"logFile"`
 	RuntimeConfig        value[runtimeConfig]            `json:"runtimeConfig"`
@@ -127,6 +130,7 @@ func Parse(data []byte) (*Config, error) {
 		r.failf("lockTimeout", "%v is outside 1ns to %v", t, maxLockTimeout)
 	}
 	readChoice(r, "hostListener", d.HostListener, map[string]bool{"ignore": false, "deny": true}, &c.DenyListeners)
+	readChoice(r, "podPorts", d.PodPorts, map[string]bool{"runtime": false, "agent": true}, &c.AskAgent)
 	d.LogLevel.RawMessage = bytes.ToLower(d.LogLevel.RawMessage)
 	readChoice(r, "logLevel", d.LogLevel, map[string]slog.Level{
 		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "warning": slog.LevelWarn, "error": slog.LevelError,
@@ -134,7 +138,7 @@ func Parse(data []byte) (*Config, error) {
 	readPath(r, "logFile", d.LogFile, &c.LogFile)
 	var runtime runtimeConfig
 	read(r, "runtimeConfig", d.RuntimeConfig, &runtime)
-	c.Mappings = r.readMappings(runtime.PortMappings)
+	c.Mappings = r.readMappings(portMappings, runtime.PortMappings)
 	read(r, "prevResult", d.PrevResult, &c.PrevResult)
 	c.Listed = d.ValidAttachments.set()
 	readList(r, "cni.dev/valid-attachments", d.ValidAttachments, func(field string, v validAttachment) {

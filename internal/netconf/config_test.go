@@ -46,7 +46,7 @@ func TestParse(t *testing.T) {
 		{"null", `null`, nil},
 		{"every key null", `{"cniVersion":null,"name":null,"backend":null,"snat":null,"masqAll":null,"markMasqBit":null,
 			"externalSetMarkChain":null,"conditionsV4":null,"conditionsV6":null,"dataDir":null,"lockTimeout":null,
-			"hostListener":null,"logLevel":null,"logFile":null,"runtimeConfig":null,"prevResult":null,
+			"hostListener":null,"podPorts":null,"logLevel":null,"logFile":null,"runtimeConfig":null,"prevResult":null,
 			"cni.dev/valid-attachments":null}`, nil},
 		{"unknown keys", `{"type":"hostport","capabilities":{"portMappings":true},"ipam":{},"x":[1,2]}`, nil},
 		{"name and version", `{"cniVersion":"1.1.0","name":"podnet"}`, func(c *netconf.Config) { c.CNIVersion, c.Name = "1.1.0", "podnet" }},
@@ -80,6 +80,8 @@ func TestParse(t *testing.T) {
 		{"timeout in seconds", `{"lockTimeout":5}`, func(c *netconf.Config) { c.LockTimeout = 5 * time.Second }},
 		{"timeout in parts of a second", `{"lockTimeout":0.00001}`, func(c *netconf.Config) { c.LockTimeout = 10 * time.Microsecond }},
 		{"listener", `{"hostListener":"deny"}`, func(c *netconf.Config) { c.DenyListeners = true }},
+		{"ports of the agent", `{"podPorts":"agent"}`, func(c *netconf.Config) { c.AskAgent = true }},
+		{"ports of the runtime", `{"podPorts":"runtime"}`, nil},
 		{"listener ignored", `{"hostListener":"ignore"}`, nil},
 		{"log", `{"logLevel":"DEBUG","logFile":"/var/log/hostport.log"}`, func(c *netconf.Config) {
 			c.LogLevel, c.LogFile = slog.LevelDebug, "/var/log/hostport.log"
@@ -136,6 +138,7 @@ func TestParseRefuses(t *testing.T) {
 		{`{"conditionsV4":"-d 192.0.2.1"}`, "conditionsV4"},
 		{`{"conditionsV4":["-d",null]}`, "conditionsV4[1]"},
 		{`{"conditionsV6":[1]}`, "conditionsV6[0]"},
+		{`{"podPorts":"crio"}`, "podPorts"},
 		{`{"dataDir":"run/hostport"}`, "dataDir"},
 		{`{"dataDir":"../hostport"}`, "dataDir"},
 		{`{"dataDir":"/run/\u0000"}`, "dataDir"},

@@ -1,6 +1,7 @@
 package netconf
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 
@@ -17,17 +18,24 @@ type portMapping struct {
 	HostIP        value[netip.Addr] `json:"hostIP"`
 }
 
-func (r *reader) readMappings(v value[[]value[portMapping]]) []hostport.Mapping {
+// ParseMappings reads port mappings that did not come with a configuration,
+// written as in one. Errors name field.
+func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, error) {
+	r := &reader{}
+	return r.readMappings(field, value[[]value[portMapping]]{data}), r.err()
+}
+
+func (r *reader) readMappings(key string, v value[[]value[portMapping]]) []hostport.Mapping {
 	var out []hostport.Mapping
 	wrong := len(r.errs)
-	readList(r, portMappings, v, func(field string, p portMapping) {
+	readList(r, key, v, func(field string, p portMapping) {
 		out = append(out, r.readMapping(field, p))
 	})
 	if len(r.errs) > wrong {
 		return nil
 	}
 	if i, j, found := hostport.Contradiction(out); found {
-		r.failf(fmt.Sprintf("%s[%d].hostPort", portMappings, j), "%s is mapped to container port %d here and to %d in entry %d",
+		r.failf(fmt.Sprintf("%s[%d].hostPort", key, j), "%s is mapped to container port %d here and to %d in entry %d",
 			out[j], out[j].ContainerPort, out[i].ContainerPort, i)
 	}
 	return out

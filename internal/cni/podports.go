@@ -1,0 +1,61 @@
+package cni
+
+import (
+	"context"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/hostport-cni/hostport/internal/crio"
+	"github.com/hostport-cni/hostport/internal/netconf"
+	"github.com/hostport-cni/hostport/internal/podports"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// findMappings asks the agent for the pod's host ports, if the configuration says
+// so. If the runtime sends some too, both have to agree, or the runtime's count:
+// it is the one that starts the pod. Otherwise, without an answer, the runtime is
+// to try again. A container that belongs to no pod has what its runtime says.
+func (c *call) findMappings(ctx context.Context) error {
+	pod := netconf.ParsePod(c.args.Args)
+	if !c.config.AskAgent || pod.Name == "" || pod.Namespace == "" {
+		return nil
+	}
+	sent := c.config.Mappings
+	known, err := askAgent(ctx, c.config.DataDir, pod)
+	switch {
+	case len(sent) > 0 && err != nil:
+		c.Log.Warn("the agent could not be asked: the runtime's host ports are used", "pod", pod, "reason", err)
+	case len(sent) > 0 && !sameMappings(sent, known):
+		c.Log.Warn("agent and runtime do not agree: the runtime's host ports are used", "pod", pod, "agent", ports(known), "runtime", ports(sent))
+	case err != nil:
+		return types.NewError(types.ErrTryAgainLater, "host ports of pod "+pod.String()+" are not known: "+err.Error(),
+			"the runtime sends no port mappings, and podPorts says to ask hostport-agent; try again later")
+	default:
+		c.config.Mappings, c.mappings = known, known
+	}
+	return nil
+}
+
+func askAgent(ctx context.Context, dataDir string, pod hostport.Pod) ([]hostport.Mapping, error) {
+	answer, err := podports.Ask(ctx, podports.Socket(dataDir), podports.Request(pod))
+	if err != nil {
+		return nil, err
+	}
+	return netconf.ParseMappings("the agent's portMappings", answer)
+}
+
+// sameMappings compares without regard to order.
+func sameMappings(a, b []hostport.Mapping) bool {
+	within := func(a, b []hostport.Mapping) bool {
+		return !slices.ContainsFunc(a, func(m hostport.Mapping) bool { return !slices.Contains(b, m) })
+	}
+	return within(a, b) && within(b, a)
+}
+
+// warnBesideCRIO says that CRI-O serves host ports as well.
+func (c *call) warnBesideCRIO() {
+	if c.config.AskAgent && crio.Read(crio.Places()) == crio.ByItself {
+		c.Log.Warn("CRI-O serves host ports itself, beside this plugin: set disable_hostport_mapping = true in [crio.runtime]")
+	}
+}
