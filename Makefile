@@ -2,12 +2,19 @@
 
 # Static binaries: a plugin is copied onto nodes of any distribution. VCS
 # stamping fails in a clone that belongs to somebody else, so the version comes
-# from git describe where there is one.
+# from VERSION: as it is on the commit of its tag, with the commit elsewhere.
 export CGO_ENABLED ?= 0
 export GOFLAGS := -buildvcs=false $(GOFLAGS)
 
-BUILD    := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+RELEASE  := v$(shell cat VERSION)
+COMMIT   := $(shell git describe --always --dirty --exclude '*' 2>/dev/null)
+TAG      := $(shell git describe --exact-match --dirty --match $(RELEASE) 2>/dev/null)
+BUILD    ?= $(if $(filter $(TAG),$(RELEASE)),$(RELEASE),$(RELEASE)$(addprefix -g,$(COMMIT)))
 LDFLAGS  := -s -w -X main.build=$(BUILD)
+# The repository that the image is called by, and pushed to.
+IMAGE    ?= registry.example/hostport
+# The time that files in the image have: the commit's.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 FUZZTIME ?= 1m
 DURATION ?= 30m
 RESULTS  ?= docs/performance/results.jsonl
@@ -15,7 +22,7 @@ DESTDIR  ?=
 CNI_BIN  ?= /opt/cni/bin
 LINT     := go tool -modfile=$(CURDIR)/.ci/lint.mod golangci-lint
 # The modules of their own keep what only they need out of the product's go.mod.
-NESTED   := test/containerd test/kubernetes test/bench/plot
+NESTED   := build/image test/containerd test/kubernetes test/bench/plot
 
 .PHONY: help
 help: ## List what can be made
@@ -30,6 +37,14 @@ install: build ## Install them: DESTDIR, CNI_BIN=/opt/cni/bin
 	install -D -m 755 bin/hostport $(DESTDIR)$(CNI_BIN)/hostport
 	install -D -m 755 bin/hostportctl $(DESTDIR)/usr/local/bin/hostportctl
 	install -D -m 755 bin/hostport-agent $(DESTDIR)/usr/local/bin/hostport-agent
+
+.PHONY: image
+image: ## Build the container image, bin/hostport-image.tar: IMAGE=repository
+	cd build/image && go run . -version $(BUILD) -name $(IMAGE) -archive $(CURDIR)/bin/hostport-image.tar
+
+.PHONY: image-push
+image-push: ## Build the container image and push it: IMAGE=repository
+	cd build/image && go run . -version $(BUILD) -name $(IMAGE) -push
 
 .PHONY: man
 man: ## Write hostportctl's manual pages into bin/man
@@ -66,6 +81,10 @@ test-agent: ## The agent on a node that other programs change (root, minutes)
 test-explain: ## The scenes of hostportctl explain and trace (root, minutes)
 	test/packages.sh test
 	test/run.sh . -timeout 30m -tags explain -run '^(TestExplain|TestTrace)' ./test/integration
+
+.PHONY: test-image
+test-image: ## The image: contents, platforms, the same digest twice
+	test/run.sh build/image -timeout 20m ./...
 
 .PHONY: test-containerd
 test-containerd: ## The tests with containerd, old and new, and Podman (root; the first time builds containerd)
