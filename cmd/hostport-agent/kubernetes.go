@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/host"
 	"github.com/hostport-cni/hostport/internal/kube"
 )
 
@@ -21,12 +22,12 @@ const askTime = 10 * time.Second
 
 // kubernetes connects to the API if a flag asks for it. That the API does not
 // answer is no error: the node is looked after without.
-func (s *settings) kubernetes(ctx context.Context, h home, log *slog.Logger) (*kubernetes, error) {
+func (s *settings) kubernetes(ctx context.Context, h host.Home, log *slog.Logger) (*kubernetes, error) {
 	k := &kubernetes{daemonSet: s.daemonSet}
 	if !s.kubeEvents && s.daemonSet == "" {
 		return k, nil
 	}
-	client, err := kube.New(kube.Options{Kubeconfig: s.kubeconfig, Root: h.root, Build: build, Log: log})
+	client, err := kube.New(kube.Options{Kubeconfig: s.kubeconfig, Root: h.Root, Build: build, Log: log})
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/agent"
+	"github.com/hostport-cni/hostport/internal/host"
 	"github.com/hostport-cni/hostport/internal/install"
 )
 
@@ -52,7 +53,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // look runs the agent in the host's root until it is told to end.
 func look(s *settings, args []string, log *slog.Logger) error {
-	home, err := enter(s.hostRoot, args)
+	home, err := host.Enter(s.hostRoot, args)
 	if err != nil {
 		return fmt.Errorf("enter the host's mount namespace at %s: %w", s.hostRoot, err)
 	}

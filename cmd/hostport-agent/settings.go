@@ -14,6 +14,7 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/agent"
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/host"
 	"github.com/hostport-cni/hostport/internal/install"
 	"github.com/hostport-cni/hostport/internal/netconf"
 )
@@ -111,13 +112,13 @@ func (s *settings) check(f *flag.FlagSet) error {
 
 // options are those of the agent. Programs to install are in the directory of
 // this one.
-func (s *settings) options(h home, log *slog.Logger) (agent.Options, error) {
+func (s *settings) options(h host.Home, log *slog.Logger) (agent.Options, error) {
 	o := s.Options
 	o.Log, o.Build = log, build
 	if o.NoInstall {
 		return o, nil
 	}
-	dir := h.path(h.programs)
+	dir := h.Path(h.Programs)
 	for _, name := range []string{"hostport", "hostportctl"} {
 		path := filepath.Join(dir, name)
 		switch _, err := os.Stat(path); {

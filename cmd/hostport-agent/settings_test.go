@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-cni/hostport/internal/host"
 	"github.com/hostport-cni/hostport/internal/install"
 )
 
@@ -53,14 +54,14 @@ func TestOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.options(home{"/", dir}, slog.Default()); err == nil || !strings.Contains(err.Error(), "not beside the agent") {
+	if _, err := s.options(host.Home{Root: "/", Programs: dir}, slog.Default()); err == nil || !strings.Contains(err.Error(), "not beside the agent") {
 		t.Errorf("without the plugin: %v", err)
 	}
 	plugin := filepath.Join(dir, "hostport")
 	if err := os.WriteFile(plugin, nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	o, err := s.options(home{"/", dir}, slog.Default())
+	o, err := s.options(host.Home{Root: "/", Programs: dir}, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}

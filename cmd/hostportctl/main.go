@@ -31,14 +31,19 @@ const (
 // errDiffers ends a command that has already said what is wrong.
 var errDiffers = errors.New("out of sync")
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(run(os.Args, os.Getenv, os.Stdout, os.Stderr)) }
 
-func run(args []string, stdout, stderr io.Writer) int {
+func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	if err := enterHost(args, getenv); err != nil {
+		fmt.Fprintln(stderr, "hostportctl:", printable(err.Error()))
+		return exitFailed
+	}
 	// Whatever a command has added to the node it removes when interrupted.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	root := newRoot()
-	root.SetArgs(args)
+	setDefaults(root, getenv)
+	root.SetArgs(args[1:])
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	switch err := root.ExecuteContext(ctx); {

@@ -1,4 +1,7 @@
-package main
+// Package host brings a program that was started in a container to the host, whose
+// PID namespace the container shares: into the mount namespace of its first
+// process, by starting itself again. It starts nothing else and mounts nothing.
+package host
 
 import (
 	"errors"
@@ -13,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The agent has to start the iptables of the host, whose variant and version are
-// the plugin's, to see the sandboxes that are mounted there, and to find libcni's
-// cache, the state and the runtime's directories where the plugin finds them. An
-// image without a single program but our own has none of that. So the agent in a
-// container, which shares the host's PID namespace, starts itself again in the
-// mount namespace of process 1. It is one system call of the kernel's, where a
+// The agent and hostportctl have to start the iptables of the host, whose variant
+// and version are the plugin's, to see the sandboxes that are mounted there, and to
+// find libcni's cache, the state and the runtime's directories where the plugin
+// finds them. An image without a single program but our own has none of that. So a
+// program in a container, which shares the host's PID namespace, starts itself again
+// in the mount namespace of process 1. It is one system call of the kernel's, where a
 // mount of the host's root would leave out whatever the host mounts later with
 // other propagation, and could not be told from the host by internal/sandbox.
 //
@@ -26,59 +29,59 @@ import (
 // path to it, and the container's root stays open for what is only there: the
 // programs to install and the service account.
 
-// What the agent that is started again is told: where the container's root is,
+// What the program that is started again is told: where the container's root is,
 // and the directory of the program in it.
 const (
-	rootVariable     = "HOSTPORT_AGENT_ROOT"
-	programsVariable = "HOSTPORT_AGENT_PROGRAMS"
+	rootVariable     = "HOSTPORT_CONTAINER_ROOT"
+	programsVariable = "HOSTPORT_CONTAINER_PROGRAMS"
 )
 
-// home is where the agent came from.
-type home struct {
-	// root is the root of the container, "/" if it did not come from one.
-	root string
-	// programs is the directory of the program, in root.
-	programs string
+// Home is where a program came from.
+type Home struct {
+	// Root is the root of the container, "/" if it did not come from one.
+	Root string
+	// Programs is the directory of the program, in Root.
+	Programs string
 }
 
-// path returns where a file of the container is.
-func (h home) path(name string) string { return filepath.Join(h.root, name) }
+// Path returns where a file of the container is.
+func (h Home) Path(name string) string { return filepath.Join(h.Root, name) }
 
-// procRoot is the only form of --host-root: a process whose mount namespace is
+// procRoot is the only form of a host's root: a process whose mount namespace is
 // the host's.
 var procRoot = regexp.MustCompile(`^/proc/([0-9]+)/root/?$`)
 
-// enter starts the program again in the mount namespace of the process whose root
+// Enter starts the program again in the mount namespace of the process whose root
 // hostRoot is, or returns where the files of its container are. With hostRoot ""
 // the program is in the host's root already.
-func enter(hostRoot string, args []string) (home, error) {
+func Enter(hostRoot string, args []string) (Home, error) {
 	if root := os.Getenv(rootVariable); root != "" {
 		fd, err := strconv.Atoi(filepath.Base(root))
 		if err != nil {
-			return home{}, fmt.Errorf("%s=%q: not a descriptor", rootVariable, root)
+			return Home{}, fmt.Errorf("%s=%q: not a descriptor", rootVariable, root)
 		}
 		unix.CloseOnExec(fd) // not for the programs that we start
-		return home{root, os.Getenv(programsVariable)}, errors.Join(os.Unsetenv(rootVariable), os.Unsetenv(programsVariable))
+		return Home{root, os.Getenv(programsVariable)}, errors.Join(os.Unsetenv(rootVariable), os.Unsetenv(programsVariable))
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return home{}, err
+		return Home{}, err
 	}
-	h := home{"/", filepath.Dir(self)}
+	h := Home{"/", filepath.Dir(self)}
 	if hostRoot == "" {
 		return h, nil
 	}
 	m := procRoot.FindStringSubmatch(hostRoot)
 	if m == nil {
-		return home{}, errors.New("want /proc/PID/root of a process of the host, such as /proc/1/root: " +
+		return Home{}, errors.New("want /proc/PID/root of a process of the host, such as /proc/1/root: " +
 			"sandboxes and programs of the host are seen from its own mount namespace alone")
 	}
-	return home{}, h.again("/proc/"+m[1]+"/ns/mnt", args)
+	return Home{}, h.again("/proc/"+m[1]+"/ns/mnt", args)
 }
 
 // again replaces the process by one that runs the same program in another mount
 // namespace. It returns only if that failed.
-func (h home) again(namespace string, args []string) error {
+func (h Home) again(namespace string, args []string) error {
 	self, err := unix.Open("/proc/self/exe", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open the own program: %w", err)
@@ -100,7 +103,7 @@ func (h home) again(namespace string, args []string) error {
 	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("%w (the container needs the capabilities SYS_ADMIN and SYS_CHROOT)", err)
 	}
-	env := append(os.Environ(), fmt.Sprintf("%s=/proc/self/fd/%d", rootVariable, root), programsVariable+"="+h.programs)
+	env := append(os.Environ(), fmt.Sprintf("%s=/proc/self/fd/%d", rootVariable, root), programsVariable+"="+h.Programs)
 	return fmt.Errorf("start again: %w", execveat(self, args, env))
 }
 
