@@ -22,7 +22,7 @@ DESTDIR  ?=
 CNI_BIN  ?= /opt/cni/bin
 LINT     := go tool -modfile=$(CURDIR)/.ci/lint.mod golangci-lint
 # The modules of their own keep what only they need out of the product's go.mod.
-NESTED   := build/image test/containerd test/kubernetes test/bench/plot
+NESTED   := build/image test/charts test/containerd test/kubernetes test/bench/plot
 
 .PHONY: help
 help: ## List what can be made
@@ -45,6 +45,10 @@ image: ## Build the container image, bin/hostport-image.tar: IMAGE=repository
 .PHONY: image-push
 image-push: ## Build the container image and push it: IMAGE=repository
 	cd build/image && go run . -version $(BUILD) -name $(IMAGE) -push
+
+.PHONY: manifests
+manifests: ## Write conf/kubernetes from the Helm chart
+	cd test/charts && go test -count=1 -run '^TestDefault$$' . -update
 
 .PHONY: man
 man: ## Write hostportctl's manual pages into bin/man
@@ -85,6 +89,10 @@ test-explain: ## The scenes of hostportctl explain and trace (root, minutes)
 .PHONY: test-image
 test-image: ## The image: contents, platforms, the same digest twice
 	test/run.sh build/image -timeout 20m ./...
+
+.PHONY: test-charts
+test-charts: ## Helm chart, manifests and alerts, by helm, kustomize and promtool
+	test/run.sh test/charts -timeout 30m ./...
 
 .PHONY: test-containerd
 test-containerd: ## The tests with containerd, old and new, and Podman (root; the first time builds containerd)

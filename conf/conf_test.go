@@ -1,5 +1,5 @@
 // Package conf holds files for operators to copy. The tests read each of them
-// as the program does that it is for.
+// as the program does that it is for; test/charts has those of helm and kubernetes.
 package conf
 
 import (
@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/hostport-cni/hostport/internal/netconf"
 )
@@ -82,34 +81,6 @@ func checkConflist(t *testing.T, data []byte) {
 	}
 	if at < 1 {
 		t.Errorf("hostport is plugin %d of the list: want it behind the plugin that makes the interface", at)
-	}
-}
-
-// TestManifests wants YAML that has what each kind of object needs.
-func TestManifests(t *testing.T) {
-	for _, file := range glob(t, "kubernetes/*.yaml") {
-		var object struct {
-			APIVersion string `yaml:"apiVersion"`
-			Kind       string
-			Metadata   struct{ Name string }
-			Resources  []string
-			Spec       struct{ Template struct{ Spec map[string]any } }
-		}
-		if err := yaml.Unmarshal(read(t, file), &object); err != nil {
-			t.Errorf("%s: %v", file, err)
-		}
-		switch object.Kind {
-		case "DaemonSet":
-			if object.APIVersion == "" || object.Metadata.Name == "" || object.Spec.Template.Spec["containers"] == nil {
-				t.Errorf("%s: not a DaemonSet: %+v", file, object)
-			}
-		case "Kustomization":
-			for _, r := range object.Resources {
-				read(t, filepath.Join(filepath.Dir(file), r))
-			}
-		default:
-			t.Errorf("%s: unexpected kind %q", file, object.Kind)
-		}
 	}
 }
 
