@@ -124,7 +124,7 @@ func (s *session) adopt(found []*hostport.Attachment) (dropped []*hostport.Attac
 			return err
 		}
 		pending, err := tx.Pending()
-		if err != nil {
+		if err := errors.Join(err, tx.Intact(records)); err != nil {
 			return err
 		}
 		found = slices.DeleteFunc(found, func(a *hostport.Attachment) bool { return withdrawn(a.Key, records, pending) })

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -428,4 +429,34 @@ func FuzzOpen(f *testing.F) {
 		write(t, o, b)
 		survives(t, o)
 	})
+}
+
+// TestIntact finds records that are missing without any other sign.
+func TestIntact(t *testing.T) {
+	s := open(t, options(t.TempDir()))
+	defer s.Close()
+	var all []*hostport.Attachment
+	err := s.Update(func(tx *state.Tx) error {
+		return errors.Join(tx.Put(rec(1, 80)), tx.Put(rec(2, 81)))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.View(func(tx *state.Tx) error {
+		if err := tx.All(func(a *hostport.Attachment) error { all = append(all, a); return nil }); err != nil {
+			return err
+		}
+		if err := tx.Intact(all); err != nil {
+			t.Errorf("all records: %v", err)
+		}
+		for _, some := range [][]*hostport.Attachment{nil, all[:1], all[1:], append(slices.Clone(all), rec(3, 82))} {
+			if err := tx.Intact(some); !errors.Is(err, state.ErrDamaged) {
+				t.Errorf("%d of %d records: %v", len(some), len(all), err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -159,6 +160,35 @@ func (t *Tx) ID() string { return string(t.tx.Bucket(bucketMeta).Get(keyID)) }
 func (t *Tx) Fingerprint(backend string) (p hostport.Fingerprint, err error) {
 	err = t.get(keyFingerprint(backend), &p)
 	return p, err
+}
+
+// Intact returns an error that wraps ErrDamaged if all, which All gave, are not
+// the records whose fingerprint is stored: noise in a page of bbolt's can hide
+// records without any other sign.
+func (t *Tx) Intact(all []*hostport.Attachment) error {
+	is := make(map[string]hostport.Fingerprint)
+	for _, a := range all {
+		is[a.Backend] = is[a.Backend].Toggle(a, t.layout)
+	}
+	prefix := keyFingerprint("")
+	c := t.tx.Bucket(bucketMeta).Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		name := string(k[len(prefix):])
+		stored, err := t.Fingerprint(name)
+		if err != nil {
+			return err
+		}
+		if stored != is[name] {
+			return fmt.Errorf("%w: records of backend %s are missing or altered", ErrDamaged, name)
+		}
+		delete(is, name)
+	}
+	for name, fp := range is {
+		if fp != (hostport.Fingerprint{}) {
+			return fmt.Errorf("%w: records of backend %s have no fingerprint", ErrDamaged, name)
+		}
+	}
+	return nil
 }
 
 // Seen returns what SetSeen stored for a backend, or "".
