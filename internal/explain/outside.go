@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
@@ -69,10 +70,31 @@ func newOutside(f hostport.Family) (_ *outside, err error) {
 	if err == nil {
 		err = configure(veth, node)
 	}
+	if err == nil {
+		err = errors.Join(ready(o.iface), there.Do(func(ns.NetNS) error { return ready("eth0") }))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("configure interface %s: %w", o.iface, err)
 	}
 	return o, nil
+}
+
+// readyTime is how long the kernel may take to tell its own IPv6 that an
+// interface has a carrier. It does so once a second where many interfaces come
+// and go (net/core/link_watch.c).
+const readyTime = 3 * time.Second
+
+// ready waits until an interface is operational. What IPv6 sends before is lost.
+func ready(name string) error {
+	for deadline := time.Now().Add(readyTime); ; time.Sleep(5 * time.Millisecond) {
+		l, err := netlink.LinkByName(name)
+		if err != nil || l.Attrs().OperState == netlink.OperUp {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is not operational: %s", name, l.Attrs().OperState)
+		}
+	}
 }
 
 func defaultRoute(f hostport.Family) *net.IPNet {
