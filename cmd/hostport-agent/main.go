@@ -71,6 +71,10 @@ func look(s *settings, args []string, log *slog.Logger) error {
 		// There is little to collect, and memory of a node is dear.
 		debug.SetGCPercent(50)
 	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		// On a node with many cores the runtime would take memory for each.
+		runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	k, err := s.kubernetes(ctx, home, log)

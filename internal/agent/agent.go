@@ -147,6 +147,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.watchLegacy,
 		a.keepEntry,
 		a.watchOwners,
+		a.watchRefusals,
 		a.watchStatus,
 		a.serve,
 	} {

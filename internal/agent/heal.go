@@ -191,6 +191,9 @@ func (h *healer) mend(ctx context.Context, t trigger) time.Duration {
 		if node.Restless(err) {
 			return restlessTime
 		}
+		if node.Other(err) && h.ready.starting() {
+			return retryTime // the start converts it
+		}
 		h.complain("rules cannot be compared with the records", err)
 		if found == nil {
 			return retryTime

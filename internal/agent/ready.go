@@ -17,6 +17,13 @@ type ready struct {
 	status  string // why the backend cannot be used
 }
 
+// starting reports whether the agent has yet to adopt and resync.
+func (r *ready) starting() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.started
+}
+
 // reasons are why the node does not serve new pods, none if it does.
 func (r *ready) reasons() []string {
 	r.mu.Lock()
@@ -55,7 +62,7 @@ func (a *Agent) setReady(fn func(*ready)) {
 const (
 	// goodInterval and badInterval are how often a backend that works, or does
 	// not, is asked for its status: iptables has processes started for it.
-	goodInterval = time.Minute
+	goodInterval = 2 * time.Minute
 	badInterval  = 5 * time.Second
 )
 

@@ -29,7 +29,7 @@ func add(ctx context.Context, c *call) error {
 		removed, err = c.Forget(ctx, a.Key)
 		c.idle = removed == nil
 	case c.config.DenyListeners:
-		if err = c.DenyListeners(ctx, a.Mappings); err == nil {
+		if err = c.DenyListeners(ctx, a); err == nil {
 			err = c.Add(ctx, a)
 		}
 	default:

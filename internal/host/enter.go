@@ -76,7 +76,30 @@ func Enter(hostRoot string, args []string) (Home, error) {
 		return Home{}, errors.New("want /proc/PID/root of a process of the host, such as /proc/1/root: " +
 			"sandboxes and programs of the host are seen from its own mount namespace alone")
 	}
+	if err := host(m[1]); err != nil {
+		return Home{}, err
+	}
 	return Home{}, h.again("/proc/"+m[1]+"/ns/mnt", args)
+}
+
+// host reports an error if the process with that ID cannot be one of the host: it
+// has the mounts of this container, or process 1 has another network.
+func host(pid string) error {
+	is := func(kind string) (there, here unix.Stat_t, err error) {
+		err = errors.Join(unix.Stat("/proc/"+pid+"/ns/"+kind, &there), unix.Stat("/proc/self/ns/"+kind, &here))
+		return there, here, err
+	}
+	there, here, err := is("mnt")
+	if err != nil {
+		return fmt.Errorf("%w (the container needs the host's PID namespace and the capability SYS_PTRACE)", err)
+	}
+	if there.Ino == here.Ino {
+		return errors.New("it is the agent's own: the container needs the host's PID namespace (hostPID), and a host needs no --host-root")
+	}
+	if there, here, err = is("net"); err == nil && pid == "1" && there.Ino != here.Ino {
+		err = errors.New("the container needs the host's network (hostNetwork)")
+	}
+	return err
 }
 
 // again replaces the process by one that runs the same program in another mount

@@ -26,15 +26,15 @@ func (e *ListeningError) Error() string {
 }
 
 // DenyListeners returns a *ListeningError if a process of the node listens on
-// one of the mappings' host ports.
-func (n *Node) DenyListeners(ctx context.Context, ms []hostport.Mapping) error {
-	found, err := listener.Find(ctx, ms)
+// one of the host ports that an attachment wants.
+func (n *Node) DenyListeners(ctx context.Context, want *hostport.Attachment) error {
+	found, err := listener.Find(ctx, want.Mappings)
 	if err != nil {
 		return fmt.Errorf("look for listeners on the node: %w", err)
 	}
 	if len(found) > 0 {
 		err := &ListeningError{found}
-		n.countConflict(err)
+		n.refused(want, err)
 		return err
 	}
 	return nil
@@ -48,7 +48,7 @@ func (n *Node) DenyListeners(ctx context.Context, ms []hostport.Mapping) error {
 func (n *Node) Add(ctx context.Context, want *hostport.Attachment) error {
 	n.adoptFirst(ctx, want.Network)
 	err := n.addOne(ctx, want)
-	n.countConflict(err)
+	n.refused(want, err)
 	return err
 }
 

@@ -98,7 +98,7 @@ func decodeCount(b []byte) Count {
 // for the end of an installation: nobody may use the state meanwhile.
 func Remove(dir string) error {
 	var errs []error
-	for _, name := range []string{dbName, countsName, lockName} {
+	for _, name := range []string{dbName, countsName, refusalsName, lockName} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -18,13 +18,16 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(world.MainWith(m, func(dir string) error {
-		for name, flags := range map[string][]string{
-			"hostport-agent":        {"-trimpath", "-ldflags", "-s -w"},
-			"hostport-agent-faulty": {"-tags", "faultpoints"},
+		for _, b := range [][]string{
+			{"hostport-agent", "hostport-agent", "-trimpath", "-ldflags", "-s -w"},
+			{"hostport-agent-faulty", "hostport-agent", "-tags", "faultpoints"},
+			{"hostport-agent-next", "hostport-agent", "-tags", "nextlayout"},
+			{"hostport-next", "hostport", "-tags", "nextlayout"},
+			{"hostportctl-next", "hostportctl", "-tags", "nextlayout"},
 		} {
-			args := append([]string{"build", "-o", filepath.Join(dir, name)}, flags...)
-			if out, err := exec.Command("go", append(args, "github.com/hostport-cni/hostport/cmd/hostport-agent")...).CombinedOutput(); err != nil {
-				return fmt.Errorf("build %s: %w\n%s", name, err, out)
+			args := append([]string{"build", "-o", filepath.Join(dir, b[0])}, b[2:]...)
+			if out, err := exec.Command("go", append(args, "github.com/hostport-cni/hostport/cmd/"+b[1])...).CombinedOutput(); err != nil {
+				return fmt.Errorf("build %s: %w\n%s", b[0], err, out)
 			}
 		}
 		return nil

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/hostport-cni/hostport/test/world"
@@ -32,6 +34,10 @@ func TestConnections(t *testing.T) {
 			refused.MustDel(t)
 			n.wantMetric(`hostport_conflicts_total{kind="port"}`, "1")
 			n.wantMetric(`hostport_requests_total{result="refused",verb="ADD"}`, "1")
+			n.await(answerTime, "the refusal is told", func() bool {
+				told := n.log.find("host port refused")
+				return len(told) == 1 && told[0]["pod"] == "default/refused" && strings.Contains(fmt.Sprint(told[0]["reason"]), "default/web")
+			})
 		})
 	}
 }
