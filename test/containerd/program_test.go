@@ -19,10 +19,6 @@ const (
 	groupKey = "HOSTPORT_GROUP"
 	// newestKey is the directory of the containerd that the tests build.
 	newestKey = "HOSTPORT_CONTAINERD"
-
-	// newestModule and newestVersion are that containerd.
-	newestModule  = "github.com/containerd/containerd/v2"
-	newestVersion = "v2.4.2"
 )
 
 // reference are the CNI plugins that stand in the chains beside those of the
@@ -52,7 +48,7 @@ func buildPrograms(dir string) error {
 	if err := writeImage(filepath.Join(dir, "image.tar"), peer); err != nil {
 		return err
 	}
-	return buildNewest()
+	return findNewest()
 }
 
 func goBuild(args ...string) error {
@@ -62,39 +58,15 @@ func goBuild(args ...string) error {
 	return nil
 }
 
-// buildNewest builds containerd, its shim and ctr from the module, once for each
-// version: it takes minutes. The checksum database vouches for the module.
-func buildNewest() error {
-	cache, err := os.UserCacheDir()
+// findNewest builds the newest containerd, unless it is there.
+func findNewest() error {
+	cmd := exec.Command("../containerd.sh")
+	cmd.Stderr = os.Stderr
+	dir, err := cmd.Output()
 	if err != nil {
-		return err
+		return fmt.Errorf("build the newest containerd: %w", err)
 	}
-	dir := filepath.Join(cache, "hostport", "containerd-"+newestVersion)
-	if err := os.Setenv(newestKey, dir); err != nil {
-		return err
-	}
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
-	fmt.Fprintf(os.Stderr, "test/containerd: building containerd %s, which takes minutes\n", newestVersion)
-	building, err := os.MkdirTemp(filepath.Join(cache), "hostport-building-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(building)
-	args := []string{"install", "-ldflags=-s -w"}
-	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr"} {
-		args = append(args, newestModule+"/cmd/"+name+"@"+newestVersion)
-	}
-	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "GOBIN="+building)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build containerd %s: %w\n%s", newestVersion, err, out)
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return err
-	}
-	return os.Rename(building, dir)
+	return os.Setenv(newestKey, strings.TrimSpace(string(dir)))
 }
 
 func requireTools() error {

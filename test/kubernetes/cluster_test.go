@@ -26,9 +26,16 @@ type pair struct {
 	backend string // of the plugin under test
 	proxy   string // kube-proxy's mode
 	dataDir string // of the plugin under test; empty: its default, below /run
+	newest  bool   // containerd, and not Debian's
 }
 
-func (p pair) String() string { return "hostport-" + p.backend + "/kube-proxy-" + p.proxy }
+func (p pair) String() string {
+	name := "hostport-" + p.backend + "/kube-proxy-" + p.proxy
+	if p.newest {
+		name += "/containerd-newest"
+	}
+	return name
+}
 
 // cluster is one node with everything Kubernetes on it.
 type cluster struct {
@@ -106,7 +113,7 @@ func (c *cluster) writeFiles() error {
 		kubeconfig:                            kubeconfigText,
 		kubernetesFolder + "/kubelet.yaml":    kubeletText(c.node.cgroup.name),
 		kubernetesFolder + "/kube-proxy.yaml": proxyText(c.proxy),
-		kubernetesFolder + "/containerd.toml": containerdText,
+		kubernetesFolder + "/containerd.toml": containerdConfig(c.pair),
 		nodeCNI + "/net.d/10-pods.conflist":   conflist,
 	}
 	for path, content := range files {
@@ -171,7 +178,7 @@ func (c *cluster) start(t *testing.T) {
 
 func (c *cluster) startContainerd(t *testing.T) {
 	t.Helper()
-	if err := c.node.daemon("containerd", "--config", kubernetesFolder+"/containerd.toml"); err != nil {
+	if err := c.node.daemon(containerdProgram(c.pair), "--config", kubernetesFolder+"/containerd.toml"); err != nil {
 		t.Fatal(err)
 	}
 	c.await(t, "containerd", func(context.Context) error {

@@ -108,8 +108,12 @@ func conflistText(p pair) (string, error) {
 	if p.dataDir != "" {
 		plugin["dataDir"] = p.dataDir
 	}
+	version := "1.0.0" // the newest that Debian's containerd speaks
+	if p.newest {
+		version = "1.1.0"
+	}
 	text, err := json.MarshalIndent(map[string]any{
-		"cniVersion": "1.0.0",
+		"cniVersion": version,
 		"name":       "pods",
 		"plugins": []any{
 			map[string]any{

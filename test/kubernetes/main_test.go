@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	for _, prepare := range []func() error{checkMachine, buildPrograms} {
+	for _, prepare := range []func() error{checkMachine, buildPrograms, buildContainerd} {
 		if err := prepare(); err != nil {
 			fmt.Fprintln(os.Stderr, "test/kubernetes:", err)
 			os.Exit(1)

@@ -183,8 +183,12 @@ func enter(pid int, kind string, flag int) error {
 	return nil
 }
 
-// program returns the path of a program, built here or the machine's own.
+// program returns the path of a program, built here or the machine's own, unless
+// name is one.
 func program(name string) (string, error) {
+	if filepath.IsAbs(name) {
+		return name, nil
+	}
 	if _, err := os.Stat(filepath.Join(binaryFolder, name)); err == nil {
 		return filepath.Join(nodeBin, name), nil
 	}
@@ -222,6 +226,7 @@ func (n *node) daemon(name string, args ...string) error {
 	if err != nil {
 		return err
 	}
+	name = filepath.Base(name)
 	log, err := os.OpenFile(filepath.Join(n.logs, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err

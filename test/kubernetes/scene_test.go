@@ -10,9 +10,9 @@ import (
 // there, and must count for nothing.
 var pairs = []pair{
 	{backend: "iptables", proxy: "iptables"},
-	{backend: "iptables", proxy: "nftables", dataDir: persistentData},
+	{backend: "iptables", proxy: "nftables", dataDir: persistentData, newest: true},
 	{backend: "nftables", proxy: "iptables"},
-	{backend: "nftables", proxy: "nftables", dataDir: persistentData},
+	{backend: "nftables", proxy: "nftables", dataDir: persistentData, newest: true},
 }
 
 // scenes share a cluster, and come in this order: the last ones disturb it.
@@ -22,7 +22,8 @@ var scenes = []struct {
 }{
 	{"mission", mission},
 	{"service", service},
-	{"same port on several host IPs", severalHostIPs},
+	{"HostPort validates that there is no conflict between pods with same hostPort but different hostIP and protocol", noConflict},
+	{"SchedulerPredicates validates that there exists conflict between pods with same hostPort and protocol but one using 0.0.0.0 hostIP", conflict},
 	{"deletion", deletion},
 	{"rollout", rollout},
 	{"UDP flow", udpFlow},
