@@ -59,6 +59,34 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// TestPodmanCalls is the same for Podman.
+func TestPodmanCalls(t *testing.T) {
+	w := world.New(t, world.Options{})
+	calls := recordCalls(t, w)
+	p := newPodman(t, w)
+	p.mustStart(t, "web", "8080:80", world.V4.Node().String()+":53:53/udp")
+	p.must(t, "rm", "--force", "--time", "0", "web")
+	var got []string
+	for _, c := range calls() {
+		if c.Command == "VERSION" { // libcni looks whether the plugin fits
+			continue
+		}
+		mappings := string(c.Config.RuntimeConfig.PortMappings)
+		if c.Command == "DEL" { // from libcni's cache, in another order
+			mappings = fmt.Sprintf("%d bytes", len(mappings))
+		}
+		got = append(got, fmt.Sprintf("%s with namespace: %t, pod: %t, mappings: %s", c.Command, c.Netns != "",
+			strings.Contains(c.Args, "K8S_POD_NAME=web") && !strings.Contains(c.Args, "K8S_POD_NAMESPACE="), mappings))
+	}
+	const mappings = `[{"hostPort":8080,"containerPort":80,"protocol":"tcp"},{"hostPort":53,"containerPort":53,"protocol":"udp","hostIP":"192.0.2.1"}]`
+	if diff := cmp.Diff([]string{
+		"ADD with namespace: true, pod: true, mappings: " + mappings,
+		fmt.Sprintf("DEL with namespace: true, pod: true, mappings: %d bytes", len(mappings)),
+	}, got); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+}
+
 // call is what the plugin was called with.
 type call struct {
 	Command, Netns, Args string
