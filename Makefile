@@ -20,6 +20,9 @@ DURATION ?= 30m
 RESULTS  ?= docs/performance/results.jsonl
 DESTDIR  ?=
 CNI_BIN  ?= /opt/cni/bin
+# What test/debian.sh fetches for test-tools and test-kernels.
+SUITES   ?= bullseye bookworm trixie
+DEBIAN   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hostport/debian
 LINT     := go tool -modfile=$(CURDIR)/.ci/lint.mod golangci-lint
 # The modules of their own keep what only they need out of the product's go.mod.
 NESTED   := build/image test/charts test/containerd test/kubernetes test/bench/plot
@@ -93,6 +96,16 @@ test-image: ## The image: contents, platforms, the same digest twice
 .PHONY: test-charts
 test-charts: ## Helm chart, manifests and alerts, by helm, kustomize and promtool
 	test/run.sh test/charts -timeout 30m ./...
+
+# The tools of each suite are unpacked, not installed, and come first on the PATH.
+.PHONY: test-tools
+test-tools: ## What iptables and nft have a say in, with those of each SUITES (root, minutes)
+	test/packages.sh test
+	test/debian.sh $(DEBIAN) tools $(SUITES)
+	for s in $(SUITES); do \
+		echo "--- tools of $$s"; \
+		PATH=$(DEBIAN)/$$s/tools/bin:$$PATH test/run.sh . -tags tools -timeout 20m -run '^(TestTools|TestAdopt.*)$$' ./test/integration || exit 1; \
+	done
 
 .PHONY: test-containerd
 test-containerd: ## The tests with containerd, old and new, and Podman (root; the first time builds containerd)

@@ -14,8 +14,8 @@ func checkScenarios() []scenario {
 	return []scenario{
 		{name: "CHECK finds every rule that is missing", backends: iptablesOnly, tampers: true, run: missingRules},
 		{name: "CHECK finds a rule that was changed", backends: iptablesOnly, tampers: true, run: changedRules},
-		{name: "CHECK finds every rule and element that is missing", backends: nftablesOnly, tampers: true, run: missingNFT},
-		{name: "CHECK finds an element that leads elsewhere", backends: nftablesOnly, tampers: true, run: changedElement},
+		{name: "CHECK finds every rule and element that is missing", backends: nftablesOnly, tampers: true, reloads: true, run: missingNFT},
+		{name: "CHECK finds an element that leads elsewhere", backends: nftablesOnly, tampers: true, reloads: true, run: changedElement},
 		{name: "CHECK finds route_localnet off", families: v4Only, run: func(e *env) {
 			a := e.web()
 			e.w.Node.Sysctl("net/ipv4/conf/cni0/route_localnet", "0")

@@ -16,22 +16,22 @@ import (
 // route_localnet is set.
 func loopbackScenarios() []scenario {
 	return []scenario{
-		{name: "127.0.0.1 stays closed to pods", report: "kubernetes 90259, moby 45610", families: v4Only, run: func(e *env) {
+		{name: "127.0.0.1 stays closed to pods", report: "kubernetes 90259, moby 45610", families: v4Only, reloads: true, run: func(e *env) {
 			e.web()
 			intruder := e.add("intruder")
 			e.closed(intruder.Pod.Netns, e.f.Gateway())
 		}},
-		{name: "127.0.0.1 stays closed to routed pods", report: "kubernetes 90259", families: v4Only, run: func(e *env) {
+		{name: "127.0.0.1 stays closed to routed pods", report: "kubernetes 90259", families: v4Only, reloads: true, run: func(e *env) {
 			a := e.addTo(e.network(world.NetworkOptions{Main: "ptp"}), "intruder", world.TCP(8080, 80))
 			e.closed(a.Pod.Netns, e.f.Gateway())
 		}},
-		{name: "127.0.0.1 stays closed to neighbours of the node", report: "kubernetes 90259", families: v4Only, run: func(e *env) {
+		{name: "127.0.0.1 stays closed to neighbours of the node", report: "kubernetes 90259", families: v4Only, reloads: true, run: func(e *env) {
 			e.web()
 			e.closed(e.w.Client, e.f.Node())
 		}},
 		{
 			name: "127.0.0.1 stays closed where another program opened every interface", report: "moby 45610",
-			families: v4Only, run: func(e *env) {
+			families: v4Only, reloads: true, run: func(e *env) {
 				e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 				e.web()
 				e.closed(e.w.Client, e.f.Node())

@@ -76,11 +76,11 @@ func lostStateScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
 			e.w.RestoreTools()
 		}},
-		scenario{name: "rules of an earlier boot count for nothing", run: func(e *env) { earlierBoot(e, func() { e.webTo(e.net, "next", 8081) }) }},
-		scenario{name: "rules of an earlier boot are removed by a DEL", run: func(e *env) {
+		scenario{name: "rules of an earlier boot count for nothing", reloads: true, run: func(e *env) { earlierBoot(e, func() { e.webTo(e.net, "next", 8081) }) }},
+		scenario{name: "rules of an earlier boot are removed by a DEL", reloads: true, run: func(e *env) {
 			earlierBoot(e, func() { e.invoke(e.stranger("DEL", 8090)) })
 		}},
-		scenario{name: "rules of an earlier boot are removed by GC", run: func(e *env) { earlierBoot(e, func() { e.gc(nil) }) }},
+		scenario{name: "rules of an earlier boot are removed by GC", reloads: true, run: func(e *env) { earlierBoot(e, func() { e.gc(nil) }) }},
 	)
 }
 

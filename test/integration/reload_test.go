@@ -8,14 +8,14 @@ import (
 // plugin's rules of that time included.
 func reloadScenarios() []scenario {
 	return []scenario{
-		{name: "a reload by nft is healed", report: "containers/netavark 723", backends: nftablesOnly, run: func(e *env) {
+		{name: "a reload by nft is healed", report: "containers/netavark 723", backends: nftablesOnly, reloads: true, run: func(e *env) {
 			e.web()
 			e.reload(e.w.ListNFT())
 			e.webTo(e.net, "trigger", 8082)
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 			e.reaches(e.w.Client, "tcp", e.node(8082), "trigger")
 		}},
-		{name: "a restored older ruleset lacks no pod after the next ADD", report: "containernetworking/plugins 512", run: func(e *env) {
+		{name: "a restored older ruleset lacks no pod after the next ADD", report: "containernetworking/plugins 512", reloads: true, run: func(e *env) {
 			e.web()
 			restore := e.snapshot()
 			e.webTo(e.net, "later", 8081)
@@ -25,7 +25,7 @@ func reloadScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8081), "later")
 			e.reaches(e.w.Client, "tcp", e.node(8082), "trigger")
 		}},
-		{name: "a restored older ruleset brings no dead pod back", report: "containernetworking/plugins 683", run: func(e *env) {
+		{name: "a restored older ruleset brings no dead pod back", report: "containernetworking/plugins 683", reloads: true, run: func(e *env) {
 			before := e.w.Ruleset()
 			stays := e.webTo(e.net, "stays", 8081)
 			old := e.web()
@@ -39,7 +39,7 @@ func reloadScenarios() []scenario {
 			e.del(stays)
 			e.sameRules("the last DEL", before)
 		}},
-		{name: "DEL after an older ruleset was restored", report: "containernetworking/plugins 683", run: func(e *env) {
+		{name: "DEL after an older ruleset was restored", report: "containernetworking/plugins 683", reloads: true, run: func(e *env) {
 			before := e.w.Ruleset()
 			stays := e.webTo(e.net, "stays", 8081)
 			restore := e.snapshot()
@@ -50,7 +50,7 @@ func reloadScenarios() []scenario {
 			e.del(stays)
 			e.sameRules("the last DEL", before)
 		}},
-		{name: "the last DEL after an older ruleset was restored", report: "containernetworking/plugins 683", run: func(e *env) {
+		{name: "the last DEL after an older ruleset was restored", report: "containernetworking/plugins 683", reloads: true, run: func(e *env) {
 			before := e.w.Ruleset()
 			gone := e.webTo(e.net, "gone", 8081)
 			last := e.web()

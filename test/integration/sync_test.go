@@ -4,7 +4,7 @@ package integration
 // makes right at once. The next ADD would too.
 func syncScenarios() []scenario {
 	return []scenario{
-		{name: "sync after an older ruleset was restored", report: "containernetworking/plugins 512", run: func(e *env) {
+		{name: "sync after an older ruleset was restored", report: "containernetworking/plugins 512", reloads: true, run: func(e *env) {
 			e.webTo(e.net, "stays", 8081)
 			gone := e.web()
 			restore := e.snapshot()

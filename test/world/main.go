@@ -55,7 +55,7 @@ func enter(more func(dir string) error) error {
 		return errors.New("these tests make network namespaces: run them as root")
 	}
 	var missing []string
-	for _, tool := range []string{variantNFT.binary(), variantLegacy.binary(), nftBinary} {
+	for _, tool := range []string{variantNFT.binary(), variantLegacy.binary(), program("nft")} {
 		if _, err := os.Stat(tool); err != nil {
 			missing = append(missing, tool)
 		}

@@ -55,13 +55,13 @@ func (w *World) Save(f Family) string {
 // ListNFT is `nft list ruleset` as it is.
 func (w *World) ListNFT() string {
 	w.t.Helper()
-	return w.Node.Command(nftBinary, "list", "ruleset")
+	return w.Node.Command(program("nft"), "list", "ruleset")
 }
 
 // NFT loads text as `nft -f` does.
 func (w *World) NFT(text string) {
 	w.t.Helper()
-	if _, err := w.Node.TryCommand(text, nftBinary, "-f", "-"); err != nil {
+	if _, err := w.Node.TryCommand(text, program("nft"), "-f", "-"); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -14,12 +16,30 @@ type variant string
 const (
 	variantNFT    variant = "nft"
 	variantLegacy variant = "legacy"
-
-	nftBinary = "/usr/sbin/nft"
 )
 
 // binary is the program that acts as every tool of the variant, by argv[0].
-func (v variant) binary() string { return "/usr/sbin/xtables-" + string(v) + "-multi" }
+func (v variant) binary() string { return program("xtables-" + string(v) + "-multi") }
+
+// program finds a program on the PATH of the test, where make test-tools puts
+// those of another version, or where Debian has it.
+func program(name string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	return "/usr/sbin/" + name
+}
+
+var nftVersion = regexp.MustCompile(`^nftables v(\d+)\.`)
+
+// NFTRestores reports whether the nft of this machine can load the plugin's table
+// as it has listed it. Versions before 1.0 know neither counters in maps nor maps
+// from a protocol and a port to an address and a port.
+func NFTRestores() bool {
+	out, err := exec.Command(program("nft"), "--version").Output()
+	m := nftVersion.FindSubmatch(out)
+	return err != nil || m == nil || string(m[1]) != "0"
+}
 
 // iptablesTools are the names a plugin may start.
 var iptablesTools = []string{
@@ -35,7 +55,7 @@ func (w *World) installTools() {
 	for _, name := range iptablesTools {
 		w.InstallTool(name, w.Backend.variant().binary())
 	}
-	w.InstallTool("nft", nftBinary)
+	w.InstallTool("nft", program("nft"))
 }
 
 // UseVariant makes the iptables tools lead to the variant of another backend, as

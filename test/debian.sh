@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Fetches what Debian's suites have of the tools and kernels that people run:
+#
+#	test/debian.sh DIRECTORY tools|kernel SUITE...
+#
+# Nothing is installed. Packages are unpacked below DIRECTORY, and what is there
+# is not fetched again:
+#
+#	SUITE/tools/root    iptables, nftables and all their libraries
+#	SUITE/tools/bin     the same programs, to be put first on the PATH: each runs
+#	                    with the libraries of its suite
+#	SUITE/kernel/root   boot/vmlinuz-* and lib/modules
+set -euo pipefail
+
+cache=$1 set=$2
+shift 2
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+
+# The archive is the one that this machine uses.
+archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | awk '/\/debian\/?$/ { print; exit }')
+[ -n "$archive" ] || archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
+[ -n "$archive" ] || { echo "apt-get knows no archive of Debian" >&2; exit 1; }
+
+# apt SUITE PROGRAM ARGUMENT... runs apt on an empty system of that suite.
+apt() {
+	local root=$cache/$1/apt program=$2
+	shift 2
+	"$program" -q=2 -o Dir="$root" -o Dir::State="$root/state" -o Dir::State::status="$root/status" \
+		-o Dir::Cache="$root/cache" -o Dir::Etc::sourcelist="$root/sources.list" -o Dir::Etc::sourceparts=- \
+		-o Dir::Etc::trustedparts=/etc/apt/trusted.gpg.d -o Dir::Etc::parts=/etc/apt/apt.conf.d \
+		-o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false \
+		-o APT::Install-Recommends=false -o Acquire::Retries=3 "$@"
+}
+
+# update SUITE makes its system, once a run.
+update() {
+	local root=$cache/$1/apt
+	[ ! -e "$root/updated.$$" ] || return 0
+	mkdir -p "$root"/{state/lists/partial,cache/archives/partial,etc/apt/preferences.d}
+	rm -f "$root"/updated.*
+	: >"$root/status"
+	printf 'deb [signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg "$archive" "$1" >"$root/sources.list"
+	apt "$1" apt-get update
+	: >"$root/updated.$$"
+}
+
+# unpack SUITE TO PACKAGE... fetches packages with all that they depend on.
+unpack() {
+	local suite=$1 to=$2
+	shift 2
+	update "$suite"
+	rm -f "$cache/$suite"/apt/cache/archives/*.deb
+	apt "$suite" apt-get install -y --download-only "$@" >/dev/null
+	rm -rf "$to.new"
+	mkdir -p "$to.new"
+	local deb
+	for deb in "$cache/$suite"/apt/cache/archives/*.deb; do
+		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$to.new" --keep-directory-symlink --exclude='./usr/share/doc' --exclude='./usr/share/man' --exclude='./usr/share/locale'
+		rm -f "$deb"
+	done
+	rm -rf "$to"
+	mv "$to.new" "$to"
+}
+
+# wrap ROOT PROGRAM BIN makes BIN/PROGRAM, which runs with the libraries below ROOT.
+# A program of many names gets the name as its first argument: the loader of
+# bullseye cannot set argv[0].
+wrap() {
+	local root=$1 program=$2 bin=$3 name= loader
+	for loader in "$root"/{usr/lib,lib}/$triplet/ld-linux-x86-64.so.2; do [ ! -e "$loader" ] || break; done
+	case $program in xtables-*) name='case ${0##*/} in xtables-*) ;; *) set -- "${0##*/}" "$@" ;; esac' ;; esac
+	cat >"$bin/$program" <<-END
+		#!/bin/sh
+		$name
+		export XTABLES_LIBDIR=$root/usr/lib/$triplet/xtables
+		exec $loader --library-path $root/lib/$triplet:$root/usr/lib/$triplet $root/usr/sbin/$program "\$@"
+	END
+	chmod 755 "$bin/$program"
+}
+
+tools() {
+	local to=$cache/$1/tools v f verb
+	[ ! -e "$to/bin/nft" ] || return 0
+	unpack "$1" "$to/root" iptables nftables
+	mkdir -p "$to/bin"
+	wrap "$to/root" xtables-nft-multi "$to/bin"
+	wrap "$to/root" xtables-legacy-multi "$to/bin"
+	for f in iptables ip6tables; do
+		for verb in '' -save -restore; do
+			ln -sf xtables-nft-multi "$to/bin/$f$verb"
+			for v in nft legacy; do ln -sf xtables-$v-multi "$to/bin/$f-$v$verb"; done
+		done
+	done
+	wrap "$to/root" nft "$to/bin"
+}
+
+kernel() {
+	local to=$cache/$1/kernel name release
+	[ ! -e "$to/root" ] || return 0
+	update "$1"
+	name=$(apt "$1" apt-cache depends linux-image-amd64 | awk '/Depends: linux-image-/ { print $2; exit }')
+	(cd "$cache/$1/apt" && rm -f linux-image-*.deb && apt "$1" apt-get download "$name")
+	rm -rf "$to.new" && mkdir -p "$to.new/root"
+	dpkg-deb -x "$cache/$1"/apt/linux-image-*.deb "$to.new/root"
+	rm -f "$cache/$1"/apt/linux-image-*.deb
+	[ -e "$to.new/root/lib" ] || ln -s usr/lib "$to.new/root/lib"
+	release=$(ls "$to.new/root/lib/modules")
+	depmod -b "$to.new/root" "$release"
+	rm -rf "$to" && mv "$to.new" "$to"
+}
+
+triplet=x86_64-linux-gnu
+for suite in "$@"; do
+	case $set in
+	tools | kernel) $set "$suite" ;;
+	*) echo "unknown set $set" >&2 && exit 2 ;;
+	esac
+done
