@@ -7,11 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -99,6 +102,10 @@ func (d *doctor) kernel() {
 		d.say("kernel", MarkWarn, "modprobe nf_conntrack", "Linux %s; connection tracking is not loaded yet", release)
 		return
 	}
+	if old := backend.OldKernel(); old != "" {
+		d.say("kernel", MarkWarn, "", "%s", old)
+		return
+	}
 	d.say("kernel", MarkOK, "", "Linux %s with nf_tables and connection tracking", release)
 }
 
@@ -107,11 +114,15 @@ func (d *doctor) tools(ctx context.Context) {
 	switch {
 	case err != nil:
 		d.say("tools", MarkWarn, "apt-get install iptables", "iptables is not on the PATH: only the nftables backend can be used")
+	case oldIptables(version):
+		d.say("tools", MarkWarn, "", "%s is older than 1.8.%d, the oldest that hostport is tested with", strings.TrimSpace(version), backend.OldestIptables)
 	default:
 		d.say("tools", MarkOK, "", "%s", strings.TrimSpace(version))
 	}
 	if _, err := exec.LookPath("nft"); err != nil {
 		d.say("tools", MarkOK, "", "nft is not on the PATH; the nftables backend does not need it")
+	} else if version, err := d.run(ctx, "nft", "--version"); err == nil && strings.HasPrefix(version, "nftables v0.") {
+		d.say("nft", MarkWarn, "", "%s cannot load what it lists of table inet hostport: leave the table out where a ruleset is saved with it, or no rule of the file will be loaded at the next boot", strings.TrimSpace(version))
 	}
 	var nft, legacy []string
 	for _, t := range d.s.rules {
@@ -132,6 +143,20 @@ func (d *doctor) tools(ctx context.Context) {
 		return
 	}
 	d.say("variants", MarkOK, "", "one variant of iptables is in use")
+}
+
+var iptablesVersion = regexp.MustCompile(`v1\.(\d+)\.(\d+)`)
+
+// oldIptables reports whether a version of iptables is older than those that the
+// tests pass with.
+func oldIptables(version string) bool {
+	m := iptablesVersion.FindStringSubmatch(version)
+	if m == nil {
+		return false
+	}
+	minor, _ := strconv.Atoi(m[1]) // they have only digits
+	patch, _ := strconv.Atoi(m[2])
+	return minor < 8 || minor == 8 && patch < backend.OldestIptables
 }
 
 func (d *doctor) forwarding() {

@@ -10,9 +10,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// The first version 1.8.N of the nf_tables variant whose restore takes single
-// chains under --noflush.
-const firstMinor = 5
+// singleChainsMinor is N in the first version 1.8.N of the nf_tables variant whose
+// restore takes single chains under --noflush.
+const singleChainsMinor = 5
 
 // Status reports why IPv4 host ports cannot be programmed. That those of IPv6
 // cannot is advice: IPv4 works without. Another program that holds the xtables
@@ -52,8 +52,11 @@ func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string
 	if err != nil {
 		return nil, err
 	}
-	if v.nft && v.minor >= 0 && v.minor < firstMinor {
-		advice = append(advice, fmt.Sprintf("%s: iptables 1.8.%d (nf_tables) may not be able to change single chains: install 1.8.%d or newer, or use iptables-legacy", f, v.minor, firstMinor))
+	if v.minor >= 0 && v.minor < backend.OldestIptables {
+		advice = append(advice, fmt.Sprintf("%s: iptables 1.8.%d is older than 1.8.%d, the oldest that hostport is tested with", f, v.minor, backend.OldestIptables))
+	}
+	if v.nft && v.minor >= 0 && v.minor < singleChainsMinor {
+		advice = append(advice, fmt.Sprintf("%s: iptables 1.8.%d (nf_tables) may not be able to change single chains: install a newer version, or use iptables-legacy", f, v.minor))
 	}
 	if v.nft && hasLegacy(f, natTable) {
 		advice = append(advice, fmt.Sprintf("%s: tables of iptables-legacy are loaded beside those of iptables-nft: should they hold rules, their order with host ports is not defined", f))

@@ -70,7 +70,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		return "", fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
 	if err != nil {
-		return "", err
+		return "", b.reason(ctx, err)
 	}
 	switch {
 	case p.first:
@@ -95,7 +95,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 		s.generation, err = b.settle(ctx, func(t *batch) { t.rewrite(all) }, s.generation)
 	}
 	if err != nil {
-		return "", fmt.Errorf("rewrite table %s: %w", tableName, err)
+		return "", fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err))
 	}
 	s.table, err = b.tableHandle(ctx)
 	return s.String(), err

@@ -56,21 +56,41 @@ func features() []feature {
 // other program sees any of it. Advice names settings that kube-proxy's IPVS
 // mode needs.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
+	if err := b.lacks(ctx); err != nil {
+		return nil, err
+	}
+	return b.advice()
+}
+
+// lacks returns an error that names the first feature that the kernel lacks.
+func (b *Backend) lacks(ctx context.Context) error {
 	all := features()
 	// The last asks for everything. Only if it fails is it worth knowing why.
 	whole := b.probe(ctx, all[len(all)-1])
 	if whole == nil {
-		return b.advice()
+		return nil
 	}
 	if anyErrno(whole, unix.EPERM, unix.EACCES) {
-		return nil, explain(whole)
+		return explain(whole)
 	}
 	for _, f := range all {
 		if err := b.probe(ctx, f); err != nil {
-			return nil, fmt.Errorf("the kernel lacks %s (Linux %s or newer, %s): %w", f.name, f.since, f.option, err)
+			return fmt.Errorf("the kernel lacks %s (Linux %s or newer, %s): %w", f.name, f.since, f.option, err)
 		}
 	}
-	return nil, whole
+	return whole
+}
+
+// reason puts the feature that the kernel lacks before the error of a transaction
+// that may have failed for it.
+func (b *Backend) reason(ctx context.Context, err error) error {
+	if !mismatch(err) && !unsupported(err) {
+		return err
+	}
+	if lack := b.lacks(ctx); lack != nil {
+		return fmt.Errorf("%w: %w", lack, err)
+	}
+	return err
 }
 
 // probe uses a feature and then deletes a chain that another one jumps to,

@@ -86,6 +86,21 @@ func change() backend.Change {
 	}
 }
 
+// withoutCounters is how a kernel before Linux 5.7 answers a change, and what is
+// asked then.
+var withoutCounters = []unix.Errno{
+	unix.EOPNOTSUPP, unix.EOPNOTSUPP, unix.EBUSY, unix.EBUSY, unix.EBUSY, unix.EBUSY, unix.EBUSY, unix.EOPNOTSUPP,
+}
+
+// TestRewriteNamesTheMissingFeature: what an ADD says on a kernel that is too old.
+func TestRewriteNamesTheMissingFeature(t *testing.T) {
+	w := &wire{commits: withoutCounters}
+	_, err := w.backend().Rewrite(t.Context(), others{pod(1)}, fingerprint(others{pod(1)}))
+	if err == nil || !strings.Contains(err.Error(), "lacks maps with counters on their elements (Linux 5.7 or newer") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestKernelRefuses(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -97,7 +112,7 @@ func TestKernelRefuses(t *testing.T) {
 		{"permission", []unix.Errno{unix.EPERM}, unix.EPERM, "CAP_NET_ADMIN", 1},
 		{"no memory", []unix.Errno{unix.ENOMEM}, unix.ENOMEM, "no memory", 1},
 		{"no space", []unix.Errno{unix.ENOSPC}, unix.ENOSPC, "commit to table hostport", 1},
-		{"unsupported", []unix.Errno{unix.EOPNOTSUPP}, unix.EOPNOTSUPP, "STATUS", 1},
+		{"unsupported", withoutCounters, unix.EOPNOTSUPP, "lacks maps with counters on their elements (Linux 5.7 or newer", 8},
 		{"missing", []unix.Errno{unix.ENOENT}, backend.ErrDrift, "not those on record", 1},
 		{"taken", []unix.Errno{unix.EEXIST}, backend.ErrDrift, "", 1},
 		{"leads elsewhere", []unix.Errno{unix.EBUSY}, backend.ErrDrift, "", 1},

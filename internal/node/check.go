@@ -211,6 +211,9 @@ func (n *Node) Status(ctx context.Context, name string) error {
 		return errors.Join(append(errs, err)...)
 	}
 	advice, err := b.Status(ctx)
+	if old := backend.OldKernel(); old != "" {
+		advice = append(advice, old)
+	}
 	for _, a := range advice {
 		n.Log.Warn(a, "backend", name)
 	}

@@ -217,6 +217,9 @@ func (s *session) rewrite(ctx context.Context, name string) error {
 		return nil // nothing is recorded there, and nothing can be written
 	}
 	if err != nil {
+		if old := backend.OldKernel(); old != "" {
+			return fmt.Errorf("%w (%s)", err, old)
+		}
 		return err
 	}
 	return s.Update(func(tx *state.Tx) error { return tx.SetSeen(name, seen) })

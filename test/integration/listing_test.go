@@ -51,6 +51,9 @@ func listingScenarios() []scenario {
 				e.Error("this version of nft loads the table: say so where the documentation says that it does not")
 			}
 			e.sameRules("the refused listing", before)
+			if out := e.w.Ctl("doctor"); !strings.Contains(string(out.Stdout), "cannot load what it lists") {
+				e.Errorf("hostportctl doctor does not warn of this nft:\n%s%s", out.Stdout, out.Stderr)
+			}
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 		}},
 	}
