@@ -2,6 +2,7 @@
 # Fetches what Debian's suites have of the tools and kernels that people run:
 #
 #	test/debian.sh DIRECTORY tools|kernel SUITE...
+#	test/debian.sh DIRECTORY extra PACKAGE...
 #
 # Nothing is installed. Packages are unpacked below DIRECTORY, and what is there
 # is not fetched again:
@@ -10,6 +11,7 @@
 #	SUITE/tools/bin     the same programs, to be put first on the PATH: each runs
 #	                    with the libraries of its suite
 #	SUITE/kernel/root   boot/vmlinuz-* and lib/modules
+#	extra/root          packages that this machine lacks, of its own suite
 set -euo pipefail
 
 cache=$1 set=$2
@@ -44,17 +46,14 @@ update() {
 	: >"$root/updated.$$"
 }
 
-# unpack SUITE TO PACKAGE... fetches packages with all that they depend on.
+# unpack DIRECTORY TO unpacks all packages that are in a directory, and removes
+# them.
 unpack() {
-	local suite=$1 to=$2
-	shift 2
-	update "$suite"
-	rm -f "$cache/$suite"/apt/cache/archives/*.deb
-	apt "$suite" apt-get install -y --download-only "$@" >/dev/null
+	local to=$2 deb
 	rm -rf "$to.new"
 	mkdir -p "$to.new"
-	local deb
-	for deb in "$cache/$suite"/apt/cache/archives/*.deb; do
+	for deb in "$1"/*.deb; do
+		[ -e "$deb" ] || continue # everything is installed
 		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$to.new" --keep-directory-symlink --exclude='./usr/share/doc' --exclude='./usr/share/man' --exclude='./usr/share/locale'
 		rm -f "$deb"
 	done
@@ -81,7 +80,10 @@ wrap() {
 tools() {
 	local to=$cache/$1/tools v f verb
 	[ ! -e "$to/bin/nft" ] || return 0
-	unpack "$1" "$to/root" iptables nftables
+	update "$1"
+	rm -f "$cache/$1"/apt/cache/archives/*.deb
+	apt "$1" apt-get install -y --download-only iptables nftables >/dev/null
+	unpack "$cache/$1/apt/cache/archives" "$to/root"
 	mkdir -p "$to/bin"
 	wrap "$to/root" xtables-nft-multi "$to/bin"
 	wrap "$to/root" xtables-legacy-multi "$to/bin"
@@ -109,7 +111,32 @@ kernel() {
 	rm -rf "$to" && mv "$to.new" "$to"
 }
 
+extra() {
+	local to=$cache/extra
+	local p missing=
+	for p in "$@"; do grep -qsx "$p" "$to/packages" || missing=yes; done
+	[ -n "$missing" ] || return 0
+	rm -rf "$to" && mkdir -p "$to/archives/partial"
+	local fetch=(apt-get -q=2 -o Dir::Cache::archives="$to/archives" -o APT::Sandbox::User=root install -y --no-install-recommends --download-only "$@")
+	"${fetch[@]}" >/dev/null 2>&1 || { apt-get -q=2 update && "${fetch[@]}" >/dev/null; }
+	unpack "$to/archives" "$to/root"
+	# Laid over this machine's files, a directory must not hide a link to /usr.
+	local d
+	mkdir -p "$to/root/usr"
+	for d in bin lib sbin; do
+		[ -d "$to/root/$d" ] && [ -L "/$d" ] || continue
+		mkdir -p "$to/root/usr/$d"
+		cp -a "$to/root/$d/." "$to/root/usr/$d"
+		rm -r "${to:?}/root/$d"
+	done
+	printf '%s\n' "$@" >"$to/packages"
+}
+
 triplet=x86_64-linux-gnu
+if [ "$set" = extra ]; then
+	extra "$@"
+	exit
+fi
 for suite in "$@"; do
 	case $set in
 	tools | kernel) $set "$suite" ;;

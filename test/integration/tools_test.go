@@ -62,8 +62,3 @@ func TestTools(t *testing.T) {
 		}, s.name)
 	}))
 }
-
-// named returns the scenarios of those names.
-func named(table []scenario, names ...string) []scenario {
-	return slices.DeleteFunc(table, func(s scenario) bool { return !slices.Contains(names, s.name) })
-}

@@ -76,6 +76,9 @@ func (f Family) Node() netip.Addr { return netip.MustParseAddr(plan[f].node) }
 // NodeSecond is another address of the node on the same interface.
 func (f Family) NodeSecond() netip.Addr { return netip.MustParseAddr(plan[f].nodeSecond) }
 
+// NodeFar is the node's address on the network it shares with the host elsewhere.
+func (f Family) NodeFar() netip.Addr { return netip.MustParseAddr(plan[f].nodeFar) }
+
 // Client is the address of the client next to the node.
 func (f Family) Client() netip.Addr { return netip.MustParseAddr(plan[f].client) }
 

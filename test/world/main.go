@@ -17,6 +17,10 @@ import (
 // tells the second incarnation of the test process from the first.
 const binDirVariable = "HOSTPORT_WORLD_BIN"
 
+// pluginsVariable names a directory that BuildPlugins has filled, for machines
+// without a compiler.
+const pluginsVariable = "HOSTPORT_WORLD_PLUGINS"
+
 // private holds all files of the tests. It is in memory, as the plugin's state
 // directory is on a node, and gone with the process.
 const private = "/run/world"
@@ -71,7 +75,11 @@ func enter(more func(dir string) error) error {
 	if err != nil {
 		return err
 	}
-	err = build(dir)
+	if built := os.Getenv(pluginsVariable); built != "" {
+		err = os.CopyFS(dir, os.DirFS(built))
+	} else {
+		err = BuildPlugins(dir)
+	}
 	if err == nil {
 		err = more(dir)
 	}
@@ -104,11 +112,11 @@ func isolate(built string) error {
 	return os.CopyFS(filepath.Join(private, "bin"), os.DirFS(built))
 }
 
-// build puts every plugin, and the operator's tool, into dir. The pinned
+// BuildPlugins puts every plugin, and the operator's tool, into dir. The pinned
 // plugins come out of the build cache, where `go tool` keeps them between runs.
 // Everything is built in the product's module, with what that one pins, also for
 // tests of another module.
-func build(dir string) error {
+func BuildPlugins(dir string) error {
 	// As what is shipped: a program that is linked dynamically starts slower.
 	if err := os.Setenv("CGO_ENABLED", "0"); err != nil {
 		return err

@@ -37,8 +37,10 @@ func newNetns(t testing.TB, dir, name string) *Netns {
 	t.Cleanup(n.Close)
 	// Addresses must be usable the moment they are set: no duplicate address
 	// detection, in interfaces that come later as well.
-	n.Sysctl("net/ipv6/conf/default/accept_dad", "0")
-	n.Sysctl("net/ipv6/conf/all/accept_dad", "0")
+	if HasIPv6() {
+		n.Sysctl("net/ipv6/conf/default/accept_dad", "0")
+		n.Sysctl("net/ipv6/conf/all/accept_dad", "0")
+	}
 	n.Do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -47,6 +49,13 @@ func newNetns(t testing.TB, dir, name string) *Netns {
 		return netlink.LinkSetUp(lo)
 	})
 	return n
+}
+
+// HasIPv6 reports whether the kernel speaks IPv6: it may be booted with
+// ipv6.disable=1.
+func HasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 // Close unmounts the namespace and removes its file, as a runtime does with a

@@ -87,7 +87,9 @@ func New(t testing.TB, o Options) *World {
 	w.Client = newNetns(t, w.netns, "client")
 	w.Elsewhere = newNetns(t, w.netns, "elsewhere")
 	w.Node.Sysctl("net/ipv4/ip_forward", "1")
-	w.Node.Sysctl("net/ipv6/conf/all/forwarding", "1")
+	if HasIPv6() {
+		w.Node.Sysctl("net/ipv6/conf/all/forwarding", "1")
+	}
 	for _, conf := range []string{"all", "default"} {
 		// Whatever keeps 127/8 closed must be the plugin's doing.
 		w.Node.Sysctl("net/ipv4/conf/"+conf+"/rp_filter", "0")
@@ -101,6 +103,9 @@ func New(t testing.TB, o Options) *World {
 	w.Connect("up0", w.Client, "eth0")
 	w.Connect("far0", w.Elsewhere, "eth0")
 	for _, f := range Families {
+		if f == V6 && !HasIPv6() {
+			continue
+		}
 		a := plan[f]
 		w.Node.AddAddress("up0", a.node+a.uplinkNet)
 		w.Node.AddAddress("up0", a.nodeSecond+a.uplinkNet)
