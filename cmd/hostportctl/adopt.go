@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostport-cni/hostport/internal/install"
 	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -28,7 +30,7 @@ func newAdopt(w *where) *cobra.Command {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("--output %q: want text or json", output)
 			}
-			got, err := w.node(cmd).Adopt(cmd.Context(), network, dryRun)
+			got, err := w.adopter(cmd).Adopt(cmd.Context(), network, dryRun)
 			if err != nil {
 				return err
 			}
@@ -48,6 +50,21 @@ func newAdopt(w *where) *cobra.Command {
 	cmd.Flags().StringVar(&w.cache, "cache-dir", "", "libcni's cache `directory` (default /var/lib/cni)")
 	addOutput(cmd, &output)
 	return cmd
+}
+
+// adopter is the node with the backend for portmap's pods that the conflists'
+// entries name, if all name the same one.
+func (w *where) adopter(cmd *cobra.Command) *node.Node {
+	n := w.node(cmd)
+	entries, _ := install.Entries(w.conf) // what cannot be read may be another plugin's
+	var backends []string
+	for _, e := range entries {
+		backends = append(backends, e.Backend)
+	}
+	if backends = slices.Compact(backends); len(backends) == 1 {
+		n.AdoptInto = backends[0]
+	}
+	return n
 }
 
 func writeAdoptionJSON(w io.Writer, got *node.Adoption) error {

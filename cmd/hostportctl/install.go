@@ -73,7 +73,7 @@ func adoptInstalled(cmd *cobra.Command, w *where, confDir string, networks []str
 		return err
 	}
 	for _, network := range networks {
-		got, err := installed.node(cmd).Adopt(cmd.Context(), network, false)
+		got, err := installed.adopter(cmd).Adopt(cmd.Context(), network, false)
 		if err != nil {
 			return fmt.Errorf("adopt the pods of network %s: %w", network, err)
 		}

@@ -48,6 +48,14 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 		n.Log.Warn("not all of what portmap left could be read", "reason", err)
 	}
 	out := &Adoption{Foreign: found.Foreign}
+	recorded := make(map[hostport.Key]bool)
+	ours, err := n.List(ctx)
+	if _, missing := errors.AsType[*NoStateError](err); err != nil && !missing {
+		return nil, err
+	}
+	for _, a := range ours {
+		recorded[a.Key] = true
+	}
 	done := make(map[*portmap.Served]bool)
 	sees := n.Runtime || slices.ContainsFunc(found.Served, func(s *portmap.Served) bool { return s.Cached && sandboxOf(s) == nil })
 	for _, s := range found.Served {
@@ -57,6 +65,8 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 		reason := notOurs(s)
 		if reason == "" {
 			switch err := sandboxOf(s); {
+			case err == nil && recorded[s.Key] && !s.Programmed:
+				continue // libcni's cache still says how it began
 			case err == nil:
 				reason = n.adoptOne(ctx, s, dryRun)
 			case !errors.Is(err, fs.ErrNotExist):

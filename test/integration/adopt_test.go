@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/test/world"
@@ -56,7 +57,11 @@ func (a *adopter) reaches(protocol string, port uint16, server string) {
 // adopt runs hostportctl adopt and wants an exit status.
 func (a *adopter) adopt(status int, args ...string) string {
 	a.Helper()
-	out := a.w.Ctl(append([]string{"adopt", "--cache-dir", a.w.CacheDir}, args...)...)
+	conflist := filepath.Join(a.w.ConfDir, "10-podnet.conflist")
+	if err := os.WriteFile(conflist, a.next.Conflist, 0o600); err != nil {
+		a.Fatal(err)
+	}
+	out := a.w.Ctl(append([]string{"adopt", "--cache-dir", a.w.CacheDir, "--conf-dir", a.w.ConfDir}, args...)...)
 	text := string(out.Stdout) + string(out.Stderr)
 	if out.ExitCode != status {
 		a.Errorf("hostportctl adopt %v: exit status %d, want %d\n%s", args, out.ExitCode, status, text)
@@ -127,17 +132,20 @@ func TestAdopt(t *testing.T) {
 		name    string
 		backend world.Backend
 		portmap string
+		ours    string
 	}{
-		{"iptables-nft", world.IptablesNFT, "iptables"},
-		{"iptables-legacy", world.IptablesLegacy, "iptables"},
-		{"nftables", world.IptablesNFT, "nftables"},
+		{"iptables-nft", world.IptablesNFT, "iptables", ""},
+		{"iptables-nft to nftables", world.IptablesNFT, "iptables", "nftables"},
+		{"iptables-legacy", world.IptablesLegacy, "iptables", ""},
+		{"nftables", world.IptablesNFT, "nftables", ""},
+		{"nftables to nftables", world.IptablesNFT, "nftables", "nftables"},
 	} {
 		if tc.portmap == "nftables" && !world.NFTRestores() {
 			continue // portmap refuses nft before 1.0.1
 		}
 		t.Run("from "+tc.name, func(t *testing.T) {
 			t.Parallel()
-			a := newAdopter(t, tc.backend, tc.portmap, "")
+			a := newAdopter(t, tc.backend, tc.portmap, tc.ours)
 			web := a.add(a.old, "web", world.TCP(8080, 80))
 			dns := a.add(a.old, "dns", world.UDP(5353, 53))
 			dead := a.add(a.old, "dead", world.TCP(8081, 80))
@@ -153,6 +161,9 @@ func TestAdopt(t *testing.T) {
 				t.Error("a dry run changed rules")
 			}
 			text := a.adopt(0, "--network", "podnet")
+			if out := a.w.Ctl("list", "-o", "wide"); tc.ours != "" && strings.Count(string(out.Stdout), tc.ours) < 3 {
+				t.Errorf("not all pods are on the configured backend:\n%s", out.Stdout)
+			}
 			for _, want := range []string{"adopted pod default/web", "adopted pod default/dns", "removed the rules of pod default/dead"} {
 				if !strings.Contains(text, want) {
 					t.Errorf("hostportctl adopt does not say %q:\n%s", want, text)
@@ -163,8 +174,8 @@ func TestAdopt(t *testing.T) {
 			}
 			adopted := a.w.Ruleset()
 			a.adopt(0)
-			if adopted != a.w.Ruleset() {
-				t.Error("adopting again changed rules")
+			if diff := cmp.Diff(adopted, a.w.Ruleset()); diff != "" {
+				t.Errorf("adopting again changed rules (-once +twice):\n%s", diff)
 			}
 			a.reaches("tcp", 8080, "web")
 			a.reaches("udp", 5353, "dns")
