@@ -82,7 +82,7 @@ func New(o Options) *Agent {
 	if o.Events == nil {
 		o.Events = noEvents{}
 	}
-	a := &Agent{o: o, log: o.Log}
+	a := &Agent{o: o, log: o.Log, ready: ready{status: "the backend has not been asked yet"}}
 	a.metrics = newMetrics(a)
 	a.healer = newHealer(a)
 	a.locate()

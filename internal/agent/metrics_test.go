@@ -102,6 +102,9 @@ func TestHealth(t *testing.T) {
 		}
 		return w.Code, string(b)
 	}
+	if code, text := ask(a.ready.reasons()); code != http.StatusServiceUnavailable || !strings.HasPrefix(text, "starting\n") {
+		t.Errorf("%d %q", code, text)
+	}
 	a.setReady(func(r *ready) { r.status = "backend iptables: not installed" })
 	if code, text := ask(a.ready.reasons()); code != http.StatusServiceUnavailable || text != "starting\nbackend iptables: not installed\n" {
 		t.Errorf("%d %q", code, text)

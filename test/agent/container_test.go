@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,15 @@ import (
 // containerVariable names the root of a container to the test program that is to
 // become one.
 const containerVariable = "AGENT_TEST_CONTAINER"
+
+// capabilities are those that docs/agent.md asks for, less the one for kernel
+// modules, which are loaded.
+func capabilities() []uintptr {
+	return []uintptr{
+		unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SYS_PTRACE,
+		unix.CAP_DAC_OVERRIDE, unix.CAP_CHOWN,
+	}
+}
 
 // contain replaces the process by a program in a container: in a mount namespace
 // that has nothing but what is in root, and /proc. It shares the other namespaces,
@@ -45,6 +55,14 @@ func contain(root string, args []string) error {
 	}
 	if err := errors.Join(unix.Chdir("/"), unix.Unmount("/old", unix.MNT_DETACH), os.Remove("/old")); err != nil {
 		return err
+	}
+	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
+		if slices.Contains(capabilities(), c) {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
 	}
 	env := []string{"PATH=" + os.Getenv("PATH")}
 	return unix.Exec(args[0], args, env)
