@@ -8,12 +8,14 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/host"
 	"github.com/hostport-cni/hostport/internal/kube"
+	"github.com/hostport-cni/hostport/internal/podports/source"
 )
 
 // kubernetes is what the agent has to do with Kubernetes.
 type kubernetes struct {
 	client    *kube.Client
-	events    *kube.Events // nil if they are not wanted
+	events    *kube.Events   // nil if they are not wanted
+	pods      *source.Source // nil if the plugin is not answered
 	daemonSet string
 }
 
@@ -24,7 +26,7 @@ const askTime = 10 * time.Second
 // answer is no error: the node is looked after without.
 func (s *settings) kubernetes(ctx context.Context, h host.Home, log *slog.Logger) (*kubernetes, error) {
 	k := &kubernetes{daemonSet: s.daemonSet}
-	if !s.kubeEvents && s.daemonSet == "" {
+	if !s.kubeEvents && !s.podPorts && s.daemonSet == "" {
 		return k, nil
 	}
 	client, err := kube.New(kube.Options{Kubeconfig: s.kubeconfig, Root: h.Root, Build: build, Log: log})
@@ -32,16 +34,24 @@ func (s *settings) kubernetes(ctx context.Context, h host.Home, log *slog.Logger
 		return nil, err
 	}
 	k.client = client
-	if s.kubeEvents {
-		name := s.nodeName
-		if name == "" {
-			if name, err = os.Hostname(); err != nil {
-				return nil, err
-			}
+	name := s.nodeName
+	if name == "" {
+		if name, err = os.Hostname(); err != nil {
+			return nil, err
 		}
+	}
+	if s.kubeEvents {
 		if k.events, err = client.Events(ctx, name); err != nil {
 			return nil, err
 		}
+	}
+	if s.podPorts {
+		core, err := client.Core()
+		if err != nil {
+			return nil, err
+		}
+		k.pods = source.New(core, name, log)
+		go k.pods.Run(ctx)
 	}
 	if s.cleanup && s.daemonSet != "" {
 		// An agent that may not ask from the start would take every restart for

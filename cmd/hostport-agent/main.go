@@ -84,6 +84,9 @@ func look(s *settings, args []string, log *slog.Logger) error {
 	if k.events != nil {
 		o.Events = k.events
 	}
+	if k.pods != nil {
+		o.Pods = k.pods
+	}
 	a := agent.New(o)
 	if err := a.Run(ctx); err != nil {
 		return err

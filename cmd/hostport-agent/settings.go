@@ -28,6 +28,7 @@ type settings struct {
 	cleanupTimeout time.Duration
 	daemonSet      string
 	kubeEvents     bool
+	podPorts       bool
 	kubeconfig     string
 	nodeName       string
 	level          slog.Level
@@ -66,6 +67,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	f.DurationVar(&s.cleanupTimeout, "cleanup-timeout", 0, "with --cleanup: how long to wait for pods that hold ports, before their rules, state and programs are left")
 	f.StringVar(&s.daemonSet, "daemonset", "", "with --cleanup: only if this DaemonSet, `NAMESPACE/NAME`, is deleted, and not when its pods are replaced")
 	f.BoolVar(&s.kubeEvents, "kube-events", false, "write Kubernetes events about the node and its pods")
+	f.BoolVar(&s.podPorts, "pod-ports", false, "tell the plugin the host ports of pods, for runtimes that do not (CRI-O); podPorts is written into the plugin's entry")
 	f.StringVar(&s.kubeconfig, "kubeconfig", "", "`file` for access to Kubernetes (default: the pod's service account)")
 	f.StringVar(&s.nodeName, "node-name", "", "`name` of the node in Kubernetes (default: the host name)")
 	f.TextVar(&s.level, "log-level", slog.LevelInfo, "debug, info, warn or error")

@@ -12,6 +12,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/install"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/node"
+	"github.com/hostport-cni/hostport/internal/podports"
 )
 
 // Options of an Agent.
@@ -40,6 +41,9 @@ type Options struct {
 	ConnectionMetrics bool
 	// Events are told what a person should see in Kubernetes; nil for nobody.
 	Events Events
+	// Pods knows the host ports of pods, for the plugin that asks; nil if it is
+	// not to be answered.
+	Pods podports.Source
 	// Build is the version of the program.
 	Build string
 	Log   *slog.Logger
@@ -150,6 +154,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.watchRefusals,
 		a.watchStatus,
 		a.serve,
+		a.servePods,
 	} {
 		wg.Go(func() { part(ctx) })
 	}

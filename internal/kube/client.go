@@ -81,6 +81,9 @@ func configOf(o Options) (*rest.Config, error) {
 	}, nil
 }
 
+// Core returns a client for the API group v1.
+func (c *Client) Core() (*rest.RESTClient, error) { return c.rest(corev1.SchemeGroupVersion) }
+
 // rest returns a client for one group of the API.
 func (c *Client) rest(gv schema.GroupVersion) (*rest.RESTClient, error) {
 	config := rest.CopyConfig(c.config)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -54,6 +55,13 @@ func New(t testing.TB) *API {
 	a.server.Start()
 	t.Cleanup(a.Stop)
 	return a
+}
+
+// ServeOn serves on another address as well, for clients that know no sockets.
+func (a *API) ServeOn(t testing.TB, l net.Listener) {
+	s := &http.Server{Handler: a.server.Config.Handler, ReadHeaderTimeout: time.Minute}
+	go func() { _ = s.Serve(l) }() // it ends with Close
+	t.Cleanup(func() { s.Close() })
 }
 
 // Stop takes the server away, and the connections to it.
