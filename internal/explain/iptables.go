@@ -184,6 +184,9 @@ func iptMatch(p *Packet, option string, values []string) truth {
 		return addressType(p, p.Destination.Addr(), value)
 	case "--src-type":
 		return addressType(p, p.Source.Addr(), value)
+	case "--limit-iface-in":
+		l := p.node.holder(p.Destination.Addr())
+		return is(l != nil && l.Name == p.In)
 	case "--src-range", "--dst-range":
 		addr := p.Source.Addr()
 		if option == "--dst-range" {

@@ -204,6 +204,9 @@ func (m *machine) fib(x *expr.Fib) outcome {
 		kind := map[string]uint32{
 			"UNICAST": unix.RTN_UNICAST, "LOCAL": unix.RTN_LOCAL, "BROADCAST": unix.RTN_BROADCAST, "MULTICAST": unix.RTN_MULTICAST,
 		}[m.p.node.addrType(addr)]
+		if l := m.p.node.holder(addr); x.FlagIIF && kind == unix.RTN_LOCAL && (l == nil || l.Name != m.p.In) {
+			kind = unix.RTN_UNICAST
+		}
 		m.set(x.Register, native32(kind), "")
 	case x.ResultOIF, x.ResultOIFNAME:
 		return m.fibOut(x, addr)

@@ -24,6 +24,10 @@ const (
 	// node's own addresses; it dispatches them by protocol and port range.
 	dnatChain = prefix + "DNAT"
 
+	// vrfChain (nat) is reached from PREROUTING by packets to an address in a VRF;
+	// it leads to dnatChain.
+	vrfChain = prefix + "VRF"
+
 	// masqChain (nat) is reached from POSTROUTING; it dispatches by mark bit.
 	masqChain = prefix + "MASQ"
 

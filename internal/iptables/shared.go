@@ -35,6 +35,11 @@ type rule struct {
 	spec  string
 }
 
+// toInterface matches packets to an address of the interface that they come by,
+// where that is in a VRF: such an address is in the VRF's table of routes alone,
+// and toNode asks the main ones.
+const toInterface = "-m addrtype ! --dst-type LOCAL -m addrtype --dst-type LOCAL --limit-iface-in"
+
 func (r rule) String() string { return r.chain + " " + r.spec }
 
 // chainsFor returns the shared chains that attachment a needs in family f,
@@ -86,6 +91,13 @@ func baseChains() []sharedChain {
 				{rule: rule{preroutingChain, toNode + " -j " + dnatChain}},
 				{rule: rule{outputChain, toNode + " -j " + dnatChain}},
 			},
+		},
+		{
+			// A chain of its own: the guard tells rules of one chain apart by
+			// their target.
+			table: natTable, name: vrfChain,
+			jumps: []jump{{rule: rule{preroutingChain, toInterface + " -j " + vrfChain}}},
+			body:  []string{"-j " + dnatChain},
 		},
 		{
 			table: natTable, name: masqChain,

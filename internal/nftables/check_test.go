@@ -41,7 +41,7 @@ func TestCheckNamesTheDifference(t *testing.T) {
 		{"deleted host IP", "delete element inet hostport v6_hostip { 2001:db8::1 . udp . 53 }", "[2001:db8::1]:53/udp -> [fd00::3]:53 (map v6_hostip) is missing"},
 		{"flushed set", "flush set inet hostport client4_24", "masquerading of 10.244.0.0/24 on the way to 10.244.0.3 (set client4_24) is missing"},
 		{"flushed conditions", "flush map inet hostport cond4", "0.0.0.0:8001/tcp with the conditions in chain cond4_"},
-		{"foreign rule", "insert rule inet hostport prerouting accept", "chain prerouting has 2 rules instead of 1"},
+		{"foreign rule", "insert rule inet hostport prerouting accept", "chain prerouting has 3 rules instead of 2"},
 	}
 	a := pod(1, mapped("8001:80/tcp", "[2001:db8::1]:53:53/udp"), options(func(o *hostport.Options) {
 		o.ConditionsV4 = []string{"ip saddr 10.0.0.0/8"}

@@ -150,6 +150,16 @@ func isLocal() []expr.Any {
 	}
 }
 
+// isLocalToInput matches packets to an address of the interface that they come by.
+// Those of an interface in a VRF are in the VRF's table of routes alone, and
+// isLocal asks the main ones.
+func isLocalToInput() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: reg1, FlagDADDR: true, FlagIIF: true, ResultADDRTYPE: true},
+		equal(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)),
+	}
+}
+
 func verdict(kind expr.VerdictKind, chain string) *expr.Verdict {
 	return &expr.Verdict{Kind: kind, Chain: chain}
 }

@@ -84,7 +84,8 @@ func addrType(f hostport.Family) nftables.SetDatatype {
 // chains returns all chains but those of the attachments' own conditions, each
 // after the chains that it leads to.
 func chains(clients clientSets) []chain {
-	toHostports := newRule(isLocal(), []expr.Any{verdict(expr.VerdictJump, chainHostports)})
+	jump := []expr.Any{verdict(expr.VerdictJump, chainHostports)}
+	toHostports := newRule(isLocal(), jump)
 	return []chain{
 		{name: chainGuard, hook: &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw}, rules: []rule{
 			fromLoopbackNet(false), fromLoopbackNet(true),
@@ -95,7 +96,10 @@ func chains(clients clientSets) []chain {
 			newRule(setLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictAccept, "")}),
 		}},
 		hostports(),
-		{name: chainPrerouting, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, rules: []rule{toHostports}},
+		{name: chainPrerouting, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, rules: []rule{
+			toHostports,
+			newRule(isLocalToInput(), jump), // not reached by what the first has sent there
+		}},
 		{name: chainOutput, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT}, rules: []rule{
 			notFromIPv6Loopback(), toHostports,
 		}},
