@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -17,10 +18,12 @@ const (
 	binDirVariable   = "HOSTPORT_BIN_DIR"
 )
 
-// enterHost starts the program again on the node, if it is in a container.
+// enterHost starts the program again on the node, if it is in a container. What
+// kubectl exec starts is on the node already where the runtime joins the namespaces
+// that the agent is in now, as runc does, and not those that it was started in.
 func enterHost(args []string, getenv func(string) string) error {
 	root := getenv(hostRootVariable)
-	if _, err := host.Enter(root, args); err != nil {
+	if _, err := host.Enter(root, args); err != nil && !errors.Is(err, host.ErrInside) {
 		return fmt.Errorf("enter the host's mount namespace at %s: %w", root, err)
 	}
 	return nil

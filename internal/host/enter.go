@@ -27,13 +27,16 @@ import (
 //
 // The program itself is started from a file descriptor, because the host has no
 // path to it, and the container's root stays open for what is only there: the
-// programs to install and the service account.
+// programs to install and the service account. So does its mount namespace: when
+// the last process leaves one, the kernel takes everything apart that is mounted
+// there, and the root would be all that is left.
 
-// What the program that is started again is told: where the container's root is,
-// and the directory of the program in it.
+// What the program that is started again is told: the descriptors of the
+// container's root and mount namespace, and the directory of the program in it.
 const (
-	rootVariable     = "HOSTPORT_CONTAINER_ROOT"
-	programsVariable = "HOSTPORT_CONTAINER_PROGRAMS"
+	rootVariable      = "HOSTPORT_CONTAINER_ROOT"
+	namespaceVariable = "HOSTPORT_CONTAINER_NAMESPACE"
+	programsVariable  = "HOSTPORT_CONTAINER_PROGRAMS"
 )
 
 // Home is where a program came from.
@@ -51,17 +54,15 @@ func (h Home) Path(name string) string { return filepath.Join(h.Root, name) }
 // the host's.
 var procRoot = regexp.MustCompile(`^/proc/([0-9]+)/root/?$`)
 
+// ErrInside is returned if the mount namespace to enter is the program's own.
+var ErrInside = errors.New("it is the agent's own: the container needs the host's PID namespace (hostPID), and a host needs no --host-root")
+
 // Enter starts the program again in the mount namespace of the process whose root
 // hostRoot is, or returns where the files of its container are. With hostRoot ""
 // the program is in the host's root already.
 func Enter(hostRoot string, args []string) (Home, error) {
-	if root := os.Getenv(rootVariable); root != "" {
-		fd, err := strconv.Atoi(filepath.Base(root))
-		if err != nil {
-			return Home{}, fmt.Errorf("%s=%q: not a descriptor", rootVariable, root)
-		}
-		unix.CloseOnExec(fd) // not for the programs that we start
-		return Home{root, os.Getenv(programsVariable)}, errors.Join(os.Unsetenv(rootVariable), os.Unsetenv(programsVariable))
+	if os.Getenv(rootVariable) != "" {
+		return entered()
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -94,12 +95,28 @@ func host(pid string) error {
 		return fmt.Errorf("%w (the container needs the host's PID namespace and the capability SYS_PTRACE)", err)
 	}
 	if there.Ino == here.Ino {
-		return errors.New("it is the agent's own: the container needs the host's PID namespace (hostPID), and a host needs no --host-root")
+		return ErrInside
 	}
 	if there, here, err = is("net"); err == nil && pid == "1" && there.Ino != here.Ino {
 		err = errors.New("the container needs the host's network (hostNetwork)")
 	}
 	return err
+}
+
+// entered returns where the program was before it was started again.
+func entered() (Home, error) {
+	h := Home{Programs: os.Getenv(programsVariable)}
+	for _, variable := range []string{rootVariable, namespaceVariable} {
+		fd, err := strconv.Atoi(os.Getenv(variable))
+		if err != nil {
+			return Home{}, fmt.Errorf("%s=%q: not a descriptor", variable, os.Getenv(variable))
+		}
+		unix.CloseOnExec(fd) // not for the programs that we start
+		if variable == rootVariable {
+			h.Root = fmt.Sprintf("/proc/self/fd/%d", fd)
+		}
+	}
+	return h, errors.Join(os.Unsetenv(rootVariable), os.Unsetenv(namespaceVariable), os.Unsetenv(programsVariable))
 }
 
 // again replaces the process by one that runs the same program in another mount
@@ -112,6 +129,10 @@ func (h Home) again(namespace string, args []string) error {
 	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return fmt.Errorf("open the container's root: %w", err)
+	}
+	own, err := unix.Open("/proc/self/ns/mnt", unix.O_RDONLY, 0)
+	if err != nil {
+		return fmt.Errorf("open the container's mount namespace: %w", err)
 	}
 	ns, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -126,7 +147,8 @@ func (h Home) again(namespace string, args []string) error {
 	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("%w (the container needs the capabilities SYS_ADMIN and SYS_CHROOT)", err)
 	}
-	env := append(os.Environ(), fmt.Sprintf("%s=/proc/self/fd/%d", rootVariable, root), programsVariable+"="+h.Programs)
+	env := append(os.Environ(), fmt.Sprintf("%s=%d", rootVariable, root), fmt.Sprintf("%s=%d", namespaceVariable, own),
+		programsVariable+"="+h.Programs)
 	return fmt.Errorf("start again: %w", execveat(self, args, env))
 }
 
