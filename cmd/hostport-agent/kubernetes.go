@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/host"
@@ -17,10 +18,16 @@ type kubernetes struct {
 	events    *kube.Events   // nil if they are not wanted
 	pods      *source.Source // nil if the plugin is not answered
 	daemonSet string
+	seen      atomic.Bool // the DaemonSet was read once
 }
 
-// askTime is how long the API server may take to answer.
-const askTime = 10 * time.Second
+const (
+	// askTime is how long the API server may take to answer.
+	askTime = 10 * time.Second
+	// askAgain is when it is asked again: on a node that boots, the way to it may
+	// not be there yet.
+	askAgain = 5 * time.Second
+)
 
 // kubernetes connects to the API if a flag asks for it. That the API does not
 // answer is no error: the node is looked after without.
@@ -54,16 +61,31 @@ func (s *settings) kubernetes(ctx context.Context, h host.Home, log *slog.Logger
 		go k.pods.Run(ctx)
 	}
 	if s.cleanup && s.daemonSet != "" {
-		// An agent that may not ask from the start would take every restart for
-		// the end.
-		ask, cancel := context.WithTimeout(ctx, askTime)
-		defer cancel()
-		if leaving, err := client.Leaving(ask, s.daemonSet); err != nil || leaving {
-			log.Warn("the DaemonSet cannot be read: the plugin will stay when the agent ends", "daemonSet", s.daemonSet, "reason", err)
-			s.cleanup = false
-		}
+		go k.see(ctx, askAgain, log)
 	}
 	return k, nil
+}
+
+// see reads the DaemonSet until that has worked once. Whoever may not read it, or
+// is asked for another one, would take every restart for the end.
+func (k *kubernetes) see(ctx context.Context, again time.Duration, log *slog.Logger) {
+	for told := false; ; told = true {
+		ask, cancel := context.WithTimeout(ctx, askTime)
+		leaving, err := k.client.Leaving(ask, k.daemonSet)
+		cancel()
+		if err == nil && !leaving {
+			k.seen.Store(true)
+			return
+		}
+		if !told && ctx.Err() == nil {
+			log.Warn("the DaemonSet cannot be read: until it can, the plugin stays when the agent ends", "daemonSet", k.daemonSet, "reason", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(again):
+		}
+	}
 }
 
 // leaving reports whether the agent ends for good: the DaemonSet goes, or there
@@ -71,6 +93,10 @@ func (s *settings) kubernetes(ctx context.Context, h host.Home, log *slog.Logger
 func (k *kubernetes) leaving(log *slog.Logger) bool {
 	if k.daemonSet == "" {
 		return true
+	}
+	if !k.seen.Load() {
+		log.Warn("the DaemonSet was never read: the plugin stays", "daemonSet", k.daemonSet)
+		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTime)
 	defer cancel()
