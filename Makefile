@@ -133,7 +133,12 @@ test-containerd: ## The tests with containerd, old and new, and Podman (root; th
 .PHONY: test-kubernetes
 test-kubernetes: ## The tests on a whole Kubernetes node (root, minutes)
 	test/packages.sh kubernetes
-	test/run.sh test/kubernetes -timeout 45m ./...
+	test/run.sh test/kubernetes -timeout 45m -skip '^TestOperator$$' ./...
+
+.PHONY: test-operator
+test-operator: ## A node's life with the agent, by helm: install, heal, upgrade, uninstall (root, minutes)
+	test/packages.sh kubernetes
+	test/run.sh test/kubernetes -timeout 30m -run '^TestOperator$$' ./...
 
 .PHONY: race
 race: ## Tests without a world of their own, under the race detector (needs a C compiler)

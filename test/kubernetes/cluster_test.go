@@ -27,6 +27,9 @@ type pair struct {
 	proxy   string // kube-proxy's mode
 	dataDir string // of the plugin under test; empty: its default, below /run
 	newest  bool   // containerd, and not Debian's
+	// agent is for a node that portmap serves, in a cluster that can have an
+	// agent: with DaemonSets, service accounts and their permissions.
+	agent bool
 }
 
 func (p pair) String() string {
@@ -35,6 +38,15 @@ func (p pair) String() string {
 		name += "/containerd-newest"
 	}
 	return name
+}
+
+// cniBin is the directory of the runtime's plugins: that of all programs, or one
+// that the agent may write to.
+func (p pair) cniBin() string {
+	if p.agent {
+		return nodeCNI + "/bin"
+	}
+	return nodeBin
 }
 
 // cluster is one node with everything Kubernetes on it.
@@ -194,6 +206,14 @@ func (c *cluster) startContainerd(t *testing.T) {
 
 // daemons returns the programs and their arguments, in order.
 func (c *cluster) daemons() [][]string {
+	controllers := "deployment-controller,replicaset-controller,endpointslice-controller,node-lifecycle-controller"
+	// Most pods have no use for tokens, nor their cluster for the controllers of
+	// what is deleted in the background.
+	admission, authorization := "--disable-admission-plugins=ServiceAccount", "AlwaysAllow"
+	if c.agent {
+		controllers += ",daemonset-controller,serviceaccount-controller,root-ca-certificate-publisher-controller,garbage-collector-controller"
+		admission, authorization = "--enable-admission-plugins=ServiceAccount", "RBAC"
+	}
 	return [][]string{
 		{
 			"etcd", "--data-dir=/var/lib/etcd", "--logger=zap",
@@ -204,18 +224,18 @@ func (c *cluster) daemons() [][]string {
 			"kube-apiserver", "--etcd-servers=" + etcdAddress,
 			"--advertise-address=" + nodeAddress.Addr().String(), "--secure-port=6443",
 			"--cert-dir=" + kubernetesFolder + "/pki",
-			"--token-auth-file=" + kubernetesFolder + "/tokens", "--authorization-mode=AlwaysAllow",
+			"--token-auth-file=" + kubernetesFolder + "/tokens", "--authorization-mode=" + authorization,
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--service-account-key-file=" + kubernetesFolder + "/service-account.pem",
 			"--service-account-signing-key-file=" + kubernetesFolder + "/service-account.pem",
-			// The pods have no use for tokens, nor this cluster for their controller.
-			"--disable-admission-plugins=ServiceAccount",
+			admission,
 			"--service-cluster-ip-range=" + serviceRange, "--allow-privileged=true",
 		},
 		{
 			"kube-controller-manager", "--kubeconfig=" + kubeconfig, "--leader-elect=false", "--secure-port=0",
-			"--controllers=deployment-controller,replicaset-controller,endpointslice-controller,node-lifecycle-controller",
-			"--node-monitor-period=1s",
+			"--controllers=" + controllers, "--node-monitor-period=1s",
+			// The API server's own certificate: what pods believe.
+			"--root-ca-file=" + kubernetesFolder + "/pki/apiserver.crt",
 		},
 		{"kube-scheduler", "--kubeconfig=" + kubeconfig, "--leader-elect=false", "--secure-port=0"},
 		{"kube-proxy", "--config=" + kubernetesFolder + "/kube-proxy.yaml", "--v=2"},

@@ -40,7 +40,8 @@ current-context: test
 // containerdText keeps to what the tests need: CRI, runc and overlayfs. A test
 // in a container may lack the capability to give the sandboxes the low OOM
 // score that kubelet asks for: they then get its own.
-const containerdText = `version = 2
+func containerdText(cniBin string) string {
+	return `version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
 disabled_plugins = [
@@ -55,9 +56,10 @@ disabled_plugins = [
   disable_apparmor = true
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "` + nodeBin + `"
+    bin_dir = "` + cniBin + `"
     conf_dir = "` + nodeCNI + `/net.d"
 `
+}
 
 // kubeletText: the cgroup root confines the pods. The thresholds of zero are
 // there because the test machine's disk and memory are none of kubelet's business.
@@ -100,8 +102,12 @@ conntrack: {maxPerCore: 0}
 // node, which must not cost the clients of host ports their addresses, and
 // then the plugin under test.
 func conflistText(p pair) (string, error) {
+	kind := "hostport"
+	if p.agent {
+		kind = "portmap" // until the agent comes
+	}
 	plugin := map[string]any{
-		"type":         "hostport",
+		"type":         kind,
 		"backend":      p.backend,
 		"capabilities": map[string]bool{"portMappings": true},
 	}

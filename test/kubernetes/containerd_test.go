@@ -47,7 +47,7 @@ disabled_plugins = [
   disable_apparmor = true
   restrict_oom_score_adj = true
   [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["` + nodeBin + `"]
+    bin_dirs = ["%s"]
     conf_dir = "` + nodeCNI + `/net.d"
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
@@ -57,7 +57,7 @@ disabled_plugins = [
 // containerdConfig is the configuration of a cluster's containerd.
 func containerdConfig(p pair) string {
 	if p.newest {
-		return fmt.Sprintf(newestContainerd, filepath.Join(os.Getenv(newestVariable), "containerd-shim-runc-v2"))
+		return fmt.Sprintf(newestContainerd, p.cniBin(), filepath.Join(os.Getenv(newestVariable), "containerd-shim-runc-v2"))
 	}
-	return containerdText
+	return containerdText(p.cniBin())
 }

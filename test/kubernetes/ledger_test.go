@@ -12,6 +12,10 @@ func (c *cluster) hostportctl(args ...string) (string, error) {
 	if c.dataDir != "" {
 		args = append(args, "--data-dir", c.dataDir)
 	}
+	if c.agent {
+		// The one that the agent has installed: of its own version.
+		return c.node.command(c.cniBin()+"/hostportctl", append(args, "--conf-dir", nodeCNI+"/net.d")...)
+	}
 	return c.node.command("hostportctl", args...)
 }
 

@@ -35,7 +35,8 @@ func answerSpec(ports ...corev1.ContainerPort) corev1.PodSpec {
 		args = append(args, fmt.Sprintf("%s:%d", strings.ToLower(string(p.Protocol)), p.ContainerPort))
 	}
 	return corev1.PodSpec{
-		DNSPolicy: corev1.DNSDefault,
+		DNSPolicy:                    corev1.DNSDefault,
+		AutomountServiceAccountToken: new(bool),
 		Containers: []corev1.Container{{
 			Name:            "answer",
 			Image:           imageName,
