@@ -99,6 +99,7 @@ func (w *World) HostportConfig(plugin string, changes Config) Config {
 	}
 	if plugin == "hostport" {
 		config["dataDir"] = w.DataDir
+		config["lockTimeout"] = "1m" // the machine may be busy
 	}
 	return config.with(changes)
 }
