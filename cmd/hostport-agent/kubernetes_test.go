@@ -28,7 +28,7 @@ func newAPI(t *testing.T, status int) *api {
 	t.Helper()
 	a := &api{asked: make(chan struct{}, 100)}
 	a.status.Store(int64(status))
-	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		a.asked <- struct{}{}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(int(a.status.Load()))

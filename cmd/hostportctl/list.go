@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -22,6 +23,11 @@ func newList(w *where) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List host ports and the pods that hold them",
+		Long: "List host ports and the pods that hold them.\n\n" +
+			"STATE is ok, out of sync (the rules in the kernel are not as recorded: see check),\n" +
+			"dead (the sandbox is gone: see prune) or shadowed (a process of the node listens on\n" +
+			"the port, and gets none of its traffic). CONNECTIONS counts since the rules were\n" +
+			"written. JSON and YAML are the records alone.",
 		Example: "  hostportctl list --port 8080        which pod holds port 8080?\n" +
 			"  hostportctl list --pod shop/web-0   which ports does this pod hold?\n" +
 			"  hostportctl list -o json",
@@ -41,6 +47,9 @@ func newList(w *where) *cobra.Command {
 					return err
 				}
 				rows := rowsOf(all, match)
+				if len(rows) > 0 && (output == "table" || output == "wide") {
+					w.look(cmd, rows)
+				}
 				if len(rows) == 0 && output != "json" && output != "yaml" {
 					if err == nil {
 						fmt.Fprintln(cmd.ErrOrStderr(), "no host port is held")
@@ -72,6 +81,42 @@ func newList(w *where) *cobra.Command {
 type row struct {
 	mapping    hostport.Mapping
 	attachment *hostport.Attachment
+	// state and connections are "" where they could not be read.
+	state, connections string
+}
+
+// look fills in what the kernel knows of the rows. What is recorded is listed
+// without that too.
+func (w *where) look(cmd *cobra.Command, rows []row) {
+	n := w.node(cmd)
+	attachments := recordsOf(rows)
+	states, err := n.States(cmd.Context(), attachments)
+	connections, err2 := n.Connections(cmd.Context())
+	if err := errors.Join(err, err2); err != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), printable("not all of the node could be read: "+err.Error()))
+	}
+	type place struct {
+		owner    hostport.Key
+		protocol hostport.Protocol
+		hostIP   netip.Addr
+		port     uint16
+	}
+	number := make(map[place]uint64)
+	counted := make(map[hostport.Key]bool)
+	for _, c := range connections {
+		number[place{c.Owner, c.Protocol, c.HostIP, c.HostPort}] += c.Number
+		counted[c.Owner] = true
+	}
+	for i := range rows {
+		r := &rows[i]
+		m, key := r.mapping, r.attachment.Key
+		if states != nil {
+			r.state = string(states(key, m))
+		}
+		if counted[key] {
+			r.connections = strconv.FormatUint(number[place{key, m.Protocol, m.HostIP, m.HostPort}], 10)
+		}
+	}
 }
 
 // targets are where the mapping leads, one address for each family it serves.
@@ -90,7 +135,7 @@ func rowsOf(all []*hostport.Attachment, match func(row) bool) []row {
 	var rows []row
 	for _, a := range all {
 		for _, m := range a.Mappings {
-			if r := (row{m, a}); match(r) {
+			if r := (row{mapping: m, attachment: a}); match(r) {
 				rows = append(rows, r)
 			}
 		}

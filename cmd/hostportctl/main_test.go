@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -83,6 +85,7 @@ func TestCommands(t *testing.T) {
 		}
 		scene("a node that never had a host port", nothing)
 		scene("list", list)
+		scene("what the kernel knows of each mapping", states)
 		scene("rules flushed by another program", flushed)
 		scene("a pod that is gone", gone)
 		scene("names that are escape sequences", hostile)
@@ -126,9 +129,9 @@ func list(c tool) {
 		}
 		return lines[1:]
 	}
-	dns := "192.0.2.1:53/udp 10.244.0.2:5353 default/web"
-	http := "8080/tcp 10.244.0.2:80 default/web"
-	sql := "5432/tcp 10.244.0.3:5432 default/db"
+	dns := "192.0.2.1:53/udp default/web 10.244.0.2:5353"
+	http := "8080/tcp default/web 10.244.0.2:80"
+	sql := "5432/tcp default/db 10.244.0.3:5432"
 	for _, test := range []struct {
 		args []string
 		want []string
@@ -144,8 +147,7 @@ func list(c tool) {
 		}
 	}
 	c.fails(0, "no host port is held", "list", "--port", "53/tcp")
-	c.fails(0, web.Pod.ContainerID[:shortID]+"   eth0        "+c.w.Backend.Config(), "list")
-	c.fails(0, web.Pod.ContainerID+" ", "list", "-o", "wide")
+	c.fails(0, web.Pod.ContainerID+"   eth0        "+c.w.Backend.Config(), "list", "-o", "wide")
 	c.fails(0, "10.244.0.2:80,[fd00:10:244::2]:80", "list", "-o", "wide")
 
 	out, _, _ := c.run("list", "-o", "json", "--port", "8080")
@@ -155,6 +157,56 @@ func list(c tool) {
 	}
 	if len(got) != 1 || got[0].ContainerID != web.Pod.ContainerID || len(got[0].Mappings) != 1 || got[0].Mappings[0].HostPort != 8080 {
 		c.Errorf("list -o json --port 8080: %s", out)
+	}
+}
+
+// states are what list says of each mapping, from the kernel.
+func states(c tool) {
+	n := c.w.NewNetwork(world.NetworkOptions{})
+	n.MustAdd(c, "web", world.TCP(8080, 80)).Pod.Serve("tcp", 80)
+	n.MustAdd(c, "shadowed", world.TCP(8081, 80))
+	dead := n.MustAdd(c, "dead", world.TCP(8082, 80))
+	c.w.Node.Serve("tcp", 8081)
+	for _, f := range world.Families {
+		c.w.Client.Ask(c, "tcp", netip.AddrPortFrom(f.Node(), 8080))
+	}
+	dead.Pod.Close()
+	list := func(want string) {
+		c.Helper()
+		out, stderr, code := c.run("list")
+		got := regexp.MustCompile(` +\d+s\n`).ReplaceAllString(out, "\n")
+		got = regexp.MustCompile(` {2,}`).ReplaceAllString(got, "  ")
+		if diff := cmp.Diff(want, got); diff != "" || code != 0 {
+			c.Errorf("list (-want +got): exit status %d, %s\n%s", code, stderr, diff)
+		}
+	}
+	list(`HOST  POD  POD ADDRESS  STATE  CONNECTIONS  AGE
+8080/tcp  default/web  10.244.0.2:80  ok  2
+8081/tcp  default/shadowed  10.244.0.3:80  shadowed  0
+8082/tcp  default/dead  10.244.0.4:80  dead  0
+`)
+	for _, port := range []string{"8080", "8081", "8082"} {
+		c.unmap(port)
+	}
+	out, stderr, code := c.run("list", "--port", "8080")
+	if code != 0 || !strings.Contains(out, "out of sync") {
+		c.Errorf("list after the rules of a port were deleted: exit status %d\n%s%s", code, out, stderr)
+	}
+}
+
+// unmap deletes what leads a port to its pod, over IPv4.
+func (c tool) unmap(port string) {
+	c.Helper()
+	if c.w.Backend == world.NFTables {
+		c.w.NFT("delete element inet hostport v4 { tcp . " + port + " }")
+		return
+	}
+	for line := range strings.Lines(c.w.Save(world.V4)) {
+		if strings.Contains(line, "--dport "+port+" ") && strings.Contains(line, "-j DNAT") {
+			chain := strings.Fields(line)[1]
+			c.w.Iptables(world.V4, "-t", "nat", "-F", chain)
+			return
+		}
 	}
 }
 

@@ -29,39 +29,57 @@ func writerOf(output string) (func(io.Writer, []row) error, error) {
 	}
 }
 
-// shortID is as much of a container ID as other tools show.
-const shortID = 13
-
 func writeTable(w io.Writer, rows []row) error {
-	t := newTable(w, "HOST", "CONTAINER", "POD", "CONTAINER ID", "INTERFACE", "BACKEND", "SINCE")
+	t := newTable(w, "HOST", "POD", "POD ADDRESS", "STATE", "CONNECTIONS", "AGE")
 	for _, r := range rows {
-		a := r.attachment
-		id := a.ContainerID
-		if len(id) > shortID {
-			id = id[:shortID]
-		}
 		// One address is enough to know the pod by: -o wide has them all.
-		to := append(r.targets(), "")[0]
-		t.row(r.mapping.String(), to, a.Pod.String(), id, a.IfName, a.Backend, since(a))
+		t.row(r.mapping.String(), podOf(r.attachment), append(r.targets(), "")[0], r.state, r.connections, age(r.attachment))
 	}
 	return t.Flush()
 }
 
 func writeWide(w io.Writer, rows []row) error {
-	t := newTable(w, "HOST", "CONTAINER", "POD", "CONTAINER ID", "INTERFACE", "BACKEND", "SINCE", "NETWORK", "SANDBOX")
+	t := newTable(w, "HOST", "POD", "POD ADDRESS", "STATE", "CONNECTIONS", "AGE",
+		"CONTAINER ID", "INTERFACE", "BACKEND", "NETWORK", "SINCE", "SANDBOX")
 	for _, r := range rows {
 		a := r.attachment
-		t.row(r.mapping.String(), strings.Join(r.targets(), ","), a.Pod.String(), a.ContainerID, a.IfName, a.Backend,
-			since(a), a.Network, a.Sandbox.Path)
+		since := ""
+		if !a.AddedAt.IsZero() {
+			since = a.AddedAt.UTC().Format(time.RFC3339)
+		}
+		t.row(r.mapping.String(), podOf(a), strings.Join(r.targets(), ","), r.state, r.connections, age(a),
+			a.ContainerID, a.IfName, a.Backend, a.Network, since, a.Sandbox.Path)
 	}
 	return t.Flush()
 }
 
-func since(a *hostport.Attachment) string {
-	if a.AddedAt.IsZero() {
-		return "" // read back from the kernel, which does not know
+// shortID is as much of a container ID as other tools show.
+const shortID = 13
+
+// podOf names the pod, or the container where the runtime named none.
+func podOf(a *hostport.Attachment) string {
+	if name := a.Pod.String(); name != "" {
+		return name
 	}
-	return a.AddedAt.UTC().Format(time.RFC3339)
+	return "container " + a.ContainerID[:min(len(a.ContainerID), shortID)]
+}
+
+// age is how long ago an attachment was added, in its largest unit, or "" if it
+// was read back from the kernel, which does not know.
+func age(a *hostport.Attachment) string {
+	if a.AddedAt.IsZero() {
+		return ""
+	}
+	d := max(time.Since(a.AddedAt), 0)
+	for _, unit := range []struct {
+		length time.Duration
+		name   string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}} {
+		if d >= 2*unit.length {
+			return fmt.Sprintf("%d%s", d/unit.length, unit.name)
+		}
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
 }
 
 // table aligns columns. What is unknown is a "-", so that columns can be cut.

@@ -144,7 +144,7 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 			if i < 0 {
 				differences = append(differences, Difference{Text: d.Text})
 			} else {
-				differences = append(differences, Difference{mine[i], d.Text})
+				differences = append(differences, Difference{Attachment: mine[i], Text: d.Text})
 			}
 		}
 		out[name] = append(differences, closedInterfaces(mine)...)
@@ -162,7 +162,7 @@ func closedInterfaces(all []*hostport.Attachment) (out []Difference) {
 		}
 		seen[a.LoopbackInterface] = true
 		if err := loopback.Check(a.LoopbackInterface); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			out = append(out, Difference{a, err.Error()})
+			out = append(out, Difference{Attachment: a, Text: err.Error()})
 		}
 	}
 	return out

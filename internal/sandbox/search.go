@@ -95,7 +95,7 @@ func processes() ([]string, error) {
 
 // patience is how often processes that cannot be read are tried again: one that
 // executes a program or ends refuses for a moment (EACCES).
-const patience = 3
+const patience = 10
 
 // eachProcess calls fn with the inode of a namespace of each process, until more
 // is false. It returns the last error that was left.

@@ -21,7 +21,7 @@ func kernelScenarios() []scenario {
 		{name: "kube-proxy's IPVS mode", run: ipvsMode},
 		{name: "an uplink in a VRF", run: vrf},
 		{name: "127.0.0.1 beside a VRF", families: v4Only, run: func(e *env) {
-			e.enslave("far0", e.f)
+			e.enslave("far0")
 			e.web()
 			e.reaches(e.w.Node, "tcp", netip.AddrPortFrom(e.f.Loopback(), 8080), "web")
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
@@ -67,7 +67,7 @@ func ipvsMode(e *env) {
 
 // enslave puts an interface of the node into a VRF. Addresses of IPv6 are lost
 // with that, and set again.
-func (e *env) enslave(ifname string, f world.Family) {
+func (e *env) enslave(ifname string) {
 	e.Helper()
 	addresses := e.w.Node.Command("ip", "-o", "-6", "addr", "show", "dev", ifname, "scope", "global")
 	e.w.Node.Command("ip", "link", "add", "vrf0", "type", "vrf", "table", "100")
@@ -83,7 +83,7 @@ func (e *env) enslave(ifname string, f world.Family) {
 
 // vrf has the client behind a VRF. Routes lead out of it to the pods, and back.
 func vrf(e *env) {
-	e.enslave("up0", e.f)
+	e.enslave("up0")
 	e.web()
 	pods, uplink, version := "10.244.0.0/24", "192.0.2.0/24", "-4"
 	if e.f == world.V6 {

@@ -1,0 +1,61 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/hostport-cni/hostport/internal/listener"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// State is how a mapping is doing.
+type State string
+
+// The states, the one that matters most last.
+const (
+	OK State = "ok"
+	// Shadowed says that a process of the node listens on the host port: what it
+	// waits for goes to the pod.
+	Shadowed State = "shadowed"
+	// OutOfSync says that the rules in the kernel are not as recorded.
+	OutOfSync State = "out of sync"
+	// Dead says that the sandbox is gone.
+	Dead State = "dead"
+)
+
+// States looks at the node for how each mapping is doing. The function that it
+// returns knows every attachment that is recorded. With an error there is none.
+func (n *Node) States(ctx context.Context, all []*hostport.Attachment) (func(hostport.Key, hostport.Mapping) State, error) {
+	_, differences, err := n.Audit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	attachments := make(map[hostport.Key]State)
+	for _, d := range differences {
+		switch {
+		case d.Attachment == nil:
+		case d.Dead:
+			attachments[d.Attachment.Key] = Dead
+		case attachments[d.Attachment.Key] != Dead:
+			attachments[d.Attachment.Key] = OutOfSync
+		}
+	}
+	var mappings []hostport.Mapping
+	for _, a := range all {
+		mappings = append(mappings, a.Mappings...)
+	}
+	listeners, err := listener.Find(ctx, mappings)
+	if err != nil {
+		return nil, fmt.Errorf("look for listeners on the node: %w", err)
+	}
+	return func(k hostport.Key, m hostport.Mapping) State {
+		if s, found := attachments[k]; found {
+			return s
+		}
+		if slices.ContainsFunc(listeners, func(l listener.Listener) bool { return l.Mapping == m }) {
+			return Shadowed
+		}
+		return OK
+	}, nil
+}
