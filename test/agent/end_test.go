@@ -27,7 +27,7 @@ func TestTerm(t *testing.T) {
 	n.web(n.network(), "web", 8080)
 	rules, conflist := n.rules(), n.conflist()
 	took, err := n.stop(syscall.SIGTERM)
-	if err != nil || took > time.Second {
+	if err != nil || took > 3*time.Second { // the machine may be busy
 		t.Errorf("ended after %v with %v", took, err)
 	}
 	if diff := cmp.Diff(rules, n.rules()); diff != "" {
