@@ -30,12 +30,18 @@ type pair struct {
 	// agent is for a node that portmap serves, in a cluster that can have an
 	// agent: with DaemonSets, service accounts and their permissions.
 	agent bool
+	// asks is for a runtime that sends no host ports, which is CRI-O: the plugin
+	// asks the agent for them.
+	asks bool
 }
 
 func (p pair) String() string {
 	name := "hostport-" + p.backend + "/kube-proxy-" + p.proxy
 	if p.newest {
 		name += "/containerd-newest"
+	}
+	if p.asks {
+		name += "/asks-agent"
 	}
 	return name
 }
@@ -128,6 +134,9 @@ func (c *cluster) writeFiles() error {
 		kubernetesFolder + "/containerd.toml": containerdConfig(c.pair),
 		nodeCNI + "/net.d/10-pods.conflist":   conflist,
 	}
+	if err := os.MkdirAll(c.node.file(staticPods), 0o755); err != nil {
+		return err
+	}
 	for path, content := range files {
 		if err := os.MkdirAll(filepath.Dir(c.node.file(path)), 0o755); err != nil {
 			return err
@@ -162,6 +171,9 @@ func (c *cluster) start(t *testing.T) {
 				_, err := c.api.CoreV1().Namespaces().Get(ctx, "default", metav1.GetOptions{})
 				return err
 			})
+			if c.asks {
+				c.startAgent(t)
+			}
 		}
 	}
 	c.await(t, "a ready node", func(ctx context.Context) error {

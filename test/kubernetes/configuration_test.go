@@ -19,6 +19,7 @@ const (
 	kubernetesFolder = "/var/lib/kubernetes"
 	kubeconfig       = kubernetesFolder + "/kubeconfig"
 	persistentData   = "/var/lib/hostport"
+	staticPods       = kubernetesFolder + "/static"
 )
 
 // kubeconfigText lets every component in as an administrator. The API server
@@ -77,6 +78,7 @@ resolvConf: ""
 enableControllerAttachDetach: false
 localStorageCapacityIsolation: false
 volumePluginDir: /var/lib/kubelet/volume-plugins
+staticPodPath: ` + staticPods + `
 nodeStatusUpdateFrequency: 1s
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}
@@ -113,6 +115,10 @@ func conflistText(p pair) (string, error) {
 	}
 	if p.dataDir != "" {
 		plugin["dataDir"] = p.dataDir
+	}
+	if p.asks {
+		delete(plugin, "capabilities") // so containerd sends no host ports
+		plugin["podPorts"] = "agent"
 	}
 	version := "1.0.0" // the newest that Debian's containerd speaks
 	if p.newest {

@@ -65,7 +65,7 @@ func buildPrograms() error {
 		pluginModule+"main/bridge", pluginModule+"main/loopback", pluginModule+"ipam/host-local"); err != nil {
 		return err
 	}
-	_, err = goTool("build", "-C", "../..", "-buildvcs=false", "-o", folder+"/", "./cmd/hostport", "./cmd/hostportctl")
+	_, err = goTool("build", "-C", "../..", "-buildvcs=false", "-o", folder+"/", "./cmd/hostport", "./cmd/hostportctl", "./cmd/hostport-agent")
 	return err
 }
 
