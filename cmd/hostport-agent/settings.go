@@ -103,7 +103,11 @@ func (s *settings) check(f *flag.FlagSet) error {
 		}
 		s.Install.Settings = append(s.Install.Settings, setting)
 	}
-	for _, x := range []install.Setting{{Key: "dataDir", Value: s.DataDir}, {Key: "backend", Value: s.Backend}} {
+	podPorts := ""
+	if s.podPorts {
+		podPorts = "agent"
+	}
+	for _, x := range []install.Setting{{Key: "dataDir", Value: s.DataDir}, {Key: "backend", Value: s.Backend}, {Key: "podPorts", Value: podPorts}} {
 		if x.Value != "" {
 			x.Value = fmt.Sprintf("%q", x.Value)
 			s.Install.Settings = append(s.Install.Settings, x)

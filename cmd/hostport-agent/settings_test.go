@@ -50,7 +50,7 @@ func TestVersion(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	dir := t.TempDir()
-	s, err := parse([]string{"--config", "snat=false", "--backend", "nftables", "--data-dir", "/run/other", "--replace-portmap"}, os.Stderr)
+	s, err := parse([]string{"--config", "snat=false", "--backend", "nftables", "--data-dir", "/run/other", "--replace-portmap", "--pod-ports"}, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestOptions(t *testing.T) {
 	}
 	want := install.Options{
 		BinDir: "/opt/cni/bin", ConfDir: "/etc/cni/net.d", Mode: install.Conflist, ReplacePortmap: true, Binaries: []string{plugin},
-		Settings: []install.Setting{{Key: "snat", Value: "false"}, {Key: "dataDir", Value: `"/run/other"`}, {Key: "backend", Value: `"nftables"`}},
+		Settings: []install.Setting{{Key: "snat", Value: "false"}, {Key: "dataDir", Value: `"/run/other"`}, {Key: "backend", Value: `"nftables"`}, {Key: "podPorts", Value: `"agent"`}},
 	}
 	if diff := cmp.Diff(want, o.Install); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

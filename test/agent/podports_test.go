@@ -38,8 +38,8 @@ users: [{name: test, user: {}}]
 	}
 	n.start("--pod-ports", "--kubeconfig", kubeconfig, "--node-name", kubeapi.Node)
 	n.awaitReady()
-	if !strings.Contains(n.conflist(), `"podPorts": "agent"`) {
-		t.Errorf("the entry does not say to ask the agent:\n%s", n.conflist())
+	if !strings.Contains(strings.ReplaceAll(n.conflist(), " ", ""), `"podPorts":"agent"`) {
+		t.Fatalf("the entry does not say to ask the agent:\n%s", n.conflist())
 	}
 
 	network := n.network()
