@@ -18,7 +18,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -152,8 +151,10 @@ func parse(suite, log string) []result {
 		switch {
 		case len(parts) == 4:
 			r.backend, r.family, r.scene = parts[1], parts[2], parts[3]
-		case len(parts) == 2 && slices.Contains([]string{"TestWithoutIPv6", "TestReboot"}, parts[0]):
-			r.backend, r.scene = parts[1], strings.TrimPrefix(parts[0], "Test")
+		case len(parts) == 2 && parts[0] == "TestWithoutIPv6":
+			r.backend, r.scene = parts[1], "a kernel with ipv6.disable=1"
+		case len(parts) == 2 && parts[0] == "TestReboot":
+			r.backend, r.scene = parts[1], "a reboot with a restored ruleset"
 		default:
 			continue
 		}

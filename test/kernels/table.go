@@ -47,6 +47,7 @@ func table(results []result) string {
 		before, seen := cells[r.scene][column][r.backend]
 		cells[r.scene][column][r.backend] = r.passed && (before || !seen)
 	}
+	slices.Sort(scenes)
 	var b strings.Builder
 	fmt.Fprintf(&b, "| | %s |\n|---|%s\n", strings.Join(kernels, " | "), strings.Repeat("---|", len(kernels)))
 	for _, s := range scenes {
