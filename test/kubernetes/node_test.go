@@ -77,7 +77,8 @@ func (n *node) start() error {
 		return err
 	}
 	n.replies = bufio.NewScanner(replies)
-	if err := n.init.Start(); err != nil {
+	// In the node's network of its first boot, as what is started later.
+	if err := n.network.do(n.init.Start); err != nil {
 		return fmt.Errorf("start the node's first process: %w", err)
 	}
 	return n.confirm()
