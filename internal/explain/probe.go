@@ -31,9 +31,9 @@ type Observation struct {
 	Text   string `json:"text"`
 }
 
-// probeTime is how long an answer is waited for. It is less than the second
-// after which TCP repeats a SYN, so that one packet is sent.
-const probeTime = 900 * time.Millisecond
+// probeTime is how long an answer is waited for. TCP repeats its SYN once in that
+// time, after a second: the first one may be lost while neighbours are resolved.
+const probeTime = 2500 * time.Millisecond
 
 // Probe sends one packet to the host port, and reports what happened to it: from
 // the node itself if the question is about that, else from a namespace of its
