@@ -183,6 +183,14 @@ bench-compare: build ## Measure beside an earlier commit, BASE=bada6ac: ratios i
 	test/packages.sh test
 	test/bench/run.sh bin/compare.jsonl -run '^TestCompare$$' -base $(BASE)
 
+# The results of make bench stay as they are.
+.PHONY: bench-runtime
+bench-runtime: ## Measure 50 sandboxes at once through containerd (root, minutes)
+	test/packages.sh containerd
+	rm -f $(dir $(RESULTS))runtime.jsonl
+	cd test/containerd && go test -tags bench -count=1 -timeout 60m -v -run '^TestStart$$' . -results $(abspath $(dir $(RESULTS)))/runtime.jsonl
+	cd test/bench/plot && go run . $(CURDIR)/$(RESULTS) $(CURDIR)/docs
+
 # Two outputs are compared by
 # go run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da OLD NEW
 .PHONY: bench-micro

@@ -46,7 +46,7 @@ func TestCompare(t *testing.T) {
 			for _, c := range cells() {
 				ratios, b, n := paired(t, c, before, now)
 				record(t, "compare", c.name, labels("backend", backend, "base", *base), "ratio", ratios)
-				r, mb, mn := summarise(ratios), summarise(b), summarise(n)
+				r, mb, mn := Summarise(ratios), Summarise(b), Summarise(n)
 				fmt.Fprintf(columns, "%s: %s\t%.2f\t%.2f-%.2f\t%.2f ms\t%.2f ms\n", backend, c.name, r.Median, r.Low, r.High, mb.Median, mn.Median)
 			}
 		})

@@ -27,7 +27,7 @@ func TestControl(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/services=%d", backend, n), func(t *testing.T) {
 				w := world.New(t, world.Options{Backend: backend})
 				track(w)
-				services(t, w, n)
+				w.Services(n)
 				pod := w.NewNetwork(world.NetworkOptions{}).MustAdd(t, "first")
 				held := 0
 				for _, m := range pick([]int{0, 100, 1000}, 2) {

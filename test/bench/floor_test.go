@@ -29,7 +29,7 @@ func TestFloor(t *testing.T) {
 
 	w.NFT("table inet floor {\n map m {\n  type inet_service : ipv4_addr\n }\n}\n")
 	for _, n := range pick([]int{0, 5000}, 1) {
-		services(t, w, n)
+		w.Services(n)
 		transactions(t, w, labels("services", n))
 	}
 }

@@ -59,7 +59,7 @@ func enough(rounds int, since time.Time) bool {
 // record keeps one row.
 func record(t *testing.T, section, subject string, labels map[string]string, unit string, xs []float64) {
 	t.Helper()
-	r := summarise(xs)
+	r := Summarise(xs)
 	r.Section, r.Subject, r.Labels, r.Unit = section, subject, labels, unit
 	t.Logf("%s %s %v: %.2f (%.2f-%.2f) %s, %d runs", section, subject, labels, r.Median, r.Min, r.Max, unit, r.Runs)
 	if *output == "" {

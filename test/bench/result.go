@@ -30,9 +30,9 @@ type Result struct {
 	Max    float64 `json:"max"`
 }
 
-// summarise makes a Result's figures of single observations, with four digits
+// Summarise makes a Result's figures of single observations, with four digits
 // that mean something: more are noise, and make a file of results twice as big.
-func summarise(xs []float64) Result {
+func Summarise(xs []float64) Result {
 	if len(xs) == 0 {
 		return Result{}
 	}

@@ -40,4 +40,3 @@ tool (
 )
 
 replace github.com/hostport-cni/hostport => ../..
-

@@ -24,6 +24,8 @@ func document(rs Results) ([]byte, error) {
 		"costs":      func() string { return costTable(rs) },
 		"bare":       func() string { return bareTable(rs) },
 		"start":      func() string { return startTable(rs) },
+		"sandbox":    func() string { return sandboxTable(rs) },
+		"about":      func(what string) string { return rs.one("machine-runtime", what).Labels["value"] },
 		"data":       func(protocol string) string { return dataTable(rs, protocol) },
 		"places":     func() string { return placeTable(rs) },
 		"throughput": func() string { return throughputTable(rs) },
@@ -157,6 +159,39 @@ func startTable(rs Results) string {
 		}
 	}
 	return t.String()
+}
+
+// sandboxTable is a node that comes up, as its users feel it.
+// It is empty if that was not measured.
+func sandboxTable(rs Results) string {
+	if len(rs.values("sandbox", "backend")) == 0 {
+		return ""
+	}
+	t := newTable("Backend", "Services", "", "RunPodSandbox, s: median (middle half)", "worst", "last port answers, s", "portmap/hostport", "sandboxes that failed")
+	for _, b := range rs.values("sandbox", "backend") {
+		for _, n := range rs.values("sandbox", "services") {
+			at := func(who, what string) Result {
+				return seconds(rs.one("sandbox", who, "backend", b, "services", n, "what", what))
+			}
+			for _, who := range []string{"without host ports", "hostport", "portmap"} {
+				run, last, ratio := at(who, "RunPodSandbox"), at(who, "last port answers"), ""
+				if who == "portmap" {
+					ratio = times(last, at("hostport", "last port answers"))
+				}
+				t.row(b, number(n), who, spread(run), worst(run), spread(last), ratio,
+					figureOf("%.0f", rs.one("sandbox-failed", who, "backend", b, "services", n), 1))
+			}
+		}
+	}
+	return t.String()
+}
+
+// worst is the longest of all runs.
+func worst(r Result) string {
+	if r.Runs == 0 {
+		return missing
+	}
+	return fmt.Sprintf("%.2f", r.Max)
 }
 
 func seconds(r Result) Result {

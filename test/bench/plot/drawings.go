@@ -5,6 +5,7 @@ import (
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 )
 
 // drawControl is the cost of one attachment, by backend and Services.
@@ -39,6 +40,27 @@ func drawStart(rs Results, dir string) error {
 		return err
 	}
 	return saveRow(dir, "start.svg", 820, 320, p)
+}
+
+// drawSandbox is 50 sandboxes at once through containerd.
+func drawSandbox(rs Results, dir string) error {
+	var categories []category
+	for _, b := range rs.values("sandbox", "backend") {
+		for _, n := range rs.values("sandbox", "services") {
+			for _, what := range []string{"RunPodSandbox", "last port answers"} {
+				one := func(who string) Result {
+					return seconds(rs.one("sandbox", who, "backend", b, "services", n, "what", what))
+				}
+				categories = append(categories, category{b + ", " + number(n) + " Services: " + what, []Result{one("without host ports"), one("hostport"), one("portmap")}})
+			}
+		}
+	}
+	p, err := dumbbells("50 sandboxes with five host ports each, started at once", "seconds, median, logarithmic",
+		[]style{{"without host ports", colourFloor, draw.PyramidGlyph{}}, styleOurs, stylePeer}, categories)
+	if err != nil {
+		return err
+	}
+	return saveRow(dir, "sandbox.svg", 820, 420, p)
 }
 
 // drawData is new connections by the number of mappings, a plot a backend.

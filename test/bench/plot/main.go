@@ -4,7 +4,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -27,12 +29,18 @@ func run(results, docs string) error {
 	if err != nil {
 		return err
 	}
+	// What was measured through a runtime has a file of its own.
+	through, err := read(filepath.Join(filepath.Dir(results), "runtime.jsonl"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	all = append(all, through...)
 	pictures := filepath.Join(docs, "performance")
 	if err := os.MkdirAll(pictures, 0o755); err != nil {
 		return err
 	}
 	for name, draw := range map[string]func(Results, string) error{
-		"control": drawControl, "data": drawData, "start": drawStart, "growth": drawGrowth,
+		"control": drawControl, "data": drawData, "start": drawStart, "growth": drawGrowth, "sandbox": drawSandbox,
 	} {
 		if len(all.values(name, "backend")) == 0 {
 			continue // not measured

@@ -1,26 +1,21 @@
-//go:build bench
-
-package bench
+package world
 
 import (
 	"fmt"
 	"strings"
-	"testing"
-
-	"github.com/hostport-cni/hostport/test/world"
 )
 
-// services loads rules in the shape of kube-proxy's iptables mode: one rule in
+// Services loads rules in the shape of kube-proxy's iptables mode: one rule in
 // KUBE-SERVICES, a chain of the Service and one of its endpoint, for each.
-func services(t *testing.T, w *world.World, n int) {
-	t.Helper()
+func (w *World) Services(n int) {
+	w.t.Helper()
 	if n == 0 {
 		return
 	}
-	for _, f := range world.Families {
-		tool, addr := "iptables-restore", "10.%d.%d.%d/32"
-		if f == world.V6 {
-			tool, addr = "ip6tables-restore", "fd00:%x:%x::%x/128"
+	for _, f := range Families {
+		addr := "10.%d.%d.%d/32"
+		if f == V6 {
+			addr = "fd00:%x:%x::%x/128"
 		}
 		var b strings.Builder
 		b.WriteString("*nat\n:KUBE-SERVICES - [0:0]\n")
@@ -31,7 +26,7 @@ func services(t *testing.T, w *world.World, n int) {
 		for i := range n {
 			ip := fmt.Sprintf(addr, 96+i>>16, i>>8&255, i&255)
 			to := "10.200.0.1:8080"
-			if f == world.V6 {
+			if f == V6 {
 				to = "[fd00:200::1]:8080"
 			}
 			fmt.Fprintf(&b, "-A KUBE-SERVICES -d %s -p tcp -m comment --comment \"default/svc-%d cluster IP\" -m tcp --dport 80 -j KUBE-SVC-%08d\n", ip, i, i)
@@ -39,8 +34,6 @@ func services(t *testing.T, w *world.World, n int) {
 			fmt.Fprintf(&b, "-A KUBE-SEP-%08d -p tcp -m comment --comment \"default/svc-%d\" -m tcp -j DNAT --to-destination %s\n", i, i, to)
 		}
 		b.WriteString("COMMIT\n")
-		if _, err := w.Node.TryCommand(b.String(), path(w)+"/"+tool, "--noflush"); err != nil {
-			t.Fatal(err)
-		}
+		w.IptablesRestore(f, b.String())
 	}
 }
