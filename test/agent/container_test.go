@@ -96,7 +96,9 @@ func TestContainer(t *testing.T) {
 			next := n.network()
 			n.web(next, "next", 8081)
 			n.w.Node.Command("nft", "flush", "ruleset")
-			n.answers(world.V4, 8081, limit(b))
+			for _, f := range world.Families { // a transaction each
+				n.answers(f, 8081, limit(b))
+			}
 			n.reaches(8080, "web")
 
 			// The runtime loses a DEL. The plugin has told by now from where it looks.
