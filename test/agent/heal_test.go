@@ -19,9 +19,9 @@ import (
 // five with iptables-legacy; the machine may be busy with other tests.
 func limit(b world.Backend) time.Duration {
 	if b == world.IptablesLegacy {
-		return 8 * time.Second
+		return 15 * time.Second
 	}
-	return 4 * time.Second
+	return 10 * time.Second
 }
 
 // damage is what other programs do to rules.
