@@ -138,9 +138,9 @@ test-kubernetes: ## The tests on a whole Kubernetes node (root, minutes)
 	test/run.sh test/kubernetes -timeout 45m -skip '^TestOperator$$' ./...
 
 .PHONY: test-operator
-test-operator: ## A node's life with the agent, by helm: install, heal, upgrade, uninstall (root, minutes)
+test-operator: ## A Kubernetes node's life with the agent, installed by helm (root, minutes)
 	test/packages.sh kubernetes
-	test/run.sh test/kubernetes -timeout 30m -run '^TestOperator$$' ./...
+	test/run.sh test/kubernetes -timeout 45m -run '^TestOperator$$' ./...
 
 .PHONY: race
 race: ## Tests without a world of their own, under the race detector (needs a C compiler)
