@@ -26,7 +26,7 @@ func TestWithoutIPv6(t *testing.T) {
 			if err := e.net.Status(); err != nil {
 				e.Errorf("STATUS: %v", err)
 			}
-			if out := e.w.Ctl("status"); out.ExitCode != 0 || strings.Contains(string(out.Stdout), "IPv6") {
+			if out := e.w.Ctl("status"); out.ExitCode != 0 || strings.Contains(string(out.Stderr), "IPv6 ") {
 				e.Errorf("hostportctl status: exit status %d\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
 			}
 			e.removeOurs()
@@ -72,7 +72,7 @@ func TestReboot(t *testing.T) {
 				e.reload(string(saved))
 			}
 			e.webTo(e.net, "next", 8081)
-			if now := e.w.Rules(e.f); strings.Contains(now, "8080") {
+			if now := e.w.Rules(e.f); strings.Contains(now, "default/web") {
 				t.Errorf("a rule for a pod of the earlier boot is still there:\n%s", now)
 			}
 			e.reaches(e.w.Client, "tcp", e.node(8081), "next")
