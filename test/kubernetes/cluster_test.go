@@ -145,6 +145,11 @@ func (c *cluster) writeFiles() error {
 			return err
 		}
 	}
+	if c.agent {
+		if err := c.writePlugins(); err != nil {
+			return err
+		}
+	}
 	image, err := os.Create(c.node.file(kubernetesFolder + "/image.tar"))
 	if err != nil {
 		return err

@@ -186,22 +186,11 @@ func upgradeAndRollback(t *testing.T, c *cluster) {
 // daemonsRestarted kills kubelet and containerd, beside the agent.
 func daemonsRestarted(t *testing.T, c *cluster) {
 	v := c.visit(t, "steady", steadyPort)
-	for _, name := range []string{"containerd", "kubelet"} {
-		if err := c.node.kill(name); err != nil {
-			t.Fatal(err)
-		}
-		if name == "containerd" {
-			c.startContainerd(t)
-			continue
-		}
-		for _, d := range c.daemons() {
-			if d[0] == name {
-				if err := c.node.daemon(d[0], d[1:]...); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+	if err := c.node.kill("containerd"); err != nil {
+		t.Fatal(err)
 	}
+	c.startContainerd(t)
+	c.restart(t, "kubelet")
 	c.create(t, answerPod("later", hostPort(corev1.ProtocolTCP, 18205, 80)))
 	c.ready(t, "later")
 	c.answers(t, "later", "after the restarts", tcp(c.node.outside, onNode(18205)))
@@ -210,6 +199,35 @@ func daemonsRestarted(t *testing.T, c *cluster) {
 	c.awaitNone(t, ofPort(18205))
 	v.leave(t)
 	c.consistent(t, 1)
+}
+
+// restart kills a daemon and starts it again.
+func (c *cluster) restart(t *testing.T, name string) {
+	t.Helper()
+	if err := c.node.kill(name); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range c.daemons() {
+		if d[0] == name {
+			if err := c.node.daemon(d[0], d[1:]...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// proxyBack gives the node kube-proxy's rules back after a flush: in its nftables
+// mode it does not notice that they are gone, and the agent has no way to the API
+// server without them.
+func (c *cluster) proxyBack(t *testing.T) {
+	t.Helper()
+	c.restart(t, "kube-proxy")
+	c.await(t, "the agent to reach the API server", func(context.Context) error {
+		if log := c.agentLog(500); !strings.Contains(log, "the plugin goes when the DaemonSet is deleted") {
+			return fmt.Errorf("the agent says\n%s", log)
+		}
+		return nil
+	})
 }
 
 // agentKilled kills the agent at moments after it has got something to install,
@@ -242,6 +260,7 @@ func agentKilled(t *testing.T, c *cluster) {
 		c.remove(t, false, name)
 		c.awaitNone(t, ofPort(port), regexp.MustCompile(`CNI-DN-`))
 	}
+	c.proxyBack(t)
 }
 
 // uninstallation gives the node back to portmap.
@@ -251,6 +270,7 @@ func uninstallation(t *testing.T, c *cluster) {
 		t.Fatal(err)
 	}
 	v := c.visit(t, "steady", steadyPort)
+	c.keepAgentLog(t)
 	if _, err := c.helm("uninstall", "hostport"); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -50,22 +51,27 @@ func buildRelease() error {
 	return nil
 }
 
-// prepareRelease gives the node the plugins that it would have, the images and
-// the chart.
-func (c *cluster) prepareRelease(t *testing.T) {
-	t.Helper()
+// writePlugins gives the node the plugins that it would have before the agent
+// comes: without them the newest containerd says that it is not ready.
+func (c *cluster) writePlugins() error {
 	if err := os.MkdirAll(c.node.file(c.cniBin()), 0o755); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	for _, name := range []string{"bridge", "host-local", "loopback", "portmap"} {
 		binary, err := os.ReadFile(filepath.Join(binaryFolder, name))
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		if err := os.WriteFile(c.node.file(c.cniBin()+"/"+name), binary, 0o755); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
+	return nil
+}
+
+// prepareRelease gives the node the images and the chart.
+func (c *cluster) prepareRelease(t *testing.T) {
+	t.Helper()
 	for _, version := range []string{productNow, productNext} {
 		if _, err := c.node.command("ctr", "--address", criSocket, "--namespace", "k8s.io",
 			"images", "import", nodeBin+"/"+imagesFolder+"/"+version+".tar"); err != nil {
@@ -149,6 +155,25 @@ func (c *cluster) agentLog(lines int) string {
 		out.WriteString(strings.Join(all[max(0, len(all)-lines):], "\n") + "\n")
 	}
 	return out.String()
+}
+
+// keepAgentLog prints the agent's log if the test fails: kubelet removes it with the
+// pod.
+func (c *cluster) keepAgentLog(t *testing.T) {
+	t.Helper()
+	paths, _ := filepath.Glob(c.node.file("/var/log/pods/" + system + "_hostport-*/agent/*.log"))
+	for _, path := range paths {
+		file, err := os.Open(path)
+		if err != nil {
+			continue // of a pod that goes
+		}
+		t.Cleanup(func() {
+			defer file.Close()
+			if text, err := io.ReadAll(file); t.Failed() && err == nil {
+				t.Logf("the agent's log:\n%s", text)
+			}
+		})
+	}
 }
 
 // killAgent kills the agent's process as a crash would, and has the pod replaced:

@@ -62,6 +62,7 @@ func rulesTakenAway(t *testing.T, c *cluster) {
 	c.answers(t, "steady", "after all that", tcp(c.node.outside, onNode(steadyPort)))
 	c.remove(t, false, "third")
 	c.consistent(t, 1)
+	c.proxyBack(t)
 	c.await(t, "an event on the node", func(ctx context.Context) error {
 		events, err := c.api.CoreV1().Events("").List(ctx, metav1.ListOptions{FieldSelector: "reason=HostPortRulesRepaired"})
 		if err == nil && len(events.Items) == 0 {
