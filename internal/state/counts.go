@@ -49,7 +49,7 @@ func AddCount(dir, name string, took time.Duration) error {
 	if at < 0 {
 		return fmt.Errorf("count %q: unknown", name)
 	}
-	f, err := openFile(filepath.Join(dir, countsName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openBeside(dir, countsName)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -71,6 +71,15 @@ func AddCount(dir, name string, took time.Duration) error {
 		return fmt.Errorf("write counts: %w", err)
 	}
 	return nil
+}
+
+// openBeside opens a file beside the records for writing, in a directory that may
+// hold the state: not behind a symbolic link, and not another user's.
+func openBeside(dir, name string) (*os.File, error) {
+	if _, err := safe(dir); err != nil {
+		return nil, err
+	}
+	return openFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 }
 
 // Counts returns the counts by name, all of them, zero where nothing was

@@ -75,14 +75,8 @@ func prepare(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create state directory: %w", err)
 	}
-	fi, err := os.Lstat(dir)
+	fi, err := safe(dir)
 	if err != nil {
-		return fmt.Errorf("look at state directory: %w", err)
-	}
-	if !fi.IsDir() {
-		return fmt.Errorf("state directory %q: is a symbolic link or not a directory", dir)
-	}
-	if err := owned(dir, fi); err != nil {
 		return err
 	}
 	if fi.Mode().Perm()&0o077 != 0 {
@@ -91,6 +85,18 @@ func prepare(dir string) error {
 		}
 	}
 	return nil
+}
+
+// safe refuses a symbolic link, and a directory of another user.
+func safe(dir string) (os.FileInfo, error) {
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("look at state directory: %w", err)
+	}
+	if !fi.IsDir() {
+		return nil, fmt.Errorf("state directory %q: is a symbolic link or not a directory", dir)
+	}
+	return fi, owned(dir, fi)
 }
 
 // owned refuses a file of another user.

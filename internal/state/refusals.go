@@ -32,7 +32,7 @@ type Refusal struct {
 // AddRefusal notes a refusal, for whoever watches the node. Without a state
 // directory there is nothing to note it in, which is no error.
 func AddRefusal(dir string, r Refusal) error {
-	f, err := openFile(filepath.Join(dir, refusalsName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openBeside(dir, refusalsName)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
