@@ -75,6 +75,7 @@ func (k *kubernetes) see(ctx context.Context, again time.Duration, log *slog.Log
 		cancel()
 		if err == nil && !leaving {
 			k.seen.Store(true)
+			log.Info("the plugin goes when the DaemonSet is deleted", "daemonSet", k.daemonSet)
 			return
 		}
 		if !told && ctx.Err() == nil {
