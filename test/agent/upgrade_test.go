@@ -46,7 +46,8 @@ func TestUpgrade(t *testing.T) {
 					t.Errorf("%d repairs", got)
 				}
 				for _, name := range []string{"iptables", "nftables"} {
-					n.wantMetric(`hostport_out_of_sync{backend="`+name+`"}`, "0")
+					// Known after the first comparison, which may still be that of before.
+					n.await(answerTime, name+" is in sync", func() bool { return n.metric(`hostport_out_of_sync{backend="`+name+`"}`) == "0" })
 				}
 				if strings.Contains(n.log.String(), `"level":"ERROR"`) {
 					t.Errorf("errors:\n%s", n.log)
