@@ -111,7 +111,7 @@ func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference
 		checked = len(all)
 		for _, a := range all {
 			if life, err := s.life(a); err == nil && life == sandbox.Dead {
-				differences = append(differences, Difference{Attachment: a, Dead: true, Text: "its sandbox is gone"})
+				differences = append(differences, Difference{Attachment: a, Text: "its sandbox is gone"})
 			}
 			if a.LoopbackInterface == "" {
 				continue
@@ -146,9 +146,7 @@ func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference
 type Difference struct {
 	// Attachment is the one that it concerns, nil for all of them.
 	Attachment *hostport.Attachment
-	// Dead says that the attachment's sandbox is gone.
-	Dead bool
-	Text string
+	Text       string
 }
 
 // String begins with the owner.

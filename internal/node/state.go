@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/hostport-cni/hostport/internal/listener"
+	"github.com/hostport-cni/hostport/internal/loopback"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -26,20 +27,32 @@ const (
 
 // States looks at the node for how each mapping is doing. The function that it
 // returns knows every attachment that is recorded. With an error there is none.
+// No call waits for it: the kernel is read without the lock.
 func (n *Node) States(ctx context.Context, all []*hostport.Attachment) (func(hostport.Key, hostport.Mapping) State, error) {
-	_, differences, err := n.Audit(ctx)
+	snapshot, differences, err := n.Verify(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
+	dead, err := n.Dead(snapshot)
+	if err != nil && !Unseen(err) {
+		return nil, err
+	}
 	attachments := make(map[hostport.Key]State)
-	for _, d := range differences {
-		switch {
-		case d.Attachment == nil:
-		case d.Dead:
-			attachments[d.Attachment.Key] = Dead
-		case attachments[d.Attachment.Key] != Dead:
-			attachments[d.Attachment.Key] = OutOfSync
+	for _, found := range differences {
+		for _, d := range found {
+			if d.Attachment != nil {
+				attachments[d.Attachment.Key] = OutOfSync
+			}
 		}
+	}
+	for _, a := range snapshot.Attachments {
+		// Verify names an interface once, and every pod behind it is concerned.
+		if a.LoopbackInterface != "" && loopback.Check(a.LoopbackInterface) != nil {
+			attachments[a.Key] = OutOfSync
+		}
+	}
+	for _, k := range dead {
+		attachments[k] = Dead
 	}
 	var mappings []hostport.Mapping
 	for _, a := range all {
