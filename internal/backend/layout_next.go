@@ -5,4 +5,4 @@ package backend
 // Layout of a program that comes after this one. Tests build it to show that an
 // upgrade and a downgrade rewrite the rules; the backends write a few of them
 // differently then.
-const Layout = 4
+const Layout = 5

@@ -48,11 +48,12 @@ func New(o Options) *Backend {
 }
 
 // Apply carries out one change: one iptables-restore process for each family
-// that it touches, both at once. seen is always "".
+// that it touches, both at once. seen is the histories of both.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err error) {
 	texts := make(map[hostport.Family]string)
+	after := historiesBefore(c)
 	for _, f := range hostport.Families() {
-		s, err := changeScripts(f, c)
+		s, err := changeScripts(f, c, after.of(f))
 		if err != nil {
 			return "", err
 		}
@@ -72,5 +73,5 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 		}
 	}
 	wg.Wait()
-	return "", errors.Join(errs...)
+	return after.String(), errors.Join(errs...)
 }

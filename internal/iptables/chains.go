@@ -59,6 +59,10 @@ const (
 	// Per family, prefix + "V-" + 16 digits (nat): empty, and not jumped to. Its
 	// name is the fingerprint of the attachments that have rules.
 	fingerprintPrefix = prefix + "V-"
+
+	// Per fingerprint that was followed by another since the last deletion, prefix +
+	// "OLD-" + 16 digits (nat): empty, and not jumped to. See history.
+	followedPrefix = prefix + "OLD-"
 )
 
 // Built-in chains that lead to ours, and the chain of kube-proxy that must stay
@@ -127,3 +131,16 @@ func attachmentChain(prefix string, k hostport.Key) string {
 
 // fingerprintChain is the chain that stands for a fingerprint.
 func fingerprintChain(fp uint64) string { return fmt.Sprintf("%s%016x", fingerprintPrefix, fp) }
+
+// followedChain is the chain that says that another fingerprint followed this one.
+func followedChain(fp uint64) string { return fmt.Sprintf("%s%016x", followedPrefix, fp) }
+
+// marksPast reports whether a chain stands for a fingerprint that another followed,
+// or says so of one.
+func (t *table) marksPast(chain string) bool {
+	if fp, ok := strings.CutPrefix(chain, fingerprintPrefix); ok {
+		return t.has(followedPrefix + fp)
+	}
+	fp, ok := strings.CutPrefix(chain, followedPrefix)
+	return ok && t.has(fingerprintPrefix+fp)
+}

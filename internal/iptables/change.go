@@ -8,14 +8,15 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// changeScripts returns what carries out c in family f. It fails in the kernel
-// unless that is at c.Before. It is empty if c does not touch the family.
-func changeScripts(f hostport.Family, c backend.Change) (*scripts, error) {
+// changeScripts returns what carries out c in family f, and appends it to the
+// family's history h. It fails in the kernel unless that is at the end of h. It is
+// empty if c does not touch the family.
+func changeScripts(f hostport.Family, c backend.Change, h *history) (*scripts, error) {
 	s := newScripts()
 	if !uses(f, c.Remove) && !uses(f, c.Add) {
 		return s, nil
 	}
-	s.nat.fingerprint(c.Before.Of(f), c.After.Of(f))
+	s.nat.guard, *h = h.follow(c.After.Of(f), !uses(f, c.Remove))
 	chains, err := sharedChains(f, c)
 	if err != nil {
 		return nil, err
@@ -46,23 +47,6 @@ func changeScripts(f hostport.Family, c backend.Change) (*scripts, error) {
 	}
 	s.nat.replace(f, c, going)
 	return s, nil
-}
-
-// fingerprint makes the script fail unless the chain that stands for before is
-// there, and has that for after there instead. In the nf_tables variant a rename
-// costs nothing, where a transaction that deletes waits for a grace period of the
-// kernel (14 ms on Linux 6.18; an ADD takes 5).
-func (s *script) fingerprint(before, after uint64) {
-	switch {
-	case before == after:
-		s.guard = []string{"-F " + fingerprintChain(before)}
-	case before == 0:
-		s.guard = []string{"-N " + fingerprintChain(after)}
-	case after == 0:
-		s.guard = []string{"-F " + fingerprintChain(before), "-X " + fingerprintChain(before)}
-	default:
-		s.guard = []string{"-E " + fingerprintChain(before) + " " + fingerprintChain(after)}
-	}
 }
 
 // replace adds what takes away the attachments' rules of before and makes those

@@ -57,6 +57,9 @@ func (c *comparison) compare(some []*hostport.Attachment, fp uint64) {
 		return
 	}
 	c.chain(hostport.Key{}, place{natTable, fingerprintChain(fp)}, nil)
+	if c.there.of(natTable).has(followedChain(fp)) {
+		c.differ(hostport.Key{}, "chain %s of table %s says that more rules came after those on record", followedChain(fp), natTable)
+	}
 	seen := make(map[string]bool)
 	for _, a := range some {
 		for _, ch := range chainsFor(c.family, a) {
@@ -189,7 +192,7 @@ func (c *comparison) strays() {
 		t := c.there.of(name)
 		for _, chain := range t.chains {
 			wanted, known := c.wanted[place{name, chain}]
-			if ours(chain) && !known {
+			if ours(chain) && !known && !t.marksPast(chain) {
 				c.differ(hostport.Key{}, "chain %s of table %s belongs to no attachment", chain, name)
 			}
 			if known && wanted == nil {

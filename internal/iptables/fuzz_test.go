@@ -187,11 +187,8 @@ func FuzzAttachment(f *testing.F) {
 				change(nil, nil, one),
 				change([]*hostport.Attachment{everything()}, one, nil),
 			} {
-				s, err := changeScripts(family, c)
-				if err != nil {
-					t.Fatal(err)
-				}
-				wellFormed(t, s.String())
+				text, _ := scriptsFor(t, family, c)
+				wellFormed(t, text)
 			}
 			wellFormed(t, rewriteText(family, ruleset{}, one, 1, true))
 		}

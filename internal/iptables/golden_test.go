@@ -39,10 +39,7 @@ func TestGolden(t *testing.T) {
 				{"it is added again", change(both, one, one)},
 				{"it goes from beside another", change(both, one, nil)},
 			} {
-				s, err := changeScripts(f, c.change)
-				if err != nil {
-					t.Fatal(err)
-				}
+				s, _ := scriptsFor(t, f, c.change)
 				fmt.Fprintf(&b, "# %s: %s\n%s\n", f, c.title, s)
 			}
 			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewriteText(f, parseSave(t, lost), one, 1, true))

@@ -48,7 +48,7 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.
 	if asked := places(f, some, fp); len(asked) <= maxPlaces {
 		// One table after the other, as the tool takes them.
 		slices.SortStableFunc(asked, func(x, y place) int { return strings.Compare(x.table, y.table) })
-		out, err := b.run(ctx, command(f)+"-restore", listText(asked), append(shortWait(), "--noflush")...)
+		out, err := b.run(ctx, command(f)+"-restore", listText(asked, followedChain(fp)), append(shortWait(), "--noflush", "--test")...)
 		if killed(err) {
 			return ruleset{}, err
 		}
@@ -65,9 +65,10 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.
 	return b.save(ctx, v)
 }
 
-// listText asks iptables-restore to list chains, sorted by table. Nothing in
-// the kernel is changed by that, also where a table is not there.
-func listText(asked []place) string {
+// listText asks iptables-restore --test to list chains, sorted by table, and to
+// fail if table nat has chain absent. Nothing in the kernel is changed by that,
+// also where a table is not there.
+func listText(asked []place, absent string) string {
 	var text strings.Builder
 	for i, p := range asked {
 		if i == 0 || asked[i-1].table != p.table {
@@ -75,6 +76,9 @@ func listText(asked []place) string {
 		}
 		fmt.Fprintf(&text, "-S %s\n", p.chain)
 		if i == len(asked)-1 || asked[i+1].table != p.table {
+			if p.table == natTable {
+				fmt.Fprintf(&text, "-N %s\n", absent)
+			}
 			text.WriteString("COMMIT\n")
 		}
 	}

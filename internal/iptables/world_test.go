@@ -162,6 +162,8 @@ func eachVariant(t *testing.T, test func(t *testing.T, w *world)) {
 type node struct {
 	b    *Backend
 	atts []*hostport.Attachment
+	// seen is what the last change or rewrite returned.
+	seen string
 	// resyncs counts the changes that failed at first.
 	resyncs int
 }
@@ -197,7 +199,21 @@ func change(rest, remove, add []*hostport.Attachment) backend.Change {
 }
 
 func (n *node) change(remove, add []*hostport.Attachment) backend.Change {
-	return change(n.without(remove), remove, add)
+	c := change(n.without(remove), remove, add)
+	c.Seen = n.seen
+	return c
+}
+
+// scriptsFor is what carries out c in family f, and what Change.Seen is after it if
+// it touches no other family.
+func scriptsFor(t testing.TB, f hostport.Family, c backend.Change) (text, seen string) {
+	t.Helper()
+	h := historiesBefore(c)
+	s, err := changeScripts(f, c, h.of(f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.String(), h.String()
 }
 
 func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
@@ -213,15 +229,16 @@ func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
 // try applies a change, twice if the first fails.
 func (n *node) try(t testing.TB, remove, add []*hostport.Attachment) error {
 	t.Helper()
-	_, err := n.b.Apply(t.Context(), n.change(remove, add))
+	seen, err := n.b.Apply(t.Context(), n.change(remove, add))
 	if err != nil {
 		n.resyncs++
 		n.rewrite(t)
 	}
 	if errors.Is(err, backend.ErrDrift) {
-		_, err = n.b.Apply(t.Context(), n.change(remove, add))
+		seen, err = n.b.Apply(t.Context(), n.change(remove, add))
 	}
 	if err == nil {
+		n.seen = seen
 		n.atts = append(n.without(remove), add...)
 	}
 	return err
@@ -234,13 +251,15 @@ func (n *node) apply(t testing.TB, remove, add []*hostport.Attachment) {
 	}
 }
 
-func (n *node) rewrite(t testing.TB) { t.Helper(); rewrite(t, n.b, n.atts) }
+func (n *node) rewrite(t testing.TB) { t.Helper(); n.seen = rewrite(t, n.b, n.atts) }
 
-func rewrite(t testing.TB, b *Backend, atts []*hostport.Attachment) {
+func rewrite(t testing.TB, b *Backend, atts []*hostport.Attachment) (seen string) {
 	t.Helper()
-	if _, err := b.Rewrite(t.Context(), atts, fingerprint(atts)); err != nil {
+	seen, err := b.Rewrite(t.Context(), atts, fingerprint(atts))
+	if err != nil {
 		t.Fatal(err)
 	}
+	return seen
 }
 
 func (n *node) add(t testing.TB, a ...*hostport.Attachment) { t.Helper(); n.apply(t, nil, a) }

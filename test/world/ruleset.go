@@ -24,6 +24,14 @@ func (r Ruleset) Sorted() Ruleset {
 	return r
 }
 
+// WithoutPast is the ruleset without what marks its past, as a resync leaves it.
+func (r Ruleset) WithoutPast() Ruleset {
+	for _, text := range []*string{&r.IptablesNFT, &r.Ip6tablesNFT, &r.IptablesLegacy, &r.Ip6tablesLegacy, &r.NFTables} {
+		*text = netns.WithoutPast(*text)
+	}
+	return r
+}
+
 // Ruleset reads the node's rules.
 func (w *World) Ruleset() Ruleset {
 	w.t.Helper()
