@@ -30,6 +30,9 @@ type Adoption struct {
 	Foreign []portmap.Foreign `json:"foreign"`
 }
 
+// Empty reports whether portmap served no attachment.
+func (a *Adoption) Empty() bool { return len(a.Adopted)+len(a.Removed)+len(a.Left) == 0 }
+
 // Left is an attachment that could not be adopted.
 type Left struct {
 	Attachment *hostport.Attachment `json:"attachment"`

@@ -104,40 +104,21 @@ func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference
 	}
 	err = n.read(ctx, func(s *session) error {
 		checked, differences = 0, nil
-		all, err := s.all("")
+		all, err := s.snapshot(nil)
 		if err != nil {
 			return err
 		}
-		checked = len(all)
-		for _, a := range all {
+		checked = len(all.Attachments)
+		for _, a := range all.Attachments {
 			if life, err := s.life(a); err == nil && life == sandbox.Dead {
 				differences = append(differences, Difference{Attachment: a, Text: "its sandbox is gone"})
 			}
-			if a.LoopbackInterface == "" {
-				continue
-			}
-			if err := loopback.Check(a.LoopbackInterface); err != nil {
-				differences = append(differences, Difference{Attachment: a, Text: err.Error()})
-			}
 		}
-		pending, err := s.pending()
-		if err != nil {
-			return err
-		}
-		var errs []error
+		found, err := n.compare(ctx, all)
 		for _, name := range backend.Names() {
-			if pending != nil && slices.Contains(pending.Backends, name) {
-				differences = append(differences, Difference{Text: fmt.Sprintf("backend %s: the rules are to be rewritten by the next call", name)})
-			}
-			found, err := s.audit(ctx, name, all)
-			if err != nil && !errors.Is(err, backend.ErrMissing) {
-				errs = append(errs, fmt.Errorf("check the rules of backend %s: %w", name, err))
-			} else if err != nil && len(of(name, all)) > 0 {
-				differences = append(differences, Difference{Text: fmt.Sprintf("backend %s: %v", name, err)})
-			}
-			differences = append(differences, found...)
+			differences = append(differences, found[name]...)
 		}
-		return errors.Join(errs...)
+		return err
 	})
 	return checked, differences, err
 }
@@ -155,29 +136,6 @@ func (d Difference) String() string {
 		return d.Text
 	}
 	return d.Attachment.Owner() + ": " + d.Text
-}
-
-// audit compares the rules of one backend with those of its attachments in all.
-func (s *session) audit(ctx context.Context, name string, all []*hostport.Attachment) ([]Difference, error) {
-	b, err := s.Backend(name)
-	if err != nil {
-		return nil, err
-	}
-	fp, err := s.fingerprint(name)
-	if err != nil {
-		return nil, err
-	}
-	mine := of(name, all)
-	found, err := b.Audit(ctx, mine, fp)
-	byKey := make(map[hostport.Key]*hostport.Attachment)
-	for _, a := range mine {
-		byKey[a.Key] = a
-	}
-	var out []Difference
-	for _, d := range found {
-		out = append(out, Difference{Attachment: byKey[d.Owner], Text: d.Text})
-	}
-	return out, err
 }
 
 func (s *session) fingerprint(name string) (fp hostport.Fingerprint, err error) {

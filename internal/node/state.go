@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/hostport-cni/hostport/internal/listener"
-	"github.com/hostport-cni/hostport/internal/loopback"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -43,12 +42,6 @@ func (n *Node) States(ctx context.Context, all []*hostport.Attachment) (func(hos
 			if d.Attachment != nil {
 				attachments[d.Attachment.Key] = OutOfSync
 			}
-		}
-	}
-	for _, a := range snapshot.Attachments {
-		// Verify names an interface once, and every pod behind it is concerned.
-		if a.LoopbackInterface != "" && loopback.Check(a.LoopbackInterface) != nil {
-			attachments[a.Key] = OutOfSync
 		}
 	}
 	for _, k := range dead {

@@ -43,24 +43,28 @@ func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, e
 		return &Snapshot{}, nil
 	}
 	err = n.read(ctx, func(s *session) error {
-		out = new(Snapshot)
-		pending, err := s.pending()
-		if err != nil {
-			return err
-		}
-		if pending != nil {
-			out.Pending = pending.Backends
-		}
-		if out.version, err = s.version(); err != nil {
-			return err
-		}
-		if out.Same(before) {
-			out = before
-			return nil
-		}
-		out.Attachments, err = s.all("")
+		out, err = s.snapshot(before)
 		return err
 	})
+	return out, err
+}
+
+func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
+	out := new(Snapshot)
+	pending, err := s.pending()
+	if err != nil {
+		return nil, err
+	}
+	if pending != nil {
+		out.Pending = pending.Backends
+	}
+	if out.version, err = s.version(); err != nil {
+		return nil, err
+	}
+	if out.Same(before) {
+		return before, nil
+	}
+	out.Attachments, err = s.all("")
 	return out, err
 }
 
@@ -134,18 +138,17 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 		}
 		var differences []Difference
 		if err != nil && len(mine) > 0 {
-			differences = append(differences, Difference{Text: err.Error()})
+			differences = append(differences, Difference{Text: fmt.Sprintf("backend %s: %v", name, err)})
 		}
 		if slices.Contains(s.Pending, name) {
 			differences = append(differences, Difference{Text: Interrupted})
 		}
+		byKey := make(map[hostport.Key]*hostport.Attachment)
+		for _, a := range mine {
+			byKey[a.Key] = a
+		}
 		for _, d := range found {
-			i := slices.IndexFunc(mine, func(a *hostport.Attachment) bool { return a.Key == d.Owner })
-			if i < 0 {
-				differences = append(differences, Difference{Text: d.Text})
-			} else {
-				differences = append(differences, Difference{Attachment: mine[i], Text: d.Text})
-			}
+			differences = append(differences, Difference{Attachment: byKey[d.Owner], Text: d.Text})
 		}
 		out[name] = append(differences, closedInterfaces(mine)...)
 	}
@@ -155,13 +158,14 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 // closedInterfaces returns the attachments that 127.0.0.1 does not reach. One
 // whose interface is gone will soon follow it.
 func closedInterfaces(all []*hostport.Attachment) (out []Difference) {
-	seen := map[string]bool{"": true}
+	closed := map[string]error{"": nil}
 	for _, a := range all {
-		if seen[a.LoopbackInterface] {
-			continue
+		err, known := closed[a.LoopbackInterface]
+		if !known {
+			err = loopback.Check(a.LoopbackInterface)
+			closed[a.LoopbackInterface] = err
 		}
-		seen[a.LoopbackInterface] = true
-		if err := loopback.Check(a.LoopbackInterface); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			out = append(out, Difference{Attachment: a, Text: err.Error()})
 		}
 	}
