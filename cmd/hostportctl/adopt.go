@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -35,7 +34,7 @@ func newAdopt(w *where) *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				err = writeAdoptionJSON(cmd.OutOrStdout(), got)
+				err = writeDocument(cmd.OutOrStdout(), got)
 			} else {
 				err = writeAdoption(cmd.OutOrStdout(), got, dryRun)
 			}
@@ -67,16 +66,19 @@ func (w *where) adopter(cmd *cobra.Command) *node.Node {
 	return n
 }
 
-func writeAdoptionJSON(w io.Writer, got *node.Adoption) error {
-	b, err := json.MarshalIndent(got, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write JSON: %w", err)
+func writeAdoption(w io.Writer, got *node.Adoption, dryRun bool) error {
+	text := adoptionText(got)
+	switch {
+	case got.Empty():
+		text += "portmap serves no pod\n"
+	case dryRun:
+		text += "nothing was changed: a dry run\n"
 	}
-	_, err = w.Write(append(escaped(b), '\n'))
+	_, err := io.WriteString(w, printable(text))
 	return err
 }
 
-func writeAdoption(w io.Writer, got *node.Adoption, dryRun bool) error {
+func adoptionText(got *node.Adoption) string {
 	var b strings.Builder
 	for _, a := range got.Adopted {
 		fmt.Fprintf(&b, "adopted %s: %s\n", a.Owner(), portsOf(a))
@@ -90,14 +92,7 @@ func writeAdoption(w io.Writer, got *node.Adoption, dryRun bool) error {
 	for _, f := range got.Foreign {
 		fmt.Fprintf(&b, "not touched: host ports of %s (%s)\n", f.Program, strings.Join(f.Where, ", "))
 	}
-	switch {
-	case len(got.Adopted)+len(got.Removed)+len(got.Left) == 0:
-		b.WriteString("portmap serves no pod\n")
-	case dryRun:
-		b.WriteString("nothing was changed: a dry run\n")
-	}
-	_, err := io.WriteString(w, printable(b.String()))
-	return err
+	return b.String()
 }
 
 func portsOf(a *hostport.Attachment) string {

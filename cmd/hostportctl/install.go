@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostport-cni/hostport/internal/install"
+	"github.com/hostport-cni/hostport/internal/node"
 )
 
 func newInstall(w *where) *cobra.Command {
@@ -33,6 +34,7 @@ func newInstall(w *where) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var done installation
 			for _, s := range settings {
 				setting, err := install.ParseSetting(s)
 				if err != nil {
@@ -44,11 +46,10 @@ func newInstall(w *where) *cobra.Command {
 			if o.Binaries, err = binaries(); err != nil {
 				return err
 			}
-			r, err := install.Run(cmd.Context(), o)
-			if err := errors.Join(write(cmd.OutOrStdout(), r), err); err != nil || o.DryRun || !o.ReplacePortmap {
-				return err
+			if done.Report, err = install.Run(cmd.Context(), o); err == nil {
+				done.Adoption, err = adoptInstalled(cmd, w, o, done.Report.Networks)
 			}
-			return adoptInstalled(cmd, w, o.ConfDir, r.Networks)
+			return errors.Join(write(cmd.OutOrStdout(), done), err)
 		},
 	}
 	flags := cmd.Flags()
@@ -65,23 +66,25 @@ func newInstall(w *where) *cobra.Command {
 	return cmd
 }
 
-// adoptInstalled adopts the pods that portmap served in these networks. Standard
-// output is the report's.
-func adoptInstalled(cmd *cobra.Command, w *where, confDir string, networks []string) error {
-	installed := where{conf: confDir, lock: w.lock, cache: w.cache}
+// installation is what a command did to the configurations, and to the pods that
+// portmap served.
+type installation struct {
+	*install.Report
+	// Adoption is nil if that was not tried.
+	Adoption *node.Adoption `json:"adoption,omitempty"`
+}
+
+// adoptInstalled adopts the pods that portmap served in the network of a report.
+func adoptInstalled(cmd *cobra.Command, w *where, o install.Options, networks []string) (*node.Adoption, error) {
+	installed := where{conf: o.ConfDir, lock: w.lock, cache: w.cache}
 	if err := installed.find(); err != nil {
-		return err
+		return nil, err
 	}
-	for _, network := range networks {
-		got, err := installed.adopter(cmd).Adopt(cmd.Context(), network, false)
-		if err != nil {
-			return fmt.Errorf("adopt the pods of network %s: %w", network, err)
-		}
-		if err := writeAdoption(cmd.ErrOrStderr(), got, false); err != nil {
-			return err
-		}
+	got, err := installed.adopter(cmd).Adopt(cmd.Context(), networks[0], o.DryRun)
+	if err != nil {
+		return nil, fmt.Errorf("adopt the pods of network %s: %w", networks[0], err)
 	}
-	return nil
+	return got, nil
 }
 
 func addOutput(cmd *cobra.Command, output *string) {
@@ -111,31 +114,32 @@ func binaries() ([]string, error) {
 }
 
 // reportWriter tells how to print a report in a format of the flag --output.
-func reportWriter(output string) (func(io.Writer, *install.Report) error, error) {
-	switch output {
-	case "text":
-		return writeInstallation, nil
-	case "json":
-		return func(w io.Writer, r *install.Report) error {
-			if r == nil {
-				return nil
-			}
-			b, err := json.MarshalIndent(r, "", "  ")
-			if err != nil {
-				return fmt.Errorf("write JSON: %w", err)
-			}
-			_, err = w.Write(append(escaped(b), '\n'))
-			return err
-		}, nil
-	default:
+func reportWriter(output string) (func(io.Writer, installation) error, error) {
+	write := map[string]func(io.Writer, installation) error{
+		"text": writeInstallation,
+		"json": func(w io.Writer, r installation) error { return writeDocument(w, r) },
+	}[output]
+	if write == nil {
 		return nil, fmt.Errorf("--output %q: want text or json", output)
 	}
+	return func(w io.Writer, r installation) error {
+		if r.Report == nil {
+			return nil
+		}
+		return write(w, r)
+	}, nil
 }
 
-func writeInstallation(w io.Writer, r *install.Report) error {
-	if r == nil {
-		return nil
+func writeDocument(w io.Writer, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write JSON: %w", err)
 	}
+	_, err = w.Write(append(escaped(b), '\n'))
+	return err
+}
+
+func writeInstallation(w io.Writer, r installation) error {
 	var b strings.Builder
 	for _, text := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", text)
@@ -150,8 +154,11 @@ func writeInstallation(w io.Writer, r *install.Report) error {
 			b.WriteString(strings.TrimRight(c.Content, "\n") + "\n")
 		}
 	}
+	if r.Adoption != nil {
+		b.WriteString(adoptionText(r.Adoption))
+	}
 	switch {
-	case len(r.Changes) == 0:
+	case len(r.Changes) == 0 && (r.Adoption == nil || r.Adoption.Empty()):
 		b.WriteString("nothing to do\n")
 	case r.DryRun:
 		b.WriteString("nothing was changed: a dry run\n")

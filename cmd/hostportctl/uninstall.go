@@ -40,7 +40,7 @@ func newUninstall(w *where) *cobra.Command {
 			o.Release = func(ctx context.Context, a *hostport.Attachment) error { return w.release(ctx, cmd, dirs, a) }
 			o.Clean = func(context.Context) error { return clean(dirs) }
 			r, err := install.Uninstall(cmd.Context(), o)
-			err = errors.Join(write(cmd.OutOrStdout(), r), err)
+			err = errors.Join(write(cmd.OutOrStdout(), installation{Report: r}), err)
 			if held, ok := errors.AsType[*install.HeldError](err); ok && held.Removed {
 				fmt.Fprintln(cmd.ErrOrStderr(), printable(held.Error()))
 				return errDiffers

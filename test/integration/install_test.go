@@ -164,10 +164,22 @@ func (i *installer) moveAndBack(mode install.Mode) {
 	clean := i.w.Ruleset()
 
 	args := []string{"install", "--replace-portmap", "--mode", string(mode), "--config", "dataDir=" + i.w.DataDir}
-	i.mustCtl(args...)
+	moved := serve("moved", 8084)
+	if out := i.mustCtl(append(args, "--dry-run")...); !strings.Contains(out, "adopted ") || !strings.Contains(out, "nothing was changed") {
+		i.Errorf("a dry run: %s", out)
+	}
+	var done struct {
+		Networks []string
+		Adoption struct{ Adopted []struct{ Mappings []any } }
+	}
+	if out := i.mustCtl(append(args, "-o", "json")...); json.Unmarshal([]byte(out), &done) != nil ||
+		len(done.Networks) != 1 || len(done.Adoption.Adopted) != 1 || len(done.Adoption.Adopted[0].Mappings) != 1 {
+		i.Errorf("as JSON: %s", out)
+	}
 	if out := i.mustCtl(args...); !strings.Contains(out, "nothing to do") {
 		i.Errorf("a second time: %s", out)
 	}
+	i.runtime("del", moved, 8084)
 	pod := serve("pod", 8081)
 	if out := i.mustCtl("uninstall", "--dry-run", "--back-to-portmap"); !strings.Contains(out, "holds 8081/tcp") {
 		i.Errorf("a dry run: %s", out)
@@ -194,7 +206,7 @@ func (i *installer) moveAndBack(mode install.Mode) {
 	if diff := cmp.Diff(before, i.conflist()); diff != "" {
 		i.Errorf("conflist (-before +after):\n%s", diff)
 	}
-	if diff := cmp.Diff(clean, i.w.Ruleset()); diff != "" {
+	if diff := cmp.Diff(clean.Sorted(), i.w.Ruleset().Sorted()); diff != "" { // portmap made its chains again
 		i.Errorf("ruleset (-before +after):\n%s", diff)
 	}
 	for _, path := range []string{i.w.DataDir, filepath.Join(i.bin, "hostport"), filepath.Join(i.bin, "hostportctl")} {
