@@ -28,8 +28,9 @@ type Run func(ctx context.Context, program string, args ...string) (string, erro
 // Collector reads Snapshots of the node in whose network namespace the calling
 // thread is. Close frees it.
 type Collector struct {
-	run Run
-	nft *nftReader
+	run  Run
+	nft  *nftReader
+	sets *setReader
 }
 
 // NewCollector returns a Collector that starts programs with run.
@@ -38,7 +39,7 @@ func NewCollector(run Run) (*Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Collector{run: run, nft: r}, nil
+	return &Collector{run: run, nft: r, sets: &setReader{conn: r.conn, known: map[string]setType{}}}, nil
 }
 
 // Close ends the Collector. Snapshots of its cannot be explained afterwards.
@@ -48,7 +49,7 @@ func (c *Collector) Close() { c.nft.close() }
 // the question leaves open. What cannot be read is noted in the snapshot, and is
 // no error.
 func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) (*Snapshot, error) {
-	s := &Snapshot{Routes: map[netip.Addr]Route{}, Sysctls: map[string]string{}, Pods: map[hostport.Key]PodView{}}
+	s := c.newSnapshot()
 	if err := s.readLinks(); err != nil {
 		return nil, err
 	}
@@ -64,21 +65,35 @@ func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) 
 	s.readRoutes(q, f, mine)
 	s.readSysctls(f)
 	s.Conntrack = readFill()
-	s.Programs = s.readPrograms(q)
+	s.Virtual = readVirtual()
 	found, listenErr := listener.Find(ctx, []hostport.Mapping{{HostIP: q.Address, HostPort: q.Port, Protocol: q.Protocol}})
 	s.Listeners = found
 	for _, a := range mine {
 		s.Pods[a.Key] = s.viewPod(ctx, q, a)
 	}
+	s.readPrograms(q)
 	rules.Wait()
-	if err != nil {
-		s.Unread = append(s.Unread, fmt.Sprintf("The rules of nf_tables could not be read: %v.", err))
-	}
 	if listenErr != nil {
 		s.Unread = append(s.Unread, fmt.Sprintf("The node's sockets could not be listed: %v.", listenErr))
 	}
+	s.take(native, err, saved, notes)
+	return s, nil
+}
+
+func (c *Collector) newSnapshot() *Snapshot {
+	return &Snapshot{
+		Routes: map[netip.Addr]Route{}, Sysctls: map[string]string{}, Pods: map[hostport.Key]PodView{}, sets: c.sets.test,
+	}
+}
+
+// take puts together what the kernel and the tools of iptables said, and notes
+// what they did not.
+func (s *Snapshot) take(native ruleset, err error, saved ruleset, notes []string) {
+	if err != nil {
+		notes = append([]string{fmt.Sprintf("The rules of nf_tables could not be read: %v.", err)}, notes...)
+	}
 	s.Unread = append(s.Unread, notes...)
-	s.rulesHidden = err != nil || len(notes) > 0
+	s.rulesHidden = len(notes) > 0
 	s.rules = merge(native, saved)
 	for _, t := range s.rules {
 		if t.origin == originNFT && t.compat() && t.uses("match", "target") {
@@ -87,7 +102,6 @@ func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) 
 				"Table %s %s was written by iptables, and iptables-save does not list it here: some of its rules cannot be read.", t.family, t.name))
 		}
 	}
-	return s, nil
 }
 
 // concerned are the attachments that map the port of the question, whatever the
@@ -191,12 +205,12 @@ func (c *Collector) saveAll(ctx context.Context, f hostport.Family) (ruleset, []
 	return out, notes
 }
 
-// list runs a tool that lists rules, a second time if it fails: iptables-nft-save
+// list runs a tool that lists rules with their counters, a second time if it fails: iptables-nft-save
 // gives up where others change the rules while it reads.
 func (c *Collector) list(ctx context.Context, tool string) (string, error) {
-	out, err := c.run(ctx, tool)
+	out, err := c.run(ctx, tool, "-c")
 	if err != nil && !errors.Is(err, exec.ErrNotFound) && ctx.Err() == nil {
-		return c.run(ctx, tool)
+		return c.run(ctx, tool, "-c")
 	}
 	return out, err
 }
@@ -239,7 +253,7 @@ func (s *Snapshot) readLinks() error {
 			}
 		}
 		if a.Xdp != nil && a.Xdp.Attached {
-			s.Programs = append(s.Programs, Program{Hook: "XDP", Where: a.Name, Name: "program " + strconv.Itoa(int(a.Xdp.ProgId))})
+			s.Programs = append(s.Programs, Program{Hook: "XDP", Where: a.Name, Name: programName(a.Xdp.ProgId)})
 		}
 		s.Links = append(s.Links, out)
 	}
@@ -251,6 +265,14 @@ var (
 	standInV4 = netip.AddrFrom4([4]byte{203, 0, 113, 1})               //nolint:gochecknoglobals // a constant
 	standInV6 = netip.MustParseAddr("2001:db8:ffff:ffff:ffff:ffff::1") //nolint:gochecknoglobals // a constant
 )
+
+// standIn is an address that nobody has.
+func standIn(f hostport.Family) netip.Addr {
+	if f == hostport.IPv6 {
+		return standInV6
+	}
+	return standInV4
+}
 
 // complete fills in what the question leaves open: the node's first address, and
 // a client that stands for those outside.
@@ -266,10 +288,7 @@ func (s *Snapshot) complete(q *Question) {
 		return
 	}
 	q.Assumed = true
-	q.From = standInV4
-	if q.Address.Is6() {
-		q.From = standInV6
-	}
+	q.From = standIn(hostport.FamilyOf(q.Address))
 	if r := lookup(q.From); r.Err == "" {
 		return
 	}
@@ -291,12 +310,9 @@ func (s *Snapshot) complete(q *Question) {
 // mainAddress is the address that the node itself would use towards the outside.
 func (s *Snapshot) mainAddress(q *Question) netip.Addr {
 	v6 := q.From.IsValid() && q.From.Is6()
-	to := standInV4
-	if v6 {
-		to = standInV6
-	}
-	if q.From.IsValid() {
-		to = q.From
+	to := q.From
+	if !to.IsValid() {
+		to = standInV4
 	}
 	if r := lookup(to); r.Err == "" && r.Source.IsValid() && !s.isLocal(to) {
 		return r.Source
@@ -483,31 +499,4 @@ func (s *Snapshot) viewPod(ctx context.Context, q *Question, a Attachment) PodVi
 		v.ReturnPeer[c] = name(peers[r.Out])
 	}
 	return v
-}
-
-// readPrograms adds tc programs of the interfaces on the way.
-func (s *Snapshot) readPrograms(q *Question) []Program {
-	out := s.Programs
-	names := map[string]bool{q.In: true}
-	for _, r := range s.Routes {
-		names[r.Out] = true
-	}
-	for name := range names {
-		l, err := netlinksafe.LinkByName(name)
-		if err != nil {
-			continue
-		}
-		for parent, hook := range map[uint32]string{netlink.HANDLE_MIN_INGRESS: "tc ingress", netlink.HANDLE_MIN_EGRESS: "tc egress"} {
-			filters, err := netlinksafe.FilterList(l, parent)
-			if err != nil {
-				continue
-			}
-			for _, f := range filters {
-				if b, ok := f.(*netlink.BpfFilter); ok {
-					out = append(out, Program{Hook: hook, Where: name, Name: b.Name})
-				}
-			}
-		}
-	}
-	return out
 }

@@ -340,8 +340,7 @@ func (x *explainer) noMapping() bool {
 func (x *explainer) taken(name string, by passage) bool {
 	if by.site.Component == componentProxy {
 		return x.fail(name, CodeServiceFirst, &by.site,
-			fmt.Sprintf("a Service has it first, and kube-proxy leads it to %s", by.to),
-			Advice{Text: "Change the Service's nodePort, externalIPs or load balancer address, or the pod's hostPort.", Command: "kubectl get services -A -o wide"})
+			fmt.Sprintf("a Service has it first, and kube-proxy leads it to %s", by.to), serviceAdvice)
 	}
 	what := "leads it to " + by.to.String()
 	if by.action == actionRedirect {
@@ -378,7 +377,7 @@ func (x *explainer) translation() bool {
 			return x.taken("translation", first)
 		}
 	default:
-		return x.untranslated()
+		return x.untranslated(first.accepted)
 	}
 	if x.owner.Dead {
 		return x.fail("owner", CodeOwnerDead, &first.site, fmt.Sprintf("the sandbox of %s is gone, and its rules are still there", x.whom()),
@@ -388,7 +387,16 @@ func (x *explainer) translation() bool {
 		return x.fail("translation", CodeOutOfSync, &first.site, fmt.Sprintf("the rule in the kernel leads to %s, and the record says %s", first.to, x.to), syncAdvice)
 	}
 	site := first.site
-	x.stage("translation", MarkOK, componentHostport, sentence(fmt.Sprintf("%s leads it to %s", site, x.to)), &site)
+	text := fmt.Sprintf("%s leads it to %s", site, x.to)
+	if n := first.connections; n != nil {
+		text += fmt.Sprintf(", as it did with %d connections before", *n)
+	}
+	x.stage("translation", MarkOK, componentHostport, sentence(text), &site)
+	x.r.Stages[len(x.r.Stages)-1].Connections = first.connections
+	if x.s.virtual(x.q.Protocol, x.p.OriginalDestination) {
+		x.warn("ipvs", "IPVS serves %s too, and gets none of these packets: it comes after the translation. A Service of kube-proxy's "+
+			"IPVS mode that has this port is hidden.", x.p.OriginalDestination)
+	}
 	for _, d := range x.owner.Differences {
 		x.warn("translation", "Out of sync: %s. `hostportctl sync` repairs it.", d)
 	}
@@ -401,8 +409,22 @@ func (x *explainer) translation() bool {
 // syncAdvice is for rules that are not as recorded.
 var syncAdvice = Advice{Text: "Rewrite the rules from the records.", Command: "hostportctl sync"} //nolint:gochecknoglobals // a constant
 
-// untranslated tells why no rule translated the packet.
-func (x *explainer) untranslated() bool {
+// siteOrNil is nil for no site.
+func siteOrNil(s Site) *Site {
+	if s == (Site{}) {
+		return nil
+	}
+	return &s
+}
+
+// serviceAdvice is for a port that a Service has.
+var serviceAdvice = Advice{ //nolint:gochecknoglobals // a constant
+	Text: "Change the Service's nodePort, externalIPs or load balancer address, or the pod's hostPort.", Command: "kubectl get services -A -o wide",
+}
+
+// untranslated tells why no rule translated the packet. accepted is a rule of
+// table nat that let it pass, if there is one.
+func (x *explainer) untranslated(accepted Site) bool {
 	if x.s.rulesHidden {
 		x.programs()
 		x.name()
@@ -417,6 +439,14 @@ func (x *explainer) untranslated() bool {
 	if x.p.State == StateUntracked {
 		return x.fail("translation", CodeOtherMappingFirst, nil, "a NOTRACK rule of another program keeps the packet out of connection tracking, so that it cannot be translated",
 			Advice{Text: "Find the rule in table raw.", Command: "iptables -t raw -S"})
+	}
+	if x.s.virtual(x.q.Protocol, x.p.OriginalDestination) {
+		return x.fail("translation", CodeServiceFirst, siteOrNil(accepted),
+			fmt.Sprintf("a Service of kube-proxy's IPVS mode has %s, and no rule of ours comes before", x.p.OriginalDestination), serviceAdvice)
+	}
+	if accepted.Rule != "" && len(x.owner.Differences) == 0 {
+		return x.fail("translation", CodeOtherMappingFirst, &accepted, fmt.Sprintf("%s keeps it from our rules: it accepts it as it is", accepted),
+			Advice{Text: "Remove that rule, or move it behind the jump to CNI-HP-DNAT."})
 	}
 	conditions := x.owner.Options.Conditions(x.f)
 	if len(x.owner.Differences) == 0 && len(conditions) > 0 {

@@ -2,6 +2,7 @@ package explain
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,6 +92,33 @@ func (c *scene) pod(change func(*PodView)) {
 	c.s.Pods[c.all[0].Key] = view
 }
 
+// ipvsMode is how kube-proxy's IPVS mode keeps its Services from table nat, before
+// our rules.
+var ipvsMode = strings.Replace(ours, "-A PREROUTING", `:KUBE-SERVICES - [0:0]
+:KUBE-NODE-PORT - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-SERVICES -m comment --comment "Kubernetes service external ip + port" -m set --match-set KUBE-EXTERNAL-IP dst,dst -j KUBE-MARK-MASQ
+-A KUBE-SERVICES -m comment --comment "Kubernetes service external ip + port" -m set --match-set KUBE-EXTERNAL-IP dst,dst -m addrtype --dst-type LOCAL -j ACCEPT
+-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODE-PORT
+-A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-NODE-PORT -p tcp -m comment --comment "Kubernetes nodeport TCP port for masquerade purpose" -m set --match-set KUBE-NODE-PORT-TCP dst -j KUBE-MARK-MASQ
+-A PREROUTING`, 1)
+
+// setOf answers for ipsets of one member, which is an address, or an address and a
+// port. The other sets are empty.
+func setOf(member string) func(*Packet, string, []string) (bool, error) {
+	return func(p *Packet, set string, dirs []string) (bool, error) {
+		to := p.Source
+		if dirs[0] == "dst" {
+			to = p.Destination
+		}
+		have := set + " " + strings.Join(dirs, ",") + " "
+		return member == have+to.Addr().String() || member == have+to.String(), nil
+	}
+}
+
 func filter(forward string) string {
 	return "*filter\n:INPUT ACCEPT [0:0]\n" + forward + "COMMIT\n"
 }
@@ -163,6 +191,27 @@ func TestExplain(t *testing.T) {
 		{"ipset that changes nothing", CodeOK, 0, "reaches", func(c *scene) {
 			c.rules += filter(":FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set bad src -j LOG\n-A FORWARD -p udp -m set --match-set bad src -j DROP\n")
 		}},
+		{"ipset with the client", CodeForwardDropped, 1, "drops it", func(c *scene) {
+			c.rules += filter(":FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set bad src -j DROP\n")
+			c.s.sets = setOf("bad src 198.51.100.7")
+		}},
+		{"ipset without the client", CodeOK, 0, "reaches", func(c *scene) {
+			c.rules += filter(":FORWARD DROP [0:0]\n-A FORWARD -m set ! --match-set bad src -j ACCEPT\n-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT\n")
+			c.s.sets = setOf("bad src 198.51.100.8")
+		}},
+		{"a Service of the IPVS mode", CodeServiceFirst, 1, "IPVS mode has 192.0.2.1:8080", func(c *scene) {
+			c.rules = ipvsMode
+			c.s.sets = setOf("KUBE-EXTERNAL-IP dst,dst 192.0.2.1:8080")
+			c.s.Virtual = []VirtualServer{{hostport.TCP, netip.MustParseAddrPort("192.0.2.1:8080")}}
+		}},
+		{"a NodePort of the IPVS mode", CodeOK, 0, "reaches", func(c *scene) {
+			c.rules = ipvsMode
+			c.s.sets = setOf("KUBE-NODE-PORT-TCP dst 192.0.2.1:8080")
+			c.s.Virtual = []VirtualServer{{hostport.TCP, netip.MustParseAddrPort("192.0.2.1:8080")}}
+		}},
+		{"a rule that accepts before ours", CodeOtherMappingFirst, 1, "keeps it from our rules", func(c *scene) {
+			c.rules = strings.Replace(ours, "-A PREROUTING", "-A PREROUTING -p tcp -m tcp --dport 8000:9000 -j ACCEPT\n-A PREROUTING", 1)
+		}},
 		{"reverse path", CodeRPFilter, 1, "rp_filter is strict on up0", func(c *scene) {
 			c.s.Routes[c.q.From] = Route{Out: "cni0"}
 		}},
@@ -209,5 +258,32 @@ func TestCompareContradiction(t *testing.T) {
 	r.Compare(&Observation{Predicted: Reaches, Code: CodeOK, Reached: false, Text: "A packet was dropped."})
 	if r.Verdict != Contradiction || r.Predicted != Reaches || r.Exit() != 2 {
 		t.Errorf("verdict %q, predicted %q, exit status %d", r.Verdict, r.Predicted, r.Exit())
+	}
+}
+
+// TestConnections wants the counter of our own rule, and of no other.
+func TestConnections(t *testing.T) {
+	c := newScene()
+	c.rules = strings.Replace(ours, "-A CNI-HP-DNAT -p tcp -m tcp --dport 8080 -m comment", "[7:420] -A CNI-HP-DNAT -p tcp -m tcp --dport 8080 -m comment", 1)
+	c.rules = strings.Replace(c.rules, "-A PREROUTING", "[900:1] -A PREROUTING", 1)
+	for _, s := range c.report().Stages {
+		switch {
+		case s.Name != "translation" && s.Connections != nil:
+			t.Errorf("stage %s has %d connections", s.Name, *s.Connections)
+		case s.Name == "translation" && (s.Connections == nil || *s.Connections != 7 || !strings.Contains(s.Text, " 7 connections")):
+			t.Errorf("connections %v, %q; want 7", s.Connections, s.Text)
+		}
+	}
+}
+
+func TestParseVirtual(t *testing.T) {
+	got := parseVirtual("IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n" +
+		"  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\nTCP  C0000201:1F90 rr  \n  -> 0AF40028:0050      Masq    1      0          0         \n" +
+		"UDP  [2001:0db8:0000:0000:0000:0000:0000:0001]:0035 wrr\nFWM  00000001 rr\nTCP  nonsense\nTCP  C0000201:1F9000 rr\n")
+	want := []VirtualServer{
+		{hostport.TCP, netip.MustParseAddrPort("192.0.2.1:8080")}, {hostport.UDP, netip.MustParseAddrPort("[2001:db8::1]:53")},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("virtual servers %v, want %v", got, want)
 	}
 }

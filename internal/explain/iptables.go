@@ -18,8 +18,7 @@ var iptPriorities = map[string]map[string]int{ //nolint:gochecknoglobals // a co
 	"security": {hookInput: 50, hookForward: 50, hookOutput: 50},
 }
 
-// parseSave reads the output of iptables-save. Rules are read only as they are
-// asked about: a node with 5,000 Services has 40,000 of them.
+// parseSave reads the output of iptables-save, with counters or without.
 func parseSave(origin string, f hostport.Family, out string) ruleset {
 	family := "ip"
 	if f == hostport.IPv6 {
@@ -37,16 +36,32 @@ func parseSave(origin string, f hostport.Family, out string) ruleset {
 		case strings.HasPrefix(line, ":"):
 			name, rest, _ := strings.Cut(line[1:], " ")
 			t.chains[name] = newIPTChain(t, name, rest)
-		case strings.HasPrefix(line, "-A "):
-			name, spec, _ := strings.Cut(line[3:], " ")
-			if c := t.chains[name]; c != nil {
-				c.rules = append(c.rules, iptRule(spec))
-			}
 		case line == "COMMIT":
 			t = nil
+		default:
+			packets, rule := cutCounters(line)
+			name, spec, _ := strings.Cut(strings.TrimPrefix(rule, "-A "), " ")
+			if c := t.chains[name]; c != nil && strings.HasPrefix(rule, "-A ") {
+				c.rules = append(c.rules, &iptRule{spec: spec, packets: packets})
+			}
 		}
 	}
 	return rs
+}
+
+// cutCounters cuts "[PACKETS:BYTES] " from a rule; of connections, a rule of table
+// nat counts the first packet.
+func cutCounters(line string) (packets *uint64, rule string) {
+	counters, rule, ok := strings.Cut(line, "] ")
+	if !ok || !strings.HasPrefix(counters, "[") {
+		return nil, line
+	}
+	number, _, _ := strings.Cut(counters[1:], ":")
+	n, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return nil, line
+	}
+	return &n, rule
 }
 
 func newIPTChain(t *table, name, rest string) *chain {
@@ -66,10 +81,26 @@ func newIPTChain(t *table, name, rest string) *chain {
 	return c
 }
 
-// iptRule is a rule as iptables-save prints it, without the chain.
-type iptRule string
+// iptRule is a rule as iptables-save prints it, without the chain. It is read
+// when it is first asked about: a node with 5,000 Services has 40,000 of them.
+type iptRule struct {
+	spec    string
+	packets *uint64 // the rule's counter, nil if the listing had none
 
-func (r iptRule) text() string { return string(r) }
+	read   bool
+	tests  []iptTest
+	target []string // -j or -g, and what follows; nil without a target
+}
+
+// iptTest is an option that a packet has to meet.
+type iptTest struct {
+	not    bool
+	option string
+	values []string
+	nets   []netip.Prefix // of -s and -d
+}
+
+func (r *iptRule) text() string { return r.spec }
 
 // truth is the answer of a match: no, yes, or not known, with a reason.
 type truth struct {
@@ -80,35 +111,54 @@ type truth struct {
 func is(yes bool) truth           { return truth{yes: yes} }
 func unknown(reason string) truth { return truth{doubt: reason} }
 
-// apply reads the rule's options from left to right.
-func (r iptRule) apply(p *Packet) effect {
-	args := iptFields(string(r))
-	doubt := ""
+// parse reads the rule's options from left to right.
+func (r *iptRule) parse() {
+	r.read = true
+	args := iptFields(r.spec)
 	for i := 0; i < len(args); {
-		not := args[i] == "!"
-		if not {
+		t := iptTest{not: args[i] == "!"}
+		if t.not {
 			i++
 		}
 		if i >= len(args) {
-			break
+			return
 		}
-		option := args[i]
-		values := optionValues(args[i+1:])
-		if option == "-j" || option == "-g" {
-			e := iptTarget(p, option, args[i+1:], doubt != "")
-			e.doubt = doubt
-			return e
+		t.option = args[i]
+		if t.option == "-j" || t.option == "-g" {
+			r.target = args[i:]
+			return
 		}
-		i += 1 + len(values)
-		t := iptMatch(p, option, values)
-		switch {
+		t.values = optionValues(args[i+1:])
+		i += 1 + len(t.values)
+		switch t.option {
+		case "-m", "--comment", "--update-counters", "--nfacct-name", "--return-nomatch":
+			continue
+		case "-s", "-d":
+			t.nets = parsePrefixes(strings.Join(t.values, ","))
+		}
+		r.tests = append(r.tests, t)
+	}
+}
+
+func (r *iptRule) apply(p *Packet) effect {
+	if !r.read {
+		r.parse()
+	}
+	doubt := ""
+	for i := range r.tests {
+		switch t := r.tests[i].match(p); {
 		case t.doubt != "":
 			doubt = t.doubt
-		case t.yes == not:
+		case t.yes == r.tests[i].not:
 			return effect{}
 		}
 	}
-	return effect{}
+	if r.target == nil {
+		return effect{}
+	}
+	e := iptTarget(p, r.target[0], r.target[1:], doubt != "")
+	e.doubt, e.packets = doubt, r.packets
+	return e
 }
 
 // optionValues are the arguments up to the next option.
@@ -150,16 +200,17 @@ func iptFields(s string) []string {
 	return out
 }
 
-// iptMatch evaluates one option of a rule.
-func iptMatch(p *Packet, option string, values []string) truth {
-	value := strings.Join(values, " ")
-	switch option {
-	case "-m", "--comment", "--update-counters", "--nfacct-name", "--return-nomatch":
-		return is(true)
+// match evaluates the option.
+func (t *iptTest) match(p *Packet) truth {
+	// Most rules of a long ruleset are of another destination.
+	switch t.option {
 	case "-s":
-		return is(inPrefix(p.Source.Addr(), value))
+		return is(within(p.Source.Addr(), t.nets))
 	case "-d":
-		return is(inPrefix(p.Destination.Addr(), value))
+		return is(within(p.Destination.Addr(), t.nets))
+	}
+	option, value := t.option, strings.Join(t.values, " ")
+	switch option {
 	case "-i":
 		return is(matchIf(p.In, value))
 	case "-o":
@@ -173,7 +224,7 @@ func iptMatch(p *Packet, option string, values []string) truth {
 	case "--ports":
 		return is(inPorts(p.Destination.Port(), value) || inPorts(p.Source.Port(), value))
 	case "--tcp-flags":
-		return tcpFlags(p, values)
+		return tcpFlags(p, t.values)
 	case "--syn":
 		return is(p.tcpFlags() == 0x02)
 	case "--mark":
@@ -198,7 +249,7 @@ func iptMatch(p *Packet, option string, values []string) truth {
 	case "--physdev-is-bridged":
 		return is(false)
 	case "--match-set":
-		return unknown("the contents of ipset " + strings.Join(values, " ") + " were not read")
+		return p.node.inSet(p, t.values)
 	default:
 		return unknown("this tool does not evaluate " + option)
 	}
@@ -265,15 +316,22 @@ func tcpFlags(p *Packet, values []string) truth {
 	return is(p.tcpFlags()&bits(values[0]) == bits(values[1]))
 }
 
+// within reports whether an address is in one of the networks.
+func within(addr netip.Addr, nets []netip.Prefix) bool {
+	return slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
 // inPrefix reports whether an address is in one of the comma-separated networks.
-// Masks may be written out.
-func inPrefix(addr netip.Addr, value string) bool {
+func inPrefix(addr netip.Addr, value string) bool { return within(addr, parsePrefixes(value)) }
+
+// parsePrefixes reads comma-separated networks. Masks may be written out.
+func parsePrefixes(value string) (out []netip.Prefix) {
 	for v := range strings.SplitSeq(value, ",") {
-		if prefix, ok := parsePrefix(v); ok && prefix.Contains(addr) {
-			return true
+		if prefix, ok := parsePrefix(v); ok {
+			out = append(out, prefix)
 		}
 	}
-	return false
+	return out
 }
 
 func parsePrefix(s string) (netip.Prefix, bool) {

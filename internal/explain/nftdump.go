@@ -191,6 +191,7 @@ type nftElement struct {
 	verdict  effect
 	isJump   bool
 	comment  string
+	packets  *uint64 // its counter, nil if it has none
 }
 
 func (r *nftReader) readSets() (map[string]map[string]*nftSet, error) {
@@ -310,9 +311,32 @@ func decodeElement(ad *netlink.AttributeDecoder) nftElement {
 			e.last = ad.Uint32()&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		case unix.NFTA_SET_ELEM_USERDATA:
 			e.comment, _ = userdata.GetString(ad.Bytes(), userdata.NFTNL_UDATA_SET_ELEM_COMMENT)
+		case unix.NFTA_SET_ELEM_EXPR:
+			ad.Nested(func(n *netlink.AttributeDecoder) error { e.packets = decodeCounter(n); return nil })
 		}
 	}
 	return e
+}
+
+// decodeCounter reads the packets of an expression, if it is a counter.
+func decodeCounter(ad *netlink.AttributeDecoder) (packets *uint64) {
+	name := ""
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_EXPR_NAME:
+			name = ad.String()
+		case unix.NFTA_EXPR_DATA:
+			ad.Nested(func(n *netlink.AttributeDecoder) error {
+				for n.Next() {
+					if name == "counter" && n.Type() == unix.NFTA_COUNTER_PACKETS {
+						packets = new(n.Uint64())
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return packets
 }
 
 func decodeVerdict(ad *netlink.AttributeDecoder) effect {

@@ -166,6 +166,8 @@ type machine struct {
 	rule *nftRule
 	// doubt says why it is not known whether the rule matched so far.
 	doubt string
+	// packets is the counter of the element that was found last.
+	packets *uint64
 }
 
 // Outcomes of one expression.
@@ -189,7 +191,7 @@ func (r *nftRule) apply(p *Packet) effect {
 			}
 			return effect{}
 		case outcomeDone:
-			eff.doubt = m.doubt
+			eff.doubt, eff.packets = m.doubt, m.packets
 			if m.doubt != "" {
 				*p = before
 			}
@@ -383,6 +385,7 @@ func (m *machine) lookup(x *expr.Lookup) (outcome, effect) {
 	if !found {
 		return m.test(false, doubt), effect{}
 	}
+	m.packets = e.packets
 	if e.isJump {
 		if e.verdict.action == actionNext {
 			return outcomeBreak, effect{}

@@ -65,8 +65,11 @@ type Stage struct {
 	// Component is whose rule or setting it is, "" if nobody's.
 	Component string `json:"component,omitempty"`
 	Text      string `json:"text"`
-	// Rule is the rule that decided, "" if none did.
+	// Rule is the rule that decided, nil if none did.
 	Rule *Site `json:"rule,omitempty"`
+	// Connections is the counter of our rule or element: how many connections it has
+	// led to the pod since it was written. It is nil in all other stages.
+	Connections *uint64 `json:"connections,omitempty"`
 }
 
 // Advice is what to do, and the command that does it, "" where none exists.

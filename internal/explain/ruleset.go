@@ -60,6 +60,9 @@ type effect struct {
 	action action
 	chain  string         // of a jump
 	to     netip.AddrPort // of a translation; a zero port leaves the port alone
+	// packets is the counter of the rule, or of the element that decided; nil if
+	// it has none.
+	packets *uint64
 	// doubt says why it is not known whether the rule matches; action is then
 	// what it does if it does.
 	doubt string
@@ -162,7 +165,12 @@ type passage struct {
 	action action // accept, or what ended it
 	site   Site   // of what ended it, or translated
 	to     netip.AddrPort
-	doubts []doubt
+	// connections is how many were translated like this, nil if nothing counts.
+	connections *uint64
+	// accepted is the first rule of a nat chain that leaves the packet as it is, the
+	// zero Site if there is none.
+	accepted Site
+	doubts   []doubt
 }
 
 // uncertain are the doubts that matter: whose rule would have done something
@@ -241,8 +249,9 @@ func (rs ruleset) pass(hook string, p *Packet, tracked State) passage {
 	}
 	translate()
 	if translated.action != actionAccept {
-		out.action, out.site, out.to = translated.action, translated.site, translated.to
+		out.action, out.site, out.to, out.connections = translated.action, translated.site, translated.to, translated.connections
 	}
+	out.accepted = translated.accepted
 	out.doubts = append(out.doubts, translated.doubts...)
 	return out
 }
@@ -255,9 +264,12 @@ func (rs ruleset) translate(hook string, p *Packet) passage {
 		e, site, doubts := walk(c, p, 0)
 		out.doubts = append(out.doubts, doubts...)
 		if e.action == actionAccept {
+			if site.Rule != "" && out.accepted == (Site{}) {
+				out.accepted = site
+			}
 			continue
 		}
-		out.action, out.site, out.to = e.action, site, e.to
+		out.action, out.site, out.to, out.connections = e.action, site, e.to, e.packets
 		switch e.action {
 		case actionDNAT, actionRedirect:
 			p.DNAT = true

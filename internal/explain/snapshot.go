@@ -21,12 +21,16 @@ type Snapshot struct {
 	Pods map[hostport.Key]PodView
 	// Conntrack is the fill of the connection tracking table.
 	Conntrack Fill
+	// Virtual are the addresses and ports that IPVS serves.
+	Virtual []VirtualServer
 	// Programs are eBPF programs on the packet's way.
 	Programs []Program
 	// Unread are what could not be read, as sentences.
 	Unread []string
 
 	rules ruleset
+	// sets tells whether a packet is in an ipset, nil if nobody can.
+	sets func(p *Packet, set string, dirs []string) (bool, error)
 	// rulesHidden says that some rules are among what could not be read.
 	rulesHidden bool
 }
@@ -74,7 +78,12 @@ type Fill struct{ Count, Max int }
 
 // Program is an eBPF program that may change what happens to the packet.
 type Program struct {
-	Hook, Where, Name string
+	// Hook is where the kernel runs it: XDP, tc ingress or egress, or an attachment
+	// point of cgroups.
+	Hook string
+	// Where is the interface or the cgroup.
+	Where string
+	Name  string
 }
 
 func (s *Snapshot) link(name string) *Link {

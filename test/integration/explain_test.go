@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -167,6 +170,21 @@ func mappingPuzzles() []puzzle {
 	}
 }
 
+// ipset makes a set of ipset with one member on the node.
+func (e *env) ipset(name, kind string, member *netlink.IPSetEntry) {
+	e.Helper()
+	family := uint8(unix.AF_INET)
+	if e.f == world.V6 {
+		family = unix.AF_INET6
+	}
+	e.w.Node.Do(func() error {
+		if err := netlink.IpsetCreate(name, kind, netlink.IpsetCreateOptions{Family: family}); err != nil {
+			return err
+		}
+		return netlink.IpsetAdd(name, member)
+	})
+}
+
 func nftFamily(f world.Family) string {
 	if f == world.V6 {
 		return "ip6"
@@ -238,6 +256,26 @@ func nodePuzzles() []puzzle {
 			e.w.NFT(`table inet limits { chain forward { type filter hook forward priority 10; policy drop;
 				ct state established accept; limit rate 1000/second accept; }; }`)
 			return e.fromClient("web")
+		}},
+		{name: "an ipset that has the client", code: "forward-dropped", arrange: func(e *env) packet {
+			e.web()
+			e.ipset("bad", "hash:net", &netlink.IPSetEntry{IP: e.f.Client().AsSlice(), CIDR: uint8(e.f.Client().BitLen() - 8)})
+			e.w.IptablesRestore(e.f, "*filter\n-A FORWARD -m set --match-set bad src -j DROP\nCOMMIT\n")
+			return e.fromClient("")
+		}},
+		{name: "an ipset that has others", code: "ok", arrange: func(e *env) packet {
+			e.web()
+			e.ipset("bad", "hash:ip", &netlink.IPSetEntry{IP: e.f.Elsewhere().AsSlice()})
+			e.w.IptablesRestore(e.f, "*filter\n-A FORWARD -m set --match-set bad src -j DROP\nCOMMIT\n")
+			return e.fromClient("web")
+		}},
+		{name: "an ipset with the port", code: "other-mapping-first", backends: iptablesOnly, arrange: func(e *env) packet {
+			// As kube-proxy's IPVS mode has the addresses of its Services.
+			port := uint16(8080)
+			e.ipset("taken", "hash:ip,port", &netlink.IPSetEntry{IP: e.f.Node().AsSlice(), Port: &port})
+			e.w.IptablesRestore(e.f, "*nat\n-A PREROUTING -m set --match-set taken dst,dst -j ACCEPT\nCOMMIT\n")
+			e.web()
+			return e.fromClient("")
 		}},
 		{name: "rp_filter", code: "rp-filter", families: v4Only, arrange: func(e *env) packet {
 			e.web()
