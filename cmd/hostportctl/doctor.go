@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -41,11 +40,7 @@ func newDoctor(w *where) *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				b, err := json.MarshalIndent(map[string]any{"version": explain.Version, "checks": checks}, "", "  ")
-				if err != nil {
-					return err
-				}
-				if _, err := cmd.OutOrStdout().Write(append(escaped(b), '\n')); err != nil {
+				if err := writeJSON(cmd.OutOrStdout(), diagnosis{jsonVersion, checks}); err != nil {
 					return err
 				}
 			} else {

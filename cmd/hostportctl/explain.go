@@ -106,7 +106,8 @@ func explained(ctx context.Context, q *explain.Question, all []explain.Attachmen
 		}
 		r.Compare(o)
 	}
-	return r, nil
+	// What was interrupted has not seen everything.
+	return r, ctx.Err()
 }
 
 // examined reads the records, and looks at those that map the port.
@@ -185,12 +186,7 @@ func writeReport(w io.Writer, r *explain.Report, output string, verbose bool) er
 		writeStages(newPage(w), r, verbose)
 		return nil
 	case "json":
-		b, err := json.MarshalIndent(r, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(append(escaped(b), '\n'))
-		return err
+		return writeJSON(w, r)
 	case "yaml":
 		return writeYAML(w, r)
 	default:

@@ -10,10 +10,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/explain"
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -25,9 +29,10 @@ func newList(w *where) *cobra.Command {
 		Short: "List host ports and the pods that hold them",
 		Long: "List host ports and the pods that hold them.\n\n" +
 			"STATE is ok, out of sync (the rules in the kernel are not as recorded: see check),\n" +
-			"dead (the sandbox is gone: see prune) or shadowed (a process of the node listens on\n" +
-			"the port, and gets none of its traffic). CONNECTIONS counts since the rules were\n" +
-			"written. JSON and YAML are the records alone.",
+			"dead (the sandbox is gone: see prune), service first (a NodePort, external IP or load\n" +
+			"balancer of a Service has the port, at least on one address: see explain) or shadowed\n" +
+			"(a process of the node listens on the port, and gets none of its traffic). CONNECTIONS\n" +
+			"counts since the rules were written.",
 		Example: "  hostportctl list --port 8080        which pod holds port 8080?\n" +
 			"  hostportctl list --pod shop/web-0   which ports does this pod hold?\n" +
 			"  hostportctl list -o json",
@@ -47,7 +52,7 @@ func newList(w *where) *cobra.Command {
 					return err
 				}
 				rows := rowsOf(all, match)
-				if len(rows) > 0 && (output == "table" || output == "wide") {
+				if len(rows) > 0 {
 					w.look(cmd, rows)
 				}
 				if len(rows) == 0 && output != "json" && output != "yaml" {
@@ -81,18 +86,30 @@ func newList(w *where) *cobra.Command {
 type row struct {
 	mapping    hostport.Mapping
 	attachment *hostport.Attachment
-	// state and connections are "" where they could not be read.
-	state, connections string
+	// state is "", and connections nil, where they could not be read.
+	state       node.State
+	connections *uint64
 }
 
 // look fills in what the kernel knows of the rows. What is recorded is listed
 // without that too.
 func (w *where) look(cmd *cobra.Command, rows []row) {
-	n := w.node(cmd)
-	attachments := recordsOf(rows)
-	states, err := n.States(cmd.Context(), attachments)
-	connections, err2 := n.Connections(cmd.Context())
-	if err := errors.Join(err, err2); err != nil {
+	n, ctx := w.node(cmd), cmd.Context()
+	var states func(hostport.Key, hostport.Mapping) node.State
+	var connections []backend.Connections
+	var services *explain.Services
+	var errs [3]error
+	var wait sync.WaitGroup
+	wait.Go(func() { connections, errs[1] = n.Connections(ctx) })
+	if c, err := explain.NewCollector(explain.RunTool); err == nil {
+		defer c.Close()
+		wait.Go(func() { services, errs[2] = c.Services(ctx) })
+	} else {
+		errs[2] = err
+	}
+	states, errs[0] = n.States(ctx, mappingsOf(rows))
+	wait.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
 		fmt.Fprintln(cmd.ErrOrStderr(), printable("not all of the node could be read: "+err.Error()))
 	}
 	type place struct {
@@ -111,12 +128,23 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 		r := &rows[i]
 		m, key := r.mapping, r.attachment.Key
 		if states != nil {
-			r.state = string(states(key, m))
+			r.state = states(key, m)
+		}
+		if r.state != node.Dead && r.state != node.OutOfSync && services != nil && services.First(r.attachment, m) {
+			r.state = node.ServiceFirst
 		}
 		if counted[key] {
-			r.connections = strconv.FormatUint(number[place{key, m.Protocol, m.HostIP, m.HostPort}], 10)
+			r.connections = new(number[place{key, m.Protocol, m.HostIP, m.HostPort}])
 		}
 	}
+}
+
+// mappingsOf are the rows' mappings.
+func mappingsOf(rows []row) (out []hostport.Mapping) {
+	for _, r := range rows {
+		out = append(out, r.mapping)
+	}
+	return out
 }
 
 // targets are where the mapping leads, one address for each family it serves.

@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -86,6 +85,7 @@ func TestCommands(t *testing.T) {
 		scene("a node that never had a host port", nothing)
 		scene("list", list)
 		scene("what the kernel knows of each mapping", states)
+		scene("Services on host ports", services)
 		scene("rules flushed by another program", flushed)
 		scene("a pod that is gone", gone)
 		scene("names that are escape sequences", hostile)
@@ -96,7 +96,7 @@ func TestCommands(t *testing.T) {
 // nothing leaves a node that has no state without one.
 func nothing(c tool) {
 	c.fails(0, "no state in "+c.w.DataDir, "list")
-	c.want("[]", "list", "-o", "json")
+	c.want("{\n\"version\": 1,\n\"hostPorts\": []\n}", "list", "-o", "json")
 	c.fails(0, "no state in "+c.w.DataDir, "check")
 	c.fails(0, "no state in "+c.w.DataDir, "prune")
 	c.fails(0, "no state in "+c.w.DataDir, "sync")
@@ -151,11 +151,11 @@ func list(c tool) {
 	c.fails(0, "10.244.0.2:80,[fd00:10:244::2]:80", "list", "-o", "wide")
 
 	out, _, _ := c.run("list", "-o", "json", "--port", "8080")
-	var got []hostport.Attachment
+	var got listing
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		c.Fatalf("%v:\n%s", err, out)
 	}
-	if len(got) != 1 || got[0].ContainerID != web.Pod.ContainerID || len(got[0].Mappings) != 1 || got[0].Mappings[0].HostPort != 8080 {
+	if p := got.HostPorts; len(p) != 1 || p[0].ContainerID != web.Pod.ContainerID || p[0].HostPort != 8080 || p[0].State != "ok" || *p[0].Connections != 0 {
 		c.Errorf("list -o json --port 8080: %s", out)
 	}
 }
@@ -265,11 +265,11 @@ func hostile(c tool) {
 		if strings.ContainsAny(stdout+stderr, "\x1b\u009b\u202e") || !strings.Contains(stdout, "web") {
 			c.Errorf("%v: %q %q", args, stdout, stderr)
 		}
-		var got []hostport.Attachment
+		var got listing
 		if args[len(args)-1] != "json" {
 			continue
 		}
-		if err := json.Unmarshal([]byte(stdout), &got); err != nil || len(got) != 1 || got[0].Pod.Name != name {
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil || len(got.HostPorts) != 1 || got.HostPorts[0].Pod.Name != name {
 			c.Errorf("list -o json: %v, %q", err, stdout)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -21,9 +22,9 @@ func writerOf(output string) (func(io.Writer, []row) error, error) {
 	case "wide":
 		return writeWide, nil
 	case "json":
-		return writeJSON, nil
+		return func(w io.Writer, rows []row) error { return writeJSON(w, listingOf(rows)) }, nil
 	case "yaml":
-		return func(w io.Writer, rows []row) error { return writeYAML(w, recordsOf(rows)) }, nil
+		return func(w io.Writer, rows []row) error { return writeYAML(w, listingOf(rows)) }, nil
 	default:
 		return nil, fmt.Errorf("--output %q: want table, wide, json or yaml", output)
 	}
@@ -33,7 +34,7 @@ func writeTable(w io.Writer, rows []row) error {
 	t := newTable(w, "HOST", "POD", "POD ADDRESS", "STATE", "CONNECTIONS", "AGE")
 	for _, r := range rows {
 		// One address is enough to know the pod by: -o wide has them all.
-		t.row(r.mapping.String(), podOf(r.attachment), append(r.targets(), "")[0], r.state, r.connections, age(r.attachment))
+		t.row(r.mapping.String(), podOf(r.attachment), append(r.targets(), "")[0], string(r.state), number(r.connections), age(r.attachment))
 	}
 	return t.Flush()
 }
@@ -47,7 +48,7 @@ func writeWide(w io.Writer, rows []row) error {
 		if !a.AddedAt.IsZero() {
 			since = a.AddedAt.UTC().Format(time.RFC3339)
 		}
-		t.row(r.mapping.String(), podOf(a), strings.Join(r.targets(), ","), r.state, r.connections, age(a),
+		t.row(r.mapping.String(), podOf(a), strings.Join(r.targets(), ","), string(r.state), number(r.connections), age(a),
 			a.ContainerID, a.IfName, a.Backend, a.Network, since, a.Sandbox.Path)
 	}
 	return t.Flush()
@@ -82,6 +83,14 @@ func age(a *hostport.Attachment) string {
 	return fmt.Sprintf("%ds", d/time.Second)
 }
 
+// number is "" where it is not known.
+func number(n *uint64) string {
+	if n == nil {
+		return ""
+	}
+	return strconv.FormatUint(*n, 10)
+}
+
 // table aligns columns. What is unknown is a "-", so that columns can be cut.
 type table struct{ *tabwriter.Writer }
 
@@ -106,32 +115,14 @@ func (t table) row(cells ...string) {
 	fmt.Fprintln(t, strings.Join(cells, "\t"))
 }
 
-// writeJSON prints the attachments that have a row, whole, as they are
-// recorded, but with the rows' mappings alone.
-func writeJSON(w io.Writer, rows []row) error {
-	b, err := json.MarshalIndent(recordsOf(rows), "", "  ")
+// writeJSON prints an output that docs/json.md describes.
+func writeJSON(w io.Writer, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write JSON: %w", err)
 	}
 	_, err = w.Write(append(escaped(b), '\n'))
 	return err
-}
-
-func recordsOf(rows []row) []*hostport.Attachment {
-	out := []*hostport.Attachment{}
-	at := map[hostport.Key]*hostport.Attachment{}
-	for _, r := range rows {
-		a := at[r.attachment.Key]
-		if a == nil {
-			c := *r.attachment
-			c.Mappings = nil
-			a = &c
-			at[a.Key] = a
-			out = append(out, a)
-		}
-		a.Mappings = append(a.Mappings, r.mapping)
-	}
-	return out
 }
 
 // escaped writes what JSON leaves as it is, but a terminal may obey, as escape

@@ -18,16 +18,19 @@ const (
 	// Shadowed says that a process of the node listens on the host port: what it
 	// waits for goes to the pod.
 	Shadowed State = "shadowed"
+	// ServiceFirst says that kube-proxy leads packets for the host port to a
+	// Service. States, which knows no rules of others, does not tell.
+	ServiceFirst State = "service first"
 	// OutOfSync says that the rules in the kernel are not as recorded.
 	OutOfSync State = "out of sync"
 	// Dead says that the sandbox is gone.
 	Dead State = "dead"
 )
 
-// States looks at the node for how each mapping is doing. The function that it
+// States looks at the node for how each of the mappings is doing. The function that it
 // returns knows every attachment that is recorded. With an error there is none.
 // No call waits for it: the kernel is read without the lock.
-func (n *Node) States(ctx context.Context, all []*hostport.Attachment) (func(hostport.Key, hostport.Mapping) State, error) {
+func (n *Node) States(ctx context.Context, mappings []hostport.Mapping) (func(hostport.Key, hostport.Mapping) State, error) {
 	snapshot, differences, err := n.Verify(ctx, nil)
 	if err != nil {
 		return nil, err
@@ -46,10 +49,6 @@ func (n *Node) States(ctx context.Context, all []*hostport.Attachment) (func(hos
 	}
 	for _, k := range dead {
 		attachments[k] = Dead
-	}
-	var mappings []hostport.Mapping
-	for _, a := range all {
-		mappings = append(mappings, a.Mappings...)
 	}
 	listeners, err := listener.Find(ctx, mappings)
 	if err != nil {
