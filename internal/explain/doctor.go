@@ -52,22 +52,14 @@ type doctor struct {
 // Doctor checks the node: kernel, tools, rules, and the configuration of the
 // runtime. It changes nothing.
 func (c *Collector) Doctor(ctx context.Context, places Places, all []*hostport.Attachment) ([]Check, error) {
-	s := &Snapshot{Sysctls: map[string]string{}}
+	s := c.newSnapshot()
 	if err := s.readLinks(); err != nil {
 		return nil, err
 	}
-	native, err := c.nft.read()
-	if err != nil {
-		s.Unread = append(s.Unread, err.Error())
-	}
-	var saved ruleset
+	c.readRules(ctx, s, hostport.Families()...)
 	for _, f := range hostport.Families() {
-		more, notes := c.saveAll(ctx, f)
-		saved = append(saved, more...)
-		s.Unread = append(s.Unread, notes...)
 		s.readSysctls(f)
 	}
-	s.rules = merge(native, saved)
 	s.Conntrack = readFill()
 	d := &doctor{places: places, s: s, run: c.run, all: all}
 	d.kernel()

@@ -9,6 +9,8 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // nftReader reads nf_tables through one netlink socket. The library's own
@@ -83,21 +85,58 @@ var nftFamilies = map[byte]string{ //nolint:gochecknoglobals // a constant table
 	unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_ARP: "arp",
 }
 
-// read returns the tables of all families.
-func (r *nftReader) read() (ruleset, error) {
-	tables := map[string]*table{}
-	var rs ruleset
-	of := func(family byte, name string) *table {
-		key := nftFamilies[family] + " " + name
-		t := tables[key]
-		if t == nil {
-			t = &table{origin: originNFT, family: nftFamilies[family], name: name, chains: map[string]*chain{}}
-			tables[key] = t
-			rs = append(rs, t)
-		}
-		return t
+// nftTables are tables as they are read: chains and sets at first, rules when they
+// are asked for.
+type nftTables struct {
+	reader *nftReader
+	all    ruleset
+	byName map[string]*table
+	sets   map[string]map[string]*nftSet
+}
+
+func (n *nftTables) table(family byte, name string) *table {
+	key := nftFamilies[family] + " " + name
+	t := n.byName[key]
+	if t == nil {
+		t = &table{origin: originNFT, family: nftFamilies[family], name: name, chains: map[string]*chain{}}
+		n.byName[key] = t
+		n.all = append(n.all, t)
 	}
-	if err := r.dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, nil, func(family byte, ad *netlink.AttributeDecoder) error {
+	return t
+}
+
+// read returns the tables that packets of some families pass, without their rules.
+func (r *nftReader) read(families ...hostport.Family) (*nftTables, error) {
+	n := &nftTables{reader: r, byName: map[string]*table{}, sets: map[string]map[string]*nftSet{}}
+	protocols := []byte{unix.NFPROTO_INET}
+	for _, f := range families {
+		protocols = append(protocols, map[hostport.Family]byte{hostport.IPv4: unix.NFPROTO_IPV4, hostport.IPv6: unix.NFPROTO_IPV6}[f])
+	}
+	for _, p := range protocols {
+		if err := n.readChains(p); err != nil {
+			return nil, err
+		}
+		if err := n.readSets(p); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// fill reads the rules of the tables for which want returns true.
+func (n *nftTables) fill(want func(*table) bool) error {
+	for _, t := range n.all {
+		if want(t) {
+			if err := n.readRules(t); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (n *nftTables) readChains(protocol byte) error {
+	return n.reader.dump(unix.NFT_MSG_GETCHAIN, protocol, nil, func(family byte, ad *netlink.AttributeDecoder) error {
 		c := &chain{policy: actionAccept}
 		table, hook := "", -1
 		for ad.Next() {
@@ -126,20 +165,24 @@ func (r *nftReader) read() (ruleset, error) {
 				})
 			}
 		}
-		c.table = of(family, table)
+		c.table = n.table(family, table)
 		if hook >= 0 && hook < 5 {
 			c.hook = [...]string{hookPrerouting, hookInput, hookForward, hookOutput, hookPostrouting}[hook]
 		}
 		c.table.chains[c.name] = c
 		return ad.Err()
-	}); err != nil {
-		return nil, err
+	})
+}
+
+func (n *nftTables) readRules(t *table) error {
+	family := byte(unix.NFPROTO_INET)
+	for number, name := range nftFamilies {
+		if name == t.family {
+			family = number
+		}
 	}
-	sets, err := r.readSets()
-	if err != nil {
-		return nil, err
-	}
-	err = r.dump(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, nil, func(family byte, ad *netlink.AttributeDecoder) error {
+	only := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(t.name + "\x00")}}
+	return n.reader.dump(unix.NFT_MSG_GETRULE, family, only, func(_ byte, ad *netlink.AttributeDecoder) error {
 		rule := &nftRule{family: family}
 		var table, chain string
 		var handle uint64
@@ -157,15 +200,14 @@ func (r *nftReader) read() (ruleset, error) {
 				rule.comment, _ = userdata.GetString(ad.Bytes(), userdata.TypeComment)
 			}
 		}
-		t := of(family, table)
-		rule.sets = sets[t.family+" "+t.name]
-		if c := t.chains[chain]; c != nil {
+		rule.sets = n.sets[t.family+" "+t.name]
+		// Kernels before 4.8 list all tables.
+		if c := t.chains[chain]; c != nil && table == t.name {
 			c.rules = append(c.rules, rule)
 			c.handles = append(c.handles, handle)
 		}
 		return ad.Err()
 	})
-	return rs, err
 }
 
 // nftSet is a set or map. Its elements are read when a rule first asks.
@@ -194,9 +236,8 @@ type nftElement struct {
 	packets  *uint64 // its counter, nil if it has none
 }
 
-func (r *nftReader) readSets() (map[string]map[string]*nftSet, error) {
-	out := map[string]map[string]*nftSet{}
-	err := r.dump(unix.NFT_MSG_GETSET, unix.NFPROTO_UNSPEC, nil, func(family byte, ad *netlink.AttributeDecoder) error {
+func (n *nftTables) readSets(protocol byte) error {
+	return n.reader.dump(unix.NFT_MSG_GETSET, protocol, nil, func(family byte, ad *netlink.AttributeDecoder) error {
 		s := &nftSet{}
 		var table string
 		for ad.Next() {
@@ -214,15 +255,14 @@ func (r *nftReader) readSets() (map[string]map[string]*nftSet, error) {
 				s.interval = flags&unix.NFT_SET_INTERVAL != 0
 			}
 		}
-		s.read = func() ([]nftElement, error) { return r.readElements(family, table, s.name) }
+		s.read = func() ([]nftElement, error) { return n.reader.readElements(family, table, s.name) }
 		key := nftFamilies[family] + " " + table
-		if out[key] == nil {
-			out[key] = map[string]*nftSet{}
+		if n.sets[key] == nil {
+			n.sets[key] = map[string]*nftSet{}
 		}
-		out[key][s.name] = s
+		n.sets[key][s.name] = s
 		return ad.Err()
 	})
-	return out, err
 }
 
 // Attributes that the unix package lacks.
@@ -278,65 +318,6 @@ func (r *nftReader) readElements(family byte, table, set string) ([]nftElement, 
 		return ad.Err()
 	})
 	return out, err
-}
-
-func decodeElement(ad *netlink.AttributeDecoder) nftElement {
-	var e nftElement
-	data := func(to *[]byte) func(*netlink.AttributeDecoder) error {
-		return func(n *netlink.AttributeDecoder) error {
-			for n.Next() {
-				switch n.Type() {
-				case unix.NFTA_DATA_VALUE:
-					*to = n.Bytes()
-				case unix.NFTA_DATA_VERDICT:
-					e.isJump = true
-					n.Nested(func(v *netlink.AttributeDecoder) error {
-						e.verdict = decodeVerdict(v)
-						return nil
-					})
-				}
-			}
-			return nil
-		}
-	}
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_SET_ELEM_KEY:
-			ad.Nested(data(&e.key))
-		case nftaSetElemKeyEnd:
-			ad.Nested(data(&e.end))
-		case unix.NFTA_SET_ELEM_DATA:
-			ad.Nested(data(&e.value))
-		case unix.NFTA_SET_ELEM_FLAGS:
-			e.last = ad.Uint32()&unix.NFT_SET_ELEM_INTERVAL_END != 0
-		case unix.NFTA_SET_ELEM_USERDATA:
-			e.comment, _ = userdata.GetString(ad.Bytes(), userdata.NFTNL_UDATA_SET_ELEM_COMMENT)
-		case unix.NFTA_SET_ELEM_EXPR:
-			ad.Nested(func(n *netlink.AttributeDecoder) error { e.packets = decodeCounter(n); return nil })
-		}
-	}
-	return e
-}
-
-// decodeCounter reads the packets of an expression, if it is a counter.
-func decodeCounter(ad *netlink.AttributeDecoder) (packets *uint64) {
-	name := ""
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_EXPR_NAME:
-			name = ad.String()
-		case unix.NFTA_EXPR_DATA:
-			ad.Nested(func(n *netlink.AttributeDecoder) error {
-				for n.Next() {
-					if name == "counter" && n.Type() == unix.NFTA_COUNTER_PACKETS {
-						packets = new(n.Uint64())
-					}
-				}
-				return nil
-			})
-		}
-	}
-	return packets
 }
 
 func decodeVerdict(ad *netlink.AttributeDecoder) effect {

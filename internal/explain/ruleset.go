@@ -87,6 +87,7 @@ type chain struct {
 	policy   action
 	rules    []rule
 	handles  []uint64 // of the rules, where they are known
+	index    *index   // of a long chain, once it was walked
 }
 
 // origins of tables.
@@ -101,6 +102,22 @@ type table struct {
 	family string // ip, ip6 or inet
 	name   string
 	chains map[string]*chain
+	// base are the chains that hooks begin with, once they were asked for; a node
+	// with 5,000 Services has 10,000 others.
+	base []*chain
+}
+
+// baseChains returns the chains that hooks begin with.
+func (t *table) baseChains() []*chain {
+	if t.base == nil {
+		t.base = []*chain{}
+		for _, c := range t.chains {
+			if c.hook != "" {
+				t.base = append(t.base, c)
+			}
+		}
+	}
+	return t.base
 }
 
 // has reports whether packets of family f pass the table.
@@ -191,7 +208,7 @@ func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
 		if !t.has(f) {
 			continue
 		}
-		for _, c := range t.chains {
+		for _, c := range t.baseChains() {
 			if c.hook == hook && (c.kind == "nat") == nat {
 				out = append(out, c)
 			}
@@ -309,7 +326,7 @@ func walk(c *chain, p *Packet, depth int) (effect, Site, []doubt) {
 	if depth > maxDepth {
 		return effect{}, Site{}, doubts
 	}
-	for _, r := range c.rules {
+	for _, r := range c.candidates(p) {
 		e := r.apply(p)
 		if e.doubt != "" {
 			if d, matters := assume(c, r, e, p, depth); matters {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"sync"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -35,16 +34,7 @@ func (c *Collector) Services(ctx context.Context) (*Services, error) {
 	if err := s.readLinks(); err != nil {
 		return nil, err
 	}
-	// The listings are of other processes.
-	var wait sync.WaitGroup
-	var saved [2]ruleset
-	var notes [2][]string
-	for i, f := range hostport.Families() {
-		wait.Go(func() { saved[i], notes[i] = c.saveAll(ctx, f) })
-	}
-	native, err := c.nft.read()
-	wait.Wait()
-	s.take(native, err, append(saved[0], saved[1]...), append(notes[0], notes[1]...))
+	c.readRules(ctx, s, hostport.Families()...)
 	s.Virtual = readVirtual()
 	out := &Services{s: s, addresses: map[hostport.Family][]local{}, known: map[place]bool{}}
 	for _, l := range s.Links {

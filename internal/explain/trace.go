@@ -258,7 +258,10 @@ type resolver struct {
 
 func newResolver(ctx context.Context, c *Collector) *resolver {
 	r := &resolver{}
-	native, err := c.nft.read()
+	native, err := c.nft.read(hostport.Families()...)
+	if err == nil {
+		err = native.fill(func(*table) bool { return true })
+	}
 	if err != nil {
 		return r // names and handles have to do
 	}
@@ -267,7 +270,7 @@ func newResolver(ctx context.Context, c *Collector) *resolver {
 		more, _ := c.saveAll(ctx, f)
 		saved = append(saved, more...)
 	}
-	r.rules = merge(native, saved)
+	r.rules = merge(native.all, saved)
 	_ = r.links.readLinks()
 	return r
 }

@@ -67,6 +67,11 @@ func mappingPuzzles() []puzzle {
 			e.web()
 			return e.fromClient("web")
 		}},
+		{name: "from outside, to a pod of both families", code: "ok", arrange: func(e *env) packet {
+			n := e.w.NewNetwork(world.NetworkOptions{})
+			n.MustAdd(e, "web", world.TCP(8080, 80)).Pod.Serve("tcp", 80)
+			return e.fromClient("web")
+		}},
 		{name: "from the node", code: "ok", arrange: func(e *env) packet {
 			e.web()
 			return e.fromNode(e.f.Node(), "web")

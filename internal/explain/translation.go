@@ -1,0 +1,166 @@
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// taken says who translates the packet before us.
+func (x *explainer) taken(name string, by passage) bool {
+	if by.site.Component == componentProxy {
+		return x.fail(name, CodeServiceFirst, &by.site,
+			fmt.Sprintf("a Service has it first, and kube-proxy leads it to %s", by.to), serviceAdvice)
+	}
+	what := "leads it to " + by.to.String()
+	if by.action == actionRedirect {
+		what = "redirects it to the node itself"
+	}
+	who := by.site.Component
+	if who == unknownComponent {
+		who = "another program"
+	}
+	advice := Advice{Text: "Remove that rule, or use another host port."}
+	if who == componentPortmap {
+		advice = Advice{Text: "It is a rule that portmap left. Remove it, or take the port over.", Command: "hostportctl adopt"}
+	}
+	return x.fail(name, CodeOtherMappingFirst, &by.site, fmt.Sprintf("%s has a rule before ours that %s", who, what), advice)
+}
+
+// translation walks the first hook, where the packet gets the pod's address.
+func (x *explainer) translation() bool {
+	if x.q.FromNode {
+		x.p.Out = "lo"
+	}
+	first := x.s.rules.pass(x.firstHook(), x.p, StateNew)
+	x.doubts("translation", first)
+	if x.lost(first) {
+		code := CodeForwardDropped
+		if first.site.Component == componentHostport {
+			code = CodeGuard
+		}
+		return x.fail("translation", code, &first.site, fmt.Sprintf("%s %s it", first.site, first.action), dropAdvice(first.site, x.to, x.q)...)
+	}
+	switch first.action {
+	case actionDNAT, actionRedirect:
+		if first.site.Component != componentHostport {
+			return x.taken("translation", first)
+		}
+	default:
+		return x.untranslated(first.accepted)
+	}
+	if x.owner.Dead {
+		return x.fail("owner", CodeOwnerDead, &first.site, fmt.Sprintf("the sandbox of %s is gone, and its rules are still there", x.whom()),
+			Advice{Text: "Remove the host ports of pods that are gone.", Command: "hostportctl prune"})
+	}
+	if first.to != x.to {
+		return x.fail("translation", CodeOutOfSync, &first.site, fmt.Sprintf("the rule in the kernel leads to %s, and the record says %s", first.to, x.to), syncAdvice)
+	}
+	site := first.site
+	text := fmt.Sprintf("%s leads it to %s", site, x.to)
+	if n := first.connections; n != nil {
+		text += fmt.Sprintf(", as it did with %d connections before", *n)
+	}
+	x.stage("translation", MarkOK, componentHostport, sentence(text), &site)
+	x.r.Stages[len(x.r.Stages)-1].Connections = first.connections
+	if x.s.virtual(x.q.Protocol, x.p.OriginalDestination) {
+		x.warn("ipvs", "IPVS serves %s too, and gets none of these packets: it comes after the translation. A Service of kube-proxy's "+
+			"IPVS mode that has this port is hidden.", x.p.OriginalDestination)
+	}
+	for _, d := range x.owner.Differences {
+		x.warn("translation", "Out of sync: %s. `hostportctl sync` repairs it.", d)
+	}
+	if x.owner.Life != "" {
+		x.warn("owner", "%s", sentence(x.owner.Life))
+	}
+	return true
+}
+
+// syncAdvice is for rules that are not as recorded.
+var syncAdvice = Advice{Text: "Rewrite the rules from the records.", Command: "hostportctl sync"} //nolint:gochecknoglobals // a constant
+
+// siteOrNil is nil for no site.
+func siteOrNil(s Site) *Site {
+	if s == (Site{}) {
+		return nil
+	}
+	return &s
+}
+
+// serviceAdvice is for a port that a Service has.
+var serviceAdvice = Advice{ //nolint:gochecknoglobals // a constant
+	Text: "Change the Service's nodePort, externalIPs or load balancer address, or the pod's hostPort.", Command: "kubectl get services -A -o wide",
+}
+
+// untranslated tells why no rule translated the packet. accepted is a rule of
+// table nat that let it pass, if there is one.
+func (x *explainer) untranslated(accepted Site) bool {
+	if x.s.rulesHidden {
+		x.programs()
+		x.name()
+		x.r.Verdict, x.r.Code = CannotTell, CodeNotVisible
+		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: rules could not be read", x.where(), x.whom())
+		return false
+	}
+	if x.owner.Dead {
+		return x.fail("owner", CodeOwnerDead, nil, fmt.Sprintf("the sandbox of %s is gone", x.whom()),
+			Advice{Text: "Remove the host ports of pods that are gone.", Command: "hostportctl prune"})
+	}
+	if x.p.State == StateUntracked {
+		return x.fail("translation", CodeOtherMappingFirst, nil, "a NOTRACK rule of another program keeps the packet out of connection tracking, so that it cannot be translated",
+			Advice{Text: "Find the rule in table raw.", Command: "iptables -t raw -S"})
+	}
+	if x.s.virtual(x.q.Protocol, x.p.OriginalDestination) {
+		return x.fail("translation", CodeServiceFirst, siteOrNil(accepted),
+			fmt.Sprintf("a Service of kube-proxy's IPVS mode has %s, and no rule of ours comes before", x.p.OriginalDestination), serviceAdvice)
+	}
+	if accepted.Rule != "" && len(x.owner.Differences) == 0 {
+		return x.fail("translation", CodeOtherMappingFirst, &accepted, fmt.Sprintf("%s keeps it from our rules: it accepts it as it is", accepted),
+			Advice{Text: "Remove that rule, or move it behind the jump to CNI-HP-DNAT."})
+	}
+	conditions := x.owner.Options.Conditions(x.f)
+	if len(x.owner.Differences) == 0 && len(conditions) > 0 {
+		return x.fail("conditions", CodeConditionExcludes, nil,
+			fmt.Sprintf("the packet does not meet the condition %q of its network configuration", strings.Join(conditions, " ")),
+			Advice{Text: "Try --from with an address that meets it, or change conditionsV4/conditionsV6 in the conflist."})
+	}
+	text := "its rules are not in the kernel"
+	if len(x.owner.Differences) > 0 {
+		text += ": " + x.owner.Differences[0]
+	}
+	return x.fail("translation", CodeOutOfSync, nil, text, syncAdvice)
+}
+
+func (x *explainer) listener() bool {
+	if len(x.s.Listeners) == 0 {
+		return x.ok("listener", "Nothing listens on the node: that is as it should be, the kernel leads packets to the pod.")
+	}
+	x.shadow = true
+	l := x.s.Listeners[0]
+	x.warn("listener", "%s", sentence(fmt.Sprintf("%s listens on %s, and gets none of these packets", process(l.PID, l.Command), l.Address)))
+	return true
+}
+
+// dropAdvice is what helps against a rule that drops.
+func dropAdvice(site Site, to netip.AddrPort, q *Question) []Advice {
+	switch {
+	case site.Component == "firewalld":
+		return []Advice{{
+			Text:    "Allow the forwarding to the pod in firewalld.",
+			Command: fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-source=%s && firewall-cmd --reload", to.Addr()),
+		}}
+	case site.Component == "Calico" || site.Component == "Cilium" || site.Component == "kube-router" || site.Component == "Antrea":
+		return []Advice{{Text: "It is a network policy's: allow the client to reach the pod's port.", Command: "kubectl get networkpolicies -A"}}
+	case strings.HasPrefix(site.Tool, "ip"):
+		return []Advice{{
+			Text: "Accept the connections that are translated.",
+			Command: fmt.Sprintf("%s -I FORWARD -d %s -p %s --dport %d -m conntrack --ctstate DNAT -j ACCEPT",
+				site.Tool, to.Addr(), q.Protocol, to.Port()),
+		}}
+	default:
+		return []Advice{{
+			Text:    "Accept the connections that are translated in this chain.",
+			Command: fmt.Sprintf("nft insert rule %s %s %s ct status dnat accept", site.Family, site.Table, site.Chain),
+		}}
+	}
+}
