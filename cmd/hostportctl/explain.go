@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -87,6 +88,8 @@ func newExplain(w *where) *cobra.Command {
 	return cmd
 }
 
+var errInterrupted = errors.New("interrupted")
+
 // explained collects and explains, with a probe if asked for.
 func explained(ctx context.Context, q *explain.Question, all []explain.Attachment, probe bool) (*explain.Report, error) {
 	c, err := explain.NewCollector(explain.RunTool)
@@ -106,8 +109,10 @@ func explained(ctx context.Context, q *explain.Question, all []explain.Attachmen
 		}
 		r.Compare(o)
 	}
-	// What was interrupted has not seen everything.
-	return r, ctx.Err()
+	if ctx.Err() != nil {
+		return nil, errInterrupted // it has not seen everything
+	}
+	return r, nil
 }
 
 // examined reads the records, and looks at those that map the port.

@@ -66,6 +66,9 @@ func newTrace(w *where) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if seen == 0 && cmd.Context().Err() != nil {
+				return errInterrupted
+			}
 			if seen == 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "no packet to %d/%s came in %s: it does not get as far as this node's rules\n", port, protocol, o.timeout)
 				return exitStatus(exitDiffers)

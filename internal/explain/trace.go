@@ -18,6 +18,7 @@ import (
 
 // Traced is one packet as nf_tables traced it.
 type Traced struct {
+	Version   int            `json:"version"`
 	From      netip.AddrPort `json:"from"`
 	To        netip.AddrPort `json:"to"`
 	Interface string         `json:"interface,omitempty"`
@@ -196,6 +197,7 @@ func (t *tracer) take(m netlink.Message) {
 	p := t.open[id]
 	if p == nil {
 		p = &tracedPacket{}
+		p.Version = Version
 		p.From, p.To = endpoints(network, transport)
 		p.Interface = t.resolve.name(iif)
 		t.open[id] = p
