@@ -102,6 +102,8 @@ type table struct {
 	family string // ip, ip6 or inet
 	name   string
 	chains map[string]*chain
+	// handle is the kernel's number of the table, 0 where it has none.
+	handle uint64
 	// base are the chains that hooks begin with, once they were asked for; a node
 	// with 5,000 Services has 10,000 others.
 	base []*chain
@@ -123,6 +125,15 @@ func (t *table) baseChains() []*chain {
 // has reports whether packets of family f pass the table.
 func (t *table) has(f hostport.Family) bool {
 	return t.family == "inet" || t.family == "ip" && f == hostport.IPv4 || t.family == "ip6" && f == hostport.IPv6
+}
+
+// registry is where the kernel has the table's chains: iptables-nft has them among
+// those of nf_tables.
+func (t *table) registry() string {
+	if t.origin == originIPTNFT {
+		return originNFT
+	}
+	return t.origin
 }
 
 // tool names what an operator calls the table's home.
@@ -200,7 +211,8 @@ func (p passage) uncertain() []doubt {
 
 // at returns the base chains of a hook in the order in which packets pass them.
 // The kernel calls chains of one priority in the reverse order of their
-// registration, which it does not tell: iptables-legacy, whose tables tend to be
+// registration, which it does not tell. Chains are made with their tables as a rule,
+// and tables are numbered as they are made. iptables-legacy, whose tables tend to be
 // the oldest, is put last.
 func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
 	var out []*chain
@@ -217,7 +229,8 @@ func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
 	slices.SortStableFunc(out, func(x, y *chain) int {
 		return cmp.Or(
 			cmp.Compare(x.priority, y.priority),
-			strings.Compare(y.table.origin, x.table.origin),
+			strings.Compare(y.table.registry(), x.table.registry()),
+			cmp.Compare(y.table.handle, x.table.handle),
 			strings.Compare(x.table.family+x.table.name+x.name, y.table.family+y.table.name+y.name),
 		)
 	})
