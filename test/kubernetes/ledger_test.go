@@ -28,12 +28,18 @@ func (c *cluster) consistent(t *testing.T, attachments int) {
 		if err != nil {
 			return err
 		}
-		var rows []any
-		if err := json.Unmarshal([]byte(listing), &rows); err != nil {
+		var list struct {
+			HostPorts []struct{ ContainerID, IfName string }
+		}
+		if err := json.Unmarshal([]byte(listing), &list); err != nil {
 			return err
 		}
-		if len(rows) != attachments {
-			return fmt.Errorf("%d attachments are recorded:\n%s", len(rows), listing)
+		recorded := map[any]bool{}
+		for _, p := range list.HostPorts {
+			recorded[p] = true
+		}
+		if len(recorded) != attachments {
+			return fmt.Errorf("%d attachments are recorded:\n%s", len(recorded), listing)
 		}
 		differences, err := c.hostportctl("check")
 		if err != nil {
