@@ -22,6 +22,7 @@ var scenes = []struct {
 }{
 	{"mission", mission},
 	{"service", service},
+	{"explained", explained},
 	{"HostPort validates that there is no conflict between pods with same hostPort but different hostIP and protocol", noConflict},
 	{"SchedulerPredicates validates that there exists conflict between pods with same hostPort and protocol but one using 0.0.0.0 hostIP", conflict},
 	{"deletion", deletion},

@@ -1,6 +1,7 @@
 // Command answer is the only image of the cluster under test. As "answer
 // pause" it is the sandbox's first process, as "answer serve tcp:80 udp:53" it
-// says on every port which pod it is and whom it sees as the client.
+// says on every port which pod it is and whom it sees as the client. "tcp:127.0.0.1:80"
+// is a port of one address.
 package main
 
 import (
@@ -34,13 +35,16 @@ func run(args []string, pod string) error {
 		return fmt.Errorf("want pause, or serve and its ports")
 	}
 	for _, port := range args[1:] {
-		network, number, _ := strings.Cut(port, ":")
+		network, address, _ := strings.Cut(port, ":")
+		if !strings.Contains(address, ":") {
+			address = ":" + address
+		}
 		var err error
 		switch network {
 		case "tcp":
-			err = serveTCP(number, pod)
+			err = serveTCP(address, pod)
 		case "udp":
-			err = serveUDP(number, pod)
+			err = serveUDP(address, pod)
 		default:
 			err = fmt.Errorf("unknown network %q", network)
 		}
@@ -56,8 +60,8 @@ func run(args []string, pod string) error {
 	return nil
 }
 
-func serveTCP(port, pod string) error {
-	listener, err := net.Listen("tcp", ":"+port)
+func serveTCP(address, pod string) error {
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -86,8 +90,8 @@ func dial(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, reply.Body)
 }
 
-func serveUDP(port, pod string) error {
-	conn, err := net.ListenPacket("udp", ":"+port)
+func serveUDP(address, pod string) error {
+	conn, err := net.ListenPacket("udp", address)
 	if err != nil {
 		return err
 	}
