@@ -103,7 +103,7 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 	wait.Go(func() { connections, errs[1] = n.Connections(ctx) })
 	if c, err := explain.NewCollector(explain.RunTool); err == nil {
 		defer c.Close()
-		wait.Go(func() { services, errs[2] = c.Services(ctx) })
+		wait.Go(func() { services, errs[2] = c.Services(ctx, familiesOf(rows)...) })
 	} else {
 		errs[2] = err
 	}
@@ -137,6 +137,19 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 			r.connections = new(number[place{key, m.Protocol, m.HostIP, m.HostPort}])
 		}
 	}
+}
+
+// familiesOf are the families in which the rows lead anywhere.
+func familiesOf(rows []row) (out []hostport.Family) {
+	for _, f := range hostport.Families() {
+		if slices.ContainsFunc(rows, func(r row) bool {
+			_, has := r.attachment.Address(f)
+			return has && r.mapping.Serves(f)
+		}) {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // mappingsOf are the rows' mappings.

@@ -27,14 +27,14 @@ type place struct {
 	at       netip.AddrPort
 }
 
-// Services reads the rules of the node, once for all mappings. With an error it
-// returns what is known from the rules that could be read.
-func (c *Collector) Services(ctx context.Context) (*Services, error) {
+// Services reads the rules of the node, once for all mappings of some families. With
+// an error it returns what is known from the rules that could be read.
+func (c *Collector) Services(ctx context.Context, families ...hostport.Family) (*Services, error) {
 	s := c.newSnapshot()
 	if err := s.readLinks(); err != nil {
 		return nil, err
 	}
-	c.readRules(ctx, s, hostport.Families()...)
+	c.readRules(ctx, s, families...)
 	s.Virtual = readVirtual()
 	out := &Services{s: s, addresses: map[hostport.Family][]local{}, known: map[place]bool{}}
 	for _, l := range s.Links {
