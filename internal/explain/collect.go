@@ -61,6 +61,8 @@ func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) 
 	s.readRoutes(q, f, mine)
 	s.readSysctls(f)
 	s.Conntrack = readFill()
+	// Without the kernel's module there is nothing to list.
+	s.Flows, _ = flows(q.Protocol, netip.AddrPortFrom(q.Address, q.Port))
 	s.Virtual = readVirtual()
 	found, listenErr := listener.Find(ctx, []hostport.Mapping{{HostIP: q.Address, HostPort: q.Port, Protocol: q.Protocol}})
 	s.Listeners = found

@@ -18,6 +18,7 @@ type explainer struct {
 	f hostport.Family
 	r *Report
 
+	all       []Attachment
 	concerned []Attachment
 	owner     *Attachment
 	mapping   hostport.Mapping
@@ -41,7 +42,7 @@ func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
 		from = "the node"
 	}
 	x := &explainer{
-		q: q, s: s, f: hostport.FamilyOf(q.Address), concerned: concerned(q, all),
+		q: q, s: s, f: hostport.FamilyOf(q.Address), all: all, concerned: concerned(q, all),
 		r: &Report{
 			Version: Version,
 			Question: QuestionRecord{
@@ -58,7 +59,7 @@ func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
 		OriginalSource: source, OriginalDestination: destination, node: s,
 	}
 	for _, stage := range []func() bool{
-		x.address, x.conntrack, x.record, x.translation, x.listener, x.reversePath, x.routeToPod, x.forwarding,
+		x.address, x.conntrack, x.record, x.translation, x.flows, x.listener, x.reversePath, x.routeToPod, x.forwarding,
 		x.forward, x.loopback, x.postrouting, x.pod, x.answer, x.programs,
 	} {
 		if !stage() {
@@ -311,6 +312,13 @@ func (x *explainer) otherSide() bool {
 // noMapping says what is usual where nothing is recorded.
 func (x *explainer) noMapping() bool {
 	text := "no pod on this node has this host port"
+	for _, a := range x.all {
+		for _, m := range a.Mappings {
+			if m.HostPort == x.q.Port {
+				text = fmt.Sprintf("no pod on this node has this host port for %s, and %s has it for %s", x.q.Protocol, nameOf(a.Attachment), m.Protocol)
+			}
+		}
+	}
 	advice := []Advice{
 		{Text: "See which ports are mapped.", Command: "hostportctl list"},
 		{Text: "Is the pod on this node, and does it say hostPort?", Command: "kubectl get pod -o wide"},

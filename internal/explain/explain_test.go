@@ -140,7 +140,7 @@ func TestExplain(t *testing.T) {
 			c.q.FromNode, c.q.Address, c.q.From, c.q.In = true, address("127.0.0.1"), address("127.0.0.1"), ""
 		}},
 		{"another port", CodeNoMapping, 1, "no pod on this node", func(c *scene) { c.q.Port = 8081 }},
-		{"another protocol", CodeNoMapping, 1, "no pod on this node", func(c *scene) { c.q.Protocol = hostport.UDP }},
+		{"another protocol", CodeNoMapping, 1, "no pod on this node has this host port for udp, and default/web has it for tcp", func(c *scene) { c.q.Protocol = hostport.UDP }},
 		{"CRI-O", CodeNoMapping, 1, "CRI-O leads it to 10.88.0.5:80", func(c *scene) {
 			c.all = nil
 			c.rules = strings.NewReplacer("CNI-HP-DNAT", "KUBE-HOSTPORTS", "10.244.0.40", "10.88.0.5").Replace(ours)
@@ -285,5 +285,27 @@ func TestParseVirtual(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("virtual servers %v, want %v", got, want)
+	}
+}
+
+// TestFlows wants connections that lead elsewhere to be told of, and the packet to
+// arrive all the same: it begins another one.
+func TestFlows(t *testing.T) {
+	for name, tt := range map[string]struct {
+		flows map[netip.AddrPort]int
+		mark  Mark
+		text  string
+	}{
+		"none":      {nil, "", ""},
+		"to us":     {map[netip.AddrPort]int{netip.MustParseAddrPort("10.244.0.40:80"): 3}, MarkOK, "3 tracked connections lead to 10.244.0.40:80"},
+		"elsewhere": {map[netip.AddrPort]int{netip.MustParseAddrPort("10.244.0.9:80"): 2}, MarkWarn, "2 connections that began before lead to 10.244.0.9:80"},
+	} {
+		c := newScene()
+		c.s.Flows = tt.flows
+		r := c.report()
+		i := slices.IndexFunc(r.Stages, func(s Stage) bool { return s.Name == "flows" })
+		if r.Code != CodeOK || (i >= 0) != (tt.mark != "") || i >= 0 && (r.Stages[i].Mark != tt.mark || !strings.Contains(r.Stages[i].Text, tt.text)) {
+			t.Errorf("%s: code %s, stages %+v", name, r.Code, r.Stages)
+		}
 	}
 }

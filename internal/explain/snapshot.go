@@ -21,6 +21,9 @@ type Snapshot struct {
 	Pods map[hostport.Key]PodView
 	// Conntrack is the fill of the connection tracking table.
 	Conntrack Fill
+	// Flows are how many connections to the address and port of the question are
+	// tracked, by where they lead.
+	Flows map[netip.AddrPort]int
 	// Virtual are the addresses and ports that IPVS serves.
 	Virtual []VirtualServer
 	// Programs are eBPF programs on the packet's way.

@@ -3,7 +3,11 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // taken says who translates the packet before us.
@@ -59,7 +63,7 @@ func (x *explainer) translation() bool {
 	site := first.site
 	text := fmt.Sprintf("%s leads it to %s", site, x.to)
 	if n := first.connections; n != nil {
-		text += fmt.Sprintf(", as it did with %d connections before", *n)
+		text += ", as it did with " + count(*n, "connection", "connections") + " before"
 	}
 	x.stage("translation", MarkOK, componentHostport, sentence(text), &site)
 	x.r.Stages[len(x.r.Stages)-1].Connections = first.connections
@@ -72,6 +76,45 @@ func (x *explainer) translation() bool {
 	}
 	if x.owner.Life != "" {
 		x.warn("owner", "%s", sentence(x.owner.Life))
+	}
+	return true
+}
+
+// count is a number and what it counts.
+func count(n uint64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.FormatUint(n, 10) + " " + many
+}
+
+// flows looks at connections that began before: they keep to where they lead, and
+// meet no rule that translates.
+func (x *explainer) flows() bool {
+	others, number := []string{}, 0
+	for to, n := range x.s.Flows {
+		if to != x.to {
+			others = append(others, to.String())
+			number += n
+		}
+	}
+	if number == 0 {
+		if n := x.s.Flows[x.to]; n > 0 {
+			x.ok("flows", "%s to %s.", count(uint64(n), "tracked connection leads", "tracked connections lead"), x.to)
+		}
+		return true
+	}
+	slices.Sort(others)
+	const most = 3
+	if len(others) > most {
+		others = append(others[:most], "...")
+	}
+	x.warn("flows", "%s to %s, until the end.", count(uint64(number), "connection that began before leads", "connections that began before lead"), strings.Join(others, ", "))
+	if x.q.Protocol == hostport.UDP {
+		x.r.Advice = append(x.r.Advice, Advice{
+			Text:    "Clients that keep sending from one port stay where they are: let them be decided anew.",
+			Command: fmt.Sprintf("conntrack -D -p udp --orig-dst %s --orig-port-dst %d", x.q.Address, x.q.Port),
+		})
 	}
 	return true
 }
