@@ -34,7 +34,7 @@ func newAdopt(w *where) *cobra.Command {
 				return err
 			}
 			if output == "json" {
-				err = writeDocument(cmd.OutOrStdout(), got)
+				err = writeJSON(cmd.OutOrStdout(), got)
 			} else {
 				err = writeAdoption(cmd.OutOrStdout(), got, dryRun)
 			}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -117,7 +116,7 @@ func binaries() ([]string, error) {
 func reportWriter(output string) (func(io.Writer, installation) error, error) {
 	write := map[string]func(io.Writer, installation) error{
 		"text": writeInstallation,
-		"json": func(w io.Writer, r installation) error { return writeDocument(w, r) },
+		"json": func(w io.Writer, r installation) error { return writeJSON(w, r) },
 	}[output]
 	if write == nil {
 		return nil, fmt.Errorf("--output %q: want text or json", output)
@@ -128,15 +127,6 @@ func reportWriter(output string) (func(io.Writer, installation) error, error) {
 		}
 		return write(w, r)
 	}, nil
-}
-
-func writeDocument(w io.Writer, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write JSON: %w", err)
-	}
-	_, err = w.Write(append(escaped(b), '\n'))
-	return err
 }
 
 func writeInstallation(w io.Writer, r installation) error {
