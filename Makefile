@@ -22,8 +22,10 @@ DESTDIR  ?=
 CNI_BIN  ?= /opt/cni/bin
 # What test/debian.sh fetches for test-tools and test-kernels.
 SUITES   ?= bullseye bookworm trixie
-# As after a slash in go test -run: all is nothing.
-KERNEL_SCENES ?=
+# Of test-kernels: scenes as after a slash in go test -run, and boots. All is nothing.
+SCENES   ?=
+BOOTS    ?=
+GUESTS   ?= 3
 CI_SCENES := /v4/(tcp_from|udp_from|the_node_through_127|host_IP|passing|a_Service_wins|a_flush|a_restored|SCTP|kube-proxy.s_IPVS|a_flowtable|an_uplink|STATUS)
 DEBIAN   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hostport/debian
 LINT     := go tool -modfile=$(CURDIR)/.ci/lint.mod golangci-lint
@@ -110,14 +112,17 @@ test-tools: ## What iptables and nft have a say in, with those of each SUITES (r
 		PATH=$(DEBIAN)/$$s/tools/bin:$$PATH test/run.sh . -tags tools -timeout 20m -run '^(TestTools|TestAdopt.*)$$' ./test/integration || exit 1; \
 	done
 
-# Guests in qemu, ten times slower than this machine.
+# Guests in qemu, ten times slower than this machine. What came of the scenes is in
+# docs/compatibility.jsonl too: a run of some SCENES or BOOTS replaces those.
 .PHONY: test-kernels
 test-kernels: ## Scenes on the kernels of SUITES; writes docs/compatibility.md (root, an hour)
-	test/packages.sh kernels
+	test/packages.sh kernels containerd
 	test/debian.sh $(DEBIAN) tools $(SUITES)
 	test/debian.sh $(DEBIAN) kernel $(SUITES)
+	test/debian.sh $(DEBIAN) firewalld trixie
 	test/debian.sh $(DEBIAN) extra ipvsadm firewalld ufw dbus-daemon
-	go run ./test/kernels -all -scenes '$(KERNEL_SCENES)' -write docs/compatibility.md $(DEBIAN) $(SUITES)
+	go run ./test/kernels -all -guests $(GUESTS) -scenes '$(SCENES)' -boots '$(BOOTS)' \
+		-results docs/compatibility.jsonl -write docs/compatibility.md $(DEBIAN) $(SUITES)
 
 .PHONY: test-kernels-ci
 test-kernels-ci: ## Some scenes on the kernels of SUITES (root, minutes)
@@ -125,7 +130,7 @@ test-kernels-ci: ## Some scenes on the kernels of SUITES (root, minutes)
 	test/debian.sh $(DEBIAN) tools $(SUITES)
 	test/debian.sh $(DEBIAN) kernel $(SUITES)
 	test/debian.sh $(DEBIAN) extra ipvsadm
-	go run ./test/kernels -limit 10m -scenes '$(CI_SCENES)' $(DEBIAN) $(SUITES)
+	go run ./test/kernels -scenes '$(CI_SCENES)' $(DEBIAN) $(SUITES)
 
 .PHONY: test-containerd
 test-containerd: ## The tests with containerd, old and new, and Podman (root; the first time builds containerd)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches what Debian's suites have of the tools and kernels that people run:
 #
-#	test/debian.sh DIRECTORY tools|kernel SUITE...
+#	test/debian.sh DIRECTORY tools|kernel|firewalld SUITE...
 #	test/debian.sh DIRECTORY extra PACKAGE...
 #
 # Nothing is installed. Packages are unpacked below DIRECTORY, and what is there
@@ -11,6 +11,7 @@
 #	SUITE/tools/bin     the same programs, to be put first on the PATH: each runs
 #	                    with the libraries of its suite
 #	SUITE/kernel/root   boot/vmlinuz-* and lib/modules
+#	SUITE/firewalld/root    firewalld, which any Python runs
 #	extra/root          packages that this machine lacks, of its own suite
 set -euo pipefail
 
@@ -111,6 +112,15 @@ kernel() {
 	rm -rf "$to" && mv "$to.new" "$to"
 }
 
+firewalld() {
+	local to=$cache/$1/firewalld
+	[ ! -e "$to/root" ] || return 0
+	update "$1"
+	mkdir -p "$to/archives"
+	(cd "$to/archives" && apt "$1" apt-get download firewalld python3-firewall)
+	unpack "$to/archives" "$to/root"
+}
+
 extra() {
 	local to=$cache/extra
 	local p missing=
@@ -139,7 +149,7 @@ if [ "$set" = extra ]; then
 fi
 for suite in "$@"; do
 	case $set in
-	tools | kernel) $set "$suite" ;;
+	tools | kernel | firewalld) $set "$suite" ;;
 	*) echo "unknown set $set" >&2 && exit 2 ;;
 	esac
 done

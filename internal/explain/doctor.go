@@ -185,7 +185,7 @@ func (d *doctor) policies() {
 					Protocol: fw.Protocol, Source: netip.AddrPortFrom(from, clientPort), Destination: fw.To,
 					In: "outside", Out: lookup(fw.To.Addr()).Out, State: StateNew, DNAT: true, node: d.s,
 				}
-				p.OriginalSource, p.OriginalDestination = p.Source, p.Destination
+				p.OriginalSource, p.OriginalDestination = p.Source, netip.AddrPortFrom(fw.To.Addr(), fw.HostPort)
 				on := d.s.rules.pass(hookForward, p, StateNew)
 				if on.action == actionAccept || seen[on.site.String()] {
 					continue

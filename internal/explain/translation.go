@@ -187,6 +187,13 @@ func (x *explainer) listener() bool {
 // dropAdvice is what helps against a rule that drops.
 func dropAdvice(site Site, to netip.AddrPort, q *Question) []Advice {
 	switch {
+	case site.Component == "firewalld" && strings.HasSuffix(site.Chain, "_dnat"):
+		// What firewalld compares is the port that the client asked for.
+		return []Advice{{
+			Text: "firewalld has StrictForwardPorts=yes and refuses what others translate: name the port to it, or set that to no.",
+			Command: fmt.Sprintf("firewall-cmd --permanent --add-forward-port=port=%d:proto=%s:toport=%d:toaddr=%s && firewall-cmd --reload",
+				q.Port, q.Protocol, to.Port(), to.Addr()),
+		}}
 	case site.Component == "firewalld":
 		return []Advice{{
 			Text:    "Allow the forwarding to the pod in firewalld.",

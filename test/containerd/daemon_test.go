@@ -19,9 +19,9 @@ import (
 	"github.com/hostport-cni/hostport/test/world"
 )
 
-// patience bounds every wait. It is far beyond what a loaded machine needs: no
-// test passes or fails by time alone.
-const patience = 60 * time.Second
+// patience bounds every wait. It is far beyond what a loaded machine or a guest
+// in software needs: no test passes or fails by time alone.
+const patience = 3 * time.Minute
 
 // daemon is a containerd with everything of its own, on the node of a World.
 type daemon struct {

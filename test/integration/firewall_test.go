@@ -3,11 +3,8 @@
 package integration
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,8 +24,9 @@ func firewallScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8081), "trigger")
 		}},
 		{name: "Docker's FORWARD DROP", tampers: true, run: dockerDrop},
-		{name: "firewalld on nftables is reloaded", tampers: true, run: func(e *env) { firewalld(e, "nftables") }},
-		{name: "firewalld on iptables is reloaded", tampers: true, run: func(e *env) { firewalld(e, "iptables") }},
+		{name: "firewalld on nftables is reloaded", tampers: true, run: func(e *env) { reloadFirewalld(e, "nftables") }},
+		{name: "firewalld on iptables is reloaded", tampers: true, run: func(e *env) { reloadFirewalld(e, "iptables") }},
+		{name: "firewalld's StrictForwardPorts", tampers: true, run: strictForwardPorts},
 		{name: "ufw is reloaded", tampers: true, families: v4Only, run: ufw},
 	}
 }
@@ -63,34 +61,6 @@ func (e *env) blocked(chain string) {
 	}
 }
 
-// firewalld starts the daemon, on a bus of its own, and has it reload. On iptables
-// it flushes all tables then; the next ADD brings every host port back.
-func firewalld(e *env, backend string) {
-	// An address of D-Bus has no comma, and a socket's path is short.
-	dir, err := os.MkdirTemp("", "firewalld")
-	e.must(err, "make a directory")
-	e.Cleanup(func() { _ = os.RemoveAll(dir) })
-	conf := fmt.Sprintf("DefaultZone=public\nFirewallBackend=%s\nIPv6_rpfilter=no\nLogDenied=off\n", backend)
-	e.must(os.WriteFile(filepath.Join(dir, "firewalld.conf"), []byte(conf), 0o600), "write the configuration")
-	bus := "unix:path=" + filepath.Join(dir, "bus")
-	environment := "export PATH=/usr/sbin:/usr/bin DBUS_SYSTEM_BUS_ADDRESS=" + bus + "; exec "
-	e.w.Node.Run(e, "dbus-daemon", "--session", "--nofork", "--nopidfile", "--address="+bus)
-	log := filepath.Join(dir, "log")
-	e.w.Node.Run(e, "sh", "-c", environment+"firewalld --nofork --nopid --system-config "+dir+" --log-file "+log+" >/dev/null 2>&1")
-	e.until("firewalld runs", log, func() bool {
-		_, err := e.w.Node.TryCommand("", "sh", "-c", environment+"firewall-cmd --state")
-		return err == nil
-	})
-
-	e.web()
-	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-	e.w.Node.Command("sh", "-c", environment+"firewall-cmd --reload")
-	e.webTo(e.net, "trigger", 8081)
-	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-	e.reaches(e.w.Client, "tcp", e.node(8081), "trigger")
-	e.checks(e.live...)
-}
-
 // ufw denies what passes through the node until a route is allowed. Its files are
 // the guest's, so one scene at a time uses it.
 func ufw(e *env) {
@@ -112,17 +82,4 @@ func ufw(e *env) {
 	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 	e.reaches(e.w.Client, "tcp", e.node(8081), "trigger")
 	e.checks(e.live...)
-}
-
-// until waits, and prints what a daemon has said if that takes too long.
-func (e *env) until(what, log string, done func() bool) {
-	e.Helper()
-	for range 600 {
-		if done() {
-			return
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-	said, _ := os.ReadFile(log)
-	e.Fatalf("not in two minutes: %s\n%s", what, said)
 }

@@ -16,4 +16,4 @@ $b mount -t devtmpfs dev /root/dev
 $b mount -t tmpfs run /root/run
 $b mkdir -p /root/share
 $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=none share /root/share
-exec $b switch_root /root /bin/sh /share/guest.sh </dev/console >/dev/console 2>&1
+exec $b switch_root /root /bin/sh @SHARE@/guest.sh </dev/console >/dev/console 2>&1

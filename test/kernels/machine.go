@@ -24,12 +24,17 @@ var initScript string
 
 // machine is a guest with the kernel of a suite.
 type machine struct {
-	debian, share, suite string
-	release              string
+	debian, suite string
+	// share is a directory that guests can write to, each below its own name.
+	share, name string
+	release     string
 	// accel is qemu's accelerator.
 	accel string
 	limit time.Duration
 }
+
+// Kernel options that save a guest work which the tests have no use for.
+const lean = "quiet panic=-1 mitigations=off random.trust_cpu=on nokaslr audit=0 apparmor=0 nowatchdog init_on_alloc=0 no_timer_check"
 
 // early are the modules that the guest needs to see this machine's files.
 // Some are built in, or do not exist in a version.
@@ -43,32 +48,31 @@ func (m *machine) boot(b boot) (string, error) {
 		return "", fmt.Errorf("%d kernels in %s: %w", len(kernels), root, errors.Join(err))
 	}
 	m.release = strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
-	initramfs, err := m.initramfs(root)
+	own := filepath.Join(m.share, m.name)
+	if err := os.MkdirAll(own, 0o755); err != nil {
+		return "", err
+	}
+	initramfs, err := m.initramfs(own, root)
 	if err != nil {
 		return "", fmt.Errorf("make the initramfs of %s: %w", m.release, err)
 	}
-	script := strings.NewReplacer(
-		"@MODULES@", filepath.Join(root, "lib", "modules", m.release), "@RELEASE@", m.release,
-		"@TOOLS@", filepath.Join(m.debian, m.suite, "tools", "bin"),
-		"@RUN@", b.run, "@PHASE@", b.phase,
-	).Replace(guestScript)
-	if err := os.WriteFile(filepath.Join(m.share, "guest.sh"), []byte(script), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(own, "guest.sh"), []byte(m.script(b, root)), 0o755); err != nil {
 		return "", err
 	}
-	log := filepath.Join(m.share, "log")
+	log := filepath.Join(own, "log")
 	_ = os.Remove(log)
 
 	ctx, cancel := context.WithTimeoutCause(context.Background(), m.limit, fmt.Errorf("the guest was killed after %s", m.limit))
 	defer cancel()
 	console, err := exec.CommandContext(ctx, "qemu-system-x86_64",
-		"-machine", "q35", "-accel", m.accel, "-cpu", "max", "-smp", "2", "-m", "3G", "-nodefaults", "-no-reboot",
+		"-machine", "q35", "-accel", m.accel, "-cpu", m.cpu(), "-smp", "1", "-m", "2G", "-nodefaults", "-no-reboot",
 		"-display", "none", "-serial", "stdio", "-monitor", "none", "-nic", "none",
 		"-device", "virtio-rng-pci",
 		"-virtfs", "local,path=/,mount_tag=host,security_model=none,multidevs=remap,readonly=on",
 		"-virtfs", "local,path="+filepath.Join(m.debian, "extra", "root")+",mount_tag=extra,security_model=none,multidevs=remap,readonly=on",
 		"-virtfs", "local,path="+m.share+",mount_tag=share,security_model=none,multidevs=remap",
 		"-kernel", kernels[0], "-initrd", initramfs,
-		"-append", strings.TrimSpace("console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on "+b.options),
+		"-append", strings.TrimSpace("console=ttyS0 "+lean+" "+b.kernel),
 	).CombinedOutput()
 	printed, readErr := os.ReadFile(log)
 	switch {
@@ -86,10 +90,33 @@ func (m *machine) boot(b boot) (string, error) {
 	return string(printed), nil
 }
 
+// cpu is the processor that a guest sees. What a newer one has costs more to
+// emulate than it saves.
+func (m *machine) cpu() string {
+	if m.accel == "tcg" {
+		return "Nehalem-v1"
+	}
+	return "max"
+}
+
+// script is what the guest runs.
+func (m *machine) script(b boot, root string) string {
+	var runs strings.Builder
+	for _, r := range b.runs {
+		fmt.Fprintf(&runs, "run %s '%s'\n", r.program, r.pattern)
+	}
+	return strings.NewReplacer(
+		"@MODULES@", filepath.Join(root, "lib", "modules", m.release), "@RELEASE@", m.release,
+		"@TOOLS@", filepath.Join(m.debian, m.suite, "tools"), "@PHASE@", b.phase,
+		"@SHARE@", "/share/"+m.name, "@BUILT@", "/share/built", "@RUNS@\n", runs.String(),
+		"@FIREWALLD@", filepath.Join(m.debian, "trixie", "firewalld", "root"),
+	).Replace(guestScript)
+}
+
 // initramfs packs busybox, the early modules with what they depend on, and the
 // script.
-func (m *machine) initramfs(root string) (string, error) {
-	dir := filepath.Join(m.share, "initramfs")
+func (m *machine) initramfs(own, root string) (string, error) {
+	dir := filepath.Join(own, "initramfs")
 	if err := os.RemoveAll(dir); err != nil {
 		return "", err
 	}
@@ -112,7 +139,7 @@ find . | cpio -o -H newc --quiet >"$5"`
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "init"), []byte(initScript), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "init"), []byte(strings.ReplaceAll(initScript, "@SHARE@", "/share/"+m.name)), 0o755); err != nil {
 		return "", err
 	}
 	out, err := exec.CommandContext(context.Background(), "sh", "-c", pack, "pack",

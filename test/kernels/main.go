@@ -1,176 +1,132 @@
 // Command kernels runs tests on other kernels than this machine's, in qemu:
 //
-//	go run ./test/kernels [-write FILE] DIRECTORY [SUITE=]SCENES...
+//	go run ./test/kernels [-results FILE -write FILE] DIRECTORY SUITE...
 //
 // DIRECTORY is what test/debian.sh filled. A guest has this machine's files, which
-// it cannot change, the kernel of a suite and its iptables and nft. SCENES is a
-// regular expression for go test -run. With -write, the results are put as a table
-// between two comments of a Markdown file.
+// it cannot change, the kernel of a suite and its iptables and nft. With -results,
+// what came of each scene is kept in a file, and with -write it is put as a table
+// between two comments of a Markdown file. A run of some scenes replaces those
+// alone.
 //
 // Without hardware support a guest is ten times slower than this machine.
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
+	"regexp"
+	"sync"
 	"time"
-
-	"github.com/hostport-cni/hostport/test/world"
 )
 
-// boot is one start of a guest.
-type boot struct {
-	suite string
-	// name tells the boots of a suite apart.
-	name string
-	// run is what go test gets as -run.
-	run string
-	// options are added to the kernel's command line.
-	options string
-	// phase is given to the tests, which go on where the phase before has ended.
-	phase string
-}
-
-// boots are those of one suite. A reboot is two of them.
-func boots(suite, scenes string, all bool) []boot {
-	list := []boot{{suite: suite, name: "scenes", run: "^TestKernels$/" + scenes}}
-	if !all {
-		return list
-	}
-	return append(list,
-		boot{suite: suite, name: "without IPv6", run: "^TestWithoutIPv6$", options: "ipv6.disable=1"},
-		boot{suite: suite, name: "before a reboot", run: "^TestReboot$", phase: "before"},
-		boot{suite: suite, name: "after a reboot", run: "^TestReboot$", phase: "after"},
-	)
+// options are what the command line says.
+type options struct {
+	debian string
+	suites []string
+	// scenes limits TestKernels, boots what else is booted.
+	scenes string
+	boots  *regexp.Regexp
+	all    bool
+	guests int
+	accel  string
+	limit  time.Duration
+	// results and table are files, or empty.
+	results, table string
+	// logs is a directory for what guests print, or empty.
+	logs string
 }
 
 func main() {
-	scenes := flag.String("scenes", "", "regular `expression` of scenes, as after a slash in go test -run")
-	all := flag.Bool("all", false, "with the boots that have a scene of their own")
-	write := flag.String("write", "", "Markdown `file` to write the table into")
-	accel := flag.String("accel", "tcg", "qemu's `accelerator`")
-	limit := flag.Duration("limit", 40*time.Minute, "kill a guest that runs for longer")
+	var o options
+	flag.StringVar(&o.scenes, "scenes", "", "regular `expression` of scenes, as after a slash in go test -run")
+	boots := flag.String("boots", "", "regular `expression` of boots: "+bootNames())
+	flag.BoolVar(&o.all, "all", false, "with the boots that have a scene of their own")
+	flag.StringVar(&o.results, "results", "", "`file` of results to write, one a line")
+	flag.StringVar(&o.table, "write", "", "Markdown `file` to write the table of all results into")
+	flag.StringVar(&o.logs, "logs", "", "`directory` for what the guests print")
+	flag.IntVar(&o.guests, "guests", 3, "`number` of guests at a time, each with one processor")
+	flag.StringVar(&o.accel, "accel", "tcg", "qemu's `accelerator`")
+	flag.DurationVar(&o.limit, "limit", 60*time.Minute, "kill a guest that runs for longer")
 	flag.Parse()
 	if flag.NArg() < 2 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(machine{debian: flag.Arg(0), accel: *accel, limit: *limit}, flag.Args()[1:], *scenes, *all, *write); err != nil {
+	o.debian, o.suites = flag.Arg(0), flag.Args()[1:]
+	var err error
+	if o.boots, err = regexp.Compile(*boots); err == nil {
+		err = run(o)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "kernels:", err)
 		os.Exit(1)
 	}
 }
 
-func run(m machine, suites []string, scenes string, all bool, write string) (err error) {
-	m.debian, err = filepath.Abs(m.debian)
+func run(o options) (err error) {
+	started := time.Now().UTC()
+	o.debian, err = filepath.Abs(o.debian)
 	if err != nil {
 		return err
 	}
-	m.share, err = os.MkdirTemp("", "hostport-kernels-")
+	share, err := os.MkdirTemp("", "hostport-kernels-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(m.share)
-	if err := build(m.share); err != nil {
+	defer os.RemoveAll(share)
+	lives := plan(o)
+	if len(lives) == 0 {
+		return errors.New("no boot has such a name")
+	}
+	if err := build(filepath.Join(share, "built"), lives); err != nil {
 		return err
 	}
+	// A guest that fails does not end the others.
+	found := make([][]result, len(lives))
+	failed := make([]error, len(lives))
+	slots := make(chan struct{}, o.guests)
+	var guests sync.WaitGroup
+	for i, l := range lives {
+		slots <- struct{}{}
+		guests.Go(func() {
+			defer func() { <-slots }()
+			m := machine{debian: o.debian, share: share, name: fmt.Sprint("guest-", i), suite: l.suite, accel: o.accel, limit: o.limit}
+			found[i], failed[i] = m.live(l, o.logs)
+		})
+	}
+	guests.Wait()
 	var results []result
-	var failed []error
-	for _, suite := range suites {
-		for _, b := range boots(suite, scenes, all) {
-			m.suite = suite
-			start := time.Now()
-			log, err := m.boot(b)
-			found := parse(suite, log)
-			results = append(results, found...)
-			passed, bad := count(found)
-			fmt.Printf("%s (Linux %s), %s: %d passed, %d failed, %d s\n", suite, m.release, b.name, passed, bad, int(time.Since(start).Seconds()))
-			if err != nil || bad > 0 || passed == 0 {
-				fmt.Println(log)
-				failed = append(failed, errors.Join(fmt.Errorf("%s, %s: %d scenes failed", suite, b.name, bad), err))
-			}
-		}
+	for _, f := range found {
+		results = append(results, f...)
 	}
-	if write != "" {
-		if err := writeTable(write, results); err != nil {
-			return err
-		}
+	if err := keep(o, results, started); err != nil {
+		return err
 	}
 	return errors.Join(failed...)
 }
 
-// build compiles the tests and the plugins: in a guest that would take minutes.
-func build(share string) error {
-	plugins := filepath.Join(share, "plugins")
-	if err := os.Mkdir(plugins, 0o755); err != nil {
-		return err
-	}
-	if err := world.BuildPlugins(plugins); err != nil {
-		return err
-	}
-	out, err := exec.CommandContext(context.Background(), "go", "test", "-c", "-tags", "kernels", "-ldflags", "-s -w",
-		"-o", filepath.Join(share, "integration.test"), "./test/integration").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("compile test/integration: %w\n%s", err, out)
-	}
-	return nil
-}
-
-// result is how one scene ended in one guest.
-type result struct {
-	suite, release, backend, family, scene string
-	passed                                 bool
-}
-
-// parse reads what go test -v printed.
-func parse(suite, log string) []result {
+// live boots a guest as often as its life has boots, and prints how it went.
+func (m *machine) live(l life, logs string) ([]result, error) {
 	var all []result
-	release := ""
-	for line := range strings.Lines(log) {
-		line = strings.TrimSpace(line)
-		if r, ok := strings.CutPrefix(line, "kernels: Linux "); ok {
-			release = r
+	var failed []error
+	for _, b := range l.boots {
+		start := time.Now()
+		log, err := m.boot(b)
+		if logs != "" {
+			file := filepath.Join(logs, fmt.Sprintf("%s, %s.log", l.suite, b.name))
+			err = errors.Join(err, os.WriteFile(file, []byte(log), 0o644))
 		}
-		verdict, rest, ok := strings.Cut(line, ": ")
-		passed := verdict == "--- PASS"
-		if !ok || !passed && verdict != "--- FAIL" {
-			continue
-		}
-		name, _, _ := strings.Cut(rest, " (")
-		parts := strings.Split(name, "/")
-		if len(parts) < 2 {
-			continue
-		}
-		r := result{suite: suite, release: release, passed: passed}
-		switch {
-		case len(parts) == 4:
-			r.backend, r.family, r.scene = parts[1], parts[2], parts[3]
-		case len(parts) == 2 && parts[0] == "TestWithoutIPv6":
-			r.backend, r.scene = parts[1], "a kernel with ipv6.disable=1"
-		case len(parts) == 2 && parts[0] == "TestReboot":
-			r.backend, r.scene = parts[1], "a reboot with a restored ruleset"
-		default:
-			continue
-		}
-		r.scene = strings.ReplaceAll(r.scene, "_", " ")
-		all = append(all, r)
-	}
-	return all
-}
-
-func count(all []result) (passed, failed int) {
-	for _, r := range all {
-		if r.passed {
-			passed++
-		} else {
-			failed++
+		found := parse(l.suite, log)
+		all = append(all, found...)
+		passed, bad := count(found)
+		fmt.Printf("%s (Linux %s), %s: %d passed, %d failed, %d s\n", l.suite, m.release, b.name, passed, bad, int(time.Since(start).Seconds()))
+		if err != nil || bad > 0 || passed == 0 || skips(log) {
+			fmt.Println(log)
+			failed = append(failed, errors.Join(fmt.Errorf("%s, %s: %d scenes failed", l.suite, b.name, bad), err))
 		}
 	}
-	return passed, failed
+	return all, errors.Join(failed...)
 }

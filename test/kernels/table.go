@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Comments between which the table stands.
@@ -27,27 +30,28 @@ func writeTable(file string, results []result) error {
 	return os.WriteFile(file, []byte(before+tableBegin+"\n"+table(results)+"\n"+tableEnd+after), 0o644)
 }
 
-// table has a line for each scene and a column for each kernel. A cell has a mark
-// for each backend.
+// table has a line for each scene and a column for each kernel. A cell names the
+// backends; both families are in it where a scene has both.
 func table(results []result) string {
 	var kernels, scenes []string
 	cells := map[string]map[string]map[string]bool{} // scene, kernel, backend: passed
 	for _, r := range results {
-		column := fmt.Sprintf("%s, %s", short(r.release), r.suite)
+		column := fmt.Sprintf("%s, %s", short(r.Release), r.Suite)
 		if !slices.Contains(kernels, column) {
 			kernels = append(kernels, column)
 		}
-		if cells[r.scene] == nil {
-			scenes = append(scenes, r.scene)
-			cells[r.scene] = map[string]map[string]bool{}
+		if cells[r.Scene] == nil {
+			scenes = append(scenes, r.Scene)
+			cells[r.Scene] = map[string]map[string]bool{}
 		}
-		if cells[r.scene][column] == nil {
-			cells[r.scene][column] = map[string]bool{}
+		if cells[r.Scene][column] == nil {
+			cells[r.Scene][column] = map[string]bool{}
 		}
-		before, seen := cells[r.scene][column][r.backend]
-		cells[r.scene][column][r.backend] = r.passed && (before || !seen)
+		before, seen := cells[r.Scene][column][r.Backend]
+		cells[r.Scene][column][r.Backend] = r.Passed && (before || !seen)
 	}
 	slices.Sort(scenes)
+	slices.SortFunc(kernels, func(a, b string) int { return cmp.Or(cmp.Compare(minor(a), minor(b)), cmp.Compare(a, b)) })
 	var b strings.Builder
 	fmt.Fprintf(&b, "| | %s |\n|---|%s\n", strings.Join(kernels, " | "), strings.Repeat("---|", len(kernels)))
 	for _, s := range scenes {
@@ -57,7 +61,28 @@ func table(results []result) string {
 		}
 		b.WriteString("\n")
 	}
-	return b.String()
+	return b.String() + "\n" + runs(results)
+}
+
+// runs says when the results are from. Scenes that were run again are of a later
+// time than the whole.
+func runs(results []result) string {
+	counts := map[time.Time]int{}
+	for _, r := range results {
+		counts[r.Run]++
+	}
+	var parts []string
+	for _, t := range slices.SortedFunc(maps.Keys(counts), time.Time.Compare) {
+		parts = append(parts, fmt.Sprintf("%s UTC: %d scenes", t.Format("2006-01-02 15:04"), counts[t]))
+	}
+	return strings.Join(parts, "; ") + ".\n"
+}
+
+// minor is a number by which versions of Linux are ordered.
+func minor(column string) int {
+	var major, minor int
+	_, _ = fmt.Sscanf(column, "Linux %d.%d", &major, &minor) // others come first
+	return major*1000 + minor
 }
 
 // cell names the backends on which a scene passed, and those on which it failed.

@@ -17,9 +17,13 @@ import (
 // tells the second incarnation of the test process from the first.
 const binDirVariable = "HOSTPORT_WORLD_BIN"
 
-// pluginsVariable names a directory that BuildPlugins has filled, for machines
-// without a compiler.
+// pluginsVariable names a directory that BuildPlugins has filled, or a run with
+// BuildVariable, for machines without a compiler.
 const pluginsVariable = "HOSTPORT_WORLD_PLUGINS"
+
+// BuildVariable names a directory into which a test program puts all that it would
+// build, and ends.
+const BuildVariable = "HOSTPORT_WORLD_BUILD"
 
 // private holds all files of the tests. It is in memory, as the plugin's state
 // directory is on a node, and gone with the process.
@@ -44,6 +48,13 @@ func Main(m *testing.M) int { return MainWith(m, func(string) error { return nil
 func MainWith(m *testing.M, more func(dir string) error) int {
 	if _, inside := os.LookupEnv(binDirVariable); inside {
 		return m.Run()
+	}
+	if dir := os.Getenv(BuildVariable); dir != "" {
+		if err := errors.Join(BuildPlugins(dir), more(dir)); err != nil {
+			fmt.Fprintln(os.Stderr, "world:", err)
+			return 1
+		}
+		return 0
 	}
 	if err := enter(more); err != nil {
 		fmt.Fprintln(os.Stderr, "world:", err)
@@ -77,10 +88,7 @@ func enter(more func(dir string) error) error {
 	}
 	if built := os.Getenv(pluginsVariable); built != "" {
 		err = os.CopyFS(dir, os.DirFS(built))
-	} else {
-		err = BuildPlugins(dir)
-	}
-	if err == nil {
+	} else if err = BuildPlugins(dir); err == nil {
 		err = more(dir)
 	}
 	if err == nil {
