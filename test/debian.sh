@@ -11,7 +11,7 @@
 #	SUITE/tools/bin     the same programs, to be put first on the PATH: each runs
 #	                    with the libraries of its suite
 #	SUITE/kernel/root   boot/vmlinuz-* and lib/modules
-#	SUITE/firewalld/root    firewalld, which any Python runs
+#	SUITE/firewalld/bin firewalld and firewall-cmd, with the Python of their suite
 #	extra/root          packages that this machine lacks, of its own suite
 set -euo pipefail
 
@@ -113,12 +113,24 @@ kernel() {
 }
 
 firewalld() {
-	local to=$cache/$1/firewalld
-	[ ! -e "$to/root" ] || return 0
+	local to=$cache/$1/firewalld program loader
+	[ ! -e "$to/bin" ] || return 0
 	update "$1"
-	mkdir -p "$to/archives"
-	(cd "$to/archives" && apt "$1" apt-get download firewalld python3-firewall)
-	unpack "$to/archives" "$to/root"
+	rm -f "$cache/$1"/apt/cache/archives/*.deb
+	apt "$1" apt-get install -y --download-only firewalld >/dev/null
+	unpack "$cache/$1/apt/cache/archives" "$to/root"
+	rm -rf "$to/new" && mkdir "$to/new"
+	for loader in "$to/root"/{usr/lib,lib}/$triplet/ld-linux-x86-64.so.2; do [ ! -e "$loader" ] || break; done
+	for program in sbin/firewalld bin/firewall-cmd; do
+		cat >"$to/new/${program#*/}" <<-END
+			#!/bin/sh
+			export PYTHONHOME=$to/root/usr PYTHONDONTWRITEBYTECODE=1
+			export GI_TYPELIB_PATH=$to/root/usr/lib/$triplet/girepository-1.0
+			exec $loader --library-path $to/root/lib/$triplet:$to/root/usr/lib/$triplet $to/root/usr/bin/python3 $to/root/usr/$program "\$@"
+		END
+		chmod 755 "$to/new/${program#*/}"
+	done
+	mv "$to/new" "$to/bin"
 }
 
 extra() {

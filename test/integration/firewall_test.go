@@ -25,8 +25,8 @@ func firewallScenarios() []scenario {
 		}},
 		{name: "Docker's FORWARD DROP", tampers: true, run: dockerDrop},
 		{name: "firewalld on nftables is reloaded", tampers: true, run: func(e *env) { reloadFirewalld(e, "nftables") }},
-		{name: "firewalld on iptables is reloaded", tampers: true, run: func(e *env) { reloadFirewalld(e, "iptables") }},
-		{name: "firewalld's StrictForwardPorts", tampers: true, run: strictForwardPorts},
+		{name: "firewalld on iptables is reloaded", tampers: true, families: v4Only, run: func(e *env) { reloadFirewalld(e, "iptables") }},
+		{name: "firewalld's StrictForwardPorts", tampers: true, families: v4Only, run: strictForwardPorts},
 		{name: "ufw is reloaded", tampers: true, families: v4Only, run: ufw},
 	}
 }

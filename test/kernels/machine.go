@@ -109,7 +109,7 @@ func (m *machine) script(b boot, root string) string {
 		"@MODULES@", filepath.Join(root, "lib", "modules", m.release), "@RELEASE@", m.release,
 		"@TOOLS@", filepath.Join(m.debian, m.suite, "tools"), "@PHASE@", b.phase,
 		"@SHARE@", "/share/"+m.name, "@BUILT@", "/share/built", "@RUNS@\n", runs.String(),
-		"@FIREWALLD@", filepath.Join(m.debian, "trixie", "firewalld", "root"),
+		"@FIREWALLD@", filepath.Join(m.debian, "trixie", "firewalld", "bin"),
 	).Replace(guestScript)
 }
 
