@@ -67,7 +67,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		s.generation, err = b.settle(ctx, p.write, s.generation)
 	}
 	if mismatch(err) {
-		return "", fmt.Errorf("%w: %w", backend.ErrDrift, err)
+		return "", b.drift(ctx, p, err)
 	}
 	if err != nil {
 		return "", b.reason(ctx, err)
@@ -79,6 +79,18 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		s.table = ""
 	}
 	return s.String(), err
+}
+
+// drift is the error of a transaction that did not fit the kernel. Where no table
+// of ours was expected, the kernel may lack what one needs: without the module of
+// an expression it says ENOENT.
+func (b *Backend) drift(ctx context.Context, p plan, err error) error {
+	if p.first {
+		if lack := b.lacks(ctx); lack != nil {
+			return fmt.Errorf("%w: %w", lack, err)
+		}
+	}
+	return fmt.Errorf("%w: %w", backend.ErrDrift, err)
 }
 
 // Rewrite makes the table hold the rules of exactly these attachments, in one

@@ -136,6 +136,22 @@ func TestKernelRefuses(t *testing.T) {
 	}
 }
 
+// TestFirstOnALackingKernel: a kernel without a module says that something is
+// missing, and so it does if a stranger changed the ruleset.
+func TestFirstOnALackingKernel(t *testing.T) {
+	all := others{pod(1)}
+	first := backend.Change{Add: all, After: fingerprint(all)}
+	w := &wire{commits: []unix.Errno{unix.ENOENT, unix.ENOENT, unix.EBUSY, unix.ENOENT}}
+	_, err := w.backend().Apply(t.Context(), first)
+	if err == nil || errors.Is(err, backend.ErrDrift) || !strings.Contains(err.Error(), "the kernel lacks the fib expression") {
+		t.Errorf("without a module: %v", err)
+	}
+	w = &wire{commits: []unix.Errno{unix.ENOENT, unix.EBUSY}}
+	if _, err := w.backend().Apply(t.Context(), first); !errors.Is(err, backend.ErrDrift) {
+		t.Errorf("with all modules: %v, want %v", err, backend.ErrDrift)
+	}
+}
+
 func TestRetriesAreBounded(t *testing.T) {
 	for _, e := range []unix.Errno{unix.EINTR, unix.ERESTART} {
 		w := &wire{}

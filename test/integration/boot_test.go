@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -81,4 +82,61 @@ func TestReboot(t *testing.T) {
 			e.properties()
 		})
 	}
+}
+
+// TestLackingKernel takes modules away that a kernel made smaller may lack. STATUS
+// and ADD fail and say what is missing, and ADD leaves nothing.
+func TestLackingKernel(t *testing.T) {
+	for _, c := range []struct {
+		backend        world.Backend
+		module, reason string
+		// silent is STATUS: it asks iptables for its tables, and for no match.
+		silent bool
+	}{
+		{world.NFTables, "nft_fib_inet", "the kernel lacks the fib expression (Linux 4.10 or newer, CONFIG_NFT_FIB_INET)", false},
+		{world.NFTables, "nft_masq", "the kernel lacks masquerading in family inet (Linux 5.2 or newer, CONFIG_NFT_MASQ)", false},
+		{world.NFTables, "nft_chain_nat", "the kernel lacks NAT in family inet (Linux 5.2 or newer, CONFIG_NFT_NAT)", false},
+		{world.IptablesNFT, "xt_addrtype", "Extension addrtype is not supported, missing kernel module", true},
+		{world.IptablesLegacy, "xt_addrtype", "addrtype", true},
+		{world.IptablesLegacy, "iptable_nat", "nat", false},
+	} {
+		t.Run(string(c.backend)+"/"+c.module, func(t *testing.T) {
+			e := newEnv(t, world.Options{Backend: c.backend}, world.V4)
+			restore := e.withoutModule(c.module)
+			if err := e.net.Status(); !c.silent && (err == nil || !strings.Contains(err.Error(), c.reason)) {
+				t.Errorf("STATUS: %v, want an error with %q", err, c.reason)
+			}
+			pod := e.w.NewPod("web")
+			a, err := e.net.Add(pod, world.TCP(8080, 80))
+			if err == nil || !strings.Contains(err.Error(), c.reason) {
+				t.Errorf("ADD: %v, want an error with %q", err, c.reason)
+			}
+			a.MustDel(e)
+			if out := e.w.Ctl("list"); out.ExitCode != 0 || strings.Contains(string(out.Stdout), "8080") {
+				t.Errorf("hostportctl list after an ADD that failed: exit status %d\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
+			}
+			restore()
+			e.web()
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+		})
+	}
+}
+
+// withoutModule removes a module from the kernel, and keeps it from being loaded.
+func (e *env) withoutModule(module string) (restore func()) {
+	e.Helper()
+	const conf = "/etc/modprobe.d/hostport-test.conf"
+	e.must(os.WriteFile(conf, []byte("install "+module+" /bin/false\n"), 0o600), "block the module")
+	e.Cleanup(func() { _ = os.Remove(conf) })
+	// Namespaces of earlier tests are freed late.
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(time.Second) {
+		_, missing := os.Stat("/sys/module/" + module)
+		if missing != nil {
+			break
+		}
+		if _, err := e.w.Node.TryCommand("", "modprobe", "-r", module); err != nil && time.Now().After(deadline) {
+			e.Fatal(err)
+		}
+	}
+	return func() { _ = os.Remove(conf) }
 }

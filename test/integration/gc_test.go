@@ -91,6 +91,7 @@ func statusScenarios() []scenario {
 			e.unavailable("")
 			e.w.RestoreTools()
 		}},
+		{name: "versions older than those that pass are named", families: v4Only, run: oldVersions},
 		{name: "STATUS with a state directory that cannot be used", run: func(e *env) {
 			if err := os.WriteFile(e.w.DataDir, nil, 0o600); err != nil {
 				e.Fatal(err)

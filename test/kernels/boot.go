@@ -49,6 +49,7 @@ func lives(suite, scenes string, all bool) []life {
 			{name: "before a reboot", runs: []testRun{{integration, "^TestReboot$"}}, phase: "before"},
 			{name: "after a reboot", runs: []testRun{{integration, "^TestReboot$"}}, phase: "after"},
 		}},
+		life{suite, []boot{{name: "without modules", runs: []testRun{{integration, "^TestLackingKernel$"}}}}},
 		life{suite, []boot{{name: "containerd", runs: []testRun{{containerd, "^TestControlGroups$"}}}}},
 	)
 }
