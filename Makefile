@@ -22,11 +22,13 @@ DESTDIR  ?=
 CNI_BIN  ?= /opt/cni/bin
 # What test/debian.sh fetches for test-tools and test-kernels.
 SUITES   ?= bullseye bookworm trixie
-# Of test-kernels: scenes as after a slash in go test -run, and boots. All is nothing.
+# Of test-kernels: scenes, each as after a slash in go test -run, and boots. All is nothing.
 SCENES   ?=
 BOOTS    ?=
 GUESTS   ?= 3
-CI_SCENES := /v4/(tcp_from|udp_from|the_node_through_127|host_IP|passing|a_Service_wins|a_flush|a_restored|SCTP|kube-proxy.s_IPVS|a_flowtable|an_uplink|STATUS)
+# What depends on the kernel: a look at every hook, module and set that is used.
+CI_SCENES := /v4/(tcp_from|udp_from|the_node_through_127|host_IP|passing|a_Service_wins|a_flush|a_restored|SCTP|kube-proxy.s_IPVS|a_flowtable|an_uplink|STATUS) \
+	/v6/(tcp_from|udp_from|an_uplink|a_flowtable|SCTP_assoc)
 DEBIAN   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hostport/debian
 LINT     := go tool -modfile=$(CURDIR)/.ci/lint.mod golangci-lint
 # The modules of their own keep what only they need out of the product's go.mod.

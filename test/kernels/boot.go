@@ -39,7 +39,7 @@ type life struct {
 
 // lives are those of a suite. Guests that share nothing run beside each other.
 func lives(suite, scenes string, all bool) []life {
-	list := []life{{suite, []boot{{name: "scenes", runs: []testRun{{integration, "^TestKernels$/" + scenes}}}}}}
+	list := []life{{suite, []boot{{name: "scenes", runs: []testRun{{integration, pattern(scenes)}}}}}}
 	if !all {
 		return list
 	}
@@ -52,6 +52,19 @@ func lives(suite, scenes string, all bool) []life {
 		life{suite, []boot{{name: "without modules", runs: []testRun{{integration, "^TestLackingKernel$"}}}}},
 		life{suite, []boot{{name: "containerd", runs: []testRun{{containerd, "^TestControlGroups$"}}}}},
 	)
+}
+
+// pattern is the -run for some scenes, or for all.
+func pattern(scenes string) string {
+	const test = "^TestKernels$"
+	if scenes == "" {
+		return test
+	}
+	var all []string
+	for s := range strings.FieldsSeq(scenes) {
+		all = append(all, test+"/"+s)
+	}
+	return strings.Join(all, "|")
 }
 
 // bootNames lists them for the usage.

@@ -41,7 +41,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.scenes, "scenes", "", "regular `expression` of scenes, as after a slash in go test -run")
+	flag.StringVar(&o.scenes, "scenes", "", "regular `expressions` of scenes, each as after a slash in go test -run, with spaces between them")
 	boots := flag.String("boots", "", "regular `expression` of boots: "+bootNames())
 	flag.BoolVar(&o.all, "all", false, "with the boots that have a scene of their own")
 	flag.StringVar(&o.results, "results", "", "`file` of results to write, one a line")

@@ -90,3 +90,15 @@ func TestMergePhases(t *testing.T) {
 		t.Errorf("%+v, want one that failed", all)
 	}
 }
+
+func TestPattern(t *testing.T) {
+	for scenes, want := range map[string]string{
+		"":                     "^TestKernels$",
+		"/v4/(a|b)":            "^TestKernels$//v4/(a|b)",
+		" nftables//a\n /v6/b": "^TestKernels$/nftables//a|^TestKernels$//v6/b",
+	} {
+		if got := pattern(scenes); got != want {
+			t.Errorf("%q: %q, want %q", scenes, got, want)
+		}
+	}
+}
