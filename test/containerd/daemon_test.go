@@ -53,7 +53,7 @@ func startDaemon(t *testing.T, r release, w *world.World, conflist []byte) *daem
 		socket:  filepath.Join("/run", name, "containerd.sock"),
 	}
 	for path, content := range map[string]string{
-		d.configPath(): r.config(dir, name, d.socket, w.PluginDir),
+		d.configPath(): r.config(t, dir, name, d.socket, w.PluginDir),
 		filepath.Join(d.confDir, "10-podnet.conflist"): string(conflist),
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"testing"
 
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -15,58 +17,13 @@ type release struct {
 	cniVersion string
 	// asksStatus says that it calls STATUS whenever it is asked for its own.
 	asksStatus bool
-	// configuration has the places: directory of its own, name, socket, image,
-	// directory of the plugins.
-	configuration string
 }
 
 // Debian's containerd, and the newest. A pod's control group is found by its
 // parent's name, and there is no other image than the test's.
 var (
-	debian = release{name: "1.6", cniVersion: "1.0.0", configuration: `version = 2
-root = "%[1]s/root"
-state = "/run/%[2]s/state"
-[grpc]
-  address = "%[3]s"
-[ttrpc]
-  address = "%[3]s.ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "%[1]s/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "%[4]s"
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "%[5]s"
-    conf_dir = "%[1]s/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-`}
-	newest = release{name: "2.4", cniVersion: "1.1.0", asksStatus: true, configuration: `version = 3
-root = "%[1]s/root"
-state = "/run/%[2]s/state"
-[grpc]
-  address = "%[3]s"
-[ttrpc]
-  address = "%[3]s.ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "%[1]s/opt"
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "overlayfs"
-  use_local_image_pull = true
-  [plugins."io.containerd.cri.v1.images".pinned_images]
-    sandbox = "%[4]s"
-[plugins."io.containerd.cri.v1.runtime"]
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["%[5]s"]
-    conf_dir = "%[1]s/net.d"
-  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-`}
+	debian = release{name: "1.6", cniVersion: "1.0.0"}
+	newest = release{name: "2.4", cniVersion: "1.1.0", asksStatus: true}
 
 	releases = []release{debian, newest}
 	// backends are those of the tests here: the variants of iptables differ in
@@ -92,6 +49,41 @@ func (r release) program(name string) string {
 	return name
 }
 
-func (r release) config(dir, name, socket, plugins string) string {
-	return fmt.Sprintf(r.configuration, dir, name, socket, image, plugins)
+// config is the release's configuration: that of the newest is also
+// test/kubernetes'.
+func (r release) config(t *testing.T, dir, name, socket, plugins string) string {
+	t.Helper()
+	if r.name != newest.name {
+		return fmt.Sprintf(debianConfig, dir, name, socket, image, plugins)
+	}
+	text, err := os.ReadFile("../containerd.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.NewReplacer("ROOT", dir+"/root", "STATE", "/run/"+name+"/state", "SOCKET", socket, "IMAGE", image,
+		"PLUGINS", plugins, "NETWORKS", dir+"/net.d", "SHIM", r.program("containerd-shim-runc-v2")).Replace(string(text))
 }
+
+// debianConfig has the places: directory of its own, name, socket, image,
+// directory of the plugins.
+const debianConfig = `version = 2
+root = "%[1]s/root"
+state = "/run/%[2]s/state"
+[grpc]
+  address = "%[3]s"
+[ttrpc]
+  address = "%[3]s.ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "%[1]s/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "%[4]s"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "%[5]s"
+    conf_dir = "%[1]s/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+`

@@ -123,6 +123,10 @@ func (c *cluster) writeFiles() error {
 	if err != nil {
 		return err
 	}
+	runtime, err := containerdConfig(c.pair)
+	if err != nil {
+		return err
+	}
 	files := map[string]string{
 		kubernetesFolder + "/service-account.pem": string(pem.EncodeToMemory(&pem.Block{
 			Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key),
@@ -131,7 +135,7 @@ func (c *cluster) writeFiles() error {
 		kubeconfig:                            kubeconfigText,
 		kubernetesFolder + "/kubelet.yaml":    kubeletText(c.node.cgroup.name),
 		kubernetesFolder + "/kube-proxy.yaml": proxyText(c.proxy),
-		kubernetesFolder + "/containerd.toml": containerdConfig(c.pair),
+		kubernetesFolder + "/containerd.toml": runtime,
 		nodeCNI + "/net.d/10-pods.conflist":   conflist,
 	}
 	if err := os.MkdirAll(c.node.file(staticPods), 0o755); err != nil {

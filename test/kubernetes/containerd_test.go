@@ -30,34 +30,17 @@ func containerdProgram(p pair) string {
 	return "containerd"
 }
 
-// newestContainerd is containerdText for the newest one. Debian's shim comes
-// first on the PATH, so the own one is named.
-const newestContainerd = `version = 3
-root = "/var/lib/containerd"
-state = "/run/containerd"
-disabled_plugins = [
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
-  "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
-]
-[grpc]
-  address = "` + criSocket + `"
-[plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = "` + imageName + `"
-[plugins."io.containerd.cri.v1.runtime"]
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["%s"]
-    conf_dir = "` + nodeCNI + `/net.d"
-  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    runtime_path = "%s"
-`
-
-// containerdConfig is the configuration of a cluster's containerd.
-func containerdConfig(p pair) string {
-	if p.newest {
-		return fmt.Sprintf(newestContainerd, p.cniBin(), filepath.Join(os.Getenv(newestVariable), "containerd-shim-runc-v2"))
+// containerdConfig is the configuration of a cluster's containerd: that of the
+// newest is also test/containerd's.
+func containerdConfig(p pair) (string, error) {
+	if !p.newest {
+		return containerdText(p.cniBin()), nil
 	}
-	return containerdText(p.cniBin())
+	text, err := os.ReadFile("../containerd.toml")
+	if err != nil {
+		return "", err
+	}
+	return strings.NewReplacer("ROOT", "/var/lib/containerd", "STATE", "/run/containerd", "SOCKET", criSocket, "IMAGE", imageName,
+		"PLUGINS", p.cniBin(), "NETWORKS", nodeCNI+"/net.d",
+		"SHIM", filepath.Join(os.Getenv(newestVariable), "containerd-shim-runc-v2")).Replace(string(text)), nil
 }
