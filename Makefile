@@ -140,9 +140,9 @@ test-containerd: ## The tests with containerd, old and new, and Podman (root; th
 	test/run.sh test/containerd -timeout 20m ./...
 
 .PHONY: test-kubernetes
-test-kubernetes: ## The tests on a whole Kubernetes node (root, minutes)
+test-kubernetes: ## The tests on whole Kubernetes nodes, two at a time (root, minutes)
 	test/packages.sh kubernetes
-	test/run.sh test/kubernetes -timeout 45m -skip '^TestOperator$$' ./...
+	test/run.sh test/kubernetes -parallel 2 -timeout 45m -skip '^TestOperator$$' ./...
 
 .PHONY: test-operator
 test-operator: ## A Kubernetes node's life with the agent, installed by helm (root, minutes)

@@ -18,25 +18,14 @@ import (
 // CRI-O: the agent knows them from the API server. containerd sends none to a
 // plugin that does not declare the capability.
 func TestPodPorts(t *testing.T) {
-	c := newCluster(t, pair{backend: "nftables", proxy: "nftables", newest: true, asks: true})
-	for _, scene := range []struct {
-		name string
-		play func(*testing.T, *cluster)
-	}{
+	t.Parallel()
+	newCluster(t, pair{backend: "nftables", proxy: "nftables", newest: true, asks: true}).play(t, []scene{
 		{"mission", mission},
 		{"no conflict between host IPs and protocols", noConflict},
 		{"static pod", staticPod},
 		{"agent away", agentAway},
 		{"API server away", apiAway},
-	} {
-		t.Run(scene.name, func(t *testing.T) {
-			t.Cleanup(func() {
-				c.clear(t)
-				c.consistent(t, 0)
-			})
-			scene.play(t, c)
-		})
-	}
+	})
 }
 
 // startAgent starts hostport-agent, for the plugin's questions alone.

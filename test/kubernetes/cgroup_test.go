@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroupPrefix is followed by the ID of the process whose test made the cgroup.
+// cgroupPrefix is followed by the ID of the process whose test made the cgroup,
+// and a name of the node's own.
 const cgroupPrefix = "hostport-kubernetes-"
 
 // cgroup is where the pods of one node live: a folder of the same name in every
@@ -23,13 +24,13 @@ type cgroup struct {
 	roots []string
 }
 
-func newCgroup() (*cgroup, error) {
+func newCgroup(node string) (*cgroup, error) {
 	roots, err := cgroupRoots()
 	if err != nil {
 		return nil, err
 	}
 	removeStale(roots)
-	c := &cgroup{name: cgroupPrefix + strconv.Itoa(os.Getpid()), roots: roots}
+	c := &cgroup{name: cgroupPrefix + strconv.Itoa(os.Getpid()) + "-" + node, roots: roots}
 	for _, root := range roots {
 		if err := os.Mkdir(filepath.Join(root, c.name), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("make a cgroup: %w", err)
@@ -98,7 +99,8 @@ func removeStale(roots []string) {
 	for _, root := range roots {
 		paths, _ := filepath.Glob(filepath.Join(root, cgroupPrefix+"*"))
 		for _, path := range paths {
-			pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(path), cgroupPrefix))
+			owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(path), cgroupPrefix), "-")
+			pid, err := strconv.Atoi(owner)
 			if err == nil && pid != os.Getpid() && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 				_ = removeTree(path)
 			}

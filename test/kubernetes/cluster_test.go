@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +28,8 @@ type pair struct {
 	proxy   string // kube-proxy's mode
 	dataDir string // of the plugin under test; empty: its default, below /run
 	newest  bool   // containerd, and not Debian's
+	six     bool   // IPv6 pods and Services
+	four    bool   // with six: IPv4 ones as well, in the first place
 	// agent is for a node that portmap serves, in a cluster that can have an
 	// agent: with DaemonSets, service accounts and their permissions.
 	agent bool
@@ -43,7 +46,29 @@ func (p pair) String() string {
 	if p.asks {
 		name += "/asks-agent"
 	}
+	if p.six {
+		name += "/" + strings.ReplaceAll(every(p.families(), family.String), ",", "-and-")
+	}
 	return name
+}
+
+// families are those of pods and Services, the first one first.
+func (p pair) families() []family {
+	switch {
+	case !p.six:
+		return []family{ipv4}
+	case !p.four:
+		return []family{ipv6}
+	}
+	return []family{ipv4, ipv6}
+}
+
+// anywhere is every address of the node.
+func (p pair) anywhere() string {
+	if p.six {
+		return "::"
+	}
+	return "0.0.0.0"
 }
 
 // cniBin is the directory of the runtime's plugins: that of all programs, or one
@@ -69,7 +94,7 @@ func newCluster(t *testing.T, p pair) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := newNode(logs)
+	n, err := newNode(logs, p.families())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,8 +158,8 @@ func (c *cluster) writeFiles() error {
 		})),
 		kubernetesFolder + "/tokens":          token + ",admin,admin,system:masters\n",
 		kubeconfig:                            kubeconfigText,
-		kubernetesFolder + "/kubelet.yaml":    kubeletText(c.node.cgroup.name),
-		kubernetesFolder + "/kube-proxy.yaml": proxyText(c.proxy),
+		kubernetesFolder + "/kubelet.yaml":    kubeletText(c.anywhere(), c.node.cgroup.name),
+		kubernetesFolder + "/kube-proxy.yaml": proxyText(c.pair),
 		kubernetesFolder + "/containerd.toml": runtime,
 		nodeCNI + "/net.d/10-pods.conflist":   conflist,
 	}
@@ -243,14 +268,14 @@ func (c *cluster) daemons() [][]string {
 		},
 		{
 			"kube-apiserver", "--etcd-servers=" + etcdAddress,
-			"--advertise-address=" + nodeAddress.Addr().String(), "--secure-port=6443",
+			"--bind-address=" + c.anywhere(), "--advertise-address=" + nodeOf(c.families()[0]), "--secure-port=6443",
 			"--cert-dir=" + kubernetesFolder + "/pki",
 			"--token-auth-file=" + kubernetesFolder + "/tokens", "--authorization-mode=" + authorization,
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--service-account-key-file=" + kubernetesFolder + "/service-account.pem",
 			"--service-account-signing-key-file=" + kubernetesFolder + "/service-account.pem",
 			admission,
-			"--service-cluster-ip-range=" + serviceRange, "--allow-privileged=true",
+			"--service-cluster-ip-range=" + every(c.families(), servicesOf), "--allow-privileged=true",
 		},
 		{
 			"kube-controller-manager", "--kubeconfig=" + kubeconfig, "--leader-elect=false", "--secure-port=0",
@@ -262,7 +287,7 @@ func (c *cluster) daemons() [][]string {
 		{"kube-proxy", "--config=" + kubernetesFolder + "/kube-proxy.yaml", "--v=2"},
 		{
 			"kubelet", "--config=" + kubernetesFolder + "/kubelet.yaml", "--kubeconfig=" + kubeconfig,
-			"--hostname-override=" + nodeName, "--node-ip=" + nodeAddress.Addr().String(),
+			"--hostname-override=" + nodeName, "--node-ip=" + every(c.families(), nodeOf),
 			"--cert-dir=" + kubernetesFolder + "/pki",
 		},
 	}

@@ -7,13 +7,11 @@ import (
 
 // Addresses and names of the cluster.
 const (
-	podRange     = "10.244.0.0/24"
-	serviceRange = "10.96.0.0/16"
-	nodeName     = "node"
-	apiAddress   = "127.0.0.1:6443"
-	etcdAddress  = "http://127.0.0.1:2379"
-	criSocket    = "/run/containerd/containerd.sock"
-	token        = "of-a-cluster-nobody-else-can-reach"
+	nodeName    = "node"
+	apiAddress  = "127.0.0.1:6443"
+	etcdAddress = "http://127.0.0.1:2379"
+	criSocket   = "/run/containerd/containerd.sock"
+	token       = "of-a-cluster-nobody-else-can-reach"
 
 	// On the node's disk, which survives a reboot.
 	kubernetesFolder = "/var/lib/kubernetes"
@@ -64,7 +62,7 @@ disabled_plugins = [
 
 // kubeletText: the cgroup root confines the pods. The thresholds of zero are
 // there because the test machine's disk and memory are none of kubelet's business.
-func kubeletText(cgroupRoot string) string {
+func kubeletText(address, cgroupRoot string) string {
 	return `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
@@ -73,6 +71,7 @@ cgroupDriver: cgroupfs
 cgroupRoot: /` + cgroupRoot + `
 failCgroupV1: false
 failSwapOn: false
+address: "` + address + `"
 containerRuntimeEndpoint: unix://` + criSocket + `
 resolvConf: ""
 enableControllerAttachDetach: false
@@ -89,12 +88,12 @@ logging: {verbosity: 2}
 }
 
 // proxyText: conntrack limits are the machine's, not the node's.
-func proxyText(mode string) string {
+func proxyText(p pair) string {
 	return `apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: ` + mode + `
+mode: ` + p.proxy + `
 hostnameOverride: ` + nodeName + `
-clusterCIDR: ` + podRange + `
+clusterCIDR: ` + every(p.families(), podsOf) + `
 clientConnection: {kubeconfig: ` + kubeconfig + `}
 conntrack: {maxPerCore: 0}
 `
@@ -124,6 +123,11 @@ func conflistText(p pair) (string, error) {
 	if p.newest {
 		version = "1.1.0"
 	}
+	var ranges, routes []any
+	for _, f := range p.families() {
+		ranges = append(ranges, []any{map[string]string{"subnet": f.pods.String()}})
+		routes = append(routes, map[string]string{"dst": f.everywhere.String()})
+	}
 	text, err := json.MarshalIndent(map[string]any{
 		"cniVersion": version,
 		"name":       "pods",
@@ -137,8 +141,8 @@ func conflistText(p pair) (string, error) {
 				"hairpinMode":   true,
 				"ipam": map[string]any{
 					"type":   "host-local",
-					"ranges": []any{[]any{map[string]string{"subnet": podRange}}},
-					"routes": []any{map[string]string{"dst": "0.0.0.0/0"}},
+					"ranges": ranges,
+					"routes": routes,
 				},
 			},
 			plugin,

@@ -47,7 +47,7 @@ func noConflict(t *testing.T, c *cluster) {
 		c.create(t, p)
 		c.ready(t, p.Name)
 	}
-	node := nodeAddress.Addr()
+	node := ipv4.node.Addr()
 	// From the node's network, where upstream has a pod with hostNetwork:
 	// curl --interface HOSTIP localhost, curl HOSTIP, nc -u HOSTIP.
 	c.answers(t, "pod1", "localhost from the node's address", tcpFrom(c.node.network, node, onLocalhost(port)))

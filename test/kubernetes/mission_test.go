@@ -15,24 +15,32 @@ func mission(t *testing.T, c *cluster) {
 	c.create(t, answerPod("neighbour", corev1.ContainerPort{Protocol: corev1.ProtocolTCP, ContainerPort: 8080}))
 	web, agent, neighbour := c.ready(t, "web"), c.ready(t, "agent"), c.ready(t, "neighbour")
 
-	seen := c.answers(t, web.Name, "port 81 from outside", tcp(c.node.outside, onNode(81)))
-	wantClient(t, seen, outsideAddress.Addr())
-	c.answers(t, web.Name, "port 81 from the node", tcp(c.node.network, onNode(81)))
-	c.answers(t, web.Name, "port 81 of localhost", tcp(c.node.network, onLocalhost(81)))
-	c.answers(t, web.Name, "port 81 from another pod", c.fromPod(neighbour, onNode(81)))
-	c.answers(t, web.Name, "port 81 from itself", c.fromPod(web, onNode(81)))
+	for _, f := range c.families() {
+		seen := c.answers(t, web.Name, "port 81 from outside", tcp(c.node.outside, f.onNode(81)))
+		wantClient(t, seen, f.outside.Addr())
+		c.answers(t, web.Name, "port 81 from the node", tcp(c.node.network, f.onNode(81)))
+		c.answers(t, web.Name, "port 81 from another pod", c.fromPod(neighbour, f.onNode(81)))
+		c.answers(t, web.Name, "port 81 from itself", c.fromPod(web, f.onNode(81)))
 
-	seen = c.answers(t, agent.Name, "port 9697 from outside", tcp(c.node.outside, onNode(9697)))
-	wantClient(t, seen, outsideAddress.Addr())
-	c.answers(t, agent.Name, "port 9697 from the node", tcp(c.node.network, onNode(9697)))
-	c.answers(t, agent.Name, "port 9697 from another pod", c.fromPod(neighbour, onNode(9697)))
-	c.answers(t, agent.Name, "port 9697 from itself", c.fromPod(agent, onNode(9697)))
+		seen = c.answers(t, agent.Name, "port 9697 from outside", tcp(c.node.outside, f.onNode(9697)))
+		wantClient(t, seen, f.outside.Addr())
+		c.answers(t, agent.Name, "port 9697 from the node", tcp(c.node.network, f.onNode(9697)))
+		c.answers(t, agent.Name, "port 9697 from another pod", c.fromPod(neighbour, f.onNode(9697)))
+		c.answers(t, agent.Name, "port 9697 from itself", c.fromPod(agent, f.onNode(9697)))
 
-	c.answers(t, web.Name, "the node port from outside", tcp(c.node.outside, onNode(30001)))
-	c.answers(t, web.Name, "the node port from the node", tcp(c.node.network, onNode(30001)))
+		c.answers(t, web.Name, "the node port from outside", tcp(c.node.outside, f.onNode(30001)))
+		c.answers(t, web.Name, "the node port from the node", tcp(c.node.network, f.onNode(30001)))
 
-	if err := c.mapped(81, web.Status.PodIP); err != nil {
-		t.Error(err)
+		address := addressOf(t, web, f)
+		if err := c.mapped(81, address.String()); err != nil {
+			t.Error(err)
+		}
+		if c.backend == "iptables" {
+			wantOneDNAT(t, c, f, "dpt:81", "to:"+netip.AddrPortFrom(address, 80).String())
+		}
+	}
+	if c.families()[0] == ipv4 {
+		c.answers(t, web.Name, "port 81 of localhost", tcp(c.node.network, onLocalhost(81)))
 	}
 	c.consistent(t, 1)
 	if err := c.none(ofPort(9697)); err != nil {
@@ -45,9 +53,18 @@ func mission(t *testing.T, c *cluster) {
 	if strings.Contains(sockets, ":81 ") {
 		t.Errorf("something listens on port 81:\n%s", sockets)
 	}
-	if c.backend == "iptables" {
-		wantOneDNAT(t, c, "dpt:81", "to:"+web.Status.PodIP+":80")
+}
+
+// addressOf returns the pod's address of a family.
+func addressOf(t *testing.T, p *corev1.Pod, f family) netip.Addr {
+	t.Helper()
+	for _, ip := range p.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err == nil && f.pods.Contains(a) {
+			return a
+		}
 	}
+	t.Fatalf("%s has no %s address: %v", p.Name, f, p.Status.PodIPs)
+	return netip.Addr{}
 }
 
 // wantClient wants the pod to have seen the client's own address.
@@ -63,9 +80,13 @@ func wantClient(t *testing.T, seen reply, want netip.Addr) {
 }
 
 // wantOneDNAT looks as an operator would.
-func wantOneDNAT(t *testing.T, c *cluster, port, destination string) {
+func wantOneDNAT(t *testing.T, c *cluster, f family, port, destination string) {
 	t.Helper()
-	listing, err := c.node.command("iptables", "-t", "nat", "-L", "-nv")
+	tool := "iptables"
+	if f == ipv6 {
+		tool = "ip6tables"
+	}
+	listing, err := c.node.command(tool, "-t", "nat", "-L", "-nv")
 	if err != nil {
 		t.Fatal(err)
 	}

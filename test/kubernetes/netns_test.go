@@ -65,8 +65,8 @@ func (n *netns) dial(ctx context.Context, network, address string, from net.Addr
 	return conn, err
 }
 
-// connect puts a veth pair between two namespaces, with an address on each end.
-func connect(a *netns, aName string, aAddress netip.Prefix, b *netns, bName string, bAddress netip.Prefix) error {
+// connect puts a veth pair between two namespaces.
+func connect(a *netns, aName string, b *netns, bName string) error {
 	err := a.do(func() error {
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = aName
@@ -78,27 +78,41 @@ func connect(a *netns, aName string, aAddress netip.Prefix, b *netns, bName stri
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("add veth %s: %w", aName, err)
 		}
-		return addressLink(aName, aAddress)
+		return setUp(aName)
 	})
 	if err != nil {
 		return err
 	}
-	return b.do(func() error { return addressLink(bName, bAddress) })
+	return b.do(func() error { return setUp(bName) })
 }
 
-func addressLink(name string, prefix netip.Prefix) error {
+func setUp(name string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", name, err)
 	}
-	address := &netlink.Addr{IPNet: &net.IPNet{
-		IP:   prefix.Addr().AsSlice(),
-		Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()),
-	}}
-	if err := netlink.AddrAdd(link, address); err != nil {
-		return fmt.Errorf("add %s to %s: %w", prefix, name, err)
-	}
 	return netlink.LinkSetUp(link)
+}
+
+// address gives a link an address that can be used at once: nobody else has it.
+func (n *netns) address(name string, prefix netip.Prefix) error {
+	return n.do(func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", name, err)
+		}
+		address := &netlink.Addr{IPNet: &net.IPNet{
+			IP:   prefix.Addr().AsSlice(),
+			Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()),
+		}}
+		if prefix.Addr().Is6() {
+			address.Flags = unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrAdd(link, address); err != nil {
+			return fmt.Errorf("add %s to %s: %w", prefix, name, err)
+		}
+		return nil
+	})
 }
 
 // removeLink is content when there is no such link.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,18 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The node's link to the outside, where its clients are. Outside has no route
-// to the pods: a reply whose source was not translated back is lost.
-var (
-	nodeAddress    = netip.MustParsePrefix("192.0.2.1/24")
-	outsideAddress = netip.MustParsePrefix("192.0.2.2/24")
-)
-
 // node is a machine made of namespaces, and the world outside of it.
 type node struct {
-	outside *netns
-	network *netns // another one after each boot
-	logs    string // a folder of the machine that runs the test
+	families []family
+	outside  *netns
+	network  *netns // another one after each boot
+	logs     string // a folder of the machine that runs the test
 
 	init    *exec.Cmd
 	orders  io.WriteCloser
@@ -43,8 +36,8 @@ type daemon struct {
 	exited chan struct{}
 }
 
-func newNode(logs string) (*node, error) {
-	n := &node{logs: logs, daemons: map[string]*daemon{}}
+func newNode(logs string, families []family) (*node, error) {
+	n := &node{families: families, logs: logs, daemons: map[string]*daemon{}}
 	err := n.start()
 	if err != nil {
 		n.close()
@@ -55,7 +48,7 @@ func newNode(logs string) (*node, error) {
 
 func (n *node) start() error {
 	var err error
-	if n.cgroup, err = newCgroup(); err != nil {
+	if n.cgroup, err = newCgroup(filepath.Base(n.logs)); err != nil {
 		return err
 	}
 	if n.outside, err = newNetns(); err != nil {
@@ -90,15 +83,24 @@ func (n *node) plug() error {
 	if n.network, err = newNetns(); err != nil {
 		return err
 	}
-	if err := connect(n.network, "eth0", nodeAddress, n.outside, "node", outsideAddress); err != nil {
+	if err := connect(n.network, "eth0", n.outside, "node"); err != nil {
 		return err
 	}
-	if err := n.network.routeDefault(outsideAddress.Addr()); err != nil {
-		return err
+	for _, f := range n.families {
+		if err := n.network.address("eth0", f.node); err != nil {
+			return err
+		}
+		if err := n.outside.address("node", f.outside); err != nil {
+			return err
+		}
+		if err := n.network.routeDefault(f.outside.Addr()); err != nil {
+			return err
+		}
+		if err := n.network.do(func() error { return os.WriteFile(f.forwarding, []byte("1"), 0o644) }); err != nil {
+			return err
+		}
 	}
-	return n.network.do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644)
-	})
+	return nil
 }
 
 func (n *node) confirm() error {

@@ -81,12 +81,14 @@ func answerDeployment(name string, ports ...corev1.ContainerPort) *appsv1.Deploy
 
 // nodePortService leads the node port to the pods labelled app.
 func nodePortService(app string, nodePort, target int32) *corev1.Service {
+	dual := corev1.IPFamilyPolicyPreferDualStack
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: app},
 		Spec: corev1.ServiceSpec{
-			Type:     corev1.ServiceTypeNodePort,
-			Selector: map[string]string{"app": app},
-			Ports:    []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(target), NodePort: nodePort}},
+			Type:           corev1.ServiceTypeNodePort,
+			IPFamilyPolicy: &dual,
+			Selector:       map[string]string{"app": app},
+			Ports:          []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(target), NodePort: nodePort}},
 		},
 	}
 }

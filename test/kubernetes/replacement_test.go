@@ -15,8 +15,10 @@ func deletion(t *testing.T, c *cluster) {
 	for _, force := range []bool{false, true, false} {
 		c.create(t, pod.DeepCopy())
 		address := c.ready(t, "lonely").Status.PodIP
-		c.answers(t, "lonely", "TCP", tcp(c.node.outside, onNode(port)))
-		c.answers(t, "lonely", "UDP", udp(c.node.outside, onNode(port)))
+		c.reaches(t, "lonely", "TCP", port)
+		for _, f := range c.families() {
+			c.answers(t, "lonely", "UDP, "+f.String(), udp(c.node.outside, f.onNode(port)))
+		}
 		if err := c.mapped(port, address); err != nil {
 			t.Error(err)
 		}
@@ -27,9 +29,9 @@ func deletion(t *testing.T, c *cluster) {
 			heir := answerPod("heir", hostPort(corev1.ProtocolTCP, port, 80))
 			c.create(t, heir)
 			c.ready(t, "heir")
-			c.answers(t, "heir", "TCP", tcp(c.node.outside, onNode(port)))
+			c.reaches(t, "heir", "TCP", port)
 			c.awaitNone(t, ofAddress(address))
-			c.answers(t, "heir", "TCP after the burial", tcp(c.node.outside, onNode(port)))
+			c.reaches(t, "heir", "TCP after the burial", port)
 			c.remove(t, false, "heir")
 		}
 		c.awaitNone(t, ofAddress(address), ofPort(port))

@@ -15,11 +15,17 @@ func (c *cluster) ruleset() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	ip6tables := ""
+	if c.six {
+		if ip6tables, err = c.node.command("ip6tables-save"); err != nil {
+			return nil, err
+		}
+	}
 	nftables, err := c.node.command("nft", "list", "ruleset")
 	if err != nil {
 		return nil, err
 	}
-	return strings.Split(iptables+nftables, "\n"), nil
+	return strings.Split(iptables+ip6tables+nftables, "\n"), nil
 }
 
 // ofPort matches rules and map elements about a host port, in the formats of

@@ -1,9 +1,6 @@
 package kubernetes
 
-import (
-	"net/netip"
-	"testing"
-)
+import "testing"
 
 // pairs is what every scene is played with. Where kube-proxy uses nftables, the
 // plugin keeps its records on disk: those of before a reboot are then still
@@ -15,11 +12,20 @@ var pairs = []pair{
 	{backend: "nftables", proxy: "nftables", dataDir: persistentData, newest: true},
 }
 
-// scenes share a cluster, and come in this order: the last ones disturb it.
-var scenes = []struct {
+// familyPairs are clusters without IPv4, and with both families.
+var familyPairs = []pair{
+	{backend: "iptables", proxy: "iptables", six: true},
+	{backend: "nftables", proxy: "nftables", newest: true, six: true, four: true},
+}
+
+// scene is played in a cluster.
+type scene struct {
 	name string
 	play func(*testing.T, *cluster)
-}{
+}
+
+// scenes share a cluster, and come in this order: the last ones disturb it.
+var scenes = []scene{
 	{"mission", mission},
 	{"service", service},
 	{"explained", explained},
@@ -34,28 +40,36 @@ var scenes = []struct {
 }
 
 func TestKubernetes(t *testing.T) {
+	t.Parallel()
 	for _, p := range pairs {
 		t.Run(p.String(), func(t *testing.T) {
-			c := newCluster(t, p)
-			for _, scene := range scenes {
-				t.Run(scene.name, func(t *testing.T) {
-					t.Cleanup(func() {
-						c.clear(t)
-						c.consistent(t, 0)
-					})
-					scene.play(t, c)
-				})
-			}
+			t.Parallel()
+			newCluster(t, p).play(t, scenes)
 		})
 	}
 }
 
-// onNode is a port of the node, as the outside knows it.
-func onNode(port int32) netip.AddrPort {
-	return netip.AddrPortFrom(nodeAddress.Addr(), uint16(port))
+// TestFamilies has pods and Services of IPv6, and of both families: each promise
+// holds in each of them.
+func TestFamilies(t *testing.T) {
+	t.Parallel()
+	for _, p := range familyPairs {
+		t.Run(p.String(), func(t *testing.T) {
+			t.Parallel()
+			newCluster(t, p).play(t, []scene{{"mission", mission}, {"service", service}, {"deletion", deletion}})
+		})
+	}
 }
 
-// onLocalhost is the same port, as only the node itself may know it.
-func onLocalhost(port int32) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
+// play plays scenes that leave nothing behind.
+func (c *cluster) play(t *testing.T, scenes []scene) {
+	for _, s := range scenes {
+		t.Run(s.name, func(t *testing.T) {
+			t.Cleanup(func() {
+				c.clear(t)
+				c.consistent(t, 0)
+			})
+			s.play(t, c)
+		})
+	}
 }

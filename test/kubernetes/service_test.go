@@ -25,13 +25,13 @@ func service(t *testing.T, c *cluster) {
 
 	c.create(t, holder.DeepCopy())
 	c.ready(t, "holder")
-	c.answers(t, "holder", "before the Service", tcp(c.node.outside, onNode(port)))
+	c.reaches(t, "holder", "before the Service", port)
 	c.create(t, nodePortService("backend", port, 8080))
 	c.awaitNodePort(t, port)
 	c.sharedPort(t, port)
 
 	c.remove(t, false, "holder")
-	c.answers(t, "backend", "alone from outside", tcp(c.node.outside, onNode(port)))
+	c.reaches(t, "backend", "alone from outside", port)
 	c.create(t, holder.DeepCopy())
 	c.ready(t, "holder")
 	c.sharedPort(t, port)
@@ -39,28 +39,38 @@ func service(t *testing.T, c *cluster) {
 	if err := c.api.CoreV1().Services(namespace).Delete(t.Context(), "backend", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	c.answers(t, "holder", "after the Service", tcp(c.node.outside, onNode(port)))
+	c.reaches(t, "holder", "after the Service", port)
 }
 
 // sharedPort wants the Service to get what comes for the port.
 func (c *cluster) sharedPort(t *testing.T, port int32) {
 	t.Helper()
-	if !c.serviceWins() {
-		// All that is promised is that one of both is reached.
-		var winner string
-		c.await(t, "an answer", func(ctx context.Context) error {
-			r, err := tcp(c.node.outside, onNode(port))(ctx)
-			if err == nil && r.Pod != "backend" && r.Pod != "holder" {
-				err = fmt.Errorf("%q answered", r.Pod)
-			}
-			winner = r.Pod
-			return err
-		})
-		t.Logf("this time %s answers", winner)
-		return
+	for _, f := range c.families() {
+		if !c.serviceWins() {
+			// All that is promised is that one of both is reached.
+			var winner string
+			c.await(t, "an answer", func(ctx context.Context) error {
+				r, err := tcp(c.node.outside, f.onNode(port))(ctx)
+				if err == nil && r.Pod != "backend" && r.Pod != "holder" {
+					err = fmt.Errorf("%q answered", r.Pod)
+				}
+				winner = r.Pod
+				return err
+			})
+			t.Logf("this time %s answers", winner)
+			continue
+		}
+		c.answers(t, "backend", "from outside", tcp(c.node.outside, f.onNode(port)))
+		c.answers(t, "backend", "from the node", tcp(c.node.network, f.onNode(port)))
 	}
-	c.answers(t, "backend", "from outside", tcp(c.node.outside, onNode(port)))
-	c.answers(t, "backend", "from the node", tcp(c.node.network, onNode(port)))
+}
+
+// reaches wants the pod to answer from outside, in each family.
+func (c *cluster) reaches(t *testing.T, pod, what string, port int32) {
+	t.Helper()
+	for _, f := range c.families() {
+		c.answers(t, pod, what+", "+f.String(), tcp(c.node.outside, f.onNode(port)))
+	}
 }
 
 // awaitNodePort waits until kube-proxy has made rules for the port.

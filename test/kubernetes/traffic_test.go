@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -30,31 +32,32 @@ const askTimeout = 3 * time.Second
 
 // tcp asks from inside a namespace.
 func tcp(from *netns, address netip.AddrPort) question {
-	return web(from, nil, "http://"+address.String()+"/")
+	return web(from, nil, "http://"+address.String()+"/", askTimeout)
 }
 
 // tcpFrom asks with a given source address.
 func tcpFrom(from *netns, source netip.Addr, address netip.AddrPort) question {
-	return web(from, &net.TCPAddr{IP: source.AsSlice()}, "http://"+address.String()+"/")
+	return web(from, &net.TCPAddr{IP: source.AsSlice()}, "http://"+address.String()+"/", askTimeout)
 }
 
 // fromPod has the pod ask: its answer to the question who answered it.
 func (c *cluster) fromPod(p *corev1.Pod, address netip.AddrPort) question {
 	port := p.Spec.Containers[0].Ports[0].ContainerPort
-	return web(c.node.network, nil, fmt.Sprintf("http://%s:%d/dial?address=%s", p.Status.PodIP, port, address))
+	pod := net.JoinHostPort(p.Status.PodIP, strconv.Itoa(int(port)))
+	return web(c.node.network, nil, "http://"+pod+"/dial?address="+url.QueryEscape(address.String()), askTimeout)
 }
 
-func web(from *netns, source net.Addr, url string) question {
+func web(from *netns, source net.Addr, address string, timeout time.Duration) question {
 	return func(ctx context.Context) (reply, error) {
-		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		client := &http.Client{Transport: &http.Transport{
 			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				return from.dial(ctx, network, address, source)
+			DialContext: func(ctx context.Context, network, server string) (net.Conn, error) {
+				return from.dial(ctx, network, server, source)
 			},
 		}}
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 		if err != nil {
 			return reply{}, err
 		}
