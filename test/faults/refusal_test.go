@@ -3,12 +3,14 @@ package faults
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/fault"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -140,6 +142,52 @@ func TestToolIsMissing(t *testing.T) {
 	}
 	m.agree("nftables serves")
 	m.must(m.request("DEL", p))
+}
+
+// A change of iptables that was interrupted, and then the tools are gone: that is
+// no trouble of nftables' pods.
+func TestToolIsMissingAfterInterruption(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, world.IptablesNFT)
+	m.config["backend"] = "iptables"
+	m.must(m.request("ADD", m.newPod(1, 8080)))
+	interrupted := m.newPod(2, 8081)
+	if o := m.try(m.request("ADD", interrupted), "HOSTPORT_FAULT="+fault.AfterRecord); !o.killed {
+		t.Fatalf("exit %d, %s", o.ExitCode, o.Stdout)
+	}
+	for _, tool := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
+		m.RemoveTool(tool)
+	}
+	m.refused(m.newPod(3, 8082), "not installed")
+
+	m.config["backend"] = "nftables"
+	p := m.newPod(4, 8083)
+	m.must(m.request("ADD", p))
+	if got := m.holders(8083); !slices.Equal(got, []string{p.id}) {
+		t.Errorf("8083/tcp leads to %v", got)
+	}
+	m.refused(m.newPod(5, 8080), "8080") // held by a pod of iptables'
+	out, err := m.control("list")
+	for _, port := range []string{"8080/tcp", "8081/tcp", "8083/tcp"} {
+		if err != nil || !strings.Contains(out, port) {
+			t.Errorf("list does not have %s (%v):\n%s", port, err, out)
+		}
+	}
+	if out, err := m.control("status", "--backend", "nftables"); err != nil {
+		t.Errorf("STATUS of nftables: %v, %s", err, out)
+	}
+	if out, err := m.control("status", "--backend", "iptables"); err == nil || !strings.Contains(out, "not installed") {
+		t.Errorf("STATUS of iptables: %v, %s", err, out)
+	}
+	m.must(m.request("DEL", p))
+	if got := m.holders(8083); len(got) > 0 {
+		t.Errorf("8083/tcp leads to %v after DEL", got)
+	}
+
+	m.RestoreTools()
+	m.config["backend"] = "iptables"
+	m.must(m.request("ADD", interrupted))
+	m.agree("the tools are back")
 }
 
 // A tool that hangs is ended, and so is what it has started.
