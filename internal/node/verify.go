@@ -23,9 +23,11 @@ type Snapshot struct {
 	version version
 }
 
-// version tells whether records are the same.
+// version tells whether records are the same, and were all the time: a pod may have
+// come and gone.
 type version struct {
 	id                 string
+	file               int
 	iptables, nftables hostport.Fingerprint
 	view               state.View
 }
@@ -71,7 +73,7 @@ func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 func (s *session) version() (v version, err error) {
 	err = s.View(func(tx *state.Tx) error {
 		var errs [2]error
-		v.id, v.view = tx.ID(), tx.View()
+		v.id, v.file, v.view = tx.ID(), tx.Version(), tx.View()
 		v.iptables, errs[0] = tx.Fingerprint(backend.Iptables)
 		v.nftables, errs[1] = tx.Fingerprint(backend.Nftables)
 		return errors.Join(errs[:]...)

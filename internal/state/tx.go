@@ -156,6 +156,9 @@ func (t *Tx) All(fn func(*hostport.Attachment) error) error {
 // it was created.
 func (t *Tx) ID() string { return string(t.tx.Bucket(bucketMeta).Get(keyID)) }
 
+// Version grows with each transaction that changed the file.
+func (t *Tx) Version() int { return t.tx.ID() }
+
 // Fingerprint returns the fingerprint of all records of a backend.
 func (t *Tx) Fingerprint(backend string) (p hostport.Fingerprint, err error) {
 	err = t.get(keyFingerprint(backend), &p)

@@ -139,7 +139,7 @@ func (n *node) repairs() int { return len(n.log.find("rules of host ports repair
 // rules are all rules of the node, in any order.
 func (n *node) rules() world.Ruleset {
 	n.Helper()
-	r := n.w.Ruleset().Sorted()
+	r := n.w.Ruleset().WithoutPast().Sorted()
 	if n.w.Backend != world.NFTables {
 		// nft 1.0.6 shows a DNAT of iptables-nft to an IPv6 address as one to IPv4,
 		// or not, by the order of the tables.

@@ -166,10 +166,10 @@ func (m *machine) unchangedBySync(when string) {
 }
 
 // canonical is the ruleset as a sorted list: neither the order in which
-// mappings came nor that of a set's elements is of any account.
+// mappings came nor that of a set's elements is of any account, nor the past.
 func (m *machine) canonical() []string {
 	m.t.Helper()
-	r := m.Ruleset()
+	r := m.Ruleset().WithoutPast()
 	lines := map[string]int{}
 	for _, text := range []string{r.IptablesNFT, r.Ip6tablesNFT, r.IptablesLegacy, r.Ip6tablesLegacy} {
 		for line := range strings.Lines(text) {
