@@ -94,7 +94,7 @@ test-agent: ## The agent on a node that other programs change (root, minutes)
 .PHONY: test-explain
 test-explain: ## The scenes of hostportctl explain and trace (root, minutes)
 	test/packages.sh test
-	test/run.sh . -timeout 30m -tags explain -run '^(TestExplain|TestTrace)' ./test/integration
+	test/run.sh . -timeout 30m -tags explain -run '^(TestExplain|TestTrace|TestProbe)' ./test/integration
 
 .PHONY: test-image
 test-image: ## The image: contents, platforms, the same digest twice
@@ -172,10 +172,12 @@ fuzz: ## Run each fuzz target for FUZZTIME=1m (root)
 	FUZZTIME=$(FUZZTIME) test/fuzz.sh
 
 .PHONY: golden
-golden: ## Rewrite the expected rulesets in testdata/ (root)
+golden: ## Rewrite the expected rulesets and outputs in testdata/ and docs/explain.md (root)
 	test/packages.sh test
 	go test -run "^TestGolden" ./internal/iptables -update
 	go test -run "^TestGolden" ./internal/nftables -update
+	go test -run "^TestGolden" ./cmd/hostportctl -update
+	go test -tags explain -run "^TestExplainPage" ./test/integration -update
 
 .PHONY: bench
 bench: ## Measure beside the peers, write docs/performance.md (root, half an hour)

@@ -68,7 +68,7 @@ func reportOK() *explain.Report {
 			{Name: "address", Mark: explain.MarkOK, Text: "192.0.2.1 is the node's own, on eth0."},
 			{
 				Name: "translation", Mark: explain.MarkOK, Component: "hostport", Connections: &n,
-				Text: "A rule in chain CNI-HP-TCP-1F9 of iptables, table nat leads it to 10.244.0.40:80, as it did with 12 connections before.",
+				Text: "A rule in chain CNI-HP-TCP-1F9 of iptables, table nat leads it to 10.244.0.40:80 (12 connections so far).",
 				Rule: &explain.Site{Rule: `-p tcp -m tcp --dport 8080 -m comment --comment "c0ffee eth0 4026532008 podnet default/web" -j DNAT --to-destination 10.244.0.40:80`},
 			},
 			{Name: "ebpf", Mark: explain.MarkWarn, Text: "tc ingress on eth0: an eBPF program (cil_from_netdev), which this tool does not follow."},

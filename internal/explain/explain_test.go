@@ -270,7 +270,7 @@ func TestConnections(t *testing.T) {
 		switch {
 		case s.Name != "translation" && s.Connections != nil:
 			t.Errorf("stage %s has %d connections", s.Name, *s.Connections)
-		case s.Name == "translation" && (s.Connections == nil || *s.Connections != 7 || !strings.Contains(s.Text, " 7 connections")):
+		case s.Name == "translation" && (s.Connections == nil || *s.Connections != 7 || !strings.Contains(s.Text, "(7 connections so far)")):
 			t.Errorf("connections %v, %q; want 7", s.Connections, s.Text)
 		}
 	}

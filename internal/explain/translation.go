@@ -63,7 +63,7 @@ func (x *explainer) translation() bool {
 	site := first.site
 	text := fmt.Sprintf("%s leads it to %s", site, x.to)
 	if n := first.connections; n != nil {
-		text += ", as it did with " + count(*n, "connection", "connections") + " before"
+		text += " (" + count(*n, "connection", "connections") + " so far)"
 	}
 	x.stage("translation", MarkOK, componentHostport, sentence(text), &site)
 	x.r.Stages[len(x.r.Stages)-1].Connections = first.connections

@@ -110,18 +110,20 @@ func mappingPuzzles() []puzzle {
 			return e.fromClient("elsewhere")
 		}},
 		{name: "a Service of kube-proxy's nftables mode", code: "service-first", backends: nftablesOnly, arrange: func(e *env) packet {
-			e.w.Elsewhere.Serve("tcp", 9000)
-			family, addr := nftFamily(e.f), e.f.Elsewhere().String()
-			e.w.NFT(fmt.Sprintf(`table %[1]s kube-proxy {
-				map service-nodeports { type inet_proto . inet_service : verdict; elements = { tcp . 8080 : goto external-X }; }
-				chain external-X { goto service-X; }
-				chain service-X { numgen random mod 1 vmap { 0 : goto endpoint-X }; }
-				chain endpoint-X { meta l4proto tcp dnat to %[2]s; }
-				chain nat-prerouting { type nat hook prerouting priority -100; jump services; }
-				chain services { fib daddr type local meta l4proto . th dport vmap @service-nodeports; }
-			}`, family, toward(e.f, addr, 9000)))
+			e.nftService()
 			e.web()
 			return e.fromClient("elsewhere")
+		}},
+		// The chains have the same priority: the kernel calls the younger one first.
+		{name: "a younger table of kube-proxy's nftables mode", code: "service-first", backends: iptablesNFTOnly, arrange: func(e *env) packet {
+			e.web()
+			e.nftService()
+			return e.fromClient("elsewhere")
+		}},
+		{name: "an older table of kube-proxy's nftables mode", code: "ok", backends: iptablesNFTOnly, arrange: func(e *env) packet {
+			e.nftService()
+			e.web()
+			return e.fromClient("web")
 		}},
 		{name: "a DNAT rule of somebody else", code: "other-mapping-first", arrange: func(e *env) packet {
 			e.web()
@@ -134,7 +136,7 @@ func mappingPuzzles() []puzzle {
 			e.web()
 			e.w.Elsewhere.Serve("tcp", 9000)
 			e.w.NFT(fmt.Sprintf(`table %s router { chain pre { type nat hook prerouting priority -110; tcp dport { 8080, 8443 } dnat to %s; }; }`,
-				nftFamily(e.f), toward(e.f, e.f.Elsewhere().String(), 9000)))
+				e.nftFamily(), toward(e.f, e.f.Elsewhere().String(), 9000)))
 			return e.fromClient("elsewhere")
 		}},
 		{name: "a pod that is gone", code: "owner-dead", arrange: func(e *env) packet {
@@ -175,6 +177,8 @@ func mappingPuzzles() []puzzle {
 	}
 }
 
+var iptablesNFTOnly = []world.Backend{world.IptablesNFT}
+
 // ipset makes a set of ipset with one member on the node.
 func (e *env) ipset(name, kind string, member *netlink.IPSetEntry) {
 	e.Helper()
@@ -188,13 +192,6 @@ func (e *env) ipset(name, kind string, member *netlink.IPSetEntry) {
 		}
 		return netlink.IpsetAdd(name, member)
 	})
-}
-
-func nftFamily(f world.Family) string {
-	if f == world.V6 {
-		return "ip6"
-	}
-	return "ip"
 }
 
 func toward(f world.Family, addr string, port int) string {
@@ -418,5 +415,29 @@ func (e *env) explained(s puzzle, p packet, code string, more ...string) {
 	}
 	if len(more) > 0 && r.Observed == nil {
 		e.Error("--probe observed nothing")
+	}
+}
+
+// TestExplainFlows has a connection that began before the pod had the port, and keeps
+// to another server: new ones reach the pod.
+func TestExplainFlows(t *testing.T) {
+	e := newEnv(t, world.Options{}, world.V4)
+	e.w.Elsewhere.Serve("tcp", 9000)
+	to := netip.AddrPortFrom(e.f.Elsewhere(), 9000).String()
+	rule := []string{"PREROUTING", "-p", "tcp", "--dport", "8080", "-j", "DNAT", "--to-destination", to}
+	e.w.Iptables(e.f, append([]string{"-t", "nat", "-A"}, rule...)...)
+	flow, err := e.w.Client.Dial("tcp", netip.AddrPort{}, e.node(8080), 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flow.Close()
+	e.w.Iptables(e.f, append([]string{"-t", "nat", "-D"}, rule...)...)
+	e.web()
+	p := e.fromClient("web")
+	e.happens(p)
+	out := e.w.Ctl(slices.Concat([]string{"explain", "8080"}, p.args)...)
+	text := strings.Join(strings.Fields(string(out.Stdout)), " ")
+	if want := "! flows 1 connection that began before leads to " + to; out.ExitCode != 0 || !strings.Contains(text, want) {
+		t.Errorf("exit status %d, want 0 and %q:\n%s", out.ExitCode, want, out.Stdout)
 	}
 }
