@@ -9,6 +9,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -30,51 +31,6 @@ type nftExpr struct {
 	any  expr.Any
 }
 
-func newExpr(name string) expr.Any {
-	switch name {
-	case "bitwise":
-		return &expr.Bitwise{}
-	case "byteorder":
-		return &expr.Byteorder{}
-	case "cmp":
-		return &expr.Cmp{}
-	case "ct":
-		return &expr.Ct{}
-	case "dynset":
-		return &expr.Dynset{}
-	case "fib":
-		return &expr.Fib{}
-	case "hash":
-		return &expr.Hash{}
-	case "immediate":
-		return &expr.Immediate{}
-	case "limit":
-		return &expr.Limit{}
-	case "lookup":
-		return &expr.Lookup{}
-	case "masq":
-		return &expr.Masq{}
-	case "meta":
-		return &expr.Meta{}
-	case "nat":
-		return &expr.NAT{}
-	case "numgen":
-		return &expr.Numgen{}
-	case "payload":
-		return &expr.Payload{}
-	case "range":
-		return &expr.Range{}
-	case "redir":
-		return &expr.Redir{}
-	case "reject":
-		return &expr.Reject{}
-	case "tproxy":
-		return &expr.TProxy{}
-	default:
-		return nil
-	}
-}
-
 // expressions decodes the rule.
 func (r *nftRule) expressions() []nftExpr {
 	if r.decoded {
@@ -93,7 +49,7 @@ func (r *nftRule) expressions() []nftExpr {
 				case unix.NFTA_EXPR_NAME:
 					e.name = n.String()
 				case unix.NFTA_EXPR_DATA:
-					e.any = r.decode(e.name, n.Bytes())
+					e.any = nftables.DecodeExpression(r.family, e.name, n.Bytes())
 				}
 			}
 			r.exprs = append(r.exprs, e)
@@ -101,21 +57,6 @@ func (r *nftRule) expressions() []nftExpr {
 		})
 	}
 	return r.exprs
-}
-
-func (r *nftRule) decode(name string, data []byte) expr.Any {
-	e := newExpr(name)
-	if e == nil || expr.Unmarshal(r.family, data, e) != nil {
-		return nil
-	}
-	if imm, ok := e.(*expr.Immediate); ok && imm.Register == unix.NFT_REG_VERDICT {
-		v := &expr.Verdict{}
-		if expr.Unmarshal(r.family, data, v) != nil {
-			return nil
-		}
-		return v
-	}
-	return e
 }
 
 // registers are those of the kernel's virtual machine: 16 words of 4 bytes. A

@@ -8,16 +8,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// decodeExpr is nil for an expression that no rule of ours has.
 func decodeExpr(as attributes) expr.Any {
-	data := as.get(unix.NFTA_EXPR_DATA)
-	e := newExpr(as.text(unix.NFTA_EXPR_NAME))
-	if e == nil || expr.Unmarshal(unix.NFPROTO_INET, data, e) != nil {
+	return DecodeExpression(unix.NFPROTO_INET, as.text(unix.NFTA_EXPR_NAME), as.get(unix.NFTA_EXPR_DATA))
+}
+
+// DecodeExpression decodes an expression of a rule, of a table of some family. It
+// returns nil for one that it does not know. internal/explain evaluates rules of
+// others with it.
+func DecodeExpression(family byte, name string, data []byte) expr.Any {
+	e := newExpr(name)
+	if e == nil || expr.Unmarshal(family, data, e) != nil {
 		return nil
 	}
 	if i, ok := e.(*expr.Immediate); ok && i.Register == unix.NFT_REG_VERDICT {
 		v := &expr.Verdict{}
-		if expr.Unmarshal(unix.NFPROTO_INET, data, v) != nil {
+		if expr.Unmarshal(family, data, v) != nil {
 			return nil
 		}
 		return v
@@ -29,14 +34,22 @@ func newExpr(name string) expr.Any {
 	switch name {
 	case "bitwise":
 		return &expr.Bitwise{}
+	case "byteorder":
+		return &expr.Byteorder{}
 	case "cmp":
 		return &expr.Cmp{}
 	case "ct":
 		return &expr.Ct{}
+	case "dynset":
+		return &expr.Dynset{}
 	case "fib":
 		return &expr.Fib{}
+	case "hash":
+		return &expr.Hash{}
 	case "immediate":
 		return &expr.Immediate{}
+	case "limit":
+		return &expr.Limit{}
 	case "lookup":
 		return &expr.Lookup{}
 	case "masq":
@@ -45,8 +58,18 @@ func newExpr(name string) expr.Any {
 		return &expr.Meta{}
 	case "nat":
 		return &expr.NAT{}
+	case "numgen":
+		return &expr.Numgen{}
 	case "payload":
 		return &expr.Payload{}
+	case "range":
+		return &expr.Range{}
+	case "redir":
+		return &expr.Redir{}
+	case "reject":
+		return &expr.Reject{}
+	case "tproxy":
+		return &expr.TProxy{}
 	default:
 		return nil
 	}
