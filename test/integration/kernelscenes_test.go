@@ -63,6 +63,17 @@ func ipvsMode(e *env) {
 	e.reaches(e.w.Client, "tcp", at, "elsewhere")
 	e.reaches(e.w.Client, "tcp", nodePort, "elsewhere")
 	e.reaches(e.w.Node, "tcp", at, "elsewhere")
+
+	// A NodePort of the host port's number: IPVS comes after all translations.
+	e.w.Node.Command("ipvsadm", "-A", "-t", e.node(8080).String(), "-s", "rr")
+	e.w.Node.Command("ipvsadm", "-a", "-t", e.node(8080).String(), "-r", to, "-m")
+	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+	for address, want := range map[netip.Addr]string{e.f.Node(): `"name": "ipvs"`, at.Addr(): `"code": "service-first"`} {
+		out := e.w.Ctl("explain", "8080", "-o", "json", "--address", address.String(), "--from", e.f.Client().String())
+		if !strings.Contains(string(out.Stdout), want) {
+			e.Errorf("explain of %s: no %s\n%s%s", address, want, out.Stdout, out.Stderr)
+		}
+	}
 }
 
 // enslave puts an interface of the node into a VRF. Addresses of IPv6 are lost
