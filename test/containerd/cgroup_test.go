@@ -22,7 +22,11 @@ func TestControlGroups(t *testing.T) {
 	for _, b := range world.Backends {
 		t.Run("containerd "+debian.name+"/"+string(b), func(t *testing.T) {
 			w := world.New(t, world.Options{Backend: b})
-			network := w.NewNetwork(world.NetworkOptions{CNIVersion: debian.cniVersion, MainConfig: masquerade(b)})
+			main := b
+			if !world.NFTRestores() {
+				main = world.IptablesNFT // bridge wants nft 1.0.1
+			}
+			network := w.NewNetwork(world.NetworkOptions{CNIVersion: debian.cniVersion, MainConfig: masquerade(main)})
 			s := scenes{startDaemon(t, debian, w, network.Conflist)}
 			s.remove(t, s.runPod(t, pod{name: "first", ports: []*cri.PortMapping{tcp(80, 80)}, tcp: "80"}))
 			before := s.w.Ruleset()
