@@ -165,6 +165,11 @@ func TestExplain(t *testing.T) {
 			c.all[0].Options.ConditionsV4 = []string{"-s", "203.0.113.0/24"}
 			c.rules = strings.Replace(ours, "-p tcp -m tcp --dport 8080 -m comment", "-s 203.0.113.0/24 -p tcp -m tcp --dport 8080 -m comment", 1)
 		}},
+		{"condition, and a rule of ours that accepts", CodeConditionExcludes, 1, "does not meet the condition", func(c *scene) {
+			c.all[0].Options.ConditionsV4 = []string{"-s", "203.0.113.0/24"}
+			c.rules = strings.Replace(ours, "-p tcp -m tcp --dport 8080 -m comment", "-s 203.0.113.0/24 -p tcp -m tcp --dport 8080 -m comment", 1)
+			c.rules = strings.Replace(c.rules, "COMMIT", "-A CNI-HP-DNAT -j ACCEPT\nCOMMIT", 1)
+		}},
 		{"host IP", CodeConditionExcludes, 1, "is mapped on 192.0.2.2 only", func(c *scene) { c.all[0].Mappings[0].HostIP = address("192.0.2.2") }},
 		{"family", CodeFamilyMissing, 1, "has no IPv6 address", func(c *scene) {
 			c.q.Address, c.q.From = address("2001:db8::1"), address("2001:db8::7")

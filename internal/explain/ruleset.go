@@ -195,8 +195,8 @@ type passage struct {
 	to     netip.AddrPort
 	// connections is how many were translated like this, nil if nothing counts.
 	connections *uint64
-	// accepted is the first rule of a nat chain that leaves the packet as it is, the
-	// zero Site if there is none.
+	// accepted is the first rule of somebody else's in a nat chain that leaves the
+	// packet as it is, the zero Site if there is none.
 	accepted Site
 	doubts   []doubt
 }
@@ -294,7 +294,7 @@ func (rs ruleset) translate(hook string, p *Packet) passage {
 		e, site, doubts := walk(c, p, 0)
 		out.doubts = append(out.doubts, doubts...)
 		if e.action == actionAccept {
-			if site.Rule != "" && out.accepted == (Site{}) {
+			if site.Rule != "" && site.Component != componentHostport && out.accepted == (Site{}) {
 				out.accepted = site
 			}
 			continue
