@@ -168,7 +168,7 @@ func (s *session) program(ctx context.Context, p plan, changes []backendChange) 
 			return err
 		}
 		if c.Seen, err = b.Apply(ctx, c.Change); err != nil {
-			return err
+			return onOldKernel(err)
 		}
 	}
 	fault.Point(fault.AfterKernel)

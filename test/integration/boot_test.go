@@ -96,7 +96,7 @@ func TestLackingKernel(t *testing.T) {
 		{world.NFTables, "nft_fib_inet", "the kernel lacks the fib expression (Linux 4.10 or newer, CONFIG_NFT_FIB_INET)", false},
 		{world.NFTables, "nft_masq", "the kernel lacks masquerading in family inet (Linux 5.2 or newer, CONFIG_NFT_MASQ)", false},
 		{world.NFTables, "nft_chain_nat", "the kernel lacks NAT in family inet (Linux 5.2 or newer, CONFIG_NFT_NAT)", false},
-		{world.IptablesNFT, "xt_addrtype", "Extension addrtype is not supported, missing kernel module", true},
+		{world.IptablesNFT, "xt_addrtype", "addrtype", true},
 		{world.IptablesLegacy, "xt_addrtype", "addrtype", true},
 		{world.IptablesLegacy, "iptable_nat", "nat", false},
 	} {
