@@ -53,7 +53,7 @@ func parse(suite, log string) []result {
 		case len(parts) == 2 && parts[0] == "TestReboot":
 			r.Backend, r.Scene = parts[1], "a reboot with a restored ruleset"
 		case len(parts) == 3 && parts[0] == "TestLackingKernel":
-			r.Backend, r.Scene = parts[1], "ADD on a kernel without "+parts[2]
+			r.Backend, r.Scene = parts[1], "ADD on a kernel without "+strings.ReplaceAll(parts[2], " ", "_") // a module
 		case len(parts) == 3 && parts[0] == "TestControlGroups":
 			r.Backend, r.Scene = parts[2], parts[1]+" with control groups of version 2"
 		default:
