@@ -276,6 +276,8 @@ func (c *cluster) daemons() [][]string {
 			"--service-account-signing-key-file=" + kubernetesFolder + "/service-account.pem",
 			admission,
 			"--service-cluster-ip-range=" + every(c.families(), servicesOf), "--allow-privileged=true",
+			// The node's name is known to nobody's DNS.
+			"--kubelet-preferred-address-types=InternalIP",
 		},
 		{
 			"kube-controller-manager", "--kubeconfig=" + kubeconfig, "--leader-elect=false", "--secure-port=0",

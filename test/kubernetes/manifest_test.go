@@ -1,30 +1,19 @@
 package kubernetes
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/kubernetes/scheme"
+	corev1 "k8s.io/api/core/v1"
 )
 
-// resources are where the API server has the kinds of the chart.
-var resources = map[string]string{
-	"ServiceAccount":     "/api/v1/namespaces/kube-system/serviceaccounts/",
-	"DaemonSet":          "/apis/apps/v1/namespaces/kube-system/daemonsets/",
-	"ClusterRole":        "/apis/rbac.authorization.k8s.io/v1/clusterroles/",
-	"ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/",
-	"Role":               "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles/",
-	"RoleBinding":        "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings/",
-}
+const (
+	// kustomizeFolder is conf/kubernetes on the node's disk.
+	kustomizeFolder = kubernetesFolder + "/kustomize"
+	kustomizeSource = "../../conf/kubernetes"
+)
 
 // manifestsAccepted applies what the chart makes for each platform, server side
 // and with strict validation, and throws it away: a dry run.
@@ -43,42 +32,60 @@ func manifestsAccepted(t *testing.T, c *cluster) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := c.applyDry(t, text); n < 2 {
-				t.Errorf("%d objects", n)
+			path := kubernetesFolder + "/rendered.yaml"
+			if err := os.WriteFile(c.node.file(path), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := c.kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "--output=name", "--filename", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(out, "\n"); n < 2 || !strings.Contains(out, "daemonset.apps/hostport") {
+				t.Errorf("accepted are %d objects:\n%s", n, out)
 			}
 		})
 	}
 }
 
-// applyDry returns how many objects there were.
-func (c *cluster) applyDry(t *testing.T, text string) int {
-	t.Helper()
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader([]byte(text)), 4096)
-	for n := 0; ; n++ {
-		var o unstructured.Unstructured
-		err := decoder.Decode(&o)
-		if errors.Is(err, io.EOF) {
-			return n
-		}
+// kubectlApply installs without helm, and uninstalls. What an operator has to edit
+// is the image, and on this node the directories and whom the plugin replaces.
+func kubectlApply(t *testing.T, c *cluster) {
+	files, err := filepath.Glob(kustomizeSource + "/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no manifests: %v", err)
+	}
+	if err := os.MkdirAll(c.node.file(kustomizeFolder), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	edit := strings.NewReplacer(
+		"newName: registry.example/hostport", "newName: "+productImage, "newTag: v0.1.0", "newTag: "+productNow,
+		"/opt/cni/bin", c.cniBin(), "/etc/cni/net.d", nodeCNI+"/net.d",
+		"- --mode=conflist\n", "- --mode=conflist\n            - --replace-portmap\n",
+	)
+	for _, path := range files {
+		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		path, ok := resources[o.GetKind()]
-		if !ok {
-			t.Fatalf("unexpected kind %s", o.GetKind())
-		}
-		body, err := o.MarshalJSON()
-		if err != nil {
+		if err := os.WriteFile(c.node.file(kustomizeFolder+"/"+filepath.Base(path)), []byte(edit.Replace(string(text))), 0o600); err != nil {
 			t.Fatal(err)
-		}
-		force := true
-		options := &metav1.PatchOptions{
-			FieldManager: "test", Force: &force, FieldValidation: metav1.FieldValidationStrict, DryRun: []string{metav1.DryRunAll},
-		}
-		answer, err := c.api.CoreV1().RESTClient().Patch(types.ApplyPatchType).AbsPath(path+o.GetName()).
-			VersionedParams(options, scheme.ParameterCodec).Body(body).DoRaw(t.Context())
-		if err != nil {
-			t.Errorf("%s: %v\n%s", fmt.Sprint(o.GetKind(), " ", o.GetName()), err, answer)
 		}
 	}
+	want := string(c.conflist(t))
+	if _, err := c.kubectl("apply", "--kustomize", kustomizeFolder); err != nil {
+		t.Fatal(err)
+	}
+	c.rolledOut(t, productNow)
+	if out, err := c.kubectl("rollout", "status", "daemonset/"+daemonSetName, "--timeout=30s"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	c.create(t, answerPod("applied", hostPort(corev1.ProtocolTCP, 18222, 80)))
+	c.ready(t, "applied")
+	c.answers(t, "applied", "its port", tcp(c.node.outside, onNode(18222)))
+	c.consistent(t, 1)
+	c.remove(t, false, "applied")
+	if _, err := c.kubectl("delete", "--kustomize", kustomizeFolder, "--wait=false"); err != nil {
+		t.Fatal(err)
+	}
+	c.gone(t, want)
 }

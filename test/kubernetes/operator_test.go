@@ -29,28 +29,33 @@ const steadyPort = 18200
 // TestOperator does to one node what an operator does in its life, and what others
 // do to it. Each scene goes on where the one before ended.
 func TestOperator(t *testing.T) {
+	t.Parallel()
 	if err := buildRelease(); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range operatorPairs {
 		t.Run(p.String(), func(t *testing.T) {
+			t.Parallel()
 			c := newCluster(t, p)
 			c.prepareRelease(t)
-			for _, scene := range []struct {
-				name string
-				play func(*testing.T, *cluster)
-			}{
+			c.startPrometheus(t)
+			for _, s := range []scene{
 				{"manifests", manifestsAccepted},
 				{"installation", installation},
 				{"hostportctl in the agent's container", execTool},
+				{"port refused", portRefused},
+				{"rules fought over", rulesFoughtOver},
 				{"rules taken away", rulesTakenAway},
+				{"rules that cannot be repaired", rulesUnrepairable},
+				{"dead owner", deadOwner},
 				{"conflist rewritten", conflistRewritten},
 				{"upgrade and rollback", upgradeAndRollback},
 				{"daemons restarted", daemonsRestarted},
 				{"agent killed", agentKilled},
 				{"uninstallation", uninstallation},
+				{"kubectl apply", kubectlApply},
 			} {
-				if !t.Run(scene.name, func(t *testing.T) { scene.play(t, c) }) {
+				if !t.Run(s.name, func(t *testing.T) { s.play(t, c) }) {
 					t.Fatalf("the agent's last words:\n%s", c.agentLog(30))
 				}
 			}
@@ -93,18 +98,23 @@ func installation(t *testing.T, c *cluster) {
 	c.answers(t, "heir", "a port that portmap served", tcp(c.node.outside, onNode(18201)))
 	c.remove(t, false, "heir")
 	c.consistent(t, 1)
+	c.scraped(t)
+	out, err := c.kubectl("get", "daemonset", daemonSetName, "--no-headers")
+	if err != nil || !regexp.MustCompile(`^hostport +1 +1 +1 +1 +1 `).MatchString(out) {
+		t.Errorf("kubectl get daemonset: %v\n%s", err, out)
+	}
 }
 
 // execTool lists with the hostportctl of the agent's container.
 func execTool(t *testing.T, c *cluster) {
-	out, err := c.exec(t.Context(), "list", "hostportctl", "list")
+	out, err := c.kubectl("exec", "daemonset/"+daemonSetName, "--", "hostportctl", "list")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out, "steady") || !strings.Contains(out, strconv.Itoa(steadyPort)) {
 		t.Errorf("hostportctl list in the container:\n%s", out)
 	}
-	if out, err = c.exec(t.Context(), "check", "hostportctl", "check"); err != nil {
+	if out, err = c.kubectl("exec", "daemonset/"+daemonSetName, "--", "hostportctl", "check"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -116,6 +126,7 @@ func conflistRewritten(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.silent(t, "HostportInstallContested")
 	v := c.visit(t, "steady", steadyPort)
 	rewrites := c.metric(t, "hostport_conflist_rewrites_total")
 	for i := range 3 {
@@ -137,6 +148,7 @@ func conflistRewritten(t *testing.T, c *cluster) {
 		}
 		return nil
 	})
+	c.fires(t, "HostportInstallContested", nil)
 	// A pod of this moment is portmap's, and adopted when the entry is back.
 	c.create(t, answerPod("meanwhile", hostPort(corev1.ProtocolTCP, 18203, 80)))
 	c.ready(t, "meanwhile")
@@ -285,10 +297,19 @@ func uninstallation(t *testing.T, c *cluster) {
 	c.ready(t, "after")
 	c.answers(t, "after", "by portmap", tcp(c.node.outside, onNode(18206)))
 	c.remove(t, false, "after", "steady")
+	c.gone(t, want)
+}
+
+// gone waits until nothing of ours is left, and the conflist is as before.
+func (c *cluster) gone(t *testing.T, conflist string) {
+	t.Helper()
 	c.await(t, "nothing of ours to be left", func(ctx context.Context) error {
 		pods, err := c.agents(ctx)
 		if err == nil && len(pods) > 0 {
 			err = fmt.Errorf("agents are left: %s", pods[0].Name)
+		}
+		if got := string(c.conflist(t)); got != conflist {
+			err = errors.Join(err, fmt.Errorf("the conflist is\n%s", got))
 		}
 		return errors.Join(err, c.none(regexp.MustCompile(`CNI-HP-|table inet hostport`), ofPort(steadyPort)), c.leftovers())
 	})

@@ -27,6 +27,9 @@ var machinePrograms = map[string]string{
 	"iptables-save":           "iptables",
 	"nft":                     "nftables",
 	"conntrack":               "conntrack",
+	"ip6tables":               "iptables",
+	"ip6tables-save":          "iptables",
+	"ip":                      "iproute2",
 	"ss":                      "iproute2",
 	"mount":                   "mount",
 }

@@ -2,7 +2,6 @@ package kubernetes
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,9 +28,12 @@ const (
 	imagesFolder  = "images"
 	system        = metav1.NamespaceSystem
 	daemonSetName = "hostport"
+
+	// deadOwnerTimeout is shorter than the product's.
+	deadOwnerTimeout = 20 * time.Second
 )
 
-// buildRelease builds helm, portmap, and the product's image in two versions.
+// buildRelease builds helm, Prometheus, portmap, and the product's image in two versions.
 func buildRelease() error {
 	folder, err := filepath.Abs(binaryFolder)
 	if err != nil {
@@ -39,8 +42,13 @@ func buildRelease() error {
 	if _, err := goTool("build", "-buildvcs=false", "-o", folder+"/", pluginModule+"meta/portmap"); err != nil {
 		return err
 	}
-	if _, err := goTool("build", "-C", "../..", "-modfile=.ci/helm.mod", "-buildvcs=false", "-o", folder+"/", "helm.sh/helm/v3/cmd/helm"); err != nil {
-		return err
+	for _, tool := range [][]string{
+		{"-modfile=.ci/helm.mod", "helm.sh/helm/v3/cmd/helm"},
+		{"-modfile=.ci/promtool.mod", "-tags=remove_all_sd", "github.com/prometheus/prometheus/cmd/prometheus"},
+	} {
+		if _, err := goTool(append([]string{"build", "-C", "../..", "-buildvcs=false", "-ldflags=-s -w", "-o", folder + "/"}, tool...)...); err != nil {
+			return err
+		}
 	}
 	for version, tags := range map[string]string{productNow: "", productNext: "nextlayout"} {
 		if _, err := goTool("run", "-C", "../../build/image", "-buildvcs=false", ".", "-name", productImage, "-version", version, "-tags", tags,
@@ -92,12 +100,17 @@ func (c *cluster) helm(args ...string) (string, error) {
 	return c.node.command("helm", append(args, "--kubeconfig", kubeconfig, "--namespace", system)...)
 }
 
+// kubectl runs kubectl on the node, as an administrator.
+func (c *cluster) kubectl(args ...string) (string, error) {
+	return c.node.command("kubectl", append([]string{"--kubeconfig", kubeconfig, "--cache-dir", kubernetesFolder + "/cache", "--namespace", system}, args...)...)
+}
+
 // values are those of this node.
 func (c *cluster) values(version string) []string {
 	return []string{
 		"--set", strings.Join([]string{
 			"image.repository=" + productImage, "image.tag=" + version, "image.pullPolicy=Never", "replacePortmap=true",
-			"paths.bin=" + c.cniBin(), "paths.conf=" + nodeCNI + "/net.d",
+			"paths.bin=" + c.cniBin(), "paths.conf=" + nodeCNI + "/net.d", "deadOwnerTimeout=" + deadOwnerTimeout.String(),
 		}, ","),
 	}
 }
@@ -176,6 +189,27 @@ func (c *cluster) keepAgentLog(t *testing.T) {
 	}
 }
 
+// replaceAgent ends the agent, and waits for the next one. It knows of no row of
+// repairs, which would be slowed down.
+func (c *cluster) replaceAgent(t *testing.T) {
+	t.Helper()
+	before, err := c.agents(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.killAgent(t)
+	c.await(t, "another agent", func(ctx context.Context) error {
+		pods, err := c.agents(ctx)
+		if err != nil {
+			return err
+		}
+		if len(pods) != 1 || slices.ContainsFunc(before, func(p corev1.Pod) bool { return p.UID == pods[0].UID }) {
+			return fmt.Errorf("%d agents, and none that is new", len(pods))
+		}
+		return running(&pods[0])
+	})
+}
+
 // killAgent kills the agent's process as a crash would, and has the pod replaced:
 // kubelet would wait longer and longer before it starts the container again.
 func (c *cluster) killAgent(t *testing.T) {
@@ -195,19 +229,4 @@ func (c *cluster) killAgent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// exec runs a command in the agent's container, as kubectl exec does.
-func (c *cluster) exec(ctx context.Context, id string, command ...string) (string, error) {
-	pods, err := c.agents(ctx)
-	if err != nil {
-		return "", err
-	}
-	if len(pods) != 1 || len(pods[0].Status.ContainerStatuses) != 1 {
-		return "", errors.New("no agent runs")
-	}
-	container := strings.TrimPrefix(pods[0].Status.ContainerStatuses[0].ContainerID, "containerd://")
-	return c.node.command("ctr", slices.Concat([]string{
-		"--address", criSocket, "--namespace", "k8s.io", "tasks", "exec", "--exec-id", id, container,
-	}, command)...)
 }

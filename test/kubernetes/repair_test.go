@@ -2,7 +2,6 @@ package kubernetes
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,20 +15,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// healTime is what is promised, and a second for a machine that does more than
-// this: what is measured is logged.
-const healTime = 2 * time.Second
-
-// quietTime is how long nothing may happen for the agent to repair at once again:
-// a row of repairs is slowed down.
-const quietTime = 61 * time.Second
+// healTime is within which rules are right again. What is promised is a second;
+// the machine may be busy with another node. What is measured is logged.
+const healTime = 10 * time.Second
 
 // rulesTakenAway does to the rules what firewalls do, and measures by a client how
 // long its port is gone.
 func rulesTakenAway(t *testing.T, c *cluster) {
+	c.replaceAgent(t)
 	c.create(t, answerPod("second", hostPort(corev1.ProtocolTCP, 18207, 80)))
 	c.ready(t, "second")
 	c.answers(t, "second", "before", tcp(c.node.outside, onNode(18207)))
@@ -45,7 +40,7 @@ func rulesTakenAway(t *testing.T, c *cluster) {
 		c.healed(t, "deleted elements", "steady", steadyPort, c.cut)
 	}
 
-	time.Sleep(quietTime)
+	c.replaceAgent(t)
 
 	// Snapshots of moments at which there was a pod that is deleted by now, and
 	// not yet another one.
@@ -63,13 +58,7 @@ func rulesTakenAway(t *testing.T, c *cluster) {
 	c.remove(t, false, "third")
 	c.consistent(t, 1)
 	c.proxyBack(t)
-	c.await(t, "an event on the node", func(ctx context.Context) error {
-		events, err := c.api.CoreV1().Events("").List(ctx, metav1.ListOptions{FieldSelector: "reason=HostPortRulesRepaired"})
-		if err == nil && len(events.Items) == 0 {
-			err = errors.New("nothing says that rules were repaired")
-		}
-		return err
-	})
+	c.described(t, "HostPortRulesRepaired", "node", nodeName)
 	// Of the deleted pod, only what its main plugin had there came back.
 	if err := c.none(ofPort(18207), regexp.MustCompile(`default/second`)); err != nil {
 		t.Error(err)
@@ -211,13 +200,18 @@ func (c *cluster) metric(t *testing.T, name string) float64 {
 }
 
 func (c *cluster) metrics(ctx context.Context) (string, error) {
+	return c.fetch(ctx, "http://127.0.0.1:9477/metrics")
+}
+
+// fetch gets a page from a server on the node.
+func (c *cluster) fetch(ctx context.Context, url string) (string, error) {
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return c.node.network.dial(ctx, network, address, nil)
 		},
 	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:9477/metrics", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}

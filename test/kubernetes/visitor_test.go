@@ -19,10 +19,14 @@ type visitor struct {
 	wrong  []string
 }
 
+// visitTimeout is long: without a rule for its port the node refuses a connection at
+// once, and a busy machine may be slow.
+const visitTimeout = 10 * time.Second
+
 // visit begins with a pod that answers.
 func (c *cluster) visit(t *testing.T, pod string, port int32) *visitor {
 	t.Helper()
-	ask := tcp(c.node.outside, onNode(port))
+	ask := web(c.node.outside, nil, "http://"+onNode(port).String()+"/", visitTimeout)
 	c.answers(t, pod, "a visitor", ask)
 	v := &visitor{pod: pod, stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {
