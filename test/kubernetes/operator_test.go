@@ -219,6 +219,12 @@ func (c *cluster) restart(t *testing.T, name string) {
 	if err := c.node.kill(name); err != nil {
 		t.Fatal(err)
 	}
+	c.startDaemon(t, name)
+}
+
+// startDaemon starts a daemon that was killed.
+func (c *cluster) startDaemon(t *testing.T, name string) {
+	t.Helper()
 	for _, d := range c.daemons() {
 		if d[0] == name {
 			if err := c.node.daemon(d[0], d[1:]...); err != nil {

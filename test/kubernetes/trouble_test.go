@@ -153,8 +153,9 @@ func (c *cluster) breakTool(t *testing.T) (release func()) {
 	}
 	command("iptables", "-t", "nat", "-F", "CNI-HP-DNAT")
 	return func() {
-		command("umount", "--lazy", folder)                   // the agent may be at it
-		command("iptables", "-t", "nat", "-F", "CNI-HP-DNAT") // or the agent leaves the rules alone for a minute
+		command("umount", "--lazy", folder) // the agent may be at it
+		// Or the agent leaves the rules alone for a minute.
+		command("iptables", "-t", "nat", "-A", "CNI-HP-DNAT", "-j", "RETURN")
 	}
 }
 
@@ -206,7 +207,7 @@ func deadOwner(t *testing.T, c *cluster) {
 	c.fires(t, "HostportDeadOwners", nil)
 	c.awaitNone(t, ofPort(port)) // its main plugin's rules are there until kubelet is back
 	c.ends(t, "HostportDeadOwners")
-	c.restart(t, "kubelet")
+	c.startDaemon(t, "kubelet")
 	c.remove(t, true, "dead")
 	c.consistent(t, 1)
 }
@@ -218,9 +219,9 @@ func (c *cluster) sandboxPath(t *testing.T, pod string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows []struct{ Sandbox struct{ Path string } }
-	if err := json.Unmarshal([]byte(listing), &rows); err != nil || len(rows) != 1 || rows[0].Sandbox.Path == "" {
-		t.Fatalf("want one attachment of %s, %v:\n%s", pod, err, listing)
+	var held struct{ HostPorts []struct{ Sandbox string } }
+	if err := json.Unmarshal([]byte(listing), &held); err != nil || len(held.HostPorts) != 1 || held.HostPorts[0].Sandbox == "" {
+		t.Fatalf("want one host port of %s, %v:\n%s", pod, err, listing)
 	}
-	return rows[0].Sandbox.Path
+	return held.HostPorts[0].Sandbox
 }
