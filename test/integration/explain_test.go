@@ -225,6 +225,11 @@ func nodePuzzles() []puzzle {
 			e.w.Node.Sysctl("net/ipv6/conf/all/forwarding", "0")
 			return e.fromClient("")
 		}},
+		{name: "no room for another connection", code: "conntrack-full", backends: nftablesOnly, families: v4Only, arrange: func(e *env) packet {
+			e.web()
+			e.w.FillConntrack()
+			return e.fromClient("")
+		}},
 		{name: "forwarding is off, from the node", code: "ok", arrange: func(e *env) packet {
 			e.web()
 			e.w.Node.Sysctl("net/ipv4/ip_forward", "0")
