@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/crio"
 	"github.com/hostport-cni/hostport/internal/explain"
+	"github.com/hostport-cni/hostport/internal/node"
 )
 
 func newDoctor(w *where) *cobra.Command {
@@ -25,8 +27,14 @@ func newDoctor(w *where) *cobra.Command {
 			if output != "table" && output != "json" {
 				return fmt.Errorf("--output %q: want table or json", output)
 			}
-			all, err := w.node(cmd).List(cmd.Context())
-			if err != nil {
+			n := w.node(cmd)
+			r := explain.Records{}
+			var err error
+			if r.Attachments, err = n.List(cmd.Context()); err == nil {
+				r.Rewritten, err = n.Rewritten(cmd.Context())
+			}
+			// A node without state is what some come with.
+			if _, missing := errors.AsType[*node.NoStateError](err); err != nil && !missing {
 				return err
 			}
 			c, err := explain.NewCollector(explain.RunTool)
@@ -35,7 +43,7 @@ func newDoctor(w *where) *cobra.Command {
 			}
 			defer c.Close()
 			places.State = w.dir
-			checks, err := c.Doctor(cmd.Context(), places, all)
+			checks, err := c.Doctor(cmd.Context(), places, r)
 			if err != nil {
 				return err
 			}

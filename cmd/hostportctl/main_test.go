@@ -100,6 +100,9 @@ func nothing(c tool) {
 	c.fails(0, "no state in "+c.w.DataDir, "check")
 	c.fails(0, "no state in "+c.w.DataDir, "prune")
 	c.fails(0, "no state in "+c.w.DataDir, "sync")
+	if out, errs, _ := c.run("doctor"); !strings.Contains(strings.Join(strings.Fields(out), " "), "no state in "+c.w.DataDir) {
+		c.Errorf("doctor: %s%s", out, errs)
+	}
 	if _, err := os.Stat(c.w.DataDir); !errors.Is(err, os.ErrNotExist) {
 		c.Errorf("a state directory was made: %v", err)
 	}
@@ -228,6 +231,9 @@ func flushed(c tool) {
 	}
 	c.want("rules of 2 attachments written", "sync")
 	c.want("2 attachments: as recorded", "check")
+	if out, errs, _ := c.run("doctor"); !strings.Contains(strings.Join(strings.Fields(out), " "), "all rules last rewritten 20") {
+		c.Errorf("doctor does not say when rules were rewritten: %s%s", out, errs)
+	}
 	if diff := cmp.Diff(before.WithoutPast(), c.w.Ruleset().WithoutPast()); diff != "" {
 		c.Errorf("ruleset after sync (-want +got):\n%s", diff)
 	}

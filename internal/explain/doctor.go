@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,12 +39,19 @@ type Places struct {
 	Containerd, CRIO []string
 }
 
+// Records are what is recorded on a node.
+type Records struct {
+	Attachments []*hostport.Attachment
+	// Rewritten is when rules were last written as a whole, the zero Time if never.
+	Rewritten time.Time
+}
+
 // doctor looks at what all pods of a node have in common.
 type doctor struct {
 	places Places
 	s      *Snapshot
 	run    Run
-	all    []*hostport.Attachment
+	Records
 	checks []Check
 	// asks is set if an entry of ours asks the agent for ports.
 	asks bool
@@ -51,7 +59,7 @@ type doctor struct {
 
 // Doctor checks the node: kernel, tools, rules, and the configuration of the
 // runtime. It changes nothing.
-func (c *Collector) Doctor(ctx context.Context, places Places, all []*hostport.Attachment) ([]Check, error) {
+func (c *Collector) Doctor(ctx context.Context, places Places, r Records) ([]Check, error) {
 	s := c.newSnapshot()
 	if err := s.readLinks(); err != nil {
 		return nil, err
@@ -61,7 +69,7 @@ func (c *Collector) Doctor(ctx context.Context, places Places, all []*hostport.A
 		s.readSysctls(f)
 	}
 	s.Conntrack = readFill()
-	d := &doctor{places: places, s: s, run: c.run, all: all}
+	d := &doctor{places: places, s: s, run: c.run, Records: r}
 	d.kernel()
 	d.tools(ctx)
 	d.forwarding()
@@ -158,7 +166,7 @@ func (d *doctor) forwarding() {
 			command = "sysctl -w net.ipv6.conf.all.forwarding=1"
 		}
 		value := d.s.sysctl(f, "all", "forwarding")
-		needs := slices.ContainsFunc(d.all, func(a *hostport.Attachment) bool { return len(a.Forwards(f)) > 0 })
+		needs := slices.ContainsFunc(d.Attachments, func(a *hostport.Attachment) bool { return len(a.Forwards(f)) > 0 })
 		switch {
 		case value == "1":
 			d.say("forwarding", MarkOK, "", "%s is forwarded", f)
@@ -174,7 +182,7 @@ func (d *doctor) forwarding() {
 func (d *doctor) policies() {
 	var found bool
 	seen := map[string]bool{}
-	for _, a := range d.all {
+	for _, a := range d.Attachments {
 		for _, f := range hostport.Families() {
 			for _, fw := range a.Forwards(f) {
 				from := standInV4
@@ -298,7 +306,7 @@ func (d *doctor) proxy() {
 		d.say("kube-proxy", MarkWarn, "kube-proxy --cleanup", "rules of more than one mode of kube-proxy (%s): the older ones were not removed", strings.Join(names, ", "))
 	case modes["iptables"] && services == 0:
 		d.say("kube-proxy", MarkFail, "kubectl -n kube-system rollout restart daemonset kube-proxy", "the chain KUBE-SERVICES is empty: its rules were flushed")
-	case modes["nftables"] && slices.ContainsFunc(d.all, func(a *hostport.Attachment) bool { return a.Backend == "iptables" }):
+	case modes["nftables"] && slices.ContainsFunc(d.Attachments, func(a *hostport.Attachment) bool { return a.Backend == "iptables" }):
 		d.say("kube-proxy", MarkWarn, "", "kube-proxy is in nftables mode and pods are on the iptables backend: a host port may win over a Service of the same number. Use the nftables backend")
 	default:
 		d.say("kube-proxy", MarkOK, "", "in %s mode", names[0])
@@ -311,5 +319,10 @@ func (d *doctor) state() {
 		d.say("state", MarkWarn, "", "no state in %s: no pod with a host port was added here since the last boot, or dataDir is another one", d.places.State)
 		return
 	}
-	d.say("state", MarkOK, "", "attachments on record: %d, in %s, last changed %s", len(d.all), d.places.State, info.ModTime().UTC().Format("2006-01-02 15:04:05Z"))
+	const seconds = "2006-01-02 15:04:05Z"
+	text := fmt.Sprintf("attachments on record: %d, in %s, last changed %s", len(d.Attachments), d.places.State, info.ModTime().UTC().Format(seconds))
+	if !d.Rewritten.IsZero() {
+		text += ", all rules last rewritten " + d.Rewritten.UTC().Format(seconds)
+	}
+	d.say("state", MarkOK, "", "%s", text)
 }

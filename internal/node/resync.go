@@ -219,7 +219,9 @@ func (s *session) rewrite(ctx context.Context, name string) error {
 	if err != nil {
 		return onOldKernel(err)
 	}
-	return s.Update(func(tx *state.Tx) error { return tx.SetSeen(name, seen) })
+	return s.Update(func(tx *state.Tx) error {
+		return errors.Join(tx.SetSeen(name, seen), tx.SetRewritten(time.Now()))
+	})
 }
 
 // onOldKernel adds to an error that the kernel is older than those on which the

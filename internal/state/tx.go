@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -16,7 +17,7 @@ import (
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
 // index entries have empty values. Values in JSON have a checksum before them.
 var (
-	// schema, boot, layout, id -> text; pending -> Pending; view -> View;
+	// schema, boot, layout, id, rewritten -> text; pending -> Pending; view -> View;
 	// fingerprint/BACKEND -> Fingerprint; seen/BACKEND -> text
 	bucketMeta = []byte("meta")
 	// KEY -> Attachment
@@ -36,6 +37,7 @@ var (
 	keyID      = []byte("id")
 	keyPending = []byte("pending")
 	keyView    = []byte("view")
+	keyRewrite = []byte("rewritten")
 )
 
 func buckets() [][]byte {
@@ -202,6 +204,21 @@ func (t *Tx) Seen(backend string) string {
 // SetSeen stores what the backend's last Apply or Rewrite returned.
 func (t *Tx) SetSeen(backend, seen string) error {
 	return t.tx.Bucket(bucketMeta).Put(keySeen(backend), []byte(seen))
+}
+
+// Rewritten returns when the rules of a backend were last written as a whole, the
+// zero Time if never.
+func (t *Tx) Rewritten() time.Time {
+	at, err := time.Parse(time.RFC3339, string(t.tx.Bucket(bucketMeta).Get(keyRewrite)))
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+// SetRewritten stores that time. It is for people: nothing depends on it.
+func (t *Tx) SetRewritten(at time.Time) error {
+	return t.tx.Bucket(bucketMeta).Put(keyRewrite, []byte(at.UTC().Format(time.RFC3339)))
 }
 
 // Pending returns what is to be recovered, or nil.
