@@ -48,14 +48,13 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.
 	if asked := places(f, some, fp); len(asked) <= maxPlaces {
 		// One table after the other, as the tool takes them.
 		slices.SortStableFunc(asked, func(x, y place) int { return strings.Compare(x.table, y.table) })
-		out, err := b.run(ctx, command(f)+"-restore", listText(asked, followedChain(fp)), append(shortWait(), "--noflush", "--test")...)
+		// The tool fails at the last line, as it should.
+		out, err := b.run(ctx, command(f)+"-restore", listText(append(asked, place{natTable, followedChain(fp)})), append(shortWait(), "--noflush")...)
 		if killed(err) {
 			return ruleset{}, err
 		}
-		if err == nil {
-			if r, err := parseList(out, asked); err == nil {
-				return r, nil
-			}
+		if r, err := parseList(out, asked); err == nil {
+			return r, nil
 		}
 	}
 	v, err := b.current(ctx, f)
@@ -65,10 +64,9 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.
 	return b.save(ctx, v)
 }
 
-// listText asks iptables-restore --test to list chains, sorted by table, and to
-// fail if table nat has chain absent. Nothing in the kernel is changed by that,
-// also where a table is not there.
-func listText(asked []place, absent string) string {
+// listText asks iptables-restore to list chains, sorted by table. Nothing in
+// the kernel is changed by that, also where a table is not there.
+func listText(asked []place) string {
 	var text strings.Builder
 	for i, p := range asked {
 		if i == 0 || asked[i-1].table != p.table {
@@ -76,9 +74,6 @@ func listText(asked []place, absent string) string {
 		}
 		fmt.Fprintf(&text, "-S %s\n", p.chain)
 		if i == len(asked)-1 || asked[i+1].table != p.table {
-			if p.table == natTable {
-				fmt.Fprintf(&text, "-N %s\n", absent)
-			}
 			text.WriteString("COMMIT\n")
 		}
 	}

@@ -143,8 +143,8 @@ func (b *Backend) Run(ctx context.Context, program, stdin string, args ...string
 	return b.run(ctx, program, stdin, args...)
 }
 
-// run runs a tool to its end and returns what it printed. What it complained of
-// is in the error.
+// run runs a tool to its end and returns what it printed, also if it fails in the
+// end. What it complained of is in the error.
 func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {
 	path, err := lookPath(tool)
 	if err != nil {
@@ -175,6 +175,6 @@ func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (
 	case strings.Contains(said.String(), "holding the xtables lock"):
 		return "", fmt.Errorf("%s: %w: waited %s", tool, backend.ErrBusy, b.wait)
 	default:
-		return "", &toolError{tool, err, said.String()}
+		return out.String(), &toolError{tool, err, said.String()}
 	}
 }

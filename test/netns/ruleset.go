@@ -39,18 +39,19 @@ func SaveText(text string) string {
 
 // followed is the name of a chain that says that rules of ours were followed by
 // others, and what it shares with the one that stood for them.
-var (
-	followed   = regexp.MustCompile(`CNI-HP-OLD-([0-9a-f]{16})`)
-	blankLines = regexp.MustCompile(`(?m)^\s*\n`)
-)
+var followed = regexp.MustCompile(`CNI-HP-OLD-([0-9a-f]{16})`)
 
 // WithoutPast drops from a listing of iptables-save or nft the empty chains that
 // mark earlier states of our rules: ADDs leave them, and a resync removes them.
 func WithoutPast(text string) string {
 	for _, m := range followed.FindAllStringSubmatch(text, -1) {
-		text = regexp.MustCompile(`(?m)^(:|\s*chain )CNI-HP-(V|OLD)-`+m[1]+`( -| \{\n\s*\})\n`).ReplaceAllString(text, "\n")
+		name := `CNI-HP-(V|OLD)-` + m[1]
+		text = regexp.MustCompile(`:`+name+` -\n`).ReplaceAllString(text, "")
+		block := `[\t ]*chain ` + name + ` \{\n[\t ]*\}\n`
+		text = regexp.MustCompile(`(?m)^`+block+`\n`).ReplaceAllString(text, "")
+		text = regexp.MustCompile(`\n`+block).ReplaceAllString(text, "") // the last of a table
 	}
-	return blankLines.ReplaceAllString(text, "")
+	return text
 }
 
 // hook is the first line of a base chain.
