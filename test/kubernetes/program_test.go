@@ -29,9 +29,9 @@ var machinePrograms = map[string]string{
 	"conntrack":               "conntrack",
 	"ip6tables":               "iptables",
 	"ip6tables-save":          "iptables",
-	"ip":                      "iproute2",
 	"ss":                      "iproute2",
 	"mount":                   "mount",
+	"unshare":                 "util-linux",
 }
 
 // checkMachine says everything that is missing at once.

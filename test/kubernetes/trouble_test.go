@@ -39,19 +39,20 @@ func (c *cluster) stranger(t *testing.T, verb string, port int) {
 		"runtimeConfig": map[string]any{"portMappings": []any{map[string]any{"hostPort": port, "containerPort": 80, "protocol": "tcp"}}},
 		"prevResult": map[string]any{
 			"cniVersion": "1.0.0",
-			"interfaces": []any{map[string]any{"name": "eth0", "sandbox": "/run/netns/stranger"}},
+			"interfaces": []any{map[string]any{"name": "eth0", "sandbox": "/run/stranger"}},
 			"ips":        []any{map[string]any{"address": "10.244.0.250/24", "interface": 0}},
 		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := fmt.Sprintf("CNI_COMMAND=%s CNI_CONTAINERID=stranger CNI_NETNS=/run/netns/stranger CNI_IFNAME=eth0 CNI_PATH=%s %[2]s/hostport <<'END'\n%s\nEND\n",
+	script := fmt.Sprintf("CNI_COMMAND=%s CNI_CONTAINERID=stranger CNI_NETNS=/run/stranger CNI_IFNAME=eth0 CNI_PATH=%s %[2]s/hostport <<'END'\n%s\nEND\n",
 		verb, c.cniBin(), configuration)
 	if verb == "ADD" {
-		script = "ip netns add stranger && " + script
+		// ip netns would mount the directory of the other sandboxes over itself.
+		script = "touch /run/stranger && unshare --net=/run/stranger true && " + script
 	} else {
-		script += "ip netns delete stranger\n"
+		script += "umount /run/stranger && rm /run/stranger\n"
 	}
 	if _, err := c.node.command("sh", "-c", script); err != nil {
 		t.Fatal(err)
