@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,20 +72,35 @@ func TestPodmanCalls(t *testing.T) {
 		if c.Command == "VERSION" { // libcni looks whether the plugin fits
 			continue
 		}
-		mappings := string(c.Config.RuntimeConfig.PortMappings)
-		if c.Command == "DEL" { // from libcni's cache, in another order
+		mappings := sortedList(t, c.Config.RuntimeConfig.PortMappings) // Podman has them in a map
+		if c.Command == "DEL" {                                        // from libcni's cache, in another order
 			mappings = fmt.Sprintf("%d bytes", len(mappings))
 		}
 		got = append(got, fmt.Sprintf("%s with namespace: %t, pod: %t, mappings: %s", c.Command, c.Netns != "",
 			strings.Contains(c.Args, "K8S_POD_NAME=web") && !strings.Contains(c.Args, "K8S_POD_NAMESPACE="), mappings))
 	}
-	const mappings = `[{"hostPort":8080,"containerPort":80,"protocol":"tcp"},{"hostPort":53,"containerPort":53,"protocol":"udp","hostIP":"192.0.2.1"}]`
+	const mappings = `[{"hostPort":53,"containerPort":53,"protocol":"udp","hostIP":"192.0.2.1"},{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]`
 	if diff := cmp.Diff([]string{
 		"ADD with namespace: true, pod: true, mappings: " + mappings,
 		fmt.Sprintf("DEL with namespace: true, pod: true, mappings: %d bytes", len(mappings)),
 	}, got); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
+}
+
+// sortedList is a list in JSON with its elements in the order of their text.
+func sortedList(t *testing.T, list []byte) string {
+	t.Helper()
+	var elements []json.RawMessage
+	if err := json.Unmarshal(list, &elements); err != nil {
+		t.Fatalf("%v: %s", err, list)
+	}
+	texts := make([]string, len(elements))
+	for i, e := range elements {
+		texts[i] = string(e)
+	}
+	slices.Sort(texts)
+	return "[" + strings.Join(texts, ",") + "]"
 }
 
 // call is what the plugin was called with.
