@@ -142,7 +142,7 @@ test-containerd: ## The tests with containerd, old and new, and Podman (root; th
 .PHONY: test-kubernetes
 test-kubernetes: ## The tests on whole Kubernetes nodes, two at a time (root, minutes)
 	test/packages.sh kubernetes
-	test/run.sh test/kubernetes -parallel 2 -timeout 45m -skip '^TestOperator$$' ./...
+	test/run.sh test/kubernetes -parallel 2 -timeout 45m ./...
 
 .PHONY: test-operator
 test-operator: ## Of these: a node's life with the agent, installed by helm (root, minutes)
