@@ -13,6 +13,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -211,7 +212,9 @@ func running(p *corev1.Pod) error {
 }
 
 // clear removes what a scene made. It asks again and again: without the
-// garbage collector's controller, what a controller makes in the meantime stays.
+// garbage collector's controller, what a controller makes in the meantime stays. So
+// does the EndpointSlice of a Service: the next one of that name would lead to a pod
+// that is gone, until the controller has looked at it.
 func (c *cluster) clear(t *testing.T) {
 	t.Helper()
 	c.await(t, "the scene's objects to be gone", func(ctx context.Context) error {
@@ -229,6 +232,9 @@ func (c *cluster) clear(t *testing.T) {
 		err = errors.Join(err,
 			apps.Deployments(namespace).DeleteCollection(ctx, options, all),
 			apps.ReplicaSets(namespace).DeleteCollection(ctx, options, all),
+			c.api.DiscoveryV1().EndpointSlices(namespace).DeleteCollection(ctx, options, metav1.ListOptions{
+				LabelSelector: discoveryv1.LabelManagedBy + "=endpointslice-controller.k8s.io",
+			}),
 			core.Pods(namespace).DeleteCollection(ctx, options, all))
 		if err != nil {
 			return err
