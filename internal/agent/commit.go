@@ -28,6 +28,10 @@ type commits struct {
 	// touched is what the messages of the transaction, whose end is yet to come,
 	// have touched.
 	touched map[string]bool
+	// ofAdd and removes say whether these messages have a chain that only an ADD
+	// makes, and whether something of ours went. An ADD's tool has ended, as a
+	// rule, before it can be asked who started it.
+	ofAdd, removes bool
 }
 
 // errOverrun means that notifications were lost.
@@ -64,13 +68,19 @@ func (c *commits) Close() error { return c.f.Close() }
 func (c *commits) receive() ([]commit, error) {
 	n, err := c.f.Read(c.buf)
 	if errors.Is(err, unix.ENOBUFS) {
-		clear(c.touched)
+		c.forget()
 		return nil, errOverrun
 	}
 	if err != nil {
 		return nil, err
 	}
 	return c.parse(c.buf[:n]), nil
+}
+
+// forget begins another transaction.
+func (c *commits) forget() {
+	clear(c.touched)
+	c.ofAdd, c.removes = false, false
 }
 
 // parse reads messages of nf_tables (linux/netfilter/nf_tables.h).
@@ -89,12 +99,15 @@ func (c *commits) parse(b []byte) (out []commit) {
 			continue
 		}
 		if kind&0xff == unix.NFT_MSG_NEWGEN {
+			if c.ofAdd && !c.removes {
+				clear(c.touched)
+			}
 			for name := range c.touched {
 				out = append(out, commit{
 					backend: name, tid: number(attribute(body, nftaGenProcPID)), process: text(attribute(body, nftaGenProcName)),
 				})
 			}
-			clear(c.touched)
+			c.forget()
 			continue
 		}
 		if chain := chainAttribute(kind & 0xff); chain >= 0 {
@@ -104,6 +117,12 @@ func (c *commits) parse(b []byte) (out []commit) {
 			}
 			if name := node.Concerned(family, table, in); name != "" {
 				c.touched[name] = true
+				switch kind & 0xff {
+				case unix.NFT_MSG_NEWCHAIN:
+					c.ofAdd = c.ofAdd || node.OfAdd(table, in)
+				case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE:
+					c.removes = true
+				}
 			}
 		}
 	}

@@ -43,6 +43,10 @@ func rule(table, chain string) []byte {
 	return message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, name(unix.NFTA_RULE_TABLE, table), name(unix.NFTA_RULE_CHAIN, chain))
 }
 
+func chain(table, name string) []byte {
+	return message(unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_IPV4, attr(unix.NFTA_CHAIN_TABLE, table+"\x00"), attr(unix.NFTA_CHAIN_NAME, name+"\x00"))
+}
+
 func TestCommits(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -52,6 +56,23 @@ func TestCommits(t *testing.T) {
 		{"of others", [][]byte{rule("nat", "KUBE-SERVICES"), generation(7, "iptables-restor")}, nil},
 		{"of another family", [][]byte{rule("hostport", "prerouting"), generation(7, "nft")}, nil},
 		{"nothing but an end", [][]byte{generation(7, "nft")}, nil},
+		{"an ADD of ours", [][]byte{chain("nat", "CNI-HP-OLD-0123456789abcdef"), rule("nat", "CNI-HP-TCP-1F9"), generation(7, "iptables-restor")}, nil},
+		{
+			"a snapshot that is restored",
+			[][]byte{
+				message(unix.NFT_MSG_DELRULE, unix.NFPROTO_IPV4, name(unix.NFTA_RULE_TABLE, "nat"), name(unix.NFTA_RULE_CHAIN, "CNI-HP-TCP-1F9")),
+				chain("nat", "CNI-HP-OLD-0123456789abcdef"), generation(7, "iptables-restor"),
+			},
+			[]commit{{"iptables", 7, "iptables-restor"}},
+		},
+		{
+			"somebody's rule after an ADD of ours",
+			[][]byte{
+				chain("nat", "CNI-HP-OLD-0123456789abcdef"), generation(7, "iptables-restor"),
+				rule("nat", "CNI-HP-TCP-1F9"), generation(8, "iptables"),
+			},
+			[]commit{{"iptables", 8, "iptables"}},
+		},
 		{
 			"our table",
 			[][]byte{message(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, name(unix.NFTA_TABLE_NAME, "hostport")), generation(7, "nft")},

@@ -22,3 +22,9 @@ func Concerned(family uint8, table, chain string) bool {
 		return false
 	}
 }
+
+// OfAdd reports whether a new chain is one that only an ADD makes (see history), if
+// nothing went in the same transaction, as it does where a snapshot is restored.
+func OfAdd(table, chain string) bool {
+	return table == natTable && strings.HasPrefix(chain, followedPrefix)
+}

@@ -22,6 +22,10 @@ func Concerned(family uint8, table, chain string) string {
 	}
 }
 
+// OfAdd reports whether a new chain shows that a change of nf_tables which removes
+// nothing is an ADD's.
+func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
+
 // LegacyDigest identifies what the tables of iptables-legacy hold that can have
 // rules of ours, without counters. It starts no process, takes no lock, loads no
 // table, and is 0 where no table is loaded. Digests of one seed can be compared.
