@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -9,7 +8,6 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/crio"
 	"github.com/hostport-cni/hostport/internal/explain"
-	"github.com/hostport-cni/hostport/internal/node"
 )
 
 func newDoctor(w *where) *cobra.Command {
@@ -27,14 +25,9 @@ func newDoctor(w *where) *cobra.Command {
 			if output != "table" && output != "json" {
 				return fmt.Errorf("--output %q: want table or json", output)
 			}
-			n := w.node(cmd)
-			r := explain.Records{}
-			var err error
-			if r.Attachments, err = n.List(cmd.Context()); err == nil {
-				r.Rewritten, err = n.Rewritten(cmd.Context())
-			}
 			// A node without state is what some come with.
-			if _, missing := errors.AsType[*node.NoStateError](err); err != nil && !missing {
+			recorded, err := w.node(cmd).Snapshot(cmd.Context(), nil)
+			if err != nil {
 				return err
 			}
 			c, err := explain.NewCollector(explain.RunTool)
@@ -43,7 +36,7 @@ func newDoctor(w *where) *cobra.Command {
 			}
 			defer c.Close()
 			places.State = w.dir
-			checks, err := c.Doctor(cmd.Context(), places, r)
+			checks, err := c.Doctor(cmd.Context(), places, explain.Records{Attachments: recorded.Attachments, Rewritten: recorded.Rewritten})
 			if err != nil {
 				return err
 			}

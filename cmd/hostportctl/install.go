@@ -33,7 +33,6 @@ func newInstall(w *where) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var done installation
 			for _, s := range settings {
 				setting, err := install.ParseSetting(s)
 				if err != nil {
@@ -45,6 +44,7 @@ func newInstall(w *where) *cobra.Command {
 			if o.Binaries, err = binaries(); err != nil {
 				return err
 			}
+			var done installation
 			if done.Report, err = install.Run(cmd.Context(), o); err == nil {
 				done.Adoption, err = adoptInstalled(cmd, w, o, done.Report.Networks)
 			}

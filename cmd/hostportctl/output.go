@@ -115,7 +115,8 @@ func (t table) row(cells ...string) {
 	fmt.Fprintln(t, strings.Join(cells, "\t"))
 }
 
-// writeJSON prints an output that docs/json.md describes.
+// writeJSON prints an output for programs. Those of list, explain, trace and doctor
+// are described in docs/json.md.
 func writeJSON(w io.Writer, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

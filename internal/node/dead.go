@@ -24,7 +24,7 @@ func (n *Node) Dead(s *Snapshot) (dead []hostport.Key, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if !n.Runtime && !own.Sees(sandbox.View(s.version.view)) {
+	if !n.Runtime && !own.Sees(sandbox.View(s.view)) {
 		return nil, errUnseen
 	}
 	for _, a := range s.Attachments {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/state"
@@ -54,18 +53,6 @@ func (n *Node) List(ctx context.Context) (all []*hostport.Attachment, err error)
 		return err
 	})
 	return all, err
-}
-
-// Rewritten returns when rules were last written as a whole, by a recovery of the
-// plugin's, the agent or hostportctl sync: the zero Time if never.
-func (n *Node) Rewritten(ctx context.Context) (at time.Time, err error) {
-	err = n.read(ctx, func(s *session) error {
-		return s.View(func(tx *state.Tx) error {
-			at = tx.Rewritten()
-			return nil
-		})
-	})
-	return at, err
 }
 
 // stateMissing returns a *NoStateError.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/loopback"
@@ -20,21 +21,25 @@ type Snapshot struct {
 	// Pending are the backends whose rules an interrupted call left to be
 	// rewritten, or that could not be rewritten.
 	Pending []string
-	version version
+	// Rewritten is when rules were last written as a whole, by a recovery of the
+	// plugin's, the agent or hostportctl sync: the zero Time if never.
+	Rewritten time.Time
+
+	version      version
+	view         state.View
+	fingerprints map[string]hostport.Fingerprint // by backend
 }
 
-// version tells whether records are the same, and were all the time: a pod may have
-// come and gone.
+// version is that of the records. It is another one also if they changed and changed
+// back: a pod may have come and gone.
 type version struct {
-	id                 string
-	file               int
-	iptables, nftables hostport.Fingerprint
-	view               state.View
+	id   string
+	file int
 }
 
 // Same reports whether both have the same records. Either may be nil.
 func (s *Snapshot) Same(o *Snapshot) bool {
-	return s != nil && o != nil && s.version == o.version && slices.Equal(s.Pending, o.Pending)
+	return s != nil && o != nil && s.version == o.version
 }
 
 // Snapshot reads the records. It holds the lock for as long as it reads, which
@@ -52,15 +57,25 @@ func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, e
 }
 
 func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
-	out := new(Snapshot)
-	pending, err := s.pending()
+	out := &Snapshot{fingerprints: make(map[string]hostport.Fingerprint)}
+	err := s.View(func(tx *state.Tx) error {
+		pending, err := tx.Pending()
+		if err != nil {
+			return err
+		}
+		if pending != nil {
+			out.Pending = pending.Backends
+		}
+		out.version = version{tx.ID(), tx.Version()}
+		out.view, out.Rewritten = tx.View(), tx.Rewritten()
+		for _, name := range backend.Names() {
+			if out.fingerprints[name], err = tx.Fingerprint(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, err
-	}
-	if pending != nil {
-		out.Pending = pending.Backends
-	}
-	if out.version, err = s.version(); err != nil {
 		return nil, err
 	}
 	if out.Same(before) {
@@ -68,24 +83,6 @@ func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 	}
 	out.Attachments, err = s.all("")
 	return out, err
-}
-
-func (s *session) version() (v version, err error) {
-	err = s.View(func(tx *state.Tx) error {
-		var errs [2]error
-		v.id, v.file, v.view = tx.ID(), tx.Version(), tx.View()
-		v.iptables, errs[0] = tx.Fingerprint(backend.Iptables)
-		v.nftables, errs[1] = tx.Fingerprint(backend.Nftables)
-		return errors.Join(errs[:]...)
-	})
-	return v, err
-}
-
-func (v version) fingerprint(name string) hostport.Fingerprint {
-	if name == backend.Iptables {
-		return v.iptables
-	}
-	return v.nftables
 }
 
 // verifyTries is how often Verify reads the kernel beside calls that change it.
@@ -133,7 +130,7 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 			return nil, err
 		}
 		mine := of(name, s.Attachments)
-		found, err := b.Audit(ctx, mine, s.version.fingerprint(name))
+		found, err := b.Audit(ctx, mine, s.fingerprints[name])
 		if err != nil && !errors.Is(err, backend.ErrMissing) {
 			errs = append(errs, fmt.Errorf("check the rules of backend %s: %w", name, err))
 			continue

@@ -206,8 +206,8 @@ func (t *Tx) SetSeen(backend, seen string) error {
 	return t.tx.Bucket(bucketMeta).Put(keySeen(backend), []byte(seen))
 }
 
-// Rewritten returns when the rules of a backend were last written as a whole, the
-// zero Time if never.
+// Rewritten returns when the rules of either backend were last written as a whole,
+// the zero Time if never.
 func (t *Tx) Rewritten() time.Time {
 	at, err := time.Parse(time.RFC3339, string(t.tx.Bucket(bucketMeta).Get(keyRewrite)))
 	if err != nil {
