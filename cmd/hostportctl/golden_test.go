@@ -2,22 +2,17 @@ package main
 
 import (
 	"bytes"
-	"flag"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/hostport-cni/hostport/internal/explain"
 	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the expected outputs in testdata/")
 
 // TestGolden compares what explain and list print at two widths of a terminal with
 // the files in testdata.
@@ -40,19 +35,7 @@ func TestGolden(t *testing.T) {
 				var b bytes.Buffer
 				write(newPage(&b))
 				got := bytes.ReplaceAll(b.Bytes(), date, []byte("2006-01-02T15:04:05Z"))
-				path := filepath.Join("testdata", name+"-"+strconv.Itoa(width)+".txt")
-				if *update {
-					if err := os.WriteFile(path, got, 0o644); err != nil {
-						t.Fatal(err)
-					}
-				}
-				want, err := os.ReadFile(path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(string(want), string(got)); diff != "" {
-					t.Errorf("%s (-want +got):\n%s", path, diff)
-				}
+				golden.Equal(t, name+"-"+strconv.Itoa(width)+".txt", string(got))
 			})
 		}
 	}

@@ -3,7 +3,6 @@ package install
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,9 +10,9 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "rewrite testdata")
+	"github.com/hostport-cni/hostport/test/golden"
+)
 
 // conflists are files as main plugins and operators write them.
 func conflists(t testing.TB) map[string][]byte {
@@ -46,20 +45,7 @@ func TestGoldenPut(t *testing.T) {
 		if err := validate(text, got); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		file := filepath.Join("testdata", name+".want")
-		if *update {
-			if err := os.WriteFile(file, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), string(got)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
+		golden.Equal(t, name+".want", string(got))
 	}
 }
 

@@ -1,20 +1,14 @@
 package iptables
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // TestGolden compares what is fed to the tools with the files in testdata:
 // each attachment comes and goes alone, and beside another that stays.
@@ -44,7 +38,7 @@ func TestGolden(t *testing.T) {
 			}
 			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewriteText(f, parseSave(t, lost), one, 1, true))
 		}
-		golden(t, strings.ReplaceAll(name, " ", "-")+".rules", b.String())
+		golden.Equal(t, strings.ReplaceAll(name, " ", "-")+".rules", b.String())
 	}
 }
 
@@ -79,20 +73,3 @@ COMMIT
 -A CNI-HP-DNAT -p udp -m udp --dport 39168:39423 -j CNI-HP-UDP-99
 COMMIT
 `
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (make it with -update)", err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
-}

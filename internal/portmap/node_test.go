@@ -3,7 +3,6 @@ package portmap_test
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,12 +12,11 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/portmap"
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/golden"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
 func TestMain(m *testing.M) { os.Exit(world.Main(m)) }
-
-var update = flag.Bool("update", false, "rewrite testdata")
 
 // scene is a node on which portmap serves pods.
 type scene struct {
@@ -128,20 +126,7 @@ func (s scene) golden(file string) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	path := filepath.Join("testdata", file)
-	if *update {
-		if err := os.WriteFile(path, append(got, '\n'), 0o644); err != nil {
-			s.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		s.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)+"\n"); diff != "" {
-		s.Errorf("%s (-want +got):\n%s", file, diff)
-	}
+	golden.Equal(s, file, string(got)+"\n")
 }
 
 // TestRemoveOne removes the rules of one pod as portmap's own DEL does, while
