@@ -1,7 +1,6 @@
 package netconf
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -66,34 +65,38 @@ func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
 // Unwrap returns the reason.
 func (e *FieldError) Unwrap() error { return e.Err }
 
-func fieldErrorf(field, format string, args ...any) error {
+func fieldErrorf(field, format string, args ...any) *FieldError {
 	return &FieldError{Field: field, Err: fmt.Errorf(format, args...)}
 }
 
-// document is the configuration as it is written.
+// configuration is the field of errors about the document as a whole.
+const configuration = "network configuration"
+
+// document is the configuration as it is written. A key that is null, or not
+// there, is nil.
 type document struct {
-	CNIVersion           value[string]                   `json:"cniVersion"`
-	Name                 value[string]                   `json:"name"`
-	Backend              value[string]                   `json:"backend"`
-	SNAT                 value[bool]                     `json:"snat"`
-	MasqAll              value[bool]                     `json:"masqAll"`
-	MarkMasqBit          value[float64]                  `json:"markMasqBit"`
-	ExternalSetMarkChain value[string]                   `json:"externalSetMarkChain"`
-	ConditionsV4         value[[]value[string]]          `json:"conditionsV4"`
-	ConditionsV6         value[[]value[string]]          `json:"conditionsV6"`
-	DataDir              value[string]                   `json:"dataDir"`
-	LockTimeout          value[duration]                 `json:"lockTimeout"`
-	HostListener         value[string]                   `json:"hostListener"`
-	PodPorts             value[string]                   `json:"podPorts"`
-	LogLevel             value[string]                   `json:"logLevel"`
-	LogFile              value[string]                   `json:"logFile"`
-	RuntimeConfig        value[runtimeConfig]            `json:"runtimeConfig"`
-	PrevResult           value[json.RawMessage]          `json:"prevResult"`
-	ValidAttachments     value[[]value[validAttachment]] `json:"cni.dev/valid-attachments"`
+	CNIVersion           *string            `json:"cniVersion"`
+	Name                 *string            `json:"name"`
+	Backend              *string            `json:"backend"`
+	SNAT                 *bool              `json:"snat"`
+	MasqAll              *bool              `json:"masqAll"`
+	MarkMasqBit          *float64           `json:"markMasqBit"`
+	ExternalSetMarkChain *string            `json:"externalSetMarkChain"`
+	ConditionsV4         []*string          `json:"conditionsV4"`
+	ConditionsV6         []*string          `json:"conditionsV6"`
+	DataDir              *string            `json:"dataDir"`
+	LockTimeout          any                `json:"lockTimeout"`
+	HostListener         *string            `json:"hostListener"`
+	PodPorts             *string            `json:"podPorts"`
+	LogLevel             *string            `json:"logLevel"`
+	LogFile              *string            `json:"logFile"`
+	RuntimeConfig        runtimeConfig      `json:"runtimeConfig"`
+	PrevResult           json.RawMessage    `json:"prevResult"`
+	ValidAttachments     []*validAttachment `json:"cni.dev/valid-attachments"`
 }
 
 type runtimeConfig struct {
-	PortMappings value[[]value[portMapping]] `json:"portMappings"`
+	PortMappings []*portMapping `json:"portMappings"`
 }
 
 type validAttachment struct {
@@ -113,39 +116,36 @@ func Parse(data []byte) (*Config, error) {
 		Options:     hostport.Options{SNAT: true, MarkMasqBit: DefaultMarkMasqBit},
 	}
 	var d document
-	if err := json.Unmarshal(data, &d); err != nil {
-		return c, &FieldError{Field: "network configuration", Err: err}
-	}
 	r := &reader{}
+	r.decode(configuration, data, &d)
+	if r.wrong(configuration) {
+		return c, r.err()
+	}
 	read(r, "cniVersion", d.CNIVersion, &c.CNIVersion)
 	read(r, "name", d.Name, &c.Name)
 	r.readOptions(&d, &c.Options)
 	r.readBackend(&d, c)
 	readPath(r, "dataDir", d.DataDir, &c.DataDir)
-	timeout := duration(c.LockTimeout)
-	read(r, "lockTimeout", d.LockTimeout, &timeout)
-	if t := time.Duration(timeout); t > 0 && t <= maxLockTimeout {
-		c.LockTimeout = t
-	} else {
-		r.failf("lockTimeout", "%v is outside 1ns to %v", t, maxLockTimeout)
-	}
+	readDuration(r, "lockTimeout", d.LockTimeout, maxLockTimeout, &c.LockTimeout)
 	readChoice(r, "hostListener", d.HostListener, map[string]bool{"ignore": false, "deny": true}, &c.DenyListeners)
 	readChoice(r, "podPorts", d.PodPorts, map[string]bool{"runtime": false, "agent": true}, &c.AskAgent)
-	d.LogLevel.RawMessage = bytes.ToLower(d.LogLevel.RawMessage)
+	if d.LogLevel != nil {
+		*d.LogLevel = strings.ToLower(*d.LogLevel)
+	}
 	readChoice(r, "logLevel", d.LogLevel, map[string]slog.Level{
 		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "warning": slog.LevelWarn, "error": slog.LevelError,
 	}, &c.LogLevel)
 	readPath(r, "logFile", d.LogFile, &c.LogFile)
-	var runtime runtimeConfig
-	read(r, "runtimeConfig", d.RuntimeConfig, &runtime)
-	c.Mappings = r.readMappings(portMappings, runtime.PortMappings)
-	read(r, "prevResult", d.PrevResult, &c.PrevResult)
-	c.Listed = d.ValidAttachments.set()
-	readList(r, "cni.dev/valid-attachments", d.ValidAttachments, func(field string, v validAttachment) {
+	c.Mappings = r.readMappings(portMappings, d.RuntimeConfig.PortMappings)
+	if string(d.PrevResult) != "null" {
+		c.PrevResult = d.PrevResult
+	}
+	c.Listed = d.ValidAttachments != nil
+	readList(r, "cni.dev/valid-attachments", d.ValidAttachments, func(field string, v *validAttachment) {
 		if v.ContainerID == "" || v.IfName == "" {
 			r.failf(field, "containerID and ifname are required")
 		}
-		c.ValidAttachments = append(c.ValidAttachments, hostport.Key(v))
+		c.ValidAttachments = append(c.ValidAttachments, hostport.Key(*v))
 	})
 	return c, r.err()
 }
@@ -154,11 +154,12 @@ func (r *reader) readOptions(d *document, o *hostport.Options) {
 	read(r, "snat", d.SNAT, &o.SNAT)
 	read(r, "masqAll", d.MasqAll, &o.MasqueradeAll)
 	readWhole(r, "markMasqBit", d.MarkMasqBit, 0, 31, &o.MarkMasqBit)
-	if read(r, "externalSetMarkChain", d.ExternalSetMarkChain, &o.ExternalSetMarkChain) && o.ExternalSetMarkChain != "" && d.MarkMasqBit.set() {
+	read(r, "externalSetMarkChain", d.ExternalSetMarkChain, &o.ExternalSetMarkChain)
+	if o.ExternalSetMarkChain != "" && d.MarkMasqBit != nil {
 		r.failf("markMasqBit", "cannot be combined with externalSetMarkChain")
 	}
-	readList(r, "conditionsV4", d.ConditionsV4, func(_, word string) { o.ConditionsV4 = append(o.ConditionsV4, word) })
-	readList(r, "conditionsV6", d.ConditionsV6, func(_, word string) { o.ConditionsV6 = append(o.ConditionsV6, word) })
+	readList(r, "conditionsV4", d.ConditionsV4, func(_ string, word *string) { o.ConditionsV4 = append(o.ConditionsV4, *word) })
+	readList(r, "conditionsV6", d.ConditionsV6, func(_ string, word *string) { o.ConditionsV6 = append(o.ConditionsV6, *word) })
 }
 
 // readBackend reads the backend's name. A configuration without one that has
@@ -172,7 +173,7 @@ func (r *reader) readBackend(d *document, c *Config) {
 	readChoice(r, "backend", d.Backend, choices, &c.Backend)
 	o := c.Options
 	isWord := func(s string) bool { return s == "!" || strings.HasPrefix(s, "-") }
-	if c.Backend == "" && (d.MarkMasqBit.set() || o.ExternalSetMarkChain != "" || slices.ContainsFunc(slices.Concat(o.ConditionsV4, o.ConditionsV6), isWord)) {
+	if c.Backend == "" && (d.MarkMasqBit != nil || o.ExternalSetMarkChain != "" || slices.ContainsFunc(slices.Concat(o.ConditionsV4, o.ConditionsV6), isWord)) {
 		c.Backend = backend.Iptables
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -12,26 +14,27 @@ const portMappings = "runtimeConfig.portMappings"
 
 // portMapping is an entry of runtimeConfig.portMappings.
 type portMapping struct {
-	HostPort      value[float64]    `json:"hostPort"`
-	ContainerPort value[float64]    `json:"containerPort"`
-	Protocol      value[string]     `json:"protocol"`
-	HostIP        value[netip.Addr] `json:"hostIP"`
+	HostPort      *float64 `json:"hostPort"`
+	ContainerPort *float64 `json:"containerPort"`
+	Protocol      string   `json:"protocol"`
+	HostIP        string   `json:"hostIP"`
 }
 
 // ParseMappings reads port mappings that did not come with a configuration,
 // written as in one. Errors name field.
 func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, error) {
 	r := &reader{}
-	return r.readMappings(field, value[[]value[portMapping]]{data}), r.err()
+	var list []*portMapping
+	r.decode(field, data, &list)
+	return r.readMappings(field, list), r.err()
 }
 
-func (r *reader) readMappings(key string, v value[[]value[portMapping]]) []hostport.Mapping {
-	var out []hostport.Mapping
-	wrong := len(r.errs)
-	readList(r, key, v, func(field string, p portMapping) {
+func (r *reader) readMappings(key string, list []*portMapping) []hostport.Mapping {
+	out := make([]hostport.Mapping, 0, len(list))
+	readList(r, key, list, func(field string, p *portMapping) {
 		out = append(out, r.readMapping(field, p))
 	})
-	if len(r.errs) > wrong {
+	if slices.ContainsFunc(r.errs, func(e *FieldError) bool { return strings.HasPrefix(e.Field, key) }) {
 		return nil
 	}
 	if i, j, found := hostport.Contradiction(out); found {
@@ -41,27 +44,28 @@ func (r *reader) readMappings(key string, v value[[]value[portMapping]]) []hostp
 	return out
 }
 
-func (r *reader) readMapping(field string, p portMapping) hostport.Mapping {
+func (r *reader) readMapping(field string, p *portMapping) hostport.Mapping {
 	var m hostport.Mapping
-	var protocol string
+	var err error
 	r.readPort(field+".hostPort", p.HostPort, &m.HostPort)
 	r.readPort(field+".containerPort", p.ContainerPort, &m.ContainerPort)
-	if read(r, field+".hostIP", p.HostIP, &m.HostIP) {
+	if p.HostIP != "" {
+		if m.HostIP, err = netip.ParseAddr(p.HostIP); err != nil {
+			r.failf(field+".hostIP", "want an IP address, not %.60q", p.HostIP)
+		}
 		m.HostIP = m.HostIP.Unmap()
 		if reason := unusable(m.HostIP); reason != "" {
 			r.failf(field+".hostIP", "%s %s", m.HostIP.WithZone(""), reason)
 		}
 	}
-	read(r, field+".protocol", p.Protocol, &protocol)
-	var err error
-	if m.Protocol, err = hostport.ParseProtocol(protocol); err != nil {
+	if m.Protocol, err = hostport.ParseProtocol(p.Protocol); err != nil {
 		r.failf(field+".protocol", "%w", err)
 	}
 	return m
 }
 
-func (r *reader) readPort(field string, v value[float64], to *uint16) {
-	if !v.set() {
+func (r *reader) readPort(field string, v *float64, to *uint16) {
+	if v == nil {
 		r.failf(field, "is required")
 	}
 	readWhole(r, field, v, 1, 65535, to)

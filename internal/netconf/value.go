@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/netip"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,130 +16,168 @@ import (
 	"github.com/hostport-cni/hostport/internal/backend"
 )
 
-// value is a JSON value that should be a T. It is decoded when it is read and
-// not with the document around it, so that every wrong key can be named.
-type value[T any] struct{ json.RawMessage }
+// reader reads keys and collects what is wrong with them, one FieldError each.
+type reader struct{ errs []*FieldError }
 
-// set reports whether the key is there. null is the same as absent.
-func (v value[T]) set() bool { return len(v.RawMessage) > 0 && string(v.RawMessage) != "null" }
+// err joins the errors, or returns nil.
+func (r *reader) err() error {
+	var errs []error
+	for _, e := range r.errs {
+		errs = append(errs, e)
+	}
+	return errors.Join(errs...)
+}
 
-// wants describes a T for people.
-func (v value[T]) wants() string {
-	switch any(*new(T)).(type) {
-	case string:
+// failf reports a field as wrong. What is wrong with the same field, or with
+// the one that it is part of, was reported already.
+func (r *reader) failf(field, format string, args ...any) {
+	if !r.wrong(field) {
+		r.errs = append(r.errs, fieldErrorf(field, format, args...))
+	}
+}
+
+// wrong reports whether a field, or one that it is part of, was reported.
+func (r *reader) wrong(field string) bool {
+	return slices.ContainsFunc(r.errs, func(e *FieldError) bool {
+		rest, part := strings.CutPrefix(field, e.Field)
+		return part && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
+}
+
+// decode decodes a value. It reports each part that has a wrong type, or else
+// why the value is no JSON.
+func (r *reader) decode(field string, raw json.RawMessage, to any) {
+	err := json.Unmarshal(raw, to)
+	if _, mistyped := errors.AsType[*json.UnmarshalTypeError](err); mistyped {
+		r.diagnose(field, raw, reflect.TypeOf(to))
+	}
+	if err != nil && len(r.errs) == 0 {
+		r.failf(field, "%w", err)
+	}
+}
+
+// diagnose reports each part of a value that cannot be decoded into a t:
+// encoding/json names only the first, and not its index in a list.
+func (r *reader) diagnose(field string, raw json.RawMessage, t reflect.Type) {
+	var object map[string]json.RawMessage
+	var list []json.RawMessage
+	var err error
+	switch t.Kind() {
+	case reflect.Pointer:
+		r.diagnose(field, raw, t.Elem())
+	case reflect.Struct:
+		err = json.Unmarshal(raw, &object)
+	case reflect.Slice:
+		err = json.Unmarshal(raw, &list)
+	default:
+		err = json.Unmarshal(raw, reflect.New(t).Interface())
+	}
+	if err != nil {
+		r.failf(field, "want %s, not %s", wants(t), backend.OneLine(string(raw), 60))
+	}
+	for i, e := range list {
+		r.diagnose(fmt.Sprintf("%s[%d]", field, i), e, t.Elem())
+	}
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		for _, f := range reflect.VisibleFields(t) {
+			if name := f.Tag.Get("json"); strings.EqualFold(key, name) && f.Type != reflect.TypeFor[json.RawMessage]() {
+				r.diagnose(strings.TrimPrefix(field+"."+name, configuration+"."), object[key], f.Type)
+			}
+		}
+	}
+}
+
+// wants describes a type for people.
+func wants(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return wants(t.Elem())
+	case reflect.String:
 		return "a string"
-	case bool:
+	case reflect.Bool:
 		return "true or false"
-	case float64:
+	case reflect.Float64:
 		return "a whole number"
-	case netip.Addr:
-		return "an IP address"
-	case duration:
-		return `a duration such as "30s" or a number of seconds`
-	case []value[string]:
-		return "a list of strings"
-	case []value[portMapping], []value[validAttachment]:
+	case reflect.Slice:
+		if wants(t.Elem()) == "a string" {
+			return "a list of strings"
+		}
 		return "a list of objects"
 	default:
 		return "an object"
 	}
 }
 
-// duration is a string such as "30s", or a number of seconds.
-type duration time.Duration
-
-// UnmarshalJSON reads either form.
-func (d *duration) UnmarshalJSON(data []byte) error {
-	var text string
-	var seconds float64
-	if json.Unmarshal(data, &seconds) == nil {
-		text = strconv.FormatFloat(seconds, 'f', -1, 64) + "s"
-	} else if err := json.Unmarshal(data, &text); err != nil {
-		return err
+// read reads a value that needs no check.
+func read[T any](r *reader, field string, v, to *T) {
+	if v != nil && !r.wrong(field) {
+		*to = *v
 	}
-	parsed, err := time.ParseDuration(text)
-	*d = duration(parsed)
-	return err
 }
 
-// reader reads keys and collects what is wrong with them, one FieldError each.
-type reader struct{ errs []error }
-
-func (r *reader) err() error { return errors.Join(r.errs...) }
-
-func (r *reader) failf(field, format string, args ...any) {
-	r.errs = append(r.errs, fieldErrorf(field, format, args...))
-}
-
-// read decodes the value of a key and reports whether there is a right one.
-func read[T any](r *reader, field string, v value[T], to *T) bool {
-	if !v.set() {
-		return false
-	}
-	var t T
-	if err := json.Unmarshal(v.RawMessage, &t); err != nil {
-		r.failf(field, "want %s, not %s", v.wants(), backend.OneLine(string(v.RawMessage), 60))
-		return false
-	}
-	*to = t
-	return true
-}
-
-// require is read for a key that must be there.
-func require[T any](r *reader, field string, v value[T], to *T) bool {
-	if !v.set() {
-		r.failf(field, "is required")
-	}
-	return read(r, field, v, to)
-}
-
-// readList reads a list and calls f with each element that is right.
-func readList[T any](r *reader, field string, v value[[]value[T]], f func(field string, element T)) {
-	var list []value[T]
-	read(r, field, v, &list)
+// readList calls f with each element of a list.
+func readList[T any](r *reader, field string, list []*T, f func(field string, element *T)) {
 	for i, e := range list {
-		var element T
-		if at := fmt.Sprintf("%s[%d]", field, i); require(r, at, e, &element) {
-			f(at, element)
+		if at := fmt.Sprintf("%s[%d]", field, i); e == nil {
+			r.failf(at, "is required")
+		} else {
+			f(at, e)
 		}
 	}
 }
 
 // readWhole reads a whole number from lo to hi. 8.08e3 is one.
-func readWhole[T int | uint16](r *reader, field string, v value[float64], lo, hi float64, to *T) {
-	var f float64
+func readWhole[T int | uint16](r *reader, field string, v *float64, lo, hi float64, to *T) {
 	switch {
-	case !read(r, field, v, &f):
-	case f != math.Trunc(f):
-		r.failf(field, "want a whole number, not %v", f)
-	case f < lo || f > hi:
-		r.failf(field, "%v is outside %v-%v", f, lo, hi)
+	case v == nil:
+	case *v != math.Trunc(*v):
+		r.failf(field, "want a whole number, not %v", *v)
+	case *v < lo || *v > hi:
+		r.failf(field, "%v is outside %v-%v", *v, lo, hi)
 	default:
-		*to = T(f)
+		*to = T(*v)
 	}
 }
 
 // readPath reads an absolute path. The empty string is the same as none.
-func readPath(r *reader, field string, v value[string], to *string) {
-	var path string
+func readPath(r *reader, field string, v *string, to *string) {
 	switch {
-	case !read(r, field, v, &path) || path == "":
-	case !filepath.IsAbs(path) || strings.ContainsRune(path, 0):
-		r.failf(field, "%.80q is not an absolute path", path)
+	case v == nil || *v == "":
+	case !filepath.IsAbs(*v) || strings.ContainsRune(*v, 0):
+		r.failf(field, "%.80q is not an absolute path", *v)
 	default:
-		*to = filepath.Clean(path)
+		*to = filepath.Clean(*v)
+	}
+}
+
+// readDuration reads a string such as "30s", or a number of seconds, up to most.
+func readDuration(r *reader, field string, v any, most time.Duration, to *time.Duration) {
+	if v == nil {
+		return
+	}
+	text, _ := v.(string)
+	if seconds, ok := v.(float64); ok {
+		text = strconv.FormatFloat(seconds, 'f', -1, 64) + "s"
+	}
+	d, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		r.failf(field, `want a duration such as "30s" or a number of seconds, not %s`, backend.OneLine(fmt.Sprint(v), 60))
+	case d <= 0 || d > most:
+		r.failf(field, "%v is outside 1ns to %v", d, most)
+	default:
+		*to = d
 	}
 }
 
 // readChoice reads one of a few words. The empty string is the same as none.
-func readChoice[T any](r *reader, field string, v value[string], choices map[string]T, to *T) {
-	var word string
-	if !read(r, field, v, &word) || word == "" {
+func readChoice[T any](r *reader, field string, v *string, choices map[string]T, to *T) {
+	if v == nil || *v == "" {
 		return
 	}
-	choice, ok := choices[word]
+	choice, ok := choices[*v]
 	if !ok {
-		r.failf(field, "unknown value %.80q: want one of %s", word, strings.Join(slices.Sorted(maps.Keys(choices)), ", "))
+		r.failf(field, "unknown value %.80q: want one of %s", *v, strings.Join(slices.Sorted(maps.Keys(choices)), ", "))
 		return
 	}
 	*to = choice
