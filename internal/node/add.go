@@ -91,30 +91,13 @@ func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
 
 // inTheWay reads the records that may have to go when want comes, each once.
 func inTheWay(tx *state.Tx, want *hostport.Attachment) ([]*hostport.Attachment, error) {
-	var out []*hostport.Attachment
-	seen := make(map[hostport.Key]bool)
-	collect := func(all []*hostport.Attachment, err error) error {
-		for _, a := range all {
-			if a != nil && !seen[a.Key] {
-				seen[a.Key] = true
-				out = append(out, a)
-			}
-		}
-		return err
-	}
-	own, err := tx.Get(want.Key)
-	if err := collect([]*hostport.Attachment{own}, err); err != nil {
+	found, err := tx.Neighbours(want)
+	if err != nil {
 		return nil, err
 	}
-	for _, m := range want.Mappings {
-		if err := collect(tx.Holders(m, want.Key)); err != nil {
-			return nil, err
-		}
+	own, err := tx.Get(want.Key)
+	if own != nil {
+		found = append([]*hostport.Attachment{own}, found...)
 	}
-	for _, p := range want.Addresses {
-		if err := collect(tx.At(p.Addr())); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	return found, err
 }

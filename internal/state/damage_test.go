@@ -83,10 +83,9 @@ func use(s *state.Store, n int) error {
 		for i := range n {
 			want := rec(i, uint16(8000+i))
 			_, err1 := tx.Get(want.Key)
-			_, err2 := tx.Holders(want.Mappings[0], hostport.Key{})
-			_, err3 := tx.At(want.Addresses[0].Addr())
-			_, err4 := tx.InUse("iptables", hostport.IPv4, hostport.TCP, uint16(8000+i), uint16(8015+i), nil)
-			if err := errors.Join(err1, err2, err3, err4); err != nil {
+			_, err2 := tx.Neighbours(&hostport.Attachment{Mappings: want.Mappings, Addresses: want.Addresses})
+			_, err3 := tx.InUse("iptables", hostport.IPv4, hostport.TCP, uint16(8000+i), uint16(8015+i), nil)
+			if err := errors.Join(err1, err2, err3); err != nil {
 				return err
 			}
 		}

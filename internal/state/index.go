@@ -48,44 +48,55 @@ func (t *Tx) load(key string) (*hostport.Attachment, error) {
 	return record(key, v)
 }
 
-// lookup returns the records behind a prefix of an index.
-func (t *Tx) lookup(bucket, prefix []byte) ([]*hostport.Attachment, error) {
+// Neighbours returns the records of other attachments that hold one of a's host
+// ports, on whatever host IP, or have one of its addresses, each once.
+func (t *Tx) Neighbours(a *hostport.Attachment) ([]*hostport.Attachment, error) {
 	var out []*hostport.Attachment
-	c := t.tx.Bucket(bucket).Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
-		a, err := t.load(string(k[len(prefix):]))
-		if err != nil {
+	seen := map[string]bool{a.Key.String(): true}
+	collect := func(bucket, prefix []byte) error {
+		c := t.tx.Bucket(bucket).Cursor()
+		for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+			key := string(k[len(prefix):])
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			found, err := t.load(key)
+			if err != nil {
+				return err
+			}
+			out = append(out, found)
+		}
+		return nil
+	}
+	for _, m := range a.Mappings {
+		if err := collect(bucketPorts, portPrefix(m.Protocol, m.HostPort)); err != nil {
 			return nil, err
 		}
-		out = append(out, a)
+	}
+	for _, p := range a.Addresses {
+		if err := collect(bucketAddresses, addrPrefix(p.Addr())); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
-}
-
-// Holders returns the records of attachments, other than except, that hold a
-// port which overlaps m.
-func (t *Tx) Holders(m hostport.Mapping, except hostport.Key) ([]*hostport.Attachment, error) {
-	all, err := t.lookup(bucketPorts, portPrefix(m.Protocol, m.HostPort))
-	return slices.DeleteFunc(all, func(a *hostport.Attachment) bool {
-		return a.Key == except || !slices.ContainsFunc(a.Mappings, m.Overlaps)
-	}), err
-}
-
-// At returns the records of attachments that have the address.
-func (t *Tx) At(addr netip.Addr) ([]*hostport.Attachment, error) {
-	return t.lookup(bucketAddresses, addrPrefix(addr))
 }
 
 // InUse reports whether an attachment of a backend, other than those in except,
 // maps a host port from first to last in family f.
 func (t *Tx) InUse(backend string, f hostport.Family, p hostport.Protocol, first, last uint16, except []hostport.Key) (bool, error) {
 	low, high := portPrefix(p, first), portPrefix(p, last)
+	judged := make(map[string]bool)
+	for _, k := range except {
+		judged[k.String()] = true
+	}
 	c := t.tx.Bucket(bucketPorts).Cursor()
 	for k, _ := c.Seek(low); len(k) > len(high) && bytes.Compare(k[:len(high)], high) <= 0; k, _ = c.Next() {
 		key := string(k[len(high):])
-		if slices.ContainsFunc(except, func(e hostport.Key) bool { return e.String() == key }) {
+		if judged[key] {
 			continue
 		}
+		judged[key] = true
 		a, err := t.load(key)
 		if err != nil {
 			return false, err

@@ -36,7 +36,7 @@ func TestAnotherBootVoidsRecords(t *testing.T) {
 		if p, err := tx.Pending(); len(p.Changed) > 0 || err != nil || tx.Opened("cni0") || tx.Seen("iptables") != "" {
 			t.Errorf("of an earlier boot: pending %v, %v, opened %t, seen %q", p, err, tx.Opened("cni0"), tx.Seen("iptables"))
 		}
-		holders, err := tx.Holders(rec(0, 8000).Mappings[0], hostport.Key{})
+		holders, err := tx.Neighbours(&hostport.Attachment{Mappings: rec(0, 8000).Mappings})
 		used, uerr := tx.InterfaceUsed("cni0")
 		fp, ferr := tx.Fingerprint("iptables")
 		if len(holders) > 0 || used || fp != (hostport.Fingerprint{}) {

@@ -27,68 +27,54 @@ func mapping(proto hostport.Protocol, hostIP string, port uint16) hostport.Mappi
 	return m
 }
 
-func TestHolders(t *testing.T) {
+func TestNeighbours(t *testing.T) {
 	s := open(t, options(t.TempDir()))
 	a, b, c := rec(1), rec(2), rec(3)
 	a.Mappings = []hostport.Mapping{mapping(hostport.TCP, "", 80)}
 	b.Mappings = []hostport.Mapping{mapping(hostport.TCP, "192.0.2.1", 443), mapping(hostport.UDP, "", 80), mapping(hostport.TCP, "192.0.2.1", 443)}
 	c.Mappings = []hostport.Mapping{mapping(hostport.TCP, "192.0.2.2", 443), mapping(hostport.SCTP, "::", 80), mapping(hostport.TCP, "", 65535)}
-	update(t, s, func(tx *state.Tx) error {
-		for _, r := range []*hostport.Attachment{a, b, c} {
-			if err := tx.Put(r); err != nil {
-				return err
-			}
+	c.Addresses = a.Addresses[:1] // the first pod's DEL never came
+	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Put(a), tx.Put(b), tx.Put(c)) })
+	tcp := func(ports ...uint16) (ms []hostport.Mapping) {
+		for _, p := range ports {
+			ms = append(ms, mapping(hostport.TCP, "", p))
 		}
-		return nil
-	})
-	for _, tc := range []struct {
-		m    hostport.Mapping
-		key  hostport.Key
-		want []string
-	}{
-		{m: mapping(hostport.TCP, "", 80), want: []string{"c001"}},
-		{m: mapping(hostport.TCP, "", 80), key: a.Key},
-		{m: mapping(hostport.TCP, "2001:db8::1", 80), want: []string{"c001"}},
-		{m: mapping(hostport.UDP, "", 80), want: []string{"c002"}},
-		{m: mapping(hostport.SCTP, "", 80), want: []string{"c003"}},
-		{m: mapping(hostport.SCTP, "0.0.0.0", 80)},
-		{m: mapping(hostport.TCP, "", 443), want: []string{"c002", "c003"}},
-		{m: mapping(hostport.TCP, "192.0.2.2", 443), want: []string{"c003"}},
-		{m: mapping(hostport.TCP, "::", 443)},
-		{m: mapping(hostport.TCP, "", 0x50), want: []string{"c001"}},
-		{m: mapping(hostport.TCP, "", 0x5000)}, // the bytes of port 80 in the other order
-		{m: mapping(hostport.TCP, "", 65535), want: []string{"c003"}},
-		{m: mapping(hostport.TCP, "", 81)},
-	} {
-		view(t, s, func(tx *state.Tx) error {
-			got, err := tx.Holders(tc.m, tc.key)
-			if diff := cmp.Diff(tc.want, names(got), compare); diff != "" {
-				t.Errorf("holders of %s beside %s (-want +got):\n%s", tc.m, tc.key, diff)
-			}
-			return err
-		})
+		return ms
 	}
-}
-
-func TestAt(t *testing.T) {
-	s := open(t, options(t.TempDir()))
-	a, b := rec(1), rec(2)
-	b.Addresses = a.Addresses[:1] // the first pod's DEL never came
-	update(t, s, func(tx *state.Tx) error {
-		if err := tx.Put(a); err != nil {
-			return err
-		}
-		return tx.Put(b)
-	})
-	for ip, want := range map[string][]string{
-		"10.244.0.1": {"c001", "c002"}, "::ffff:10.244.0.1": {"c001", "c002"}, "fd00::2": {"c001"}, "10.244.0.2": nil, "::": nil, "0.0.0.0": nil,
+	for _, tc := range []struct {
+		name     string
+		key      hostport.Key
+		mappings []hostport.Mapping
+		address  string
+		want     []string
+	}{
+		{name: "port", mappings: tcp(80), want: []string{"c001"}},
+		{name: "its own port", mappings: tcp(80), key: a.Key},
+		{name: "port of another protocol", mappings: []hostport.Mapping{mapping(hostport.UDP, "", 80)}, want: []string{"c002"}},
+		{name: "port that two hold", mappings: tcp(443), want: []string{"c002", "c003"}},
+		{name: "ports, one holder", mappings: append(tcp(443), mapping(hostport.UDP, "", 80)), key: c.Key, want: []string{"c002"}},
+		{name: "highest port", mappings: tcp(65535), want: []string{"c003"}},
+		{name: "the bytes of port 80 in the other order", mappings: tcp(0x5000)},
+		{name: "free port", mappings: tcp(81)},
+		{name: "address", address: "10.244.0.1/24", want: []string{"c001", "c003"}},
+		{name: "its own address", address: "10.244.0.1/24", key: a.Key, want: []string{"c003"}},
+		{name: "address in IPv6", address: "::ffff:10.244.0.1/120", want: []string{"c001", "c003"}},
+		{name: "IPv6 address", address: "fd00::2/64", want: []string{"c001"}},
+		{name: "free address", address: "10.244.0.9/24"},
+		{name: "unspecified address", address: "::/0"},
 	} {
-		view(t, s, func(tx *state.Tx) error {
-			got, err := tx.At(netip.MustParseAddr(ip))
-			if diff := cmp.Diff(want, names(got), compare); diff != "" {
-				t.Errorf("at %s (-want +got):\n%s", ip, diff)
+		t.Run(tc.name, func(t *testing.T) {
+			want := &hostport.Attachment{Key: tc.key, Mappings: tc.mappings}
+			if tc.address != "" {
+				want.Addresses = []netip.Prefix{netip.MustParsePrefix(tc.address)}
 			}
-			return err
+			view(t, s, func(tx *state.Tx) error {
+				got, err := tx.Neighbours(want)
+				if diff := cmp.Diff(tc.want, names(got), compare); diff != "" {
+					t.Errorf("(-want +got):\n%s", diff)
+				}
+				return err
+			})
 		})
 	}
 }
@@ -199,15 +185,10 @@ func TestDelete(t *testing.T) {
 		update(t, s, func(tx *state.Tx) error { return tx.Delete(a) })
 	}
 	view(t, s, func(tx *state.Tx) error {
-		for _, m := range a.Mappings {
-			if got, err := tx.Holders(m, hostport.Key{}); len(got) > 0 || err != nil {
-				t.Errorf("holders of %s: %v, %v", m, names(got), err)
-			}
-		}
-		for _, p := range a.Addresses {
-			if got, err := tx.At(p.Addr()); len(got) > 0 || err != nil {
-				t.Errorf("at %s: %v, %v", p, names(got), err)
-			}
+		same := *a
+		same.Key = hostport.Key{}
+		if got, err := tx.Neighbours(&same); len(got) > 0 || err != nil {
+			t.Errorf("with a's ports or addresses: %v, %v", names(got), err)
 		}
 		if used, err := tx.InterfaceUsed("cni0"); !used || err != nil {
 			t.Errorf("the interface of a and b is used: %t, %v", used, err)
