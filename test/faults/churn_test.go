@@ -90,10 +90,15 @@ func (c *churn) tenantOf(slot int) *tenant {
 	return c.slots[slot]
 }
 
-// inTheWay tells whether others certainly or possibly refuse t its ports.
+// inTheWay tells whether others certainly or possibly refuse t its ports or its
+// address.
 func (c *churn) inTheWay(t *tenant) (certainly, possibly bool) {
 	for _, o := range slices.Concat(c.slots, c.ghosts) {
-		if o == nil || o == t || o.is == absent || o.n == t.n {
+		if o == nil || o == t || o.is == absent {
+			continue
+		}
+		if o.n == t.n { // the slot's earlier pod, dead
+			possibly = possibly || o.blurred
 			continue
 		}
 		if !slices.ContainsFunc(o.ports, func(p int) bool { return slices.Contains(t.ports, p) }) && o.is == present {
