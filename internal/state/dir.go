@@ -29,22 +29,26 @@ func Exists(dir string) bool {
 // looks for the key's text without the lock, so it may find a record that was
 // deleted, and miss one that is being written.
 func Mentions(dir string, k hostport.Key) bool {
-	f, err := os.Open(filepath.Join(dir, dbName))
+	// An os.File would have the runtime start its poller.
+	fd, err := unix.Open(filepath.Join(dir, dbName), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
-	defer f.Close()
+	defer func() { _ = unix.Close(fd) }()
 	key := []byte(k.String())
-	buffer := make([]byte, 64<<10+len(key))
+	buffer := make([]byte, 16<<10+len(key))
 	for kept := 0; ; { // the end of a piece, in which the key may begin
-		n, err := f.Read(buffer[kept:])
-		if bytes.Contains(buffer[:kept+n], key) {
-			return true
+		n, err := unix.Read(fd, buffer[kept:])
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
-		if err != nil {
+		if n <= 0 {
 			return false
 		}
 		end := buffer[:kept+n]
+		if bytes.Contains(end, key) {
+			return true
+		}
 		kept = copy(buffer, end[max(0, len(end)-len(key)+1):])
 	}
 }
