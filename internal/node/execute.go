@@ -43,8 +43,11 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 func (s *session) execute(ctx context.Context, p plan) error {
 	fault.Point(fault.BeforeRecord)
 	var changes []backendChange
+	var before *state.Pending
 	err := s.Update(func(tx *state.Tx) (err error) {
-		changes, err = s.begin(tx, p)
+		if before, err = tx.Pending(); err == nil {
+			changes, err = s.begin(tx, p, before)
+		}
 		return err
 	})
 	if err != nil {
@@ -65,7 +68,7 @@ func (s *session) execute(ctx context.Context, p plan) error {
 		if err := forgetInterfaces(tx, p.remove); err != nil {
 			return err
 		}
-		return unmark(tx, p.backends())
+		return unmark(tx, before, p.backends())
 	})
 	if err != nil {
 		return fmt.Errorf("record end of change: %w", err)
@@ -80,8 +83,9 @@ type backendChange struct {
 	backend.Change
 }
 
-// begin writes the records as they are to be, and the pending marker.
-func (s *session) begin(tx *state.Tx, p plan) ([]backendChange, error) {
+// begin writes the records as they are to be, and adds the change to what is
+// pending.
+func (s *session) begin(tx *state.Tx, p plan, pending *state.Pending) ([]backendChange, error) {
 	names := p.backends()
 	changes := make([]backendChange, len(names))
 	for i, name := range names {
@@ -109,7 +113,7 @@ func (s *session) begin(tx *state.Tx, p plan) ([]backendChange, error) {
 			return nil, err
 		}
 	}
-	return changes, mark(tx, names, slices.Concat(p.remove, p.add))
+	return changes, mark(tx, pending, names, slices.Concat(p.remove, p.add))
 }
 
 // record makes the records follow the plan.
@@ -127,32 +131,25 @@ func record(tx *state.Tx, p plan) error {
 	return nil
 }
 
-// mark notes that the rules of these backends may not be as recorded, and whose
-// flows may be stale.
-func mark(tx *state.Tx, names []string, changed []*hostport.Attachment) error {
-	was, err := tx.Pending()
-	if err != nil {
-		return err
+// mark adds to what is pending that the rules of these backends may not be as
+// recorded, and whose flows may be stale.
+func mark(tx *state.Tx, pending *state.Pending, names []string, changed []*hostport.Attachment) error {
+	next := state.Pending{Backends: names, Changed: changed}
+	if pending != nil {
+		next.Backends = slices.Concat(pending.Backends, names)
+		next.Changed = slices.Concat(pending.Changed, changed)
 	}
-	next := &state.Pending{Backends: names, Changed: changed}
-	if was != nil {
-		next.Backends = slices.Compact(slices.Sorted(slices.Values(slices.Concat(was.Backends, names))))
-		next.Changed = slices.Concat(was.Changed, changed)
-	}
-	return tx.SetPending(next)
+	return tx.SetPending(&next)
 }
 
-// unmark notes that the rules of these backends are as recorded.
-func unmark(tx *state.Tx, names []string) error {
-	was, err := tx.Pending()
-	if err != nil || was == nil {
-		return err
+// unmark leaves of what was pending the backends whose rules are not as recorded
+// yet.
+func unmark(tx *state.Tx, pending *state.Pending, done []string) error {
+	var left state.Pending
+	if pending != nil {
+		left.Backends = slices.DeleteFunc(slices.Clone(pending.Backends), func(n string) bool { return slices.Contains(done, n) })
 	}
-	left := slices.DeleteFunc(was.Backends, func(n string) bool { return slices.Contains(names, n) })
-	if len(left) == 0 {
-		return tx.SetPending(nil)
-	}
-	return tx.SetPending(&state.Pending{Backends: left})
+	return tx.SetPending(&left)
 }
 
 // program changes the kernel. 127/8 is closed before the rules that guard it

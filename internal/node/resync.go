@@ -84,7 +84,7 @@ func (s *session) resync(ctx context.Context) error {
 	s.openAllInterfaces()
 	s.flush(ctx, changed)
 	errs = append(errs, s.Update(func(tx *state.Tx) error {
-		return errors.Join(forgetInterfaces(tx, changed), unmark(tx, done))
+		return errors.Join(forgetInterfaces(tx, changed), unmark(tx, pending, done))
 	}))
 	return errors.Join(errs...)
 }
@@ -153,7 +153,7 @@ func (s *session) adopt(found []*hostport.Attachment) (dropped []*hostport.Attac
 				return err
 			}
 		}
-		return mark(tx, strangers(records, found, p), p.remove)
+		return mark(tx, pending, strangers(records, found, p), p.remove)
 	})
 	for _, a := range p.add {
 		s.Log.Warn("attachment was read back from the kernel", "owner", a.Owner(), "backend", a.Backend)

@@ -37,8 +37,24 @@ func (n *Node) Sync(ctx context.Context) error {
 	if !state.Exists(n.Dir) {
 		return n.stateMissing(ctx)
 	}
+	return n.rewriteAll(ctx, backend.Names())
+}
+
+// Heal rewrites the rules of these backends from the records, as Sync does for
+// all. On a node without state it does nothing.
+func (n *Node) Heal(ctx context.Context, names []string) error {
+	if !state.Exists(n.Dir) {
+		return nil
+	}
+	return n.rewriteAll(ctx, names)
+}
+
+func (n *Node) rewriteAll(ctx context.Context, names []string) error {
 	return n.with(ctx, func(s *session) error { return s.resync(ctx) }, func(_ context.Context, s *session) error {
-		return s.Update(func(tx *state.Tx) error { return mark(tx, backend.Names(), nil) })
+		return s.Update(func(tx *state.Tx) error {
+			pending, err := tx.Pending()
+			return errors.Join(err, mark(tx, pending, names, nil))
+		})
 	})
 }
 

@@ -170,14 +170,3 @@ func closedInterfaces(all []*hostport.Attachment) (out []Difference) {
 	}
 	return out
 }
-
-// Heal rewrites the rules of these backends from the records, as Sync does for
-// all. On a node without state it does nothing.
-func (n *Node) Heal(ctx context.Context, names []string) error {
-	if !state.Exists(n.Dir) {
-		return nil
-	}
-	return n.with(ctx, func(s *session) error { return s.resync(ctx) }, func(_ context.Context, s *session) error {
-		return s.Update(func(tx *state.Tx) error { return mark(tx, names, nil) })
-	})
-}
