@@ -141,9 +141,9 @@ func Parse(data []byte) (*Config, error) {
 		c.PrevResult = d.PrevResult
 	}
 	c.Listed = d.ValidAttachments != nil
-	readList(r, "cni.dev/valid-attachments", d.ValidAttachments, func(field string, v *validAttachment) {
+	readList(r, "cni.dev/valid-attachments", d.ValidAttachments, func(at func() string, v *validAttachment) {
 		if v.ContainerID == "" || v.IfName == "" {
-			r.failf(field, "containerID and ifname are required")
+			r.failf(at(), "containerID and ifname are required")
 		}
 		c.ValidAttachments = append(c.ValidAttachments, hostport.Key(*v))
 	})
@@ -153,13 +153,20 @@ func Parse(data []byte) (*Config, error) {
 func (r *reader) readOptions(d *document, o *hostport.Options) {
 	read(r, "snat", d.SNAT, &o.SNAT)
 	read(r, "masqAll", d.MasqAll, &o.MasqueradeAll)
-	readWhole(r, "markMasqBit", d.MarkMasqBit, 0, 31, &o.MarkMasqBit)
+	if d.MarkMasqBit != nil {
+		bit, err := whole[int](d.MarkMasqBit, 0, 31)
+		if err != nil {
+			r.failf("markMasqBit", "%w", err)
+		} else {
+			o.MarkMasqBit = bit
+		}
+	}
 	read(r, "externalSetMarkChain", d.ExternalSetMarkChain, &o.ExternalSetMarkChain)
 	if o.ExternalSetMarkChain != "" && d.MarkMasqBit != nil {
 		r.failf("markMasqBit", "cannot be combined with externalSetMarkChain")
 	}
-	readList(r, "conditionsV4", d.ConditionsV4, func(_ string, word *string) { o.ConditionsV4 = append(o.ConditionsV4, *word) })
-	readList(r, "conditionsV6", d.ConditionsV6, func(_ string, word *string) { o.ConditionsV6 = append(o.ConditionsV6, *word) })
+	readList(r, "conditionsV4", d.ConditionsV4, func(_ func() string, word *string) { o.ConditionsV4 = append(o.ConditionsV4, *word) })
+	readList(r, "conditionsV6", d.ConditionsV6, func(_ func() string, word *string) { o.ConditionsV6 = append(o.ConditionsV6, *word) })
 }
 
 // readBackend reads the backend's name. A configuration without one that has

@@ -31,8 +31,8 @@ func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, erro
 
 func (r *reader) readMappings(key string, list []*portMapping) []hostport.Mapping {
 	out := make([]hostport.Mapping, 0, len(list))
-	readList(r, key, list, func(field string, p *portMapping) {
-		out = append(out, r.readMapping(field, p))
+	readList(r, key, list, func(at func() string, p *portMapping) {
+		out = append(out, r.readMapping(at, p))
 	})
 	if slices.ContainsFunc(r.errs, func(e *FieldError) bool { return strings.HasPrefix(e.Field, key) }) {
 		return nil
@@ -44,44 +44,42 @@ func (r *reader) readMappings(key string, list []*portMapping) []hostport.Mappin
 	return out
 }
 
-func (r *reader) readMapping(field string, p *portMapping) hostport.Mapping {
-	var m hostport.Mapping
+func (r *reader) readMapping(at func() string, p *portMapping) (m hostport.Mapping) {
+	check := func(key string, err error) {
+		if err != nil {
+			r.failf(at()+"."+key, "%w", err)
+		}
+	}
 	var err error
-	r.readPort(field+".hostPort", p.HostPort, &m.HostPort)
-	r.readPort(field+".containerPort", p.ContainerPort, &m.ContainerPort)
-	if p.HostIP != "" {
-		if m.HostIP, err = netip.ParseAddr(p.HostIP); err != nil {
-			r.failf(field+".hostIP", "want an IP address, not %.60q", p.HostIP)
-		}
-		m.HostIP = m.HostIP.Unmap()
-		if reason := unusable(m.HostIP); reason != "" {
-			r.failf(field+".hostIP", "%s %s", m.HostIP.WithZone(""), reason)
-		}
-	}
-	if m.Protocol, err = hostport.ParseProtocol(p.Protocol); err != nil {
-		r.failf(field+".protocol", "%w", err)
-	}
+	m.HostPort, err = whole[uint16](p.HostPort, 1, 65535)
+	check("hostPort", err)
+	m.ContainerPort, err = whole[uint16](p.ContainerPort, 1, 65535)
+	check("containerPort", err)
+	m.Protocol, err = hostport.ParseProtocol(p.Protocol)
+	check("protocol", err)
+	m.HostIP, err = hostIP(p.HostIP)
+	check("hostIP", err)
 	return m
 }
 
-func (r *reader) readPort(field string, v *float64, to *uint16) {
-	if v == nil {
-		r.failf(field, "is required")
+// hostIP parses an address that can be mapped. "" is the zero Addr.
+func hostIP(s string) (netip.Addr, error) {
+	if s == "" {
+		return netip.Addr{}, nil
 	}
-	readWhole(r, field, v, 1, 65535, to)
-}
-
-// unusable returns why a host IP cannot be mapped, or "".
-func unusable(ip netip.Addr) string {
+	ip, err := netip.ParseAddr(s)
+	ip = ip.Unmap()
 	switch {
+	case err != nil:
+		return ip, fmt.Errorf("want an IP address, not %.60q", s)
 	case ip.Zone() != "":
-		return "has a zone, which a rule cannot match"
+		return ip, fmt.Errorf("%s has a zone, which a rule cannot match", ip.WithZone(""))
 	case ip.IsMulticast():
-		return "is a multicast address, which no node owns"
+		return ip, fmt.Errorf("%s is a multicast address, which no node owns", ip)
 	case ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return "is the broadcast address, which no node owns"
+		return ip, fmt.Errorf("%s is the broadcast address, which no node owns", ip)
 	default:
-		return ""
+		return ip, nil
 	}
 }
 

@@ -115,27 +115,30 @@ func read[T any](r *reader, field string, v, to *T) {
 	}
 }
 
-// readList calls f with each element of a list.
-func readList[T any](r *reader, field string, list []*T, f func(field string, element *T)) {
+// readList calls f with each element of a list. at names the element, for
+// errors: with many port mappings the names cost as much as the decoding.
+func readList[T any](r *reader, field string, list []*T, f func(at func() string, element *T)) {
 	for i, e := range list {
-		if at := fmt.Sprintf("%s[%d]", field, i); e == nil {
-			r.failf(at, "is required")
-		} else {
-			f(at, e)
+		at := func() string { return fmt.Sprintf("%s[%d]", field, i) }
+		if e == nil {
+			r.failf(at(), "is required")
+			continue
 		}
+		f(at, e)
 	}
 }
 
-// readWhole reads a whole number from lo to hi. 8.08e3 is one.
-func readWhole[T int | uint16](r *reader, field string, v *float64, lo, hi float64, to *T) {
+// whole converts a whole number from lo to hi. 8.08e3 is one.
+func whole[T int | uint16](v *float64, lo, hi float64) (T, error) {
 	switch {
 	case v == nil:
+		return 0, errors.New("is required")
 	case *v != math.Trunc(*v):
-		r.failf(field, "want a whole number, not %v", *v)
+		return 0, fmt.Errorf("want a whole number, not %v", *v)
 	case *v < lo || *v > hi:
-		r.failf(field, "%v is outside %v-%v", *v, lo, hi)
+		return 0, fmt.Errorf("%v is outside %v-%v", *v, lo, hi)
 	default:
-		*to = T(*v)
+		return T(*v), nil
 	}
 }
 
