@@ -17,7 +17,8 @@ func changeScripts(f hostport.Family, c backend.Change, h *history) (*scripts, e
 		return s, nil
 	}
 	s.nat.guard, *h = h.follow(c.After.Of(f), !uses(f, c.Remove))
-	chains, err := sharedChains(f, c)
+	before, after := wantAll(f, c.Remove), wantAll(f, c.Add)
+	chains, err := chainChanges(f, c, before.chains, after.chains)
 	if err != nil {
 		return nil, err
 	}
@@ -25,117 +26,98 @@ func changeScripts(f hostport.Family, c backend.Change, h *history) (*scripts, e
 	for _, ch := range chains {
 		t := s.of(ch.table)
 		switch {
-		case ch.after && !ch.before:
-			t.create = append(t.create, ch.name)
-			t.put(ch.name, ch.body...)
-			t.add = append(t.add, ch.jumps...)
-		case ch.before && !ch.after:
+		case !ch.after:
 			going[ch.name] = true
 			t.drop = append(t.drop, ch.name)
+			continue
+		case !ch.before:
+			t.create = append(t.create, ch.name)
+		case ch.differs:
+			t.flush = append(t.flush, ch.name)
+		default:
+			t.check = append(t.check, ch.jumps...)
+			continue
 		}
+		t.put(ch.name, ch.body...)
+		t.add = append(t.add, ch.jumps...)
 	}
 	for _, ch := range chains {
-		t := s.of(ch.table)
 		for _, j := range ch.jumps {
-			switch {
-			case ch.before && ch.after:
-				t.check = append(t.check, j.rule)
-			case ch.before && !going[j.chain]:
-				t.remove = append(t.remove, j.rule)
+			if !ch.after && !going[j.chain] {
+				s.of(ch.table).remove = append(s.of(ch.table).remove, j)
 			}
 		}
 	}
-	s.nat.replace(f, c, going)
+	s.nat.replace(before.ports, after.ports, going)
 	return s, nil
 }
 
-// replace adds what takes away the attachments' rules of before and makes those
-// of after. Rules of both stay where they are. going are the chains that go.
-func (s *script) replace(f hostport.Family, c backend.Change, going map[string]bool) {
-	var before, after wanted
-	for _, a := range c.Remove {
-		before = before.and(wantRules(f, a))
-	}
-	for _, a := range c.Add {
-		after = after.and(wantRules(f, a))
-	}
+// replace adds what takes away the rules of before and makes those of after. Rules
+// of both stay where they are. going are the chains that go.
+func (s *script) replace(before, after [][]rule, going map[string]bool) {
 	in := func(groups [][]rule, g []rule) bool {
 		return slices.ContainsFunc(groups, func(o []rule) bool { return slices.Equal(o, g) })
 	}
-	for _, g := range before.ports {
+	for _, g := range before {
 		switch {
 		case going[g[0].chain]:
-		case in(after.ports, g):
+		case in(after, g):
 			s.check = append(s.check, g...)
 		default:
 			s.remove = append(s.remove, g...)
 		}
 	}
-	for _, g := range after.ports {
-		if !in(before.ports, g) {
+	for _, g := range after {
+		if !in(before, g) {
 			// At the head: should a stale rule be in the chain, it must not win.
 			s.head = append(s.head, g...)
 		}
 	}
-	find := func(chains []ownChain, name string) *ownChain {
-		if i := slices.IndexFunc(chains, func(o ownChain) bool { return o.name == name }); i >= 0 {
-			return &chains[i]
-		}
-		return nil
-	}
-	for _, o := range after.chains {
-		switch old := find(before.chains, o.name); {
-		case old == nil:
-			s.create = append(s.create, o.name)
-		case slices.Equal(old.specs, o.specs):
-			continue
-		default:
-			s.flush = append(s.flush, o.name)
-		}
-		s.put(o.name, o.specs...)
-	}
-	for _, o := range before.chains {
-		if find(after.chains, o.name) == nil {
-			s.drop = append(s.drop, o.name)
-		}
-	}
 }
 
-// and returns the rules of both.
-func (w wanted) and(o wanted) wanted {
-	return wanted{ports: append(w.ports, o.ports...), chains: append(w.chains, o.chains...)}
+// wantAll returns the rules of all.
+func wantAll(f hostport.Family, all []*hostport.Attachment) (out wanted) {
+	for _, a := range all {
+		w := wantRules(f, a)
+		out.chains, out.ports = append(out.chains, w.chains...), append(out.ports, w.ports...)
+	}
+	return out
 }
 
-// chainChange is whether a shared chain is there before and after a change.
+// chainChange is a chain of which a change must know whether it is there before
+// and after.
 type chainChange struct {
-	sharedChain
+	chain
 	before, after bool
+	// differs says that its rules are others after the change.
+	differs bool
 }
 
-// sharedChains returns the shared chains that the change's attachments need,
-// parents first.
-func sharedChains(f hostport.Family, c backend.Change) ([]chainChange, error) {
-	index := make(map[string]int)
-	var out []chainChange
-	collect := func(atts []*hostport.Attachment, mark func(*chainChange)) {
-		for _, a := range atts {
-			for _, ch := range chainsFor(f, a) {
-				i, ok := index[ch.name]
-				if !ok {
-					i = len(out)
-					index[ch.name] = i
-					out = append(out, chainChange{sharedChain: ch})
-				}
-				mark(&out[i])
-			}
+// chainChanges returns the chains that the change's attachments need, before it or
+// after it, parents first.
+func chainChanges(f hostport.Family, c backend.Change, before, after []chain) ([]*chainChange, error) {
+	at := make(map[string]*chainChange)
+	var out []*chainChange
+	find := func(ch chain) *chainChange {
+		x := at[ch.name]
+		if x == nil {
+			x = &chainChange{chain: ch}
+			at[ch.name] = x
+			out = append(out, x)
 		}
+		return x
 	}
-	collect(c.Remove, func(x *chainChange) { x.before = true })
-	collect(c.Add, func(x *chainChange) { x.after = true })
+	for _, ch := range before {
+		find(ch).before = true
+	}
+	for _, ch := range after {
+		x := find(ch)
+		x.after, x.differs = true, !slices.Equal(x.body, ch.body)
+		x.chain = ch
+	}
 	first, last := c.Before.Of(f) == 0, c.After.Of(f) == 0
-	for i := range out {
-		x := &out[i]
-		if x.before && x.after || first || last {
+	for _, x := range out {
+		if x.before && x.after || x.own || first || last {
 			continue // no other attachment can use it
 		}
 		used := x.usedBy == nil

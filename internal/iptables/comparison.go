@@ -56,41 +56,41 @@ func (c *comparison) compare(some []*hostport.Attachment, fp uint64) {
 	if !uses(c.family, some) {
 		return
 	}
-	c.chain(hostport.Key{}, place{natTable, fingerprintChain(fp)}, nil)
+	c.whole(hostport.Key{}, place{natTable, fingerprintChain(fp)}, nil)
 	if c.there.of(natTable).has(followedChain(fp)) {
 		c.differ(hostport.Key{}, "chain %s of table %s says that more rules came after those on record", followedChain(fp), natTable)
 	}
 	seen := make(map[string]bool)
 	for _, a := range some {
-		for _, ch := range chainsFor(c.family, a) {
-			if !seen[ch.name] {
+		w := wantRules(c.family, a)
+		for _, ch := range w.chains {
+			switch {
+			case ch.own:
+				c.whole(a.Key, ch.place, ch.body)
+			case !seen[ch.name]:
 				seen[ch.name] = true
-				c.sharedChain(ch)
+				c.shared(ch)
 			}
 		}
-		w := wantRules(c.family, a)
 		for _, g := range w.ports {
 			c.port(a.Key, g)
-		}
-		for _, o := range w.chains {
-			c.chain(a.Key, place{natTable, o.name}, o.specs)
 		}
 	}
 }
 
-// chain compares a chain as a whole.
-func (c *comparison) chain(owner hostport.Key, p place, want []string) {
+// whole compares all rules of a chain.
+func (c *comparison) whole(owner hostport.Key, p place, want []string) {
 	c.wanted[p] = nil
 	t := c.there.of(p.table)
-	if !t.has(p.chain) {
-		c.differ(owner, "table %s has no chain %s", p.table, p.chain)
+	if !t.has(p.name) {
+		c.differ(owner, "table %s has no chain %s", p.table, p.name)
 		return
 	}
-	have := t.rules[p.chain]
-	if len(have) == len(want) && strings.HasPrefix(p.chain, conditionPrefix) {
+	have := t.rules[p.name]
+	if len(have) == len(want) && strings.HasPrefix(p.name, conditionPrefix) {
 		for i, spec := range want {
 			if have[i] != spec {
-				c.unconfirmed = append(c.unconfirmed, ownedRule{owner, rule{p.chain, spec}})
+				c.unconfirmed = append(c.unconfirmed, ownedRule{owner, rule{chain: p.name, spec: spec}})
 			}
 		}
 		return
@@ -103,18 +103,18 @@ func (c *comparison) chain(owner hostport.Key, p place, want []string) {
 	}
 	for i := range max(len(have), len(want)) {
 		if h, w := at(have, i), at(want, i); h != w {
-			c.differ(owner, "rule %d of chain %s differs: %s, want %s", i+1, p.chain, h, w)
+			c.differ(owner, "rule %d of chain %s differs: %s, want %s", i+1, p.name, h, w)
 			return
 		}
 	}
 }
 
-func (c *comparison) sharedChain(ch sharedChain) {
-	p := place{ch.table, ch.name}
+// shared compares a shared chain, and the jumps to it.
+func (c *comparison) shared(ch chain) {
 	t := c.there.of(ch.table)
 	if ch.body != nil {
-		c.chain(hostport.Key{}, p, ch.body)
-	} else if c.expect(p); !t.has(ch.name) {
+		c.whole(hostport.Key{}, ch.place, ch.body)
+	} else if c.expect(ch.place); !t.has(ch.name) {
 		c.differ(hostport.Key{}, "table %s has no chain %s", ch.table, ch.name)
 	}
 	for _, j := range ch.jumps {

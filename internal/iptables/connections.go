@@ -21,7 +21,7 @@ func (b *Backend) Connections(ctx context.Context) ([]backend.Connections, error
 			if !v.inUse() || !v.nft && !hasLegacy(f, natTable) {
 				continue
 			}
-			text, err := b.run(ctx, v.save(), "", "-c", "-t", natTable)
+			text, err := b.Run(ctx, v.save(), "", "-c", "-t", natTable)
 			errs = append(errs, err)
 			out = append(out, connections(f, text)...)
 		}

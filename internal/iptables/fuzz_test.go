@@ -64,7 +64,7 @@ func FuzzList(f *testing.F) {
 			return
 		}
 		for _, p := range asked {
-			if !there.of(p.table).has(p.chain) {
+			if !there.of(p.table).has(p.name) {
 				t.Errorf("lacks %v", p)
 			}
 		}

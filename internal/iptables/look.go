@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,29 +14,18 @@ import (
 // maxPlaces is up to how many chains are listed one by one.
 const maxPlaces = 256
 
-// places returns the chains that hold the rules of some attachments, and of the
-// shared chains that lead to them.
+// places returns the chains that Check compares for some attachments, by table as
+// the tool takes them.
 func places(f hostport.Family, some []*hostport.Attachment, fp uint64) []place {
-	var out []place
-	seen := make(map[place]bool)
-	add := func(p place) {
-		if !seen[p] {
-			seen[p] = true
-			out = append(out, p)
-		}
+	c := newComparison(f, ruleset{})
+	c.compare(some, fp)
+	out := make([]place, 0, len(c.wanted))
+	for p := range c.wanted {
+		out = append(out, p)
 	}
-	for _, a := range some {
-		for _, ch := range chainsFor(f, a) {
-			add(place{ch.table, ch.name})
-			for _, j := range ch.jumps {
-				add(place{ch.table, j.chain})
-			}
-		}
-		for _, c := range wantRules(f, a).chains {
-			add(place{natTable, c.name})
-		}
-	}
-	add(place{natTable, fingerprintChain(fp)})
+	slices.SortFunc(out, func(x, y place) int {
+		return cmp.Or(cmp.Compare(x.table, y.table), cmp.Compare(x.name, y.name))
+	})
 	return out
 }
 
@@ -46,10 +36,8 @@ func places(f hostport.Family, some []*hostport.Attachment, fp uint64) []place {
 // more; and it takes no lock, should another program hold that.
 func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.Attachment, fp uint64) (ruleset, error) {
 	if asked := places(f, some, fp); len(asked) <= maxPlaces {
-		// One table after the other, as the tool takes them.
-		slices.SortStableFunc(asked, func(x, y place) int { return strings.Compare(x.table, y.table) })
 		// The tool fails at the last line, as it should.
-		out, err := b.run(ctx, command(f)+"-restore", listText(append(asked, place{natTable, followedChain(fp)})), append(shortWait(), "--noflush")...)
+		out, err := b.Run(ctx, command(f)+"-restore", listText(append(asked, place{natTable, followedChain(fp)})), append(shortWait(), "--noflush")...)
 		if killed(err) {
 			return ruleset{}, err
 		}
@@ -72,7 +60,7 @@ func listText(asked []place) string {
 		if i == 0 || asked[i-1].table != p.table {
 			fmt.Fprintf(&text, "*%s\n", p.table)
 		}
-		fmt.Fprintf(&text, "-S %s\n", p.chain)
+		fmt.Fprintf(&text, "-S %s\n", p.name)
 		if i == len(asked)-1 || asked[i+1].table != p.table {
 			text.WriteString("COMMIT\n")
 		}
@@ -94,7 +82,7 @@ func parseList(text string, asked []place) (ruleset, error) {
 			if err != nil {
 				return ruleset{}, err
 			}
-			if chain != in.chain {
+			if chain != in.name {
 				return ruleset{}, fmt.Errorf("%w: %.80q", errNotAsked, line)
 			}
 			rules := r.tables[in.table].rules
@@ -102,17 +90,17 @@ func parseList(text string, asked []place) (ruleset, error) {
 			continue
 		}
 		words := strings.Fields(line) // -N CHAIN, or -P CHAIN POLICY
-		if len(words) < 2 || len(asked) == 0 || words[1] != asked[0].chain {
+		if len(words) < 2 || len(asked) == 0 || words[1] != asked[0].name {
 			return ruleset{}, fmt.Errorf("%w: %.80q", errNotAsked, line)
 		}
 		in, asked = asked[0], asked[1:]
 		if r.tables[in.table] == nil {
 			r.tables[in.table] = &table{rules: make(map[string][]string)}
 		}
-		r.tables[in.table].declare(in.chain)
+		r.tables[in.table].declare(in.name)
 	}
 	if len(asked) > 0 {
-		return ruleset{}, fmt.Errorf("%w: chain %s is not listed", errNotAsked, asked[0].chain)
+		return ruleset{}, fmt.Errorf("%w: chain %s is not listed", errNotAsked, asked[0].name)
 	}
 	return r, nil
 }

@@ -83,10 +83,10 @@ func (b *Backend) rewrite(ctx context.Context, v variant, all []*hostport.Attach
 func (s *script) fill(w wanted, a *hostport.Attachment, there ruleset) {
 	external := a.Options.ExternalSetMarkChain
 	gone := external != "" && !there.of(natTable).has(external)
-	for _, c := range w.chains {
-		for _, spec := range c.specs {
-			if !gone || target(spec) != external {
-				s.put(c.name, spec)
+	for _, ch := range w.chains {
+		for _, spec := range ch.body {
+			if ch.own && (!gone || target(spec) != external) {
+				s.put(ch.name, spec)
 			}
 		}
 	}
@@ -136,35 +136,31 @@ func (b *Backend) warnExternal(f hostport.Family, there ruleset, all []*hostport
 // have some are left empty.
 func rewriteText(f hostport.Family, there ruleset, all []*hostport.Attachment, fp uint64, conditions bool) string {
 	s := newScripts()
-	jumps := make(map[string][]jump) // by table, those in chains of others
+	jumps := make(map[string][]rule) // by table, those in chains of others
 	wanted := make(map[place]bool)
-	ensure := func(table, chain string) {
-		if t := s.of(table); there.of(table).has(chain) {
-			t.flush = append(t.flush, chain)
-		} else {
-			t.create = append(t.create, chain)
-		}
-		wanted[place{table, chain}] = true
-	}
 	for _, a := range all {
-		for _, ch := range chainsFor(f, a) {
-			if wanted[place{ch.table, ch.name}] {
+		w := wantRules(f, a)
+		for _, ch := range w.chains {
+			if wanted[ch.place] {
 				continue
 			}
-			ensure(ch.table, ch.name)
+			wanted[ch.place] = true
 			t := s.of(ch.table)
-			t.put(ch.name, ch.body...)
+			if there.of(ch.table).has(ch.name) {
+				t.flush = append(t.flush, ch.name)
+			} else {
+				t.create = append(t.create, ch.name)
+			}
+			if !ch.own {
+				t.put(ch.name, ch.body...)
+			}
 			for _, j := range ch.jumps {
 				if ours(j.chain) {
-					t.add = append(t.add, jump{rule: j.rule})
+					t.add = append(t.add, j)
 				} else {
 					jumps[ch.table] = append(jumps[ch.table], j)
 				}
 			}
-		}
-		w := wantRules(f, a)
-		for _, c := range w.chains {
-			ensure(natTable, c.name)
 		}
 		for _, g := range w.ports {
 			for _, r := range g {
@@ -196,7 +192,7 @@ func rewriteText(f hostport.Family, there ruleset, all []*hostport.Attachment, f
 
 // placeJumps puts each jump once and in its place into the chains of others,
 // and removes every other jump to a chain of ours from them.
-func placeJumps(s *script, there *table, jumps []jump) {
+func placeJumps(s *script, there *table, jumps []rule) {
 	for _, chain := range there.chains {
 		if ours(chain) || !plain(chain) {
 			continue
@@ -204,10 +200,10 @@ func placeJumps(s *script, there *table, jumps []jump) {
 		rules := there.rules[chain]
 		for i, spec := range rules {
 			// Most rules of a node are other programs': tell them apart cheaply.
-			if strings.Contains(spec, prefix) && ours(target(spec)) && !slices.ContainsFunc(jumps, func(j jump) bool {
+			if strings.Contains(spec, prefix) && ours(target(spec)) && !slices.ContainsFunc(jumps, func(j rule) bool {
 				return j.chain == chain && inPlace(j, rules) == i
 			}) {
-				s.remove = append(s.remove, rule{chain, spec})
+				s.remove = append(s.remove, rule{chain: chain, spec: spec})
 			}
 		}
 	}
@@ -220,7 +216,7 @@ func placeJumps(s *script, there *table, jumps []jump) {
 
 // inPlace is the index of the jump's rule in its chain if it is there exactly
 // once and where it belongs: at the head, or behind kube-proxy's jump. Else -1.
-func inPlace(j jump, rules []string) int {
+func inPlace(j rule, rules []string) int {
 	at := -1
 	for i, spec := range rules {
 		switch {

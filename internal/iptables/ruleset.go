@@ -17,8 +17,8 @@ type table struct {
 	rules  map[string][]string // of every chain
 }
 
-// place is a chain in a table.
-type place struct{ table, chain string }
+// place is a chain's name in a table.
+type place struct{ table, name string }
 
 // of is the table of that name; an empty one if it does not exist.
 func (r ruleset) of(name string) *table {

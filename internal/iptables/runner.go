@@ -56,7 +56,7 @@ func (b *Backend) restore(ctx context.Context, tool, text string) error {
 }
 
 func (b *Backend) feed(ctx context.Context, tool, text string, args ...string) error {
-	_, err := b.run(ctx, tool, text, append([]string{"--noflush"}, args...)...)
+	_, err := b.Run(ctx, tool, text, append([]string{"--noflush"}, args...)...)
 	var failed *toolError
 	if !errors.As(err, &failed) {
 		return err
@@ -79,7 +79,7 @@ func (b *Backend) save(ctx context.Context, v variant) (ruleset, error) {
 		if !v.nft && !hasLegacy(v.family, name) {
 			continue
 		}
-		out, err := b.run(ctx, v.save(), "", "-t", name)
+		out, err := b.Run(ctx, v.save(), "", "-t", name)
 		if err != nil {
 			return ruleset{}, err
 		}
@@ -137,15 +137,10 @@ func (e *toolError) names(prefix string) bool {
 	return strings.Contains(e.stderr, "'"+prefix) || strings.Contains(e.stderr, "`"+prefix)
 }
 
-// Run runs a program of iptables to its end and returns what it printed. It is
-// killed, with what it started, when it hangs. It fails if the program does.
-func (b *Backend) Run(ctx context.Context, program, stdin string, args ...string) (stdout string, err error) {
-	return b.run(ctx, program, stdin, args...)
-}
-
-// run runs a tool to its end and returns what it printed, also if it fails in the
-// end. What it complained of is in the error.
-func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {
+// Run runs a tool to its end and returns what it printed, also if it fails in the
+// end. What it complained of is in the error. A tool that hangs is killed, with
+// what it started.
+func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {
 	path, err := lookPath(tool)
 	if err != nil {
 		return "", err

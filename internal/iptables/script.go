@@ -21,9 +21,8 @@ type script struct {
 	flush []string
 	// drop are chains that go with all that is in them.
 	drop []string
-	// add are rules that come: each at the end of its chain, in this order, but
-	// for jumps that must be first.
-	add []jump
+	// add are rules that come, in this order.
+	add []rule
 	// head are rules that come before all others in their chains, in this order.
 	head []rule
 }
@@ -31,7 +30,7 @@ type script struct {
 // put adds rules at the end of a chain.
 func (s *script) put(chain string, specs ...string) {
 	for _, spec := range specs {
-		s.add = append(s.add, jump{rule: rule{chain, spec}})
+		s.add = append(s.add, rule{chain: chain, spec: spec})
 	}
 }
 

@@ -8,31 +8,26 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// sharedChain is a chain that several attachments use, with what makes it
-// reachable.
-type sharedChain struct {
-	table string
-	name  string
-	// jumps lead to the chain; the chains that they are in are made earlier.
-	jumps []jump
+// chain is a chain of ours that an attachment needs.
+type chain struct {
+	place
+	// own says that it has rules of this attachment only.
+	own bool
+	// jumps lead to a shared chain; the chains that they are in are made earlier.
+	jumps []rule
 	// body is what the chain starts with.
 	body []string
-	// usedBy asks whether an attachment that a change leaves alone needs the
-	// chain; nil for a chain that every attachment of the family needs.
+	// usedBy asks whether an attachment that a change leaves alone needs a shared
+	// chain; nil for one that every attachment of the family needs.
 	usedBy func(backend.Others) (bool, error)
-}
-
-// jump is a rule whose target is a chain of ours.
-type jump struct {
-	rule
-	// first puts the rule at the head of its chain instead of the end.
-	first bool
 }
 
 // rule is a rule in a chain, as iptables-save prints it after "-A".
 type rule struct {
 	chain string
 	spec  string
+	// first puts the rule at the head of its chain instead of the end.
+	first bool
 }
 
 // toInterface matches packets to an address of the interface that they come by,
@@ -42,14 +37,10 @@ const toInterface = "-m addrtype ! --dst-type LOCAL -m addrtype --dst-type LOCAL
 
 func (r rule) String() string { return r.chain + " " + r.spec }
 
-// chainsFor returns the shared chains that attachment a needs in family f,
-// parents first. None if the attachment maps nothing in that family.
-func chainsFor(f hostport.Family, a *hostport.Attachment) []sharedChain {
-	forwards := a.Forwards(f)
-	if len(forwards) == 0 {
-		return nil
-	}
-	var out []sharedChain
+// sharedChains returns the shared chains that attachment a needs for what it maps
+// in family f, parents first.
+func sharedChains(f hostport.Family, a *hostport.Attachment, forwards []hostport.Forward) []chain {
+	var out []chain
 	if needsGuard(f, a) {
 		out = append(out, loopbackGuard(f))
 	}
@@ -83,36 +74,36 @@ func marks(f hostport.Family, a *hostport.Attachment) bool {
 }
 
 // baseChains come with the first attachment of a family and go with the last.
-func baseChains() []sharedChain {
-	return []sharedChain{
+func baseChains() []chain {
+	return []chain{
 		{
-			table: natTable, name: dnatChain,
-			jumps: []jump{
-				{rule: rule{preroutingChain, toNode + " -j " + dnatChain}},
-				{rule: rule{outputChain, toNode + " -j " + dnatChain}},
+			place: place{natTable, dnatChain},
+			jumps: []rule{
+				{chain: preroutingChain, spec: toNode + " -j " + dnatChain},
+				{chain: outputChain, spec: toNode + " -j " + dnatChain},
 			},
 		},
 		{
 			// A chain of its own: the guard tells rules of one chain apart by
 			// their target.
-			table: natTable, name: vrfChain,
-			jumps: []jump{{rule: rule{preroutingChain, toInterface + " -j " + vrfChain}}},
+			place: place{natTable, vrfChain},
+			jumps: []rule{{chain: preroutingChain, spec: toInterface + " -j " + vrfChain}},
 			body:  []string{"-j " + dnatChain},
 		},
 		{
-			table: natTable, name: masqChain,
+			place: place{natTable, masqChain},
 			// A main plugin's masquerading may accept what stays in its subnet.
-			jumps: []jump{{rule: rule{postroutingChain, "-j " + masqChain}, first: true}},
+			jumps: []rule{{chain: postroutingChain, spec: "-j " + masqChain, first: true}},
 		},
 	}
 }
 
-func markedChain(f hostport.Family, bit int) sharedChain {
+func markedChain(f hostport.Family, bit int) chain {
 	mark := markValue(bit)
-	chain := markChain(bit)
-	return sharedChain{
-		table: natTable, name: chain,
-		jumps: []jump{{rule: rule{masqChain, fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, chain)}}},
+	name := markChain(bit)
+	return chain{
+		place: place{natTable, name},
+		jumps: []rule{{chain: masqChain, spec: fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, name)}},
 		body: []string{
 			// The mark would otherwise stay on the packet through a tunnel, and
 			// the outer packet be masqueraded as well.
@@ -127,11 +118,11 @@ func markedChain(f hostport.Family, bit int) sharedChain {
 	}
 }
 
-func loopbackGuard(f hostport.Family) sharedChain {
+func loopbackGuard(f hostport.Family) chain {
 	// route_localnet accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
-	return sharedChain{
-		table: rawTable, name: guardChain,
-		jumps: []jump{{rule: rule{preroutingChain, "! -i lo -j " + guardChain}, first: true}},
+	return chain{
+		place: place{rawTable, guardChain},
+		jumps: []rule{{chain: preroutingChain, spec: "! -i lo -j " + guardChain, first: true}},
 		body: []string{
 			"-d 127.0.0.0/8 -j DROP",
 			"-s 127.0.0.0/8 -j DROP",
@@ -142,10 +133,10 @@ func loopbackGuard(f hostport.Family) sharedChain {
 	}
 }
 
-func rangeChainIn(f hostport.Family, r portRange, parent string) sharedChain {
-	return sharedChain{
-		table: natTable, name: r.chain(),
-		jumps: []jump{{rule: rule{parent, r.match() + " -j " + r.chain()}}},
+func rangeChainIn(f hostport.Family, r portRange, parent string) chain {
+	return chain{
+		place: place{natTable, r.chain()},
+		jumps: []rule{{chain: parent, spec: r.match() + " -j " + r.chain()}},
 		usedBy: func(o backend.Others) (bool, error) {
 			first, last := r.ports()
 			return o.InUse(f, r.protocol, first, last)

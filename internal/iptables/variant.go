@@ -55,7 +55,7 @@ func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, erro
 	if _, err := lookPath(v.save()); err != nil {
 		return v, err
 	}
-	out, err := b.run(ctx, v.restore(), "", "--version")
+	out, err := b.Run(ctx, v.restore(), "", "--version")
 	if err != nil {
 		return v, err
 	}
@@ -109,13 +109,13 @@ func holdsNFT(f hostport.Family) (bool, error) {
 	for _, p := range firstChains(f) {
 		conn, err := nftables.New()
 		if err == nil {
-			_, err = conn.ListChain(&nftables.Table{Name: p.table, Family: family}, p.chain)
+			_, err = conn.ListChain(&nftables.Table{Name: p.table, Family: family}, p.name)
 		}
 		if err == nil {
 			return true, nil
 		}
 		if !slices.ContainsFunc(absent, func(no error) bool { return errors.Is(err, no) }) {
-			return false, fmt.Errorf("ask nf_tables for chain %s: %w", p.chain, err)
+			return false, fmt.Errorf("ask nf_tables for chain %s: %w", p.name, err)
 		}
 	}
 	return false, nil

@@ -14,30 +14,25 @@ const maxComment = 255
 
 // wanted are the rules that one attachment has in one family.
 type wanted struct {
+	// chains are those that it needs: the shared ones, parents first, then its own.
+	chains []chain
 	// ports are its rules in the range chains, in order, those of one host port
 	// together: they depend on their order and are replaced together.
 	ports [][]rule
-	// chains are its own chains, those that lead to others last.
-	chains []ownChain
 }
 
-// ownChain is a chain with rules of one attachment only.
-type ownChain struct {
-	name  string
-	specs []string
-}
-
-// wantRules returns the rules of attachment a in family f.
+// wantRules returns the rules of attachment a in family f: none if it maps
+// nothing there.
 func wantRules(f hostport.Family, a *hostport.Attachment) wanted {
-	var w wanted
 	forwards := a.Forwards(f)
 	if len(forwards) == 0 {
-		return w
+		return wanted{}
 	}
+	w := wanted{chains: sharedChains(f, a, forwards)}
 	conditions := alternatives(a.Options.Conditions(f))
 	clients := a.Clients(f)
-	own := ownChain{name: attachmentChain(ownPrefix, a.Key)}
-	gate := ownChain{name: attachmentChain(conditionPrefix, a.Key)}
+	own := chain{own: true, place: place{natTable, attachmentChain(ownPrefix, a.Key)}}
+	gate := chain{own: true, place: place{natTable, attachmentChain(conditionPrefix, a.Key)}}
 	apart, first := false, own.name
 	switch {
 	case len(conditions) > 0:
@@ -53,7 +48,7 @@ func wantRules(f hostport.Family, a *hostport.Attachment) wanted {
 		if port != lastPort { // forwards of one port follow each other
 			w.ports = append(w.ports, nil)
 			for _, c := range conditions {
-				gate.specs = append(gate.specs, conditionSpec(port, c, own.name))
+				gate.body = append(gate.body, conditionSpec(port, c, own.name))
 			}
 		}
 		lastPort = port
@@ -67,16 +62,16 @@ func wantRules(f hostport.Family, a *hostport.Attachment) wanted {
 		}
 		specs = append(specs, fmt.Sprintf("%s%s -m comment --comment %s -j DNAT --to-destination %s", to, port, comment, fw.To))
 		if apart {
-			own.specs = append(own.specs, specs...)
+			own.body = append(own.body, specs...)
 			specs = []string{to + port + " -j " + first}
 		}
 		group := &w.ports[len(w.ports)-1]
 		for _, s := range specs {
-			*group = append(*group, rule{in, s})
+			*group = append(*group, rule{chain: in, spec: s})
 		}
 	}
 	if apart {
-		w.chains = []ownChain{own}
+		w.chains = append(w.chains, own)
 	}
 	if len(conditions) > 0 {
 		w.chains = append(w.chains, gate)
