@@ -159,14 +159,14 @@ func (c *comparison) port(owner hostport.Key, g []rule) {
 		l = newListing(c.there.of(natTable).rules[chain])
 		c.listings[chain] = l
 	}
-	wants := make([]fields, len(g))
+	wants := make([]Fields, len(g))
 	whole := true
 	for i, r := range g {
 		c.expect(place{natTable, chain}, r.spec)
 		wants[i] = parseOwn(r.spec)
 		if n := len(l.at[r.spec]); n != 1 {
 			whole = false
-			c.differ(owner, "%d/%s: %d rules %q in chain %s instead of one", wants[i].port, wants[i].protocol, n, r.spec, chain)
+			c.differ(owner, "%d/%s: %d rules %q in chain %s instead of one", wants[i].Port, wants[i].Protocol, n, r.spec, chain)
 		}
 	}
 	if !whole {
@@ -175,13 +175,13 @@ func (c *comparison) port(owner hostport.Key, g []rule) {
 	first := l.at[g[0].spec][0]
 	for i, r := range g {
 		if l.at[r.spec][0] != first+i {
-			c.differ(owner, "%d/%s: rule %q is out of place in chain %s", wants[i].port, wants[i].protocol, r.spec, chain)
+			c.differ(owner, "%d/%s: rule %q is out of place in chain %s", wants[i].Port, wants[i].Protocol, r.spec, chain)
 			return
 		}
 	}
 	for i, spec := range l.specs[:first] {
-		if slices.ContainsFunc(wants, func(w fields) bool { return !l.fields[i].disjoint(w) }) {
-			c.differ(owner, "%d/%s: a rule that is not its own comes first in chain %s: %q", wants[0].port, wants[0].protocol, chain, spec)
+		if slices.ContainsFunc(wants, func(w Fields) bool { return !l.fields[i].disjoint(w) }) {
+			c.differ(owner, "%d/%s: a rule that is not its own comes first in chain %s: %q", wants[0].Port, wants[0].Protocol, chain, spec)
 		}
 	}
 }
@@ -200,7 +200,7 @@ func (c *comparison) strays() {
 			}
 			for _, spec := range t.rules[chain] {
 				if !wanted[spec] && (ours(chain) || strings.Contains(spec, prefix) && ours(target(spec))) {
-					tag, _ := hostport.ParseTag(parseOwn(spec).comment)
+					tag, _ := hostport.ParseTag(parseOwn(spec).Comment)
 					c.differ(tag.Key, "in chain %s of table %s a rule belongs to no attachment: %q", chain, name, spec)
 				}
 			}
@@ -212,12 +212,12 @@ func (c *comparison) strays() {
 // check of thousands of attachments makes thousands of them.
 type listing struct {
 	specs  []string
-	fields []fields
+	fields []Fields
 	at     map[string][]int
 }
 
 func newListing(specs []string) *listing {
-	l := &listing{specs: specs, fields: make([]fields, len(specs)), at: make(map[string][]int, len(specs))}
+	l := &listing{specs: specs, fields: make([]Fields, len(specs)), at: make(map[string][]int, len(specs))}
 	for i, spec := range specs {
 		l.at[spec] = append(l.at[spec], i)
 		l.fields[i] = parseOwn(spec)
@@ -227,10 +227,10 @@ func newListing(specs []string) *listing {
 
 // parseOwn takes a rule apart that one of ours may be. A rule that cannot be read
 // may match anything.
-func parseOwn(spec string) fields {
-	x, err := parseFields(spec)
+func parseOwn(spec string) Fields {
+	x, err := ParseFields(spec)
 	if err != nil {
-		return fields{}
+		return Fields{}
 	}
 	return x
 }

@@ -44,16 +44,16 @@ func connections(f hostport.Family, text string) (out []backend.Connections) {
 		if err != nil {
 			continue
 		}
-		x, err := parseFields(spec)
-		if err != nil || x.target != "DNAT" {
+		x, err := ParseFields(spec)
+		if err != nil || x.Target != "DNAT" {
 			continue
 		}
-		owner, ok := hostport.ParseTag(x.comment)
+		owner, ok := hostport.ParseTag(x.Comment)
 		if !ok {
 			continue
 		}
 		out = append(out, backend.Connections{
-			Owner: owner.Key, Family: f, Protocol: x.protocol, HostIP: x.destination.Addr(), HostPort: x.port, Number: packets,
+			Owner: owner.Key, Family: f, Protocol: x.Protocol, HostIP: x.Destination.Addr(), HostPort: x.Port, Number: packets,
 		})
 	}
 	return out

@@ -1,37 +1,39 @@
 package iptables
 
 import (
+	"math/bits"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// fields is a rule taken apart, as far as our own rules go.
-type fields struct {
-	source      netip.Prefix // zero if any
-	destination netip.Prefix // zero if any
-	protocol    hostport.Protocol
-	port        uint16 // zero if not exactly one
-	comment     string
-	target      string
-	to          string // of DNAT
-	mark        string // of MARK, "0x2000/0x2000"
-	// other are the words that are none of these: matches of others.
-	other []string
+// Fields is a rule taken apart, as far as our own rules and portmap's go.
+type Fields struct {
+	Source      netip.Prefix // zero if any
+	Destination netip.Prefix // zero if any
+	Protocol    hostport.Protocol
+	Port        uint16 // zero if not exactly one
+	Comment     string
+	Target      string
+	To          netip.AddrPort // of DNAT
+	Mark        string         // of MARK, "0x2000/0x2000"
+	// Other are the words that are none of these: matches of others.
+	Other []string
 }
 
-// parseFields takes a rule apart. Whatever it does not know, negations
-// included, it leaves in other.
-func parseFields(spec string) (fields, error) {
+// ParseFields takes a rule of iptables-save apart, without "-A CHAIN". Whatever it
+// does not know, negations included, it leaves in Other.
+func ParseFields(spec string) (Fields, error) {
 	words, err := split(spec)
 	if err != nil {
-		return fields{}, err
+		return Fields{}, err
 	}
-	var x fields
+	var x Fields
 	for i := 0; i < len(words); i++ {
 		if words[i] == "!" && i+2 < len(words) {
-			x.other = append(x.other, words[i:i+3]...)
+			x.Other = append(x.Other, words[i:i+3]...)
 			i += 2
 			continue
 		}
@@ -39,45 +41,71 @@ func parseFields(spec string) (fields, error) {
 			i++
 			continue
 		}
-		x.other = append(x.other, words[i])
+		x.Other = append(x.Other, words[i])
 	}
 	return x, nil
 }
 
 // take reads one option and its value, if it is of ours.
-func (x *fields) take(option, value string) bool {
+func (x *Fields) take(option, value string) bool {
+	var err error
 	switch option {
 	case "-s":
-		return takePrefix(&x.source, value)
+		return takePrefix(&x.Source, value)
 	case "-d":
-		return takePrefix(&x.destination, value)
+		return takePrefix(&x.Destination, value)
 	case "-p":
 		p, err := hostport.ParseProtocol(value)
 		if err != nil || value == "" {
 			return false
 		}
-		x.protocol = p
+		x.Protocol = p
 	case "-m":
 		// These come with what they match, and only with that.
-		return value == "comment" || x.protocol != "" && value == string(x.protocol)
+		return value == "comment" || x.Protocol != "" && value == string(x.Protocol)
 	case "--dport":
 		n, err := strconv.ParseUint(value, 10, 16)
 		if err != nil || n == 0 {
 			return false
 		}
-		x.port = uint16(n)
+		x.Port = uint16(n)
 	case "--comment":
-		x.comment = value
+		x.Comment = value
 	case "-j":
-		x.target = value
+		x.Target = value
 	case "--to-destination":
-		x.to = value
+		x.To, err = netip.ParseAddrPort(value)
 	case "--set-xmark":
-		x.mark = value
+		x.Mark = value
 	default:
 		return false
 	}
-	return true
+	return err == nil
+}
+
+// Conditions returns what the rule matches beyond protocol and port, as words.
+func (x Fields) Conditions() []string {
+	var words []string
+	if x.Source.IsValid() {
+		words = append(words, "-s", x.Source.String())
+	}
+	if x.Destination.IsValid() {
+		words = append(words, "-d", x.Destination.String())
+	}
+	return append(words, x.Other...)
+}
+
+// MarkBit returns the one bit that MARK sets: 13 for "0x2000/0x2000".
+func (x Fields) MarkBit() (int, bool) {
+	value, mask, ok := strings.Cut(x.Mark, "/")
+	if !ok || value != mask {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(value, 0, 32)
+	if err != nil || bits.OnesCount64(n) != 1 {
+		return 0, false
+	}
+	return bits.TrailingZeros64(n), true
 }
 
 func takePrefix(p *netip.Prefix, s string) bool {
@@ -98,14 +126,14 @@ func parsePrefix(s string) (netip.Prefix, error) {
 }
 
 // disjoint reports whether no packet to a mapped port can match both rules.
-func (x fields) disjoint(o fields) bool {
+func (x Fields) disjoint(o Fields) bool {
 	switch {
-	case x.protocol != "" && o.protocol != "" && x.protocol != o.protocol:
+	case x.Protocol != "" && o.Protocol != "" && x.Protocol != o.Protocol:
 		return true
-	case x.port != 0 && o.port != 0 && x.port != o.port:
+	case x.Port != 0 && o.Port != 0 && x.Port != o.Port:
 		return true
-	case x.destination.IsValid() && o.destination.IsValid():
-		return !x.destination.Overlaps(o.destination)
+	case x.Destination.IsValid() && o.Destination.IsValid():
+		return !x.Destination.Overlaps(o.Destination)
 	default:
 		return false
 	}

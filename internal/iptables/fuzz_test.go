@@ -23,7 +23,7 @@ func FuzzSave(f *testing.F) {
 	f.Add("*nat\n:CNI-HP-TCP-1F9 -\n-A CNI-HP-TCP-1F9 -p tcp --dport 8080 -j MARK --set-xmark 0x2000/0x2000\n" +
 		"-A CNI-HP-TCP-1F9 -p tcp --dport 8080 -m comment --comment \"a eth0 1 n p/q\" -j DNAT --to-destination [fd00::1]:80\nCOMMIT\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		there := ruleset{tables: make(map[string]*table)}
+		there := ruleset{}
 		if there.parse(text) != nil {
 			return
 		}
@@ -69,7 +69,7 @@ func FuzzList(f *testing.F) {
 			}
 		}
 		rules := 0
-		for _, table := range there.tables {
+		for _, table := range there {
 			for _, specs := range table.rules {
 				rules += len(specs)
 			}

@@ -44,7 +44,7 @@ func TestGolden(t *testing.T) {
 
 func parseSave(t testing.TB, text string) ruleset {
 	t.Helper()
-	r := ruleset{tables: make(map[string]*table)}
+	r := ruleset{}
 	if err := r.parse(text); err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.
 		// The tool fails at the last line, as it should.
 		out, err := b.Run(ctx, command(f)+"-restore", listText(append(asked, place{natTable, followedChain(fp)})), append(shortWait(), "--noflush")...)
 		if killed(err) {
-			return ruleset{}, err
+			return nil, err
 		}
 		if r, err := parseList(out, asked); err == nil {
 			return r, nil
@@ -47,7 +47,7 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.
 	}
 	v, err := b.current(ctx, f)
 	if err != nil {
-		return ruleset{}, err
+		return nil, err
 	}
 	return b.save(ctx, v)
 }
@@ -73,34 +73,34 @@ var errNotAsked = errors.New("not what was asked for")
 // parseList reads the answer to listText: for each chain a line that declares
 // it, then its rules.
 func parseList(text string, asked []place) (ruleset, error) {
-	r := ruleset{tables: make(map[string]*table)}
+	r := ruleset{}
 	var in place
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\r\n")
 		if strings.HasPrefix(line, "-A ") {
 			chain, spec, err := parseRule(line)
 			if err != nil {
-				return ruleset{}, err
+				return nil, err
 			}
 			if chain != in.name {
-				return ruleset{}, fmt.Errorf("%w: %.80q", errNotAsked, line)
+				return nil, fmt.Errorf("%w: %.80q", errNotAsked, line)
 			}
-			rules := r.tables[in.table].rules
+			rules := r[in.table].rules
 			rules[chain] = append(rules[chain], spec)
 			continue
 		}
 		words := strings.Fields(line) // -N CHAIN, or -P CHAIN POLICY
 		if len(words) < 2 || len(asked) == 0 || words[1] != asked[0].name {
-			return ruleset{}, fmt.Errorf("%w: %.80q", errNotAsked, line)
+			return nil, fmt.Errorf("%w: %.80q", errNotAsked, line)
 		}
 		in, asked = asked[0], asked[1:]
-		if r.tables[in.table] == nil {
-			r.tables[in.table] = &table{rules: make(map[string][]string)}
+		if r[in.table] == nil {
+			r[in.table] = &table{rules: make(map[string][]string)}
 		}
-		r.tables[in.table].declare(in.name)
+		r[in.table].declare(in.name)
 	}
 	if len(asked) > 0 {
-		return ruleset{}, fmt.Errorf("%w: chain %s is not listed", errNotAsked, asked[0].name)
+		return nil, fmt.Errorf("%w: chain %s is not listed", errNotAsked, asked[0].name)
 	}
 	return r, nil
 }

@@ -46,9 +46,9 @@ func (m model) clone() model {
 
 // ruleset is the model as the tool would list it.
 func (m model) ruleset() ruleset {
-	r := ruleset{tables: make(map[string]*table)}
+	r := ruleset{}
 	for t, chains := range m {
-		r.tables[t] = &table{chains: slices.Sorted(stdmaps.Keys(chains)), rules: chains}
+		r[t] = &table{chains: slices.Sorted(stdmaps.Keys(chains)), rules: chains}
 	}
 	return r
 }
@@ -127,7 +127,7 @@ func (m model) apply(text string) error {
 // rules, that of rules for different ports, and marks of the past.
 func (m model) sorted() model {
 	out := m.clone()
-	for name, t := range m.ruleset().tables {
+	for name, t := range m.ruleset() {
 		for _, c := range t.chains {
 			if t.marksPast(c) {
 				delete(out[name], c)
@@ -149,14 +149,14 @@ func (m model) sorted() model {
 }
 
 func key(spec string) string {
-	x, err := parseFields(spec)
-	if err != nil || x.port == 0 {
-		if ours(x.target) {
+	x, err := ParseFields(spec)
+	if err != nil || x.Port == 0 {
+		if ours(x.Target) {
 			return spec
 		}
 		return ""
 	}
-	return fmt.Sprintf("%s %d", x.protocol, x.port)
+	return fmt.Sprintf("%s %d", x.Protocol, x.Port)
 }
 
 // generate makes an attachment of one of a few pods and ports, so that changes

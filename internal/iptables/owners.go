@@ -3,10 +3,8 @@ package iptables
 import (
 	"context"
 	"errors"
-	"math/bits"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -52,9 +50,9 @@ func (r *recovery) family(f hostport.Family, t *table) {
 			continue
 		}
 		for _, spec := range t.rules[chain] {
-			x, err := parseFields(spec)
-			if err == nil && (strings.HasPrefix(x.target, conditionPrefix) || strings.HasPrefix(chain, conditionPrefix)) {
-				conditions[x.target] = append(conditions[x.target], x.condition())
+			x, err := ParseFields(spec)
+			if err == nil && (strings.HasPrefix(x.Target, conditionPrefix) || strings.HasPrefix(chain, conditionPrefix)) {
+				conditions[x.Target] = append(conditions[x.Target], x.Conditions())
 			}
 		}
 	}
@@ -67,13 +65,13 @@ func (r *recovery) family(f hostport.Family, t *table) {
 
 // chain reads the mappings in one chain.
 func (r *recovery) chain(f hostport.Family, specs []string, conditions [][]string) {
-	var marks []fields // of the mapping that follows
+	var marks []Fields // of the mapping that follows
 	for _, spec := range specs {
-		x, err := parseFields(spec)
+		x, err := ParseFields(spec)
 		switch {
-		case err != nil || x.port == 0 || x.protocol == "":
+		case err != nil || x.Port == 0 || x.Protocol == "":
 			marks = nil
-		case x.target == "DNAT":
+		case x.Target == "DNAT":
 			if a := r.mapping(f, x); a != nil {
 				readMarks(a, f, x, marks)
 				if c := merge(conditions); f == hostport.IPv4 {
@@ -91,13 +89,13 @@ func (r *recovery) chain(f hostport.Family, specs []string, conditions [][]strin
 
 // mapping adds the mapping of a DNAT rule to its owner. It returns nil for a rule
 // that has no owner.
-func (r *recovery) mapping(f hostport.Family, x fields) *hostport.Attachment {
-	tag, ok := hostport.ParseTag(x.comment)
+func (r *recovery) mapping(f hostport.Family, x Fields) *hostport.Attachment {
+	tag, ok := hostport.ParseTag(x.Comment)
 	if !ok {
 		return nil
 	}
-	to, err := netip.ParseAddrPort(x.to)
-	if err != nil || to.Port() == 0 || hostport.FamilyOf(to.Addr()) != f || to.Addr().IsUnspecified() {
+	to := x.To
+	if !to.IsValid() || to.Port() == 0 || hostport.FamilyOf(to.Addr()) != f || to.Addr().IsUnspecified() {
 		return nil
 	}
 	a := r.byKey[tag.Key]
@@ -112,12 +110,12 @@ func (r *recovery) mapping(f hostport.Family, x fields) *hostport.Attachment {
 	} else if pod.Addr() != to.Addr() {
 		return nil // an attachment has one address of a family: the first rule wins
 	}
-	m := hostport.Mapping{HostPort: x.port, ContainerPort: to.Port(), Protocol: x.protocol}
+	m := hostport.Mapping{HostPort: x.Port, ContainerPort: to.Port(), Protocol: x.Protocol}
 	switch {
-	case !x.destination.IsValid():
+	case !x.Destination.IsValid():
 		m.HostIP = unspecified(f)
-	case x.destination.IsSingleIP():
-		m.HostIP = x.destination.Addr()
+	case x.Destination.IsSingleIP():
+		m.HostIP = x.Destination.Addr()
 	default:
 		return nil
 	}
@@ -133,59 +131,34 @@ func unspecified(f hostport.Family) netip.Addr {
 }
 
 // readMarks reads the masquerading options from the rules ahead of a mapping.
-func readMarks(a *hostport.Attachment, f hostport.Family, dnat fields, marks []fields) {
+func readMarks(a *hostport.Attachment, f hostport.Family, dnat Fields, marks []Fields) {
 	for _, m := range marks {
-		if m.protocol != dnat.protocol || m.port != dnat.port || m.destination != dnat.destination || m.target == "" {
+		if m.Protocol != dnat.Protocol || m.Port != dnat.Port || m.Destination != dnat.Destination || m.Target == "" {
 			continue
 		}
-		if m.target == "MARK" {
-			bit, ok := markBit(m.mark)
+		if m.Target == "MARK" {
+			bit, ok := m.MarkBit()
 			if !ok {
 				continue
 			}
 			a.Options.MarkMasqBit = bit
-		} else if validateChain(m.target) == nil {
-			a.Options.ExternalSetMarkChain = m.target
+		} else if validateChain(m.Target) == nil {
+			a.Options.ExternalSetMarkChain = m.Target
 		} else {
 			continue
 		}
 		a.Options.SNAT = true
 		switch {
-		case !m.source.IsValid():
+		case !m.Source.IsValid():
 			a.Options.MasqueradeAll = true
-		case !m.source.Addr().IsLoopback():
+		case !m.Source.Addr().IsLoopback():
 			for i, p := range a.Addresses {
-				if hostport.FamilyOf(p.Addr()) == f && m.source.Contains(p.Addr()) {
-					a.Addresses[i] = netip.PrefixFrom(p.Addr(), m.source.Bits())
+				if hostport.FamilyOf(p.Addr()) == f && m.Source.Contains(p.Addr()) {
+					a.Addresses[i] = netip.PrefixFrom(p.Addr(), m.Source.Bits())
 				}
 			}
 		}
 	}
-}
-
-// markBit reads "0x2000/0x2000" as 13.
-func markBit(s string) (int, bool) {
-	value, mask, ok := strings.Cut(s, "/")
-	if !ok || value != mask {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(value, 0, 32)
-	if err != nil || bits.OnesCount64(n) != 1 {
-		return 0, false
-	}
-	return bits.TrailingZeros64(n), true
-}
-
-// condition returns what a rule matches beyond protocol and port, as words.
-func (x fields) condition() []string {
-	var words []string
-	if x.source.IsValid() {
-		words = append(words, "-s", x.source.String())
-	}
-	if x.destination.IsValid() {
-		words = append(words, "-d", x.destination.String())
-	}
-	return append(words, x.other...)
 }
 
 // merge turns alternatives back into one list of words, those that differ into

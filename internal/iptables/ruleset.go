@@ -6,10 +6,8 @@ import (
 	"strings"
 )
 
-// ruleset is what iptables-save printed of the tables that matter here.
-type ruleset struct {
-	tables map[string]*table
-}
+// ruleset is what iptables-save printed of the tables that matter here, by name.
+type ruleset map[string]*table
 
 // table is one table: its chains in the order of their declaration.
 type table struct {
@@ -22,7 +20,7 @@ type place struct{ table, name string }
 
 // of is the table of that name; an empty one if it does not exist.
 func (r ruleset) of(name string) *table {
-	if t := r.tables[name]; t != nil {
+	if t := r[name]; t != nil {
 		return t
 	}
 	return &table{}
@@ -38,6 +36,15 @@ func (t *table) declare(chain string) {
 	if _, ok := t.rules[chain]; !ok {
 		t.rules[chain] = nil
 	}
+}
+
+// ParseNat reads table nat from the output of iptables-save: the names of its
+// chains, and the rules of each as they follow "-A CHAIN".
+func ParseNat(save string) (chains []string, rules map[string][]string, err error) {
+	r := ruleset{}
+	err = r.parse(save)
+	nat := r.of(natTable)
+	return nat.chains, nat.rules, err
 }
 
 var errNoTable = errors.New("line belongs to no table")
@@ -60,7 +67,7 @@ func (r ruleset) parse(text string) error {
 			wanted = name == natTable || name == rawTable
 			current = &table{rules: make(map[string][]string)}
 			if wanted {
-				r.tables[name] = current
+				r[name] = current
 			}
 		case line == "COMMIT":
 			current = nil

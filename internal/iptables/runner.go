@@ -74,17 +74,17 @@ func (b *Backend) feed(ctx context.Context, tool, text string, args ...string) e
 // of them alone, because rules of other programs in another table can make the
 // tool fail, and not for one that the legacy variant would have to load.
 func (b *Backend) save(ctx context.Context, v variant) (ruleset, error) {
-	r := ruleset{tables: make(map[string]*table)}
+	r := ruleset{}
 	for _, name := range tablesOf(v.family) {
 		if !v.nft && !hasLegacy(v.family, name) {
 			continue
 		}
 		out, err := b.Run(ctx, v.save(), "", "-t", name)
 		if err != nil {
-			return ruleset{}, err
+			return nil, err
 		}
 		if err := r.parse(out); err != nil {
-			return ruleset{}, fmt.Errorf("read output of %s: %w", v.save(), err)
+			return nil, fmt.Errorf("read output of %s: %w", v.save(), err)
 		}
 	}
 	return r, nil

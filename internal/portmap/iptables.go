@@ -3,14 +3,11 @@ package portmap
 import (
 	"crypto/sha512"
 	"fmt"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/mattn/go-shellwords"
-
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/iptables"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -36,55 +33,30 @@ func chainName(network, containerID string) string {
 	return fmt.Sprintf("%s%x", ownerPrefix, sha512.Sum512([]byte(network+containerID)))[:28]
 }
 
-// natTable is table nat as iptables-save prints it.
+// natTable is table nat: the names of its chains, and the rules of each.
 type natTable struct {
 	chains []string
-	rules  []natRule
+	rules  map[string][]natRule
 }
 
-// natRule is one rule, as text for a deletion and as words to be read.
+// natRule is one rule, as text for a deletion and taken apart.
 type natRule struct {
-	chain string
-	spec  string
-	words []string
+	spec string
+	iptables.Fields
 }
 
-// parseNat reads the output of iptables-save. Rules in other tables and lines
-// that it does not know are skipped; what cannot be split into words is another
-// program's.
-func parseNat(save string) natTable {
-	var t natTable
-	inNat := false
-	for line := range strings.Lines(save) {
-		line = strings.TrimSpace(line)
-		switch {
-		case strings.HasPrefix(line, "*"):
-			inNat = line == "*nat"
-		case !inNat:
-		case strings.HasPrefix(line, ":"):
-			name, _, _ := strings.Cut(line[1:], " ")
-			t.chains = append(t.chains, name)
-		case strings.HasPrefix(line, "-A "):
-			chain, spec, _ := strings.Cut(line[len("-A "):], " ")
-			words, err := shellwords.Parse(spec)
-			if err != nil {
-				words = nil
-			}
-			t.rules = append(t.rules, natRule{chain: chain, spec: spec, words: words})
+// parseNat reads the output of iptables-save. A rule that cannot be taken apart is
+// another program's.
+func parseNat(save string) (natTable, error) {
+	chains, rules, err := iptables.ParseNat(save)
+	t := natTable{chains, make(map[string][]natRule)}
+	for chain, specs := range rules {
+		for _, spec := range specs {
+			x, _ := iptables.ParseFields(spec)
+			t.rules[chain] = append(t.rules[chain], natRule{spec, x})
 		}
 	}
-	return t
-}
-
-// in returns the rules of a chain.
-func (t natTable) in(chain string) []natRule {
-	var out []natRule
-	for _, r := range t.rules {
-		if r.chain == chain {
-			out = append(out, r)
-		}
-	}
-	return out
+	return t, err
 }
 
 // owners returns the containers that have a chain, in the order of the chains.
@@ -96,13 +68,13 @@ func (t natTable) owners(f hostport.Family) []*owner {
 			continue
 		}
 		o := &owner{chain: chain, backend: backend.Iptables, options: hostport.Options{MarkMasqBit: bit}}
-		for _, r := range t.in(dnatChain) {
-			if x := parseMatch(r.words); x.target == chain {
-				o.enter(f, x)
+		for _, r := range t.rules[dnatChain] {
+			if r.Target == chain {
+				o.enter(f, r.Fields)
 			}
 		}
-		for _, r := range t.in(chain) {
-			o.read(parseMatch(r.words))
+		for _, r := range t.rules[chain] {
+			o.read(r.Fields)
 		}
 		out = append(out, o)
 	}
@@ -111,32 +83,26 @@ func (t natTable) owners(f hostport.Family) []*owner {
 
 // markBit returns the bit that portmap's shared chain sets.
 func (t natTable) markBit() int {
-	for _, r := range t.in(setMarkChain) {
-		value, _, _ := strings.Cut(parseMatch(r.words).mark, "/")
-		mark, err := strconv.ParseUint(value, 0, 32)
-		for bit := range 32 {
-			if err == nil && mark == 1<<bit {
-				return bit
-			}
+	for _, r := range t.rules[setMarkChain] {
+		if bit, ok := r.MarkBit(); ok {
+			return bit
 		}
 	}
 	return netconf.DefaultMarkMasqBit
 }
 
 // enter reads a jump to the owner's chain.
-func (o *owner) enter(f hostport.Family, x match) {
+func (o *owner) enter(f hostport.Family, x iptables.Fields) {
 	// A comment that was cut, because it was longer than 255 bytes, names nobody.
-	named, _ := strings.CutPrefix(x.comment, `dnat name: "`)
+	named, _ := strings.CutPrefix(x.Comment, `dnat name: "`)
 	network, id, _ := strings.Cut(named, `" id: "`)
 	if id, whole := strings.CutSuffix(id, `"`); whole && chainName(network, id) == o.chain {
 		o.network, o.containerID = network, id
 	}
-	conditions := x.other
-	if x.destination.IsValid() {
-		conditions = append([]string{"-d", x.destination.String()}, conditions...)
-	}
-	if x.source.IsValid() {
-		conditions = append([]string{"-s", x.source.String()}, conditions...)
+	conditions := x.Conditions()
+	// "-m multiport --dports 80,81" is portmap's, and ahead of the configuration's.
+	if i := slices.Index(conditions, "--dports"); i >= 2 && i+2 <= len(conditions) {
+		conditions = slices.Delete(conditions, i-2, i+2)
 	}
 	if f == hostport.IPv4 {
 		o.options.ConditionsV4 = conditions
@@ -147,20 +113,20 @@ func (o *owner) enter(f hostport.Family, x match) {
 
 // read reads a rule of the owner's chain: it rewrites the destination, or jumps
 // to the chain that marks for masquerading.
-func (o *owner) read(x match) {
+func (o *owner) read(x iptables.Fields) {
 	switch {
-	case x.target == "DNAT" && x.to.IsValid():
+	case x.Target == "DNAT" && x.To.IsValid():
 		o.forwards = append(o.forwards, hostport.Forward{
-			Protocol: x.protocol, HostIP: x.destination.Addr(), HostPort: x.port, To: x.to,
+			Protocol: x.Protocol, HostIP: x.Destination.Addr(), HostPort: x.Port, To: x.To,
 		})
-	case x.target != "" && x.target != "DNAT":
+	case x.Target != "" && x.Target != "DNAT":
 		o.options.SNAT = true
-		if x.target != setMarkChain {
-			o.options.ExternalSetMarkChain = x.target
+		if x.Target != setMarkChain {
+			o.options.ExternalSetMarkChain = x.Target
 			o.options.MarkMasqBit = netconf.DefaultMarkMasqBit
 		}
-		if x.source.IsValid() {
-			o.subnets = append(o.subnets, x.source)
+		if x.Source.IsValid() {
+			o.subnets = append(o.subnets, x.Source)
 		} else {
 			o.options.MasqueradeAll = true
 		}
@@ -194,9 +160,11 @@ func (t natTable) removal(gone func(chain string) bool) string {
 	}
 	var b strings.Builder
 	b.WriteString("*nat\n")
-	for _, r := range t.rules {
-		if slices.Contains(doomed, parseMatch(r.words).target) && !slices.Contains(doomed, r.chain) {
-			fmt.Fprintf(&b, "-D %s %s\n", r.chain, r.spec)
+	for _, chain := range t.chains {
+		for _, r := range t.rules[chain] {
+			if slices.Contains(doomed, r.Target) && !slices.Contains(doomed, chain) {
+				fmt.Fprintf(&b, "-D %s %s\n", chain, r.spec)
+			}
 		}
 	}
 	for _, verb := range []string{"-F", "-X"} {
@@ -221,67 +189,12 @@ func ownerSuffix(chain string) (string, bool) {
 // shared chain: an operator may mark by portmap's SETMARK chain.
 func (t natTable) usedByOthers(doomed []string) bool {
 	own := append(slices.Concat(sharedChains(), doomed), "PREROUTING", "OUTPUT", "POSTROUTING")
-	return slices.ContainsFunc(t.rules, func(r natRule) bool {
-		return slices.Contains(sharedChains(), parseMatch(r.words).target) && !slices.Contains(own, r.chain)
-	})
-}
-
-// match is a rule of portmap's taken apart.
-type match struct {
-	source, destination netip.Prefix
-	protocol            hostport.Protocol
-	port                uint16
-	comment             string
-	mark                string
-	target              string
-	to                  netip.AddrPort
-	// other are the words of matches that portmap does not make itself.
-	other []string
-}
-
-func parseMatch(words []string) match {
-	var x match
-	for i := 0; i < len(words); i++ {
-		if words[i] != "!" && i+1 < len(words) && x.take(words[i], words[i+1]) {
-			i++
-			continue
+	for chain, rules := range t.rules {
+		if !slices.Contains(own, chain) && slices.ContainsFunc(rules, func(r natRule) bool {
+			return slices.Contains(sharedChains(), r.Target)
+		}) {
+			return true
 		}
-		if words[i] == "!" && i+2 < len(words) { // a negation is no match of portmap's
-			x.other = append(x.other, words[i:i+2]...)
-			i += 2
-		}
-		x.other = append(x.other, words[i])
 	}
-	return x
-}
-
-// take reads an option and its value, if portmap writes it.
-func (x *match) take(option, value string) bool {
-	var err error
-	switch option {
-	case "-s":
-		x.source, err = netip.ParsePrefix(value)
-	case "-d":
-		x.destination, err = netip.ParsePrefix(value)
-	case "-p":
-		x.protocol, err = hostport.ParseProtocol(value)
-	case "-m":
-		return slices.Contains([]string{"comment", "multiport", "tcp", "udp", "sctp"}, value)
-	case "--dport":
-		var port uint64
-		port, err = strconv.ParseUint(value, 10, 16)
-		x.port = uint16(port)
-	case "--dports":
-	case "--comment":
-		x.comment = value
-	case "--set-xmark":
-		x.mark = value
-	case "-j":
-		x.target = value
-	case "--to-destination":
-		x.to, err = netip.ParseAddrPort(value)
-	default:
-		return false
-	}
-	return err == nil
+	return false
 }

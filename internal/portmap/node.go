@@ -105,7 +105,11 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 			errs = append(errs, fmt.Errorf("read %s rules: %w", tool.Family, err))
 			continue
 		}
-		t := parseNat(save)
+		t, err := parseNat(save)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read output of %s: %w", tool.Save, err))
+			continue
+		}
 		others.chains(t.chains)
 		found.nat = append(found.nat, readTool{tool, t})
 		owners = append(owners, t.owners(tool.Family)...)
