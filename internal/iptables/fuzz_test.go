@@ -30,9 +30,10 @@ func FuzzSave(f *testing.F) {
 		for _, family := range hostport.Families() {
 			wellFormed(t, rewriteText(family, there, nil, 0, true))
 			wellFormed(t, rewriteText(family, there, []*hostport.Attachment{everything()}, 1, true))
-			found := recovery{byKey: make(map[hostport.Key]*hostport.Attachment)}
-			found.family(family, there.of(natTable))
-			for _, a := range found.attachments() {
+			found := make(backend.Recovered)
+			readOwners(found, family, there.of(natTable))
+			owners := found.All(backend.Iptables)
+			for _, a := range owners {
 				if err := New(Options{}).Validate(a.Options); err != nil {
 					t.Errorf("recovered options %+v are refused: %v", a.Options, err)
 				}
@@ -43,7 +44,7 @@ func FuzzSave(f *testing.F) {
 					t.Errorf("recovered an attachment without a key: %+v", a)
 				}
 			}
-			wellFormed(t, rewriteText(family, ruleset{}, found.attachments(), 1, false))
+			wellFormed(t, rewriteText(family, ruleset{}, owners, 1, false))
 			c := newComparison(family, there)
 			c.compare([]*hostport.Attachment{everything()}, 1)
 			c.strays()

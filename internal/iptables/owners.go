@@ -17,7 +17,7 @@ import (
 // an address without its prefix length. With an error, some rules could not be
 // read.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
-	found := recovery{byKey: make(map[hostport.Key]*hostport.Attachment)}
+	found := make(backend.Recovered)
 	_, err := eachFamily(func(f hostport.Family) ([]*hostport.Attachment, error) {
 		variants, err := b.variants(ctx, f, false)
 		errs := []error{err}
@@ -27,21 +27,15 @@ func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 				errs = append(errs, unreadable(v, err))
 				continue
 			}
-			found.family(f, there.of(natTable))
+			readOwners(found, f, there.of(natTable))
 		}
 		return nil, errors.Join(errs...)
 	})
-	return found.attachments(), err
+	return found.All(backend.Iptables), err
 }
 
-// recovery collects attachments from the families.
-type recovery struct {
-	byKey map[hostport.Key]*hostport.Attachment
-	order []*hostport.Attachment
-}
-
-// family reads one family's chains.
-func (r *recovery) family(f hostport.Family, t *table) {
+// readOwners reads one family's chains.
+func readOwners(found backend.Recovered, f hostport.Family, t *table) {
 	// By own chain. Layout 1 had the conditions on the rules in range chains, and
 	// mappings in the chain that these jump to.
 	conditions := make(map[string][][]string)
@@ -58,13 +52,13 @@ func (r *recovery) family(f hostport.Family, t *table) {
 	}
 	for _, chain := range t.chains {
 		if ours(chain) {
-			r.chain(f, t.rules[chain], conditions[chain])
+			readChain(found, f, t.rules[chain], merge(conditions[chain]))
 		}
 	}
 }
 
-// chain reads the mappings in one chain.
-func (r *recovery) chain(f hostport.Family, specs []string, conditions [][]string) {
+// readChain reads the mappings in one chain, whose packets meet the conditions.
+func readChain(found backend.Recovered, f hostport.Family, specs, conditions []string) {
 	var marks []Fields // of the mapping that follows
 	for _, spec := range specs {
 		x, err := ParseFields(spec)
@@ -72,12 +66,12 @@ func (r *recovery) chain(f hostport.Family, specs []string, conditions [][]strin
 		case err != nil || x.Port == 0 || x.Protocol == "":
 			marks = nil
 		case x.Target == "DNAT":
-			if a := r.mapping(f, x); a != nil {
+			if a := readMapping(found, f, x); a != nil {
 				readMarks(a, f, x, marks)
-				if c := merge(conditions); f == hostport.IPv4 {
-					a.Options.ConditionsV4 = c
+				if f == hostport.IPv4 {
+					a.Options.ConditionsV4 = conditions
 				} else {
-					a.Options.ConditionsV6 = c
+					a.Options.ConditionsV6 = conditions
 				}
 			}
 			marks = nil
@@ -87,47 +81,17 @@ func (r *recovery) chain(f hostport.Family, specs []string, conditions [][]strin
 	}
 }
 
-// mapping adds the mapping of a DNAT rule to its owner. It returns nil for a rule
-// that has no owner.
-func (r *recovery) mapping(f hostport.Family, x Fields) *hostport.Attachment {
-	tag, ok := hostport.ParseTag(x.Comment)
-	if !ok {
-		return nil
-	}
-	to := x.To
-	if !to.IsValid() || to.Port() == 0 || hostport.FamilyOf(to.Addr()) != f || to.Addr().IsUnspecified() {
-		return nil
-	}
-	a := r.byKey[tag.Key]
-	if a == nil {
-		a = &tag
-		a.Backend = backend.Iptables
-		r.byKey[a.Key] = a
-		r.order = append(r.order, a)
-	}
-	if pod, ok := a.Address(f); !ok {
-		a.Addresses = append(a.Addresses, netip.PrefixFrom(to.Addr(), to.Addr().BitLen()))
-	} else if pod.Addr() != to.Addr() {
-		return nil // an attachment has one address of a family: the first rule wins
-	}
-	m := hostport.Mapping{HostPort: x.Port, ContainerPort: to.Port(), Protocol: x.Protocol}
-	switch {
-	case !x.Destination.IsValid():
-		m.HostIP = unspecified(f)
-	case x.Destination.IsSingleIP():
+// readMapping adds the mapping of a DNAT rule to its owner. It returns nil for a
+// rule that has none, or that we do not write.
+func readMapping(found backend.Recovered, f hostport.Family, x Fields) *hostport.Attachment {
+	m := hostport.Mapping{HostIP: backend.Wildcard(f), HostPort: x.Port, Protocol: x.Protocol}
+	if x.Destination.IsValid() {
 		m.HostIP = x.Destination.Addr()
-	default:
+	}
+	if hostport.FamilyOf(x.To.Addr()) != f || x.Destination.IsValid() && !x.Destination.IsSingleIP() {
 		return nil
 	}
-	a.Mappings = append(a.Mappings, m)
-	return a
-}
-
-func unspecified(f hostport.Family) netip.Addr {
-	if f == hostport.IPv4 {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
+	return found.Add(x.Comment, m, x.To)
 }
 
 // readMarks reads the masquerading options from the rules ahead of a mapping.
@@ -184,32 +148,4 @@ func merge(conditions [][]string) []string {
 		return nil
 	}
 	return words
-}
-
-// attachments returns those found, each mapping once: one that both families have
-// is for every address of the node.
-func (r *recovery) attachments() []*hostport.Attachment {
-	for _, a := range r.order {
-		a.Mappings = joinFamilies(a)
-	}
-	return r.order
-}
-
-func joinFamilies(a *hostport.Attachment) []hostport.Mapping {
-	_, has4 := a.Address(hostport.IPv4)
-	_, has6 := a.Address(hostport.IPv6)
-	var out []hostport.Mapping
-	for _, m := range a.Mappings {
-		if m.HostIP.IsUnspecified() {
-			other := m
-			other.HostIP = unspecified(hostport.IPv4 + hostport.IPv6 - hostport.FamilyOf(m.HostIP))
-			if !(has4 && has6) || slices.Contains(a.Mappings, other) {
-				m.HostIP = netip.Addr{}
-			}
-		}
-		if !slices.Contains(out, m) {
-			out = append(out, m)
-		}
-	}
-	return out
 }

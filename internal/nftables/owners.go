@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"net/netip"
@@ -20,89 +19,23 @@ import (
 // With an error it returns what could be read.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	have, err := b.snapshot(ctx)
-	found := make(map[hostport.Key]*hostport.Attachment)
+	found := make(backend.Recovered)
 	for _, name := range []string{mapV4HostIP, mapV4, mapV6HostIP, mapV6} {
 		for _, key := range slices.Sorted(maps.Keys(have.elements[name])) {
-			have.readMapping(found, have.elements[name][key])
+			e := have.elements[name][key]
+			if m, ok := e.hostSide(); ok {
+				found.Add(e.comment, m, e.to())
+			}
 		}
 	}
 	clients := have.clientsByPod()
-	out := slices.SortedFunc(maps.Values(found), func(x, y *hostport.Attachment) int {
-		return cmp.Compare(x.Key.String(), y.Key.String())
-	})
-	for _, a := range out {
-		a.Mappings = have.joinFamilies(a)
+	for _, a := range found {
 		for i := range a.Addresses {
 			readClients(a, i, clients)
 		}
 	}
 	have.readConditions(found)
-	return out, err
-}
-
-// readMapping adds one element to its owner. The wildcard is that of the family
-// until joinFamilies.
-func (s snapshot) readMapping(found map[hostport.Key]*hostport.Attachment, e element) {
-	owner, ok := hostport.ParseTag(e.comment)
-	if !ok {
-		return
-	}
-	m, ok := e.hostSide()
-	to := e.to()
-	if !ok || !to.IsValid() {
-		return
-	}
-	a := found[owner.Key]
-	if a == nil {
-		a = &owner
-		a.Backend = backend.Nftables
-		found[a.Key] = a
-	}
-	if _, ok := a.Address(hostport.FamilyOf(to.Addr())); !ok {
-		a.Addresses = append(a.Addresses, netip.PrefixFrom(to.Addr(), to.Addr().BitLen()))
-	}
-	m.ContainerPort = to.Port()
-	a.Mappings = append(a.Mappings, m)
-}
-
-// joinFamilies makes one mapping of the two halves of a wildcard for both
-// families. For a pod of one family the other half stands for itself, unless
-// somebody else holds the port there.
-func (s snapshot) joinFamilies(a *hostport.Attachment) []hostport.Mapping {
-	var out []hostport.Mapping
-	_, has4 := a.Address(hostport.IPv4)
-	_, has6 := a.Address(hostport.IPv6)
-	mapped := make(map[hostport.Mapping]bool, len(a.Mappings))
-	for _, m := range a.Mappings {
-		mapped[m] = true
-	}
-	for _, m := range a.Mappings {
-		if !m.Wildcard() {
-			out = append(out, m)
-			continue
-		}
-		other := m
-		other.HostIP = netip.IPv4Unspecified()
-		if m.HostIP.Is4() {
-			other.HostIP = netip.IPv6Unspecified()
-		}
-		both := mapped[other]
-		if both && m.HostIP.Is6() {
-			continue // joined to the IPv4 half
-		}
-		if both || !(has4 && has6) && !s.holds(other) {
-			m.HostIP = netip.Addr{}
-		}
-		out = append(out, m)
-	}
-	return out
-}
-
-// holds reports whether the wildcard mapping's port is taken in its family.
-func (s snapshot) holds(m hostport.Mapping) bool {
-	wildcard, _ := forwardMaps(hostport.FamilyOf(m.HostIP), false)
-	_, ok := s.elements[wildcard][hostKey(hostport.Forward{Protocol: m.Protocol, HostPort: m.HostPort})]
-	return ok
+	return found.All(backend.Nftables), err
 }
 
 // client is an element of a set of clients.
@@ -151,7 +84,7 @@ func nameOwner(a *hostport.Attachment, podTag string) {
 
 // readConditions reads the conditions of each family, one to a string, from the
 // chains that the maps of conditions lead to.
-func (s snapshot) readConditions(found map[hostport.Key]*hostport.Attachment) {
+func (s snapshot) readConditions(found backend.Recovered) {
 	read := func(into func(*hostport.Attachment) *[]string, names ...string) {
 		for _, name := range names {
 			for _, e := range s.elements[name] {

@@ -102,9 +102,6 @@ func (n *Node) owners(ctx context.Context) (found []*hostport.Attachment, unread
 		if err != nil {
 			unread[name] = fmt.Errorf("read the owners in the rules of backend %s: %w", name, err)
 		}
-		for _, a := range owners {
-			a.Backend = name
-		}
 		found = append(found, owners...)
 	}
 	return found, unread

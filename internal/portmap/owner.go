@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -67,36 +68,21 @@ func (o *owner) prefixLength(addr netip.Addr) int {
 	return addr.BitLen()
 }
 
-// mappings returns the port mappings that the rules serve. A mapping for every
-// address is one rule in each family of the pod: two rules are one mapping then,
-// and one rule alone is a mapping for every address of its family.
+// mappings returns the port mappings that the rules serve.
 func (o *owner) mappings() []hostport.Mapping {
-	dualStack := len(o.addresses()) > 1
-	var out []hostport.Mapping
+	a := hostport.Attachment{Addresses: o.addresses()}
 	for _, fw := range o.forwards {
 		m := hostport.Mapping{HostIP: fw.HostIP, HostPort: fw.HostPort, ContainerPort: fw.To.Port(), Protocol: fw.Protocol}
-		if dualStack && !fw.HostIP.IsValid() && !o.everywhere(fw) {
-			m.HostIP = netip.IPv4Unspecified()
-			if fw.To.Addr().Is6() {
-				m.HostIP = netip.IPv6Unspecified()
-			}
+		if !fw.HostIP.IsValid() {
+			m.HostIP = backend.Wildcard(hostport.FamilyOf(fw.To.Addr()))
 		}
-		if !slices.Contains(out, m) {
-			out = append(out, m)
-		}
+		a.Mappings = append(a.Mappings, m)
 	}
+	out := backend.JoinFamilies(&a, func(hostport.Mapping) bool { return false })
 	slices.SortStableFunc(out, func(a, b hostport.Mapping) int {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.HostPort, b.HostPort), a.HostIP.Compare(b.HostIP))
 	})
 	return out
-}
-
-// everywhere reports whether fw has an equal in the other family.
-func (o *owner) everywhere(fw hostport.Forward) bool {
-	return slices.ContainsFunc(o.forwards, func(x hostport.Forward) bool {
-		return hostport.FamilyOf(x.To.Addr()) != hostport.FamilyOf(fw.To.Addr()) && !x.HostIP.IsValid() &&
-			x.Protocol == fw.Protocol && x.HostPort == fw.HostPort && x.To.Port() == fw.To.Port()
-	})
 }
 
 // merge adds what the rules of the other family, or of the other variant, tell.

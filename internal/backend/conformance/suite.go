@@ -163,6 +163,10 @@ func testOwners(n *node) {
 	n.add(earlier)
 	n.add(n.allKinds()...)
 	read("all kinds, and one of an earlier boot", n.held...)
+	v4, v6 := n.pod(3, "0.0.0.0@8082:80"), n.pod(4, "::@8082:80")
+	v4.Addresses, v6.Addresses = v4.Addresses[:1], v6.Addresses[1:]
+	n.add(v4, v6)
+	read("two pods of one family each at one port", n.held...)
 }
 
 // facts returns what rules tell of these attachments, in the order of their

@@ -1,0 +1,96 @@
+package backend
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Recovered are the attachments that are read back from a backend's rules.
+type Recovered map[hostport.Key]*hostport.Attachment
+
+// Add adds a mapping to the attachment that a rule's comment names, and returns the
+// attachment. A mapping for every address of the node is one for 0.0.0.0 or ::
+// here, as rules are of one family. Add returns nil for a rule that names nobody,
+// leads nowhere, or leads to another address of the family than the attachment's
+// earlier ones.
+func (r Recovered) Add(comment string, m hostport.Mapping, to netip.AddrPort) *hostport.Attachment {
+	owner, ok := hostport.ParseTag(comment)
+	if !ok || !to.IsValid() || to.Port() == 0 || to.Addr().IsUnspecified() {
+		return nil
+	}
+	a := r[owner.Key]
+	if a == nil {
+		a = &owner
+		r[a.Key] = a
+	}
+	if pod, ok := a.Address(hostport.FamilyOf(to.Addr())); !ok {
+		a.Addresses = append(a.Addresses, netip.PrefixFrom(to.Addr(), to.Addr().BitLen()))
+	} else if pod.Addr() != to.Addr() {
+		return nil
+	}
+	m.ContainerPort = to.Port()
+	a.Mappings = append(a.Mappings, m)
+	return a
+}
+
+// All returns the attachments, each mapping once, ordered by key.
+func (r Recovered) All(backend string) []*hostport.Attachment {
+	held := make(map[hostport.Mapping]bool)
+	for _, a := range r {
+		for _, m := range a.Mappings {
+			m.ContainerPort = 0
+			held[m] = true
+		}
+	}
+	for _, a := range r {
+		a.Backend = backend
+		a.Mappings = JoinFamilies(a, func(m hostport.Mapping) bool {
+			m.ContainerPort = 0
+			return held[m]
+		})
+	}
+	return slices.SortedFunc(maps.Values(r), func(x, y *hostport.Attachment) int {
+		return cmp.Compare(x.Key.String(), y.Key.String())
+	})
+}
+
+// JoinFamilies returns the mappings of a, where those for every address are of one
+// family each. Two that differ in the family only are one mapping for both. For a
+// pod with addresses of one family, the other half stands for itself, unless held
+// says that another attachment has it.
+func JoinFamilies(a *hostport.Attachment, held func(hostport.Mapping) bool) []hostport.Mapping {
+	halves := make(map[hostport.Mapping]bool, len(a.Mappings))
+	for _, m := range a.Mappings {
+		halves[m] = true
+	}
+	out := make([]hostport.Mapping, 0, len(a.Mappings))
+	done := make(map[hostport.Mapping]bool, len(a.Mappings))
+	for _, m := range a.Mappings {
+		if m.Wildcard() {
+			f := hostport.IPv4 + hostport.IPv6 - hostport.FamilyOf(m.HostIP)
+			other := m
+			other.HostIP = Wildcard(f)
+			_, dual := a.Address(f)
+			if halves[other] || !dual && !held(other) {
+				m.HostIP = netip.Addr{}
+			}
+		}
+		if !done[m] {
+			done[m] = true
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Wildcard returns 0.0.0.0 or ::, which is every address of the node in family f.
+func Wildcard(f hostport.Family) netip.Addr {
+	if f == hostport.IPv4 {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
