@@ -205,6 +205,9 @@ func (h *healer) mend(ctx context.Context, t trigger) time.Duration {
 	now := time.Now()
 	if len(names) == 0 {
 		h.unmended = ""
+		if err != nil {
+			return retryTime
+		}
 		return h.calm(now)
 	}
 	if text := strings.Join(differences, "\n"); text == h.unmended && now.Sub(h.unmendedAt) < unmendedTime {
@@ -289,11 +292,13 @@ func (h *healer) repair(ctx context.Context, n *node.Node, t trigger, names, dif
 func (h *healer) verify(ctx context.Context, n *node.Node) (map[string][]node.Difference, error) {
 	s, found, err := n.Verify(ctx, h.metrics.snapshot())
 	if node.Other(err) {
+		h.metrics.forgetCompared()
 		return nil, err
 	}
 	h.metrics.setSnapshot(n.Dir, s)
-	for name, d := range found {
-		h.metrics.setOutOfSync(name, len(d))
+	// Records that change all the time are compared again at once.
+	if !node.Restless(err) || node.Busy(err) {
+		h.metrics.setCompared(found)
 	}
 	return found, err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/node"
 )
 
@@ -27,6 +28,8 @@ type metrics struct {
 	records     *node.Snapshot
 	recordsDir  string
 	fightingOff bool
+	usable      map[string]bool // of the backends in use: what their STATUS says
+	unread      map[string]bool // backends whose rules could not be compared last
 }
 
 func newMetrics(a *Agent) *metrics {
@@ -51,12 +54,14 @@ func newMetrics(a *Agent) *metrics {
 			Name: "hostport_dead_owners", Help: "Attachments whose sandbox is gone and that still own host ports. Absent if the agent cannot see sandboxes.",
 		}, nil),
 		outOfSync: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "hostport_out_of_sync", Help: "Differences between records and rules when they were compared last.",
+			Name: "hostport_out_of_sync", Help: "Differences between records and rules. Absent while they cannot be compared.",
 		}, []string{"backend"}),
 		backendUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "hostport_backend_up", Help: "Whether the backend can be used, for each that is in use.",
+			Name: "hostport_backend_up", Help: "Whether the backend can be used and its rules can be read, for each that is in use.",
 		}, []string{"backend"}),
 		records: &node.Snapshot{},
+		usable:  make(map[string]bool),
+		unread:  make(map[string]bool),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "hostport_build_info", Help: "The version of the agent.",
@@ -117,15 +122,61 @@ func (m *metrics) setSnapshot(dir string, s *node.Snapshot) {
 	m.records, m.recordsDir = s, dir
 }
 
-func (m *metrics) setInstalled(yes bool)        { m.installed.Set(number01(yes)) }
-func (m *metrics) rewritten()                   { m.rewrites.Inc() }
-func (m *metrics) setDead(n int)                { m.deadOwners.WithLabelValues().Set(float64(n)) }
-func (m *metrics) forgetDead()                  { m.deadOwners.Reset() }
-func (m *metrics) forgetBackend(name string)    { m.backendUp.DeleteLabelValues(name) }
-func (m *metrics) setOutOfSync(b string, n int) { m.outOfSync.WithLabelValues(b).Set(float64(n)) }
-func (m *metrics) setBackendUp(b string, yes bool) {
-	m.backendUp.WithLabelValues(b).Set(number01(yes))
+// setCompared shows a comparison of rules and records. A backend that found does
+// not have could not be read: nothing is known of its rules, and it counts as down.
+func (m *metrics) setCompared(found map[string][]node.Difference) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, name := range backend.Names() {
+		differences, read := found[name]
+		m.unread[name] = !read
+		if read {
+			m.outOfSync.WithLabelValues(name).Set(float64(len(differences)))
+		} else {
+			m.outOfSync.DeleteLabelValues(name)
+		}
+		m.showUp(name)
+	}
 }
+
+// forgetCompared shows that rules and records cannot be compared, which is no
+// fault of any backend.
+func (m *metrics) forgetCompared() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.outOfSync.Reset()
+}
+
+// setUsable shows what the STATUS of a backend in use says.
+func (m *metrics) setUsable(name string, yes bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.usable[name] = yes
+	m.showUp(name)
+}
+
+// forgetBackend shows nothing more of a backend that is not in use.
+func (m *metrics) forgetBackend(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.usable, name)
+	m.showUp(name)
+}
+
+// showUp needs the mutex.
+func (m *metrics) showUp(name string) {
+	usable, used := m.usable[name]
+	if !used {
+		m.backendUp.DeleteLabelValues(name)
+		return
+	}
+	m.backendUp.WithLabelValues(name).Set(number01(usable && !m.unread[name]))
+}
+
+func (m *metrics) setInstalled(yes bool) { m.installed.Set(number01(yes)) }
+func (m *metrics) rewritten()            { m.rewrites.Inc() }
+func (m *metrics) setDead(n int)         { m.deadOwners.WithLabelValues().Set(float64(n)) }
+func (m *metrics) forgetDead()           { m.deadOwners.Reset() }
 
 func number01(yes bool) float64 {
 	if yes {

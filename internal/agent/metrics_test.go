@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -48,8 +49,8 @@ func newTestAgent(t *testing.T) *Agent {
 func TestMetricsLint(t *testing.T) {
 	a := newTestAgent(t)
 	a.metrics.setDead(1)
-	a.metrics.setOutOfSync("iptables", 2)
-	a.metrics.setBackendUp("iptables", true)
+	a.metrics.setCompared(map[string][]node.Difference{"iptables": {{Text: "differs"}}})
+	a.metrics.setUsable("iptables", true)
 	a.metrics.setBackingOff(process{name: "nft"})
 	problems, err := testutil.GatherAndLint(a.metrics.registry)
 	if err != nil {
@@ -87,6 +88,55 @@ hostport_mappings{backend="nftables",family="ipv4",protocol="tcp"} 1
 `
 	if err := testutil.CollectAndCompare(&fixed{a}, strings.NewReader(want), "hostport_mapping_info", "hostport_mappings"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCompared wants no value where nothing is known: one of the past would look
+// like one of now.
+func TestCompared(t *testing.T) {
+	m := newTestAgent(t).metrics
+	in := func(differences ...node.Difference) []node.Difference { return differences }
+	for _, step := range []struct {
+		name string
+		do   func()
+		want map[string]float64
+	}{
+		{"before a comparison", func() {}, map[string]float64{}},
+		{"compared", func() {
+			m.setUsable("iptables", true)
+			m.setCompared(map[string][]node.Difference{"iptables": in(node.Difference{Text: "differs"}), "nftables": in()})
+		}, map[string]float64{"out_of_sync iptables": 1, "out_of_sync nftables": 0, "backend_up iptables": 1}},
+		{"one backend cannot be read", func() {
+			m.setCompared(map[string][]node.Difference{"nftables": in()})
+		}, map[string]float64{"out_of_sync nftables": 0, "backend_up iptables": 0}},
+		{"its STATUS is good", func() {
+			m.setUsable("iptables", true)
+		}, map[string]float64{"out_of_sync nftables": 0, "backend_up iptables": 0}},
+		{"read again", func() {
+			m.setCompared(map[string][]node.Difference{"iptables": in(), "nftables": in()})
+		}, map[string]float64{"out_of_sync iptables": 0, "out_of_sync nftables": 0, "backend_up iptables": 1}},
+		{"the records are another version's", m.forgetCompared, map[string]float64{"backend_up iptables": 1}},
+		{"nothing can be read", func() { m.setCompared(nil) }, map[string]float64{"backend_up iptables": 0}},
+		{"not in use", func() { m.forgetBackend("iptables") }, map[string]float64{}},
+	} {
+		step.do()
+		got := map[string]float64{}
+		families, err := m.registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			name := strings.TrimPrefix(f.GetName(), "hostport_")
+			if name != "out_of_sync" && name != "backend_up" {
+				continue
+			}
+			for _, series := range f.GetMetric() {
+				got[name+" "+series.GetLabel()[0].GetValue()] = series.GetGauge().GetValue()
+			}
+		}
+		if diff := cmp.Diff(step.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", step.name, diff)
+		}
 	}
 }
 

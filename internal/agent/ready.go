@@ -91,7 +91,7 @@ func (a *Agent) watchStatus(ctx context.Context) {
 			if ended(ctx, err) {
 				return
 			}
-			a.metrics.setBackendUp(name, err == nil)
+			a.metrics.setUsable(name, err == nil)
 			if err != nil {
 				interval = badInterval
 			}

@@ -41,3 +41,37 @@ func TestConnections(t *testing.T) {
 		})
 	}
 }
+
+// TestUnreadable keeps the agent from reading the rules. It does not go on to say
+// that they are as recorded, and repairs what happened meanwhile.
+func TestUnreadable(t *testing.T) {
+	t.Parallel()
+	n, net := newNode(t, world.IptablesNFT, "hostport")
+	n.start()
+	n.awaitReady()
+	n.web(net, "web", 8080)
+	value := func(metric, backend string) func(want string) {
+		return func(want string) {
+			t.Helper()
+			series := fmt.Sprintf("%s{backend=%q}", metric, backend)
+			n.await(answerTime, fmt.Sprintf("%s is %q", series, want), func() bool { return n.metric(series) == want })
+		}
+	}
+	inSync, up := value("hostport_out_of_sync", "iptables"), value("hostport_backend_up", "iptables")
+	inSync("0")
+	up("1")
+	for _, tool := range []string{"iptables-save", "ip6tables-save"} {
+		n.w.ReplaceTool(tool, "echo 'the disk is full' >&2; exit 1")
+	}
+	n.w.Iptables(world.V4, "-t", "nat", "-F", "CNI-HP-DNAT")
+	inSync("")
+	up("0")
+	n.wantMetric(`hostport_out_of_sync{backend="nftables"}`, "0")
+	if told := n.log.find("rules cannot be compared with the records"); len(told) != 1 || !strings.Contains(fmt.Sprint(told[0]["reason"]), "the disk is full") {
+		t.Errorf("told %v", told)
+	}
+	n.w.RestoreTools()
+	inSync("0")
+	up("1")
+	n.reaches(8080, "web")
+}
