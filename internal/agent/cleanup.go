@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/install"
@@ -17,16 +15,19 @@ import (
 // *install.HeldError.
 func (a *Agent) Cleanup(ctx context.Context, drain time.Duration) error {
 	// The entry says where the state is for as long as it is there.
-	n := a.node()
+	dirs := node.Dirs{a.node()}
 	r, err := install.Uninstall(ctx, install.UninstallOptions{
 		BinDir: a.o.Install.BinDir, ConfDir: a.o.Install.ConfDir, Network: a.o.Install.Network,
 		AsBefore: true, Drain: true, DrainTimeout: drain, Binaries: []string{"hostport", "hostportctl"},
-		Holders: func(ctx context.Context) ([]*hostport.Attachment, error) { return holders(ctx, n) },
-		Release: func(ctx context.Context, at *hostport.Attachment) error {
-			_, err := n.Delete(ctx, at.Key, at.Network, false)
-			return err
+		Holders: func(ctx context.Context) ([]*hostport.Attachment, error) {
+			all, err := dirs.Holders(ctx)
+			if node.Unseen(err) {
+				err = nil // whoever is dead is waited for like the others
+			}
+			return all, err
 		},
-		Clean: func(context.Context) error { return n.RemoveState() },
+		Release: dirs.Release,
+		Clean:   func(context.Context) error { return dirs.Remove() },
 	})
 	if r != nil {
 		for _, c := range r.Changes {
@@ -37,16 +38,4 @@ func (a *Agent) Cleanup(ctx context.Context, drain time.Duration) error {
 		}
 	}
 	return err
-}
-
-// holders removes what pods that are gone have left, and returns the others.
-func holders(ctx context.Context, n *node.Node) ([]*hostport.Attachment, error) {
-	_, err := n.Prune(ctx)
-	if missing, ok := errors.AsType[*node.NoStateError](err); ok && len(missing.Owners) == 0 {
-		return nil, nil
-	}
-	if err != nil && !node.Unseen(err) {
-		return nil, fmt.Errorf("remove dead owners: %w", err)
-	}
-	return n.List(ctx)
 }

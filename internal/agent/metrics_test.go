@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -169,6 +170,27 @@ func TestHealth(t *testing.T) {
 	a.healer.busy.Store(time.Now().Add(-2 * stuckTime).Unix())
 	if got := a.healer.stuck(); len(got) == 0 {
 		t.Error("not stuck")
+	}
+}
+
+// TestReasons wants each reason in the log when it is new, also if the agent was
+// never ready.
+func TestReasons(t *testing.T) {
+	a := newTestAgent(t)
+	var out bytes.Buffer
+	a.log = slog.New(slog.NewTextHandler(&out, nil))
+	told := func(entry string) bool {
+		out.Reset()
+		a.setReady(func(r *ready) { r.entry = entry })
+		return strings.Contains(out.String(), "not ready") && strings.Contains(out.String(), entry)
+	}
+	if !told("no configuration") || told("no configuration") || !told("another one") || told("") {
+		t.Error("a reason is told once, when it is new")
+	}
+	out.Reset()
+	a.setReady(func(r *ready) { r.started, r.status = true, "" })
+	if !strings.Contains(out.String(), "msg=ready") {
+		t.Errorf("ready: %q", out.String())
 	}
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +29,11 @@ func (r *ready) starting() bool {
 func (r *ready) reasons() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []string
+	return r.list()
+}
+
+// list needs the mutex.
+func (r *ready) list() (out []string) {
 	if !r.started {
 		out = append(out, "starting")
 	}
@@ -40,22 +45,25 @@ func (r *ready) reasons() []string {
 	return out
 }
 
-// update changes something, and reports whether readiness is another now.
-func (r *ready) update(fn func(*ready)) (was, is bool) {
-	before := len(r.reasons()) == 0
+// update changes something, and returns the reasons of before and after.
+func (r *ready) update(fn func(*ready)) (before, after []string) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	before = r.list()
 	fn(r)
-	r.mu.Unlock()
-	return before, len(r.reasons()) == 0
+	return before, r.list()
 }
 
-// setReady changes something that readiness depends on, and logs a turn.
+// setReady changes something that readiness depends on, and logs a turn, and each
+// new reason: the kubelet tells nobody what the probe was answered.
 func (a *Agent) setReady(fn func(*ready)) {
-	switch was, is := a.ready.update(fn); {
-	case is && !was:
+	before, after := a.ready.update(fn)
+	isNew := func(reason string) bool { return !slices.Contains(before, reason) }
+	switch {
+	case len(after) == 0 && len(before) > 0:
 		a.log.Info("ready")
-	case was && !is:
-		a.log.Warn("not ready", "reasons", a.ready.reasons())
+	case slices.ContainsFunc(after, isNew):
+		a.log.Warn("not ready", "reasons", after)
 	}
 }
 
