@@ -9,7 +9,6 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/install"
 	"github.com/hostport-cni/hostport/internal/node"
-	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 func newUninstall(w *where) *cobra.Command {
@@ -30,15 +29,18 @@ func newUninstall(w *where) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			dirs, err := w.dataDirs(cmd, o.ConfDir)
+			names, err := w.dataDirs(cmd, o.ConfDir)
 			if err != nil {
 				return err
 			}
+			var dirs node.Dirs
+			for _, name := range names {
+				dirs = append(dirs, (&where{dir: name, lock: w.lock}).node(cmd))
+			}
 			o.Drain = cmd.Flags().Changed("drain-timeout")
 			o.Binaries = programs()
-			o.Holders = func(ctx context.Context) ([]*hostport.Attachment, error) { return w.holders(ctx, cmd, dirs) }
-			o.Release = func(ctx context.Context, a *hostport.Attachment) error { return w.release(ctx, cmd, dirs, a) }
-			o.Clean = func(context.Context) error { return clean(dirs) }
+			o.Holders, o.Release = dirs.Holders, dirs.Release
+			o.Clean = func(context.Context) error { return dirs.Remove() }
 			r, err := install.Uninstall(cmd.Context(), o)
 			err = errors.Join(write(cmd.OutOrStdout(), installation{Report: r}), err)
 			if held, ok := errors.AsType[*install.HeldError](err); ok && held.Removed {
@@ -70,45 +72,4 @@ func (w *where) dataDirs(cmd *cobra.Command, confDir string) ([]string, error) {
 		return dirs, nil // what could not be read is a warning of the report
 	}
 	return []string{w.dir}, err
-}
-
-// holders removes what pods that are gone have left, and returns the others.
-func (w *where) holders(ctx context.Context, cmd *cobra.Command, dirs []string) ([]*hostport.Attachment, error) {
-	var out []*hostport.Attachment
-	for _, dir := range dirs {
-		n := (&where{dir: dir, lock: w.lock}).node(cmd)
-		_, err := n.Prune(ctx)
-		if missing, ok := errors.AsType[*node.NoStateError](err); ok && len(missing.Owners) == 0 {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		all, err := n.List(ctx)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, all...)
-	}
-	return out, nil
-}
-
-// release deletes an attachment from whichever state has it.
-func (w *where) release(ctx context.Context, cmd *cobra.Command, dirs []string, a *hostport.Attachment) error {
-	for _, dir := range dirs {
-		if _, err := (&where{dir: dir, lock: w.lock}).node(cmd).Delete(ctx, a.Key, a.Network, false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// clean removes the state directories. The last attachment took all rules with
-// it.
-func clean(dirs []string) error {
-	var errs []error
-	for _, dir := range dirs {
-		errs = append(errs, (&node.Node{Dir: dir}).RemoveState())
-	}
-	return errors.Join(errs...)
 }
