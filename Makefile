@@ -97,7 +97,8 @@ test-explain: ## The scenes of hostportctl explain and trace (root, minutes)
 	test/run.sh . -timeout 30m -tags explain -run '^(TestExplain|TestTrace|TestProbe)' ./test/integration
 
 .PHONY: test-image
-test-image: ## The image: contents, platforms, the same digest twice
+test-image: ## The image: contents, the same digest twice, each platform's programs run (root)
+	test/packages.sh image
 	test/run.sh build/image -timeout 20m ./...
 
 .PHONY: test-charts

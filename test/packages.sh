@@ -11,6 +11,7 @@ test="$demo iptables-legacy=iptables conntrack=conntrack sysctl=procps mount=mou
 runtime="$test containerd=containerd ctr=containerd runc=runc"
 containerd="$runtime podman=podman conmon=conmon"
 kubernetes="$runtime etcd=etcd-server"
+image="iptables-save=iptables unshare=util-linux mount=mount qemu-aarch64=qemu-user qemu-x86_64=qemu-user"
 kernels="$test qemu-system-x86_64=qemu-system-x86 depmod=kmod modprobe=kmod busybox=busybox-static cpio=cpio xz=xz-utils"
 
 # A cron job or a bare container may lack the directories of system tools.

@@ -25,11 +25,12 @@ import (
 // source is the product, from here.
 const source = "../.."
 
-// TestImage builds the image once, and looks at it in two ways.
+// TestImage builds the image once, and looks at it in three ways.
 func TestImage(t *testing.T) {
 	archive, digest := build(t, source)
 	t.Run("reproducible", func(t *testing.T) { checkReproducible(t, archive, digest) })
 	t.Run("content", func(t *testing.T) { checkContent(t, archive, digest) })
+	t.Run("runs", func(t *testing.T) { checkRuns(t, platforms(t, archive)) })
 }
 
 // checkReproducible builds from a copy of the source, at another place and time,
@@ -73,27 +74,39 @@ func checkContent(t *testing.T, archive, digest string) {
 	if got := manifest.Manifests[0].Digest.String(); got != digest {
 		t.Errorf("printed digest %s, the archive's is %s", digest, got)
 	}
+	images := platforms(t, archive)
+	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+	if len(images) != len(machines) {
+		t.Fatalf("%d platforms, want %d", len(images), len(machines))
+	}
+	for arch, image := range images {
+		t.Run(arch, func(t *testing.T) { checkImage(t, image, machines[arch]) })
+	}
+}
+
+// platforms returns the images of an archive by their architecture.
+func platforms(t *testing.T, archive string) map[string]v1.Image {
+	t.Helper()
+	index := open(t, archive)
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
 	inner, err := index.ImageIndex(manifest.Manifests[0].Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	images, err := inner.IndexManifest()
+	list, err := inner.IndexManifest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	machines := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
-	if len(images.Manifests) != len(machines) {
-		t.Fatalf("%d platforms, want %d", len(images.Manifests), len(machines))
+	images := map[string]v1.Image{}
+	for _, m := range list.Manifests {
+		if images[m.Platform.Architecture], err = inner.Image(m.Digest); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, m := range images.Manifests {
-		t.Run(m.Platform.String(), func(t *testing.T) {
-			image, err := inner.Image(m.Digest)
-			if err != nil {
-				t.Fatal(err)
-			}
-			checkImage(t, image, machines[m.Platform.Architecture])
-		})
-	}
+	return images
 }
 
 // checkImage wants the entrypoint to be there, and nothing but static programs.
