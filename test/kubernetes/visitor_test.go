@@ -23,6 +23,10 @@ type visitor struct {
 // once, and a busy machine may be slow.
 const visitTimeout = 10 * time.Second
 
+// leastVisits are tried by a visitor that is told to leave, if what happened meanwhile
+// was over sooner.
+const leastVisits = 10
+
 // visit begins with a pod that answers.
 func (c *cluster) visit(t *testing.T, pod string, port int32) *visitor {
 	t.Helper()
@@ -34,7 +38,9 @@ func (c *cluster) visit(t *testing.T, pod string, port int32) *visitor {
 		for {
 			select {
 			case <-v.stop:
-				return
+				if v.visits >= leastVisits {
+					return
+				}
 			case <-time.After(10 * time.Millisecond):
 			}
 			r, err := ask(context.Background())
@@ -56,9 +62,6 @@ func (v *visitor) leave(t *testing.T) {
 	<-v.done
 	if len(v.wrong) > 0 {
 		t.Errorf("%d of %d connections to %s failed:\n%s", len(v.wrong), v.visits, v.pod, strings.Join(v.wrong[:min(len(v.wrong), 10)], "\n"))
-	}
-	if v.visits < 10 {
-		t.Errorf("only %d connections were tried", v.visits)
 	}
 }
 
