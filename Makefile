@@ -148,7 +148,7 @@ test-kubernetes: ## The tests on whole Kubernetes nodes, two at a time (root, mi
 .PHONY: test-operator
 test-operator: ## Of these: a node's life with the agent, installed by helm (root, minutes)
 	test/packages.sh kubernetes
-	test/run.sh test/kubernetes -parallel 2 -timeout 45m -run '^TestOperator$$' ./...
+	test/run.sh test/kubernetes -parallel 2 -timeout 45m -run '^TestOperator' ./...
 
 .PHONY: race
 race: ## Tests without a world of their own, under the race detector (needs a C compiler)

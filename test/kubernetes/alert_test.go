@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +88,38 @@ func (c *cluster) hurriedRules(t *testing.T) string {
 	return string(out)
 }
 
+// TestOperatorAlerts wants a scene for each alert of the chart.
+func TestOperatorAlerts(t *testing.T) {
+	text, err := os.ReadFile(chartSource + "/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rules struct {
+		Groups []struct {
+			Rules []struct{ Alert string }
+		}
+	}
+	if err := yaml.Unmarshal(text, &rules); err != nil {
+		t.Fatal(err)
+	}
+	var want, got []string
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			want = append(want, r.Alert)
+		}
+	}
+	for _, s := range operatorScenes {
+		if s.alert != "" {
+			got = append(got, s.alert)
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(want, got) {
+		t.Errorf("the chart has the alerts %v, and there are scenes for %v", want, got)
+	}
+}
+
 // alert is one that Prometheus has.
 type alert struct {
 	Labels map[string]string
@@ -126,6 +160,20 @@ func (c *cluster) fires(t *testing.T, name string, labels map[string]string) {
 		}
 		return fmt.Errorf("firing: %v", firing)
 	})
+}
+
+// fired wants Prometheus to have seen an alert fire since a moment.
+func (c *cluster) fired(t *testing.T, name string, since time.Time) {
+	t.Helper()
+	query := fmt.Sprintf("max_over_time(ALERTS{alertname=%q,alertstate=%q}[%dms])", name, "firing", time.Since(since).Milliseconds())
+	text, err := c.fetch(t.Context(), "http://"+prometheusAddress+"/api/v1/query?query="+url.QueryEscape(query))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct{ Data struct{ Result []any } }
+	if err := json.Unmarshal([]byte(text), &answer); err != nil || len(answer.Data.Result) == 0 {
+		t.Errorf("%s did not fire in the scene that it is for: %v\n%s", name, err, text)
+	}
 }
 
 // ends waits until an alert does not fire any more.

@@ -22,6 +22,34 @@ var operatorPairs = []pair{
 	{backend: "nftables", proxy: "nftables", newest: true, agent: true},
 }
 
+// operatorScene is a scene of an operator's life.
+type operatorScene struct {
+	scene
+	// alert is the alert of the chart that the scene is for: it has to fire.
+	alert string
+	// backend is the only one with which it can be played; "" is any.
+	backend string
+}
+
+var operatorScenes = []operatorScene{
+	{scene: scene{"manifests", manifestsAccepted}},
+	{scene: scene{"installation", installation}},
+	{scene: scene{"hostportctl in the agent's container", execTool}},
+	{scene: scene{"port refused", portRefused}, alert: "HostportConflict"},
+	{scene: scene{"rules fought over", rulesFoughtOver}, alert: "HostportRepairsRepeating"},
+	{scene: scene{"rules taken away", rulesTakenAway}},
+	{scene: scene{"rules that cannot be repaired", rulesUnrepairable}, alert: "HostportOutOfSync"},
+	{scene: scene{"tools out of order", toolsBroken}, alert: "HostportBackendDown", backend: "iptables"},
+	{scene: scene{"dead owner", deadOwner}, alert: "HostportDeadOwners"},
+	{scene: scene{"conflist rewritten", conflistRewritten}, alert: "HostportInstallContested"},
+	{scene: scene{"upgrade and rollback", upgradeAndRollback}},
+	{scene: scene{"daemons restarted", daemonsRestarted}},
+	{scene: scene{"agent killed", agentKilled}},
+	{scene: scene{"no conflist", noConflist}, alert: "HostportNotInstalled"},
+	{scene: scene{"uninstallation", uninstallation}},
+	{scene: scene{"kubectl apply", kubectlApply}},
+}
+
 // steadyPort is of the pod that is there from before the installation until after
 // the uninstallation.
 const steadyPort = 18200
@@ -39,23 +67,17 @@ func TestOperator(t *testing.T) {
 			c := newCluster(t, p)
 			c.prepareRelease(t)
 			c.startPrometheus(t)
-			for _, s := range []scene{
-				{"manifests", manifestsAccepted},
-				{"installation", installation},
-				{"hostportctl in the agent's container", execTool},
-				{"port refused", portRefused},
-				{"rules fought over", rulesFoughtOver},
-				{"rules taken away", rulesTakenAway},
-				{"rules that cannot be repaired", rulesUnrepairable},
-				{"dead owner", deadOwner},
-				{"conflist rewritten", conflistRewritten},
-				{"upgrade and rollback", upgradeAndRollback},
-				{"daemons restarted", daemonsRestarted},
-				{"agent killed", agentKilled},
-				{"uninstallation", uninstallation},
-				{"kubectl apply", kubectlApply},
-			} {
-				if !t.Run(s.name, func(t *testing.T) { s.play(t, c) }) {
+			for _, s := range operatorScenes {
+				if s.backend != "" && s.backend != p.backend {
+					continue
+				}
+				if !t.Run(s.name, func(t *testing.T) {
+					start := time.Now()
+					s.play(t, c)
+					if s.alert != "" {
+						c.fired(t, s.alert, start)
+					}
+				}) {
 					t.Fatalf("the agent's last words:\n%s", c.agentLog(30))
 				}
 			}
@@ -165,6 +187,35 @@ func conflistRewritten(t *testing.T, c *cluster) {
 	v.leave(t)
 	c.awaitNone(t, ofPort(18203))
 	c.rolledOut(t, productNow)
+}
+
+// noConflist takes the network's configuration away, as a main plugin does that is
+// installed anew. The agent waits for it.
+func noConflist(t *testing.T, c *cluster) {
+	theirs, err := conflistText(c.pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.silent(t, "HostportNotInstalled")
+	v := c.visit(t, "steady", steadyPort)
+	path := c.node.file(nodeCNI + "/net.d/10-pods.conflist")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	c.fires(t, "HostportNotInstalled", nil)
+	if log := c.agentLog(20); !strings.Contains(log, "no network configuration") {
+		t.Errorf("the agent does not say why:\n%s", log)
+	}
+	write(t, path, theirs)
+	c.ends(t, "HostportNotInstalled")
+	v.leave(t)
+	c.rolledOut(t, productNow)
+	c.create(t, answerPod("installed", hostPort(corev1.ProtocolTCP, 18209, 80)))
+	c.ready(t, "installed")
+	c.answers(t, "installed", "with the conflist back", tcp(c.node.outside, onNode(18209)))
+	c.consistent(t, 2)
+	c.remove(t, false, "installed")
+	c.awaitNone(t, ofPort(18209))
 }
 
 // upgradeAndRollback goes to a version whose rules look different, and back.

@@ -138,26 +138,65 @@ printf '%%s\n' "$text" | exec %s "$@"
 // breakTool puts another iptables-restore before the node's.
 func (c *cluster) breakTool(t *testing.T) (release func()) {
 	t.Helper()
-	const folder = "/usr/local/sbin"
 	tool, err := program("iptables-restore")
 	if err != nil {
 		t.Fatal(err)
 	}
+	restoreTools := c.replaceTools(t, fmt.Sprintf(brokenTool, tool), "iptables-restore")
+	iptables := func(args ...string) {
+		if _, err := c.node.command("iptables", append([]string{"-t", "nat"}, args...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	iptables("-F", "CNI-HP-DNAT")
+	return func() {
+		restoreTools()
+		// Or the agent leaves the rules alone for a minute.
+		iptables("-A", "CNI-HP-DNAT", "-j", "RETURN")
+	}
+}
+
+// replaceTools puts a script before programs of the node, until restore is called.
+func (c *cluster) replaceTools(t *testing.T, script string, names ...string) (restore func()) {
+	t.Helper()
+	const folder = "/usr/local/sbin"
 	command := func(name string, args ...string) {
 		if _, err := c.node.command(name, args...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	command("mount", "-t", "tmpfs", "tmpfs", folder)
-	if err := os.WriteFile(c.node.file(folder+"/iptables-restore"), fmt.Appendf(nil, brokenTool, tool), 0o755); err != nil {
+	for _, name := range names {
+		if err := os.WriteFile(c.node.file(folder+"/"+name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() { command("umount", "--lazy", folder) } // the agent may be at it
+}
+
+// toolsBroken has iptables fail, as it does after half of an update. Pods that run
+// do not notice, and the next one waits.
+func toolsBroken(t *testing.T, c *cluster) {
+	const port = 18222
+	c.silent(t, "HostportBackendDown")
+	v := c.visit(t, "steady", steadyPort)
+	restore := c.replaceTools(t, "#!/bin/sh\necho 'a library is missing' >&2\nexit 127\n",
+		"iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore")
+	// A rule that does no harm has the agent look.
+	if _, err := c.node.command("iptables", "-t", "nat", "-A", "CNI-HP-DNAT", "-p", "tcp", "--dport", "1", "-j", "RETURN"); err != nil {
 		t.Fatal(err)
 	}
-	command("iptables", "-t", "nat", "-F", "CNI-HP-DNAT")
-	return func() {
-		command("umount", "--lazy", folder) // the agent may be at it
-		// Or the agent leaves the rules alone for a minute.
-		command("iptables", "-t", "nat", "-A", "CNI-HP-DNAT", "-j", "RETURN")
-	}
+	c.create(t, answerPod("waiting", hostPort(corev1.ProtocolTCP, port, 80)))
+	c.described(t, "a library is missing", "pod", "waiting", "--namespace", namespace)
+	c.fires(t, "HostportBackendDown", map[string]string{"backend": "iptables"})
+	v.leave(t)
+	restore()
+	c.ready(t, "waiting")
+	c.answers(t, "waiting", "with the tools back", tcp(c.node.outside, onNode(port)))
+	c.ends(t, "HostportBackendDown")
+	c.consistent(t, 2)
+	c.remove(t, false, "waiting")
+	c.awaitNone(t, ofPort(port))
 }
 
 // ownTable has a process own our table: the kernel then lets nobody else change it.
