@@ -227,6 +227,35 @@ func (c *cluster) ownTable(t *testing.T) (release func()) {
 	}
 }
 
+// noConflist takes the network's configuration away, as a main plugin does that is
+// installed anew. The agent waits for it.
+func noConflist(t *testing.T, c *cluster) {
+	theirs, err := conflistText(c.pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.silent(t, "HostportNotInstalled")
+	v := c.visit(t, "steady", steadyPort)
+	path := c.node.file(nodeCNI + "/net.d/10-pods.conflist")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	c.fires(t, "HostportNotInstalled", nil)
+	if log := c.agentLog(20); !strings.Contains(log, "no network configuration") {
+		t.Errorf("the agent does not say why:\n%s", log)
+	}
+	write(t, path, theirs)
+	c.ends(t, "HostportNotInstalled")
+	v.leave(t)
+	c.rolledOut(t, productNow)
+	c.create(t, answerPod("installed", hostPort(corev1.ProtocolTCP, 18209, 80)))
+	c.ready(t, "installed")
+	c.answers(t, "installed", "with the conflist back", tcp(c.node.outside, onNode(18209)))
+	c.consistent(t, 2)
+	c.remove(t, false, "installed")
+	c.awaitNone(t, ofPort(18209))
+}
+
 // deadOwner ends a pod's sandbox whose DEL does not come, because kubelet is away.
 func deadOwner(t *testing.T, c *cluster) {
 	const port = 18221
