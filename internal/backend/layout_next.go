@@ -2,7 +2,7 @@
 
 package backend
 
-// Layout of a program that comes after this one. Tests build it to show that an
-// upgrade and a downgrade rewrite the rules; the backends write a few of them
-// differently then.
-const Layout = 5
+// next makes the Layout that of a program that comes after this one. Tests build it
+// to show that an upgrade and a downgrade rewrite the rules; the backends write a
+// few of them differently then.
+const next = 1

@@ -1,0 +1,5 @@
+//go:build !nextlayout
+
+package backend
+
+const next = 0
