@@ -53,6 +53,9 @@ var marshaler = reflect.TypeFor[encoding.TextMarshaler]()
 // jsonFields lists the fields of a struct and of those in it, each with its type.
 func jsonFields(t reflect.Type, prefix string) (out []string) {
 	for f := range t.Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		tag := f.Tag.Get("json")
 		if f.Anonymous && tag == "" {
 			out = append(out, jsonFields(f.Type, prefix)...)

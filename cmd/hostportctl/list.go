@@ -31,8 +31,9 @@ func newList(w *where) *cobra.Command {
 			"STATE is ok, out of sync (the rules in the kernel are not as recorded: see check),\n" +
 			"dead (the sandbox is gone: see prune), service first (a NodePort, external IP or load\n" +
 			"balancer of a Service has the port, at least on one address: see explain) or shadowed\n" +
-			"(a process of the node listens on the port, and gets none of its traffic). CONNECTIONS\n" +
-			"counts since the rules were written.",
+			"(a process of the node listens on the port, and gets none of its traffic). It is left\n" +
+			"out where the kernel does not tell whether a Service comes first. CONNECTIONS counts\n" +
+			"since the rules were written.",
 		Example: "  hostportctl list --port 8080        which pod holds port 8080?\n" +
 			"  hostportctl list --pod shop/web-0   which ports does this pod hold?\n" +
 			"  hostportctl list -o json",
@@ -86,7 +87,8 @@ func newList(w *where) *cobra.Command {
 type row struct {
 	mapping    hostport.Mapping
 	attachment *hostport.Attachment
-	// state is "", and connections nil, where they could not be read.
+	// state is "" where it could not be read, or it is not known whether a Service
+	// comes first. connections are nil where they could not be read.
 	state       node.State
 	connections *uint64
 }
@@ -130,8 +132,13 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 		if states != nil {
 			r.state = states(key, m)
 		}
-		if r.state != node.Dead && r.state != node.OutOfSync && services != nil && services.First(r.attachment, m) {
-			r.state = node.ServiceFirst
+		if r.state != node.Dead && r.state != node.OutOfSync && services != nil {
+			switch first, known := services.First(r.attachment, m); {
+			case first:
+				r.state = node.ServiceFirst
+			case !known && r.state == node.OK:
+				r.state = ""
+			}
 		}
 		if counted[key] {
 			r.connections = new(number[place{key, m.Protocol, m.HostIP, m.HostPort}])

@@ -145,7 +145,6 @@ func merge(native, saved ruleset) ruleset {
 			out = append(out, t)
 			continue
 		}
-		saved[i].handle = t.handle
 		for name, c := range saved[i].chains {
 			if k := t.chains[name]; k != nil && len(k.handles) == len(c.rules) {
 				c.handles = k.handles

@@ -161,12 +161,14 @@ func (x *explainer) conclude() {
 	x.name()
 	switch {
 	case x.unknown:
+		why := "see the stages marked \"?\""
+		if len(x.r.rivals) > 0 {
+			why = fmt.Sprintf("%s and %s each have a rule for it, in chains of the same priority, and the kernel does not tell which it asks first",
+				componentHostport, takers(x.r.rivals))
+		}
 		x.r.Verdict, x.r.Code = CannotTell, CodeNotVisible
-		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: see the stages marked \"?\"", x.where(), x.whom())
-		x.r.Advice = append(x.r.Advice, Advice{
-			Text:    "Watch what real packets meet.",
-			Command: fmt.Sprintf("hostportctl trace %d/%s", x.q.Port, x.q.Protocol),
-		})
+		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: %s", x.where(), x.whom(), why)
+		x.r.Advice = append(x.r.Advice, observe(x.q.Port, x.q.Protocol))
 		return
 	case x.shadow:
 		x.r.Code = CodeListenerShadowed
@@ -178,6 +180,14 @@ func (x *explainer) conclude() {
 		x.r.Sentence = fmt.Sprintf("%s reaches %s (%s)", x.where(), x.whom(), x.to)
 	}
 	x.r.Verdict = Reaches
+}
+
+// observe is how to find out what the rules leave open.
+func observe(port uint16, p hostport.Protocol) Advice {
+	return Advice{
+		Text:    "Have one packet sent (--probe), or watch what real ones meet.",
+		Command: fmt.Sprintf("hostportctl trace %d/%s", port, p),
+	}
 }
 
 func process(pid int, command string) string {
@@ -335,6 +345,9 @@ func (x *explainer) noMapping() bool {
 	first := x.s.rules.pass(x.firstHook(), before, StateNew)
 	if first.action == actionDNAT || first.action == actionRedirect {
 		text = fmt.Sprintf("no mapping is recorded: %s leads it to %s", first.site.Component, first.to)
+		if len(first.rivals) > 0 {
+			text = "no mapping is recorded: " + first.String()
+		}
 		advice = nil
 		if first.site.Component == componentCRIO {
 			advice = []Advice{{Text: "CRI-O serves host ports itself, unless disable_hostport_mapping is set in its configuration.", Command: "hostportctl doctor"}}

@@ -35,8 +35,10 @@ COMMIT
 type scene struct {
 	q     Question
 	s     Snapshot
-	rules string
-	all   []Attachment
+	rules string // of iptables-nft
+	// legacy are those of iptables-legacy, whose chains have the same priorities.
+	legacy string
+	all    []Attachment
 }
 
 func address(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -82,8 +84,14 @@ func newScene() *scene {
 }
 
 func (c *scene) report() *Report {
-	c.s.rules = parseSave(originIPTNFT, hostport.IPv4, c.rules)
+	c.s.rules = append(parseSave(originIPTNFT, hostport.IPv4, c.rules), parseSave(originLegacy, hostport.IPv4, c.legacy)...)
 	return Explain(&c.q, &c.s, c.all)
+}
+
+// service are rules of kube-proxy for a Service.
+func service(port string) string {
+	return "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\n" +
+		"-A KUBE-SERVICES -p tcp -m tcp --dport " + port + " -j DNAT --to-destination 10.244.0.9:80\nCOMMIT\n"
 }
 
 func (c *scene) pod(change func(*PodView)) {

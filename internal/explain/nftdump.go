@@ -113,29 +113,13 @@ func (r *nftReader) read(families ...hostport.Family) (*nftTables, error) {
 		protocols = append(protocols, map[hostport.Family]byte{hostport.IPv4: unix.NFPROTO_IPV4, hostport.IPv6: unix.NFPROTO_IPV6}[f])
 	}
 	for _, p := range protocols {
-		for _, read := range []func(byte) error{n.readTables, n.readChains, n.readSets} {
+		for _, read := range []func(byte) error{n.readChains, n.readSets} {
 			if err := read(p); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return n, nil
-}
-
-func (n *nftTables) readTables(protocol byte) error {
-	return n.reader.dump(unix.NFT_MSG_GETTABLE, protocol, nil, func(family byte, ad *netlink.AttributeDecoder) error {
-		name, handle := "", uint64(0)
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_TABLE_NAME:
-				name = ad.String()
-			case nftaTableHandle:
-				handle = ad.Uint64()
-			}
-		}
-		n.table(family, name).handle = handle
-		return ad.Err()
-	})
 }
 
 // fill reads the rules of the tables for which want returns true.
@@ -282,7 +266,6 @@ func (n *nftTables) readSets(protocol byte) error {
 
 // Attributes that the unix package lacks.
 const (
-	nftaTableHandle   = 4  // NFTA_TABLE_HANDLE (Linux 4.16)
 	nftaSetDescConcat = 2  // NFTA_SET_DESC_CONCAT
 	nftaSetFieldLen   = 1  // NFTA_SET_FIELD_LEN
 	nftaSetElemKeyEnd = 10 // NFTA_SET_ELEM_KEY_END

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -121,9 +122,8 @@ func (o *Observation) judge(q *Question, target netip.AddrPort, tracked bool, re
 func (r *Report) Compare(o *Observation) {
 	r.Observed, r.Predicted = o, r.Verdict
 	if o.Predicted == CannotTell {
-		if r.Verdict == CannotTell && o.Reached {
-			r.Verdict, r.Code = Reaches, CodeOK
-			r.Sentence = fmt.Sprintf("%d/%s on %s reaches %s: a packet of the probe did", r.Question.Port, r.Question.Protocol, r.Question.Address, o.Target)
+		if r.Verdict == CannotTell {
+			r.decide(o)
 		}
 		return
 	}
@@ -141,6 +141,29 @@ func (r *Report) Compare(o *Observation) {
 		Text:    "Something that this tool does not follow decides: an eBPF program, a bridge rule, or the pod's own rules. Watch the packet.",
 		Command: fmt.Sprintf("hostportctl trace %d/%s", r.Question.Port, r.Question.Protocol),
 	}}, r.Advice...)
+}
+
+// decide gives the answer that the rules left open.
+func (r *Report) decide(o *Observation) {
+	q := r.Question
+	switch {
+	case o.Reached:
+		r.Verdict, r.Code = Reaches, CodeOK
+		r.Sentence = fmt.Sprintf("%d/%s on %s reaches %s: a packet of the probe did", q.Port, q.Protocol, q.Address, o.Target)
+	case len(r.rivals) > 0 && o.Target != "" && o.Target != r.Target:
+		// Endpoints of a Service are chosen at random, so that it need not be the one that was predicted.
+		who := takers(r.rivals)
+		r.Verdict, r.Code = DoesNotReach, CodeOtherMappingFirst
+		if who == componentProxy {
+			r.Code = CodeServiceFirst
+		}
+		r.Sentence = fmt.Sprintf("%d/%s on %s does not reach %s: %s has it first, and led a packet of the probe to %s",
+			q.Port, q.Protocol, q.Address, r.Pod, who, o.Target)
+	default:
+		return
+	}
+	asked := observe(q.Port, q.Protocol)
+	r.Advice = slices.DeleteFunc(r.Advice, func(a Advice) bool { return a == asked })
 }
 
 // send opens a connection, or sends a datagram, from the namespace of the

@@ -94,6 +94,9 @@ type Report struct {
 	Predicted Verdict `json:"predicted,omitempty"`
 	// Observed is what a packet of Probe's met, if one was sent.
 	Observed *Observation `json:"observed,omitempty"`
+
+	// rivals are what may become of the packet instead of what our rule does.
+	rivals []passage
 }
 
 // Question is a packet to be explained.

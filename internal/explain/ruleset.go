@@ -2,6 +2,7 @@ package explain
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -102,8 +103,6 @@ type table struct {
 	family string // ip, ip6 or inet
 	name   string
 	chains map[string]*chain
-	// handle is the kernel's number of the table, 0 where it has none.
-	handle uint64
 	// base are the chains that hooks begin with, once they were asked for; a node
 	// with 5,000 Services has 10,000 others.
 	base []*chain
@@ -125,15 +124,6 @@ func (t *table) baseChains() []*chain {
 // has reports whether packets of family f pass the table.
 func (t *table) has(f hostport.Family) bool {
 	return t.family == "inet" || t.family == "ip" && f == hostport.IPv4 || t.family == "ip6" && f == hostport.IPv6
-}
-
-// registry is where the kernel has the table's chains: iptables-nft has them among
-// those of nf_tables.
-func (t *table) registry() string {
-	if t.origin == originIPTNFT {
-		return originNFT
-	}
-	return t.origin
 }
 
 // tool names what an operator calls the table's home.
@@ -199,6 +189,24 @@ type passage struct {
 	// packet as it is, the zero Site if there is none.
 	accepted Site
 	doubts   []doubt
+	// rivals are what may become of the packet instead: other nat chains of the same
+	// priority take it too, and it is not known which the kernel asks first.
+	rivals []passage
+}
+
+// String tells people what becomes of the packet.
+func (p passage) String() string {
+	var out string
+	switch p.action {
+	case actionDNAT:
+		out = fmt.Sprintf("%s leads it to %s", p.site, p.to)
+	default:
+		out = fmt.Sprintf("%s %s it", p.site, p.action)
+	}
+	for _, r := range p.rivals {
+		out += ", or " + r.String()
+	}
+	return out
 }
 
 // uncertain are the doubts that matter: whose rule would have done something
@@ -209,11 +217,7 @@ func (p passage) uncertain() []doubt {
 	})
 }
 
-// at returns the base chains of a hook in the order in which packets pass them.
-// The kernel calls chains of one priority in the reverse order of their
-// registration, which it does not tell. Chains are made with their tables as a rule,
-// and tables are numbered as they are made. iptables-legacy, whose tables tend to be
-// the oldest, is put last.
+// at returns the base chains of a hook by their priorities.
 func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
 	var out []*chain
 	for _, t := range rs {
@@ -229,9 +233,7 @@ func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
 	slices.SortStableFunc(out, func(x, y *chain) int {
 		return cmp.Or(
 			cmp.Compare(x.priority, y.priority),
-			strings.Compare(y.table.registry(), x.table.registry()),
-			cmp.Compare(y.table.handle, x.table.handle),
-			strings.Compare(x.table.family+x.table.name+x.name, y.table.family+y.table.name+y.name),
+			strings.Compare(x.table.origin+x.table.family+x.table.name+x.name, y.table.origin+y.table.family+y.table.name+y.name),
 		)
 	})
 	return out
@@ -278,55 +280,8 @@ func (rs ruleset) pass(hook string, p *Packet, tracked State) passage {
 		}
 	}
 	translate()
-	if translated.action != actionAccept {
-		out.action, out.site, out.to, out.connections = translated.action, translated.site, translated.to, translated.connections
-	}
-	out.accepted = translated.accepted
-	out.doubts = append(out.doubts, translated.doubts...)
-	return out
-}
-
-// translate asks the nat chains of a hook: the first translation wins. It is
-// carried out on the packet.
-func (rs ruleset) translate(hook string, p *Packet) passage {
-	out := passage{action: actionAccept}
-	for _, c := range rs.at(hook, p.family(), true) {
-		e, site, doubts := walk(c, p, 0)
-		out.doubts = append(out.doubts, doubts...)
-		if e.action == actionAccept {
-			if site.Rule != "" && site.Component != componentHostport && out.accepted == (Site{}) {
-				out.accepted = site
-			}
-			continue
-		}
-		out.action, out.site, out.to, out.connections = e.action, site, e.to, e.packets
-		switch e.action {
-		case actionDNAT, actionRedirect:
-			p.DNAT = true
-			p.Destination = translatedTo(p.Destination, e.to)
-			out.to = p.Destination
-		case actionSNAT:
-			p.SNAT = true
-			p.Source = translatedTo(p.Source, e.to)
-		case actionMasquerade:
-			p.SNAT = true
-			p.Source = netip.AddrPortFrom(p.node.sourceFor(p.Out, p.Destination.Addr()), p.Source.Port())
-		}
-		return out
-	}
-	return out
-}
-
-// translatedTo applies a translation, whose address or port may be missing.
-func translatedTo(from, to netip.AddrPort) netip.AddrPort {
-	addr, port := from.Addr(), from.Port()
-	if to.Addr().IsValid() && !to.Addr().IsUnspecified() {
-		addr = to.Addr()
-	}
-	if to.Port() != 0 {
-		port = to.Port()
-	}
-	return netip.AddrPortFrom(addr, port)
+	translated.doubts = append(out.doubts, translated.doubts...)
+	return *translated
 }
 
 // maxDepth is the kernel's own limit of nested chains.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -12,8 +13,17 @@ import (
 type Services struct {
 	s         *Snapshot
 	addresses map[hostport.Family][]local
-	known     map[place]bool
+	known     map[place]turn
 }
+
+// turn says whether a Service takes a packet before us.
+type turn int
+
+const (
+	turnOurs turn = iota
+	turnService
+	turnUnknown // chains of the same priority take it
+)
 
 // local is an address of the node that clients ask, and the interface that has it.
 type local struct {
@@ -36,7 +46,7 @@ func (c *Collector) Services(ctx context.Context, families ...hostport.Family) (
 	}
 	c.readRules(ctx, s, families...)
 	s.Virtual = readVirtual()
-	out := &Services{s: s, addresses: map[hostport.Family][]local{}, known: map[place]bool{}}
+	out := &Services{s: s, addresses: map[hostport.Family][]local{}, known: map[place]turn{}}
 	for _, l := range s.Links {
 		// kube-proxy's IPVS mode has the addresses of all Services on interfaces of
 		// this kind, and the host ports are on the others.
@@ -61,26 +71,33 @@ func (c *Collector) Services(ctx context.Context, families ...hostport.Family) (
 const ipvsInterface = "kube-ipvs0"
 
 // First reports whether a Service takes packets that come for a mapping from
-// outside, at its host IP or at any address of the node.
-func (s *Services) First(a *hostport.Attachment, m hostport.Mapping) bool {
+// outside, at its host IP or at any address of the node. It does not know where our
+// rule and the Service's are in chains of the same priority.
+func (s *Services) First(a *hostport.Attachment, m hostport.Mapping) (first, known bool) {
+	known = true
 	for _, f := range hostport.Families() {
 		if _, has := a.Address(f); !has || !m.Serves(f) {
 			continue
 		}
 		for _, l := range s.addresses[f] {
-			if (m.Wildcard() || m.HostIP.Unmap() == l.addr) && s.first(m.Protocol, netip.AddrPortFrom(l.addr, m.HostPort), l.in) {
-				return true
+			if !m.Wildcard() && m.HostIP.Unmap() != l.addr {
+				continue
+			}
+			switch s.first(m.Protocol, netip.AddrPortFrom(l.addr, m.HostPort), l.in) {
+			case turnService:
+				return true, true
+			case turnUnknown:
+				known = false
 			}
 		}
 	}
-	return false
+	return false, known
 }
 
 // first sends a packet through the hook in which addresses are translated.
-func (s *Services) first(p hostport.Protocol, to netip.AddrPort, in string) bool {
+func (s *Services) first(p hostport.Protocol, to netip.AddrPort, in string) turn {
 	at := place{p, to}
-	found, seen := s.known[at]
-	if seen {
+	if found, seen := s.known[at]; seen {
 		return found
 	}
 	from := netip.AddrPortFrom(standIn(hostport.FamilyOf(to.Addr())), clientPort)
@@ -88,11 +105,16 @@ func (s *Services) first(p hostport.Protocol, to netip.AddrPort, in string) bool
 		Protocol: p, Source: from, Destination: to, In: in, OriginalSource: from, OriginalDestination: to, node: s.s,
 	}
 	by := s.s.rules.pass(hookPrerouting, packet, StateNew)
-	switch by.action {
-	case actionDNAT, actionRedirect:
-		found = by.site.Component == componentProxy
-	default:
-		found = by.accepted.Component == componentProxy && s.s.virtual(p, to)
+	taken := by.site.Component == componentProxy
+	if by.action != actionDNAT && by.action != actionRedirect {
+		taken = by.accepted.Component == componentProxy && s.s.virtual(p, to)
+	}
+	found := turnOurs
+	if taken {
+		found = turnService
+	}
+	if slices.ContainsFunc(by.rivals, func(r passage) bool { return (r.site.Component == componentProxy) != taken }) {
+		found = turnUnknown
 	}
 	s.known[at] = found
 	return found

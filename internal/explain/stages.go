@@ -3,6 +3,7 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/hostport-cni/hostport/internal/listener"
@@ -95,7 +96,7 @@ func (x *explainer) forward() bool {
 	x.doubts("forward", on)
 	if x.lost(on) {
 		site := on.site
-		text := fmt.Sprintf("%s %s it", site, on.action)
+		text := on.String()
 		if site.Rule == "" {
 			text = fmt.Sprintf("the FORWARD policy of %s is DROP and no rule accepts it", site.Tool)
 			if site.Tool == "nftables" {
@@ -124,8 +125,9 @@ func (x *explainer) postrouting() bool {
 	on := x.s.rules.pass(hookPostrouting, x.p, StateNew)
 	x.doubts("masquerade", on)
 	if x.lost(on) {
-		return x.fail("masquerade", CodeForwardDropped, &on.site, fmt.Sprintf("%s %s it", on.site, on.action), dropAdvice(on.site, x.to, x.q)...)
+		return x.fail("masquerade", CodeForwardDropped, &on.site, on.String(), dropAdvice(on.site, x.to, x.q)...)
 	}
+	x.rivals("masquerade", slices.DeleteFunc(on.rivals, func(r passage) bool { return r.to == on.to }))
 	switch on.action {
 	case actionSNAT, actionMasquerade:
 		site := on.site
@@ -222,7 +224,7 @@ func (x *explainer) answer() bool {
 		x.doubts("answer", on)
 		if x.lost(on) {
 			site := on.site
-			return x.fail("answer", CodeReturnPath, &site, fmt.Sprintf("the answer is lost: %s %s it", site, on.action),
+			return x.fail("answer", CodeReturnPath, &site, "the answer is lost: "+on.String(),
 				Advice{Text: "Accept packets of established connections.", Command: established(site)})
 		}
 	}

@@ -12,6 +12,9 @@ import (
 
 // taken says who translates the packet before us.
 func (x *explainer) taken(name string, by passage) bool {
+	if len(by.rivals) > 0 {
+		return x.fail(name, CodeOtherMappingFirst, &by.site, by.String(), Advice{Text: "Remove these rules, or use another host port."})
+	}
 	if by.site.Component == componentProxy {
 		return x.fail(name, CodeServiceFirst, &by.site,
 			fmt.Sprintf("a Service has it first, and kube-proxy leads it to %s", by.to), serviceAdvice)
@@ -20,15 +23,20 @@ func (x *explainer) taken(name string, by passage) bool {
 	if by.action == actionRedirect {
 		what = "redirects it to the node itself"
 	}
-	who := by.site.Component
-	if who == unknownComponent {
-		who = "another program"
-	}
+	who := program(by.site.Component)
 	advice := Advice{Text: "Remove that rule, or use another host port."}
 	if who == componentPortmap {
 		advice = Advice{Text: "It is a rule that portmap left. Remove it, or take the port over.", Command: "hostportctl adopt"}
 	}
 	return x.fail(name, CodeOtherMappingFirst, &by.site, fmt.Sprintf("%s has a rule before ours that %s", who, what), advice)
+}
+
+// program names a component within a sentence.
+func program(component string) string {
+	if component == unknownComponent {
+		return "another program"
+	}
+	return component
 }
 
 // translation walks the first hook, where the packet gets the pod's address.
@@ -43,7 +51,7 @@ func (x *explainer) translation() bool {
 		if first.site.Component == componentHostport {
 			code = CodeGuard
 		}
-		return x.fail("translation", code, &first.site, fmt.Sprintf("%s %s it", first.site, first.action), dropAdvice(first.site, x.to, x.q)...)
+		return x.fail("translation", code, &first.site, first.String(), dropAdvice(first.site, x.to, x.q)...)
 	}
 	switch first.action {
 	case actionDNAT, actionRedirect:
@@ -60,13 +68,7 @@ func (x *explainer) translation() bool {
 	if first.to != x.to {
 		return x.fail("translation", CodeOutOfSync, &first.site, fmt.Sprintf("the rule in the kernel leads to %s, and the record says %s", first.to, x.to), syncAdvice)
 	}
-	site := first.site
-	text := fmt.Sprintf("%s leads it to %s", site, x.to)
-	if n := first.connections; n != nil {
-		text += " (" + count(*n, "connection", "connections") + " so far)"
-	}
-	x.stage("translation", MarkOK, componentHostport, sentence(text), &site)
-	x.r.Stages[len(x.r.Stages)-1].Connections = first.connections
+	x.ours(first)
 	if x.s.virtual(x.q.Protocol, x.p.OriginalDestination) {
 		x.warn("ipvs", "IPVS serves %s too, and gets none of these packets: it comes after the translation. A Service of kube-proxy's "+
 			"IPVS mode that has this port is hidden.", x.p.OriginalDestination)
@@ -78,6 +80,47 @@ func (x *explainer) translation() bool {
 		x.warn("owner", "%s", sentence(x.owner.Life))
 	}
 	return true
+}
+
+// ours notes our rule, and those of other programs that may come before it.
+func (x *explainer) ours(first passage) {
+	text, mark := fmt.Sprintf("%s leads it to %s", first.site, x.to), MarkOK
+	if n := first.connections; n != nil {
+		text += " (" + count(*n, "connection", "connections") + " so far)"
+	}
+	if len(first.rivals) > 0 {
+		text, mark = text+", if the kernel asks its chain first", MarkUnknown
+	}
+	x.stage("translation", mark, componentHostport, sentence(text), &first.site)
+	x.r.Stages[len(x.r.Stages)-1].Connections = first.connections
+	x.rivals("translation", first.rivals)
+	if len(first.rivals) == 0 {
+		return
+	}
+	x.r.rivals = first.rivals
+	advice := "Use another port for one of the two."
+	if x.owner.Backend == "iptables" {
+		advice = "Use another port for one of the two, or the nftables backend, whose chains come after those of the others."
+	}
+	x.r.Advice = append(x.r.Advice, Advice{Text: advice})
+}
+
+// rivals notes what may become of the packet instead.
+func (x *explainer) rivals(name string, rivals []passage) {
+	for _, r := range rivals {
+		x.unknown = true
+		x.stage(name, MarkUnknown, r.site.Component, sentence(r.String()+", if the kernel asks its chain first: both have the same priority"), &r.site)
+	}
+}
+
+// takers names the programs whose rules take a packet.
+func takers(all []passage) string {
+	var names []string
+	for _, p := range all {
+		names = append(names, program(p.site.Component))
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
 }
 
 // count is a number and what it counts.

@@ -29,6 +29,8 @@ type puzzle struct {
 	unsure bool
 	// probe says what the code is with --probe, "" if the same.
 	probe string
+	// unlisted says that list leaves the state out.
+	unlisted bool
 	// arrange brings the node into the state and returns the packet.
 	arrange func(e *env) packet
 }
@@ -58,7 +60,57 @@ func (e *env) fromNode(to netip.Addr, server string) packet {
 }
 
 func puzzles() []puzzle {
-	return slices.Concat(mappingPuzzles(), nodePuzzles(), podPuzzles())
+	return slices.Concat(mappingPuzzles(), priorityPuzzles(), nodePuzzles(), podPuzzles())
+}
+
+// priorityPuzzles have chains of kube-proxy beside those of iptables, at the same
+// priority. The kernel asks the one first that was registered last, which only a
+// packet can tell.
+func priorityPuzzles() []puzzle {
+	return []puzzle{
+		{
+			name: "kube-proxy's nftables mode, registered after us", code: "not-visible", unsure: true, unlisted: true, probe: "service-first",
+			backends: iptablesOnly, arrange: func(e *env) packet {
+				e.web()
+				e.nftService()
+				return e.fromClient("elsewhere")
+			},
+		},
+		{
+			name: "kube-proxy's nftables mode, registered before us", code: "not-visible", unsure: true, unlisted: true, probe: "ok",
+			backends: iptablesOnly, arrange: func(e *env) packet {
+				e.nftService()
+				e.web()
+				return e.fromClient("web")
+			},
+		},
+		// iptables-nft makes a base chain when a rule first needs it.
+		{
+			name: "kube-proxy's nftables mode, registered after table nat and before its PREROUTING", code: "not-visible", unsure: true,
+			unlisted: true, probe: "ok", backends: iptablesNFTOnly, arrange: func(e *env) packet {
+				e.w.Iptables(e.f, "-t", "nat", "-A", "POSTROUTING", "-o", "nowhere", "-j", "MASQUERADE")
+				e.nftService()
+				e.web()
+				return e.fromClient("web")
+			},
+		},
+		{
+			name: "kube-proxy's nftables mode, from the node", code: "not-visible", unsure: true, unlisted: true, probe: "service-first",
+			backends: iptablesOnly, arrange: func(e *env) packet {
+				e.web()
+				e.nftService()
+				return e.fromNode(e.f.Node(), "elsewhere")
+			},
+		},
+		{
+			name: "kube-proxy's nftables mode with another port", code: "ok", backends: iptablesOnly, arrange: func(e *env) packet {
+				e.web()
+				e.nftService()
+				e.w.NFT(fmt.Sprintf("flush map %s kube-proxy service-ips", e.nftFamily()))
+				return e.fromClient("web")
+			},
+		},
+	}
 }
 
 func mappingPuzzles() []puzzle {
@@ -113,17 +165,6 @@ func mappingPuzzles() []puzzle {
 			e.nftService()
 			e.web()
 			return e.fromClient("elsewhere")
-		}},
-		// The chains have the same priority: the kernel calls the younger one first.
-		{name: "a younger table of kube-proxy's nftables mode", code: "service-first", backends: iptablesNFTOnly, arrange: func(e *env) packet {
-			e.web()
-			e.nftService()
-			return e.fromClient("elsewhere")
-		}},
-		{name: "an older table of kube-proxy's nftables mode", code: "ok", backends: iptablesNFTOnly, arrange: func(e *env) packet {
-			e.nftService()
-			e.web()
-			return e.fromClient("web")
 		}},
 		{name: "a DNAT rule of somebody else", code: "other-mapping-first", arrange: func(e *env) packet {
 			e.web()
@@ -371,6 +412,9 @@ func TestExplain(t *testing.T) {
 						s.probe = s.code
 					}
 					e.explained(s, p, s.probe, "--probe")
+					if s.unlisted {
+						e.unlisted()
+					}
 				})
 			}
 		}
@@ -420,6 +464,16 @@ func (e *env) explained(s puzzle, p packet, code string, more ...string) {
 	}
 	if len(more) > 0 && r.Observed == nil {
 		e.Error("--probe observed nothing")
+	}
+}
+
+// unlisted wants list to leave open how the host port is doing.
+func (e *env) unlisted() {
+	e.Helper()
+	out := e.w.Ctl("list", "-o", "json", "--port", "8080")
+	var r struct{ HostPorts []struct{ State string } }
+	if err := json.Unmarshal(out.Stdout, &r); err != nil || len(r.HostPorts) != 1 || r.HostPorts[0].State != "" {
+		e.Errorf("list (%v), want one host port without a state:\n%s%s", err, out.Stdout, out.Stderr)
 	}
 }
 

@@ -57,13 +57,13 @@ func (c *cluster) serviceOnPort(t *testing.T, port int32, ask question) {
 	c.ready(t, "backend")
 	c.create(t, nodePortService("backend", port, 8080))
 	c.awaitNodePort(t, port)
-	if !c.serviceWins() {
-		// Two chains of one priority: the one that was registered last comes first, and
-		// explain knows of the tables alone which is the younger.
-		return
+	code, state := "service-first", "service first"
+	if c.serviceWins() {
+		c.answers(t, "backend", "the Service's port", ask)
+	} else {
+		// Two chains have the same priority, and the kernel does not tell which it asks first.
+		code, state = "not-visible", ""
 	}
-	c.answers(t, "backend", "the Service's port", ask)
-	const code, state = "service-first", "service first"
 	c.explains(t, port, code)
 	listing, err := c.hostportctl("list", "--output", "json", "--port", fmt.Sprint(port))
 	if err != nil {
@@ -73,9 +73,28 @@ func (c *cluster) serviceOnPort(t *testing.T, port int32, ask question) {
 	if err := json.Unmarshal([]byte(listing), &list); err != nil || len(list.HostPorts) != 1 || list.HostPorts[0].State != state {
 		t.Errorf("list (%v), want the state %q:\n%s", err, state, listing)
 	}
+	if !c.serviceWins() {
+		c.probeDecides(t, port, ask)
+	}
 	if err := c.api.CoreV1().Services(namespace).Delete(t.Context(), "backend", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// probeDecides wants the packet of explain --probe to meet what a client's does.
+func (c *cluster) probeDecides(t *testing.T, port int32, ask question) {
+	t.Helper()
+	var pod string
+	c.await(t, "an answer", func(ctx context.Context) error {
+		r, err := ask(ctx)
+		pod = r.Pod
+		return err
+	})
+	code, found := map[string]string{"holder": "ok", "backend": "service-first"}[pod]
+	if !found {
+		t.Fatalf("%q answered", pod)
+	}
+	c.explains(t, port, code, "--probe")
 }
 
 // loopbackOnly has a pod that listens where no packet from outside can arrive.
@@ -99,12 +118,13 @@ func silent(t *testing.T, what string, ask question) {
 }
 
 // explains wants explain to come to a code, for a client outside.
-func (c *cluster) explains(t *testing.T, port int32, code string) {
+func (c *cluster) explains(t *testing.T, port int32, code string, more ...string) {
 	t.Helper()
+	args := append([]string{"explain", fmt.Sprint(port), "--output", "json", "--address", onNode(port).Addr().String()}, more...)
 	var out string
 	c.await(t, fmt.Sprintf("explain %d to say %s", port, code), func(context.Context) error {
 		// It fails if the packet does not reach the pod.
-		out, _ = c.hostportctl("explain", fmt.Sprint(port), "--output", "json", "--address", onNode(port).Addr().String())
+		out, _ = c.hostportctl(args...)
 		var report struct{ Code, Sentence string }
 		if err := json.Unmarshal([]byte(out), &report); err != nil {
 			return fmt.Errorf("%w: %s", err, out)

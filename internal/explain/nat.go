@@ -1,0 +1,92 @@
+package explain
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// translate asks the nat chains of a hook: the first translation wins. It is
+// carried out on the packet.
+//
+// Of chains with the same priority, such as PREROUTING of iptables and nat-prerouting
+// of kube-proxy's nftables mode, the kernel asks the one first that was registered
+// last (nf_hook_entries_grow), and it does not tell when that was. Handles do not
+// help. That of a table says which table is the younger one, but iptables-nft adds a
+// base chain to its table only when a rule first needs it, a dormant table registers
+// its chains once more when it wakes up, and handles of chains count within their
+// table. iptables-legacy has none. nfnetlink_hook names only the dispatcher of nat
+// chains; since b010e2a4a9ac (July 2026) it lists the chains in their order, but no
+// kernel that hostport is tested on has that. So every chain of the priority is asked,
+// and if several take the packet, each in its own way, they are rivals.
+func (rs ruleset) translate(hook string, p *Packet) passage {
+	out := passage{action: actionAccept}
+	chains := rs.at(hook, p.family(), true)
+	for len(chains) > 0 {
+		same := 1
+		for same < len(chains) && chains[same].priority == chains[0].priority {
+			same++
+		}
+		var takers []passage
+		var packets []*Packet // as the takers leave it
+		for _, c := range chains[:same] {
+			q := p.clone()
+			e, site, doubts := walk(c, q, 0)
+			out.doubts = append(out.doubts, doubts...)
+			if e.action != actionAccept {
+				takers = append(takers, passage{action: e.action, site: site, to: e.translate(q), connections: e.packets})
+				packets = append(packets, q)
+				continue
+			}
+			*p = *q
+			if site.Rule != "" && site.Component != componentHostport && out.accepted == (Site{}) {
+				out.accepted = site
+			}
+		}
+		if len(takers) > 0 {
+			// Ours is the one whose further way is of interest.
+			ours := max(0, slices.IndexFunc(takers, func(t passage) bool { return t.site.Component == componentHostport }))
+			*p = *packets[ours]
+			taken := takers[ours]
+			taken.accepted, taken.doubts = out.accepted, out.doubts
+			taken.rivals = slices.DeleteFunc(takers, func(t passage) bool {
+				return t.to == taken.to && t.site.Component == taken.site.Component
+			})
+			return taken
+		}
+		chains = chains[same:]
+	}
+	return out
+}
+
+// translate carries out a translation on the packet. It returns the new destination,
+// or the new source, and nothing for another action.
+func (e effect) translate(p *Packet) netip.AddrPort {
+	switch e.action {
+	case actionDNAT, actionRedirect:
+		p.DNAT = true
+		p.Destination = translatedTo(p.Destination, e.to)
+		return p.Destination
+	case actionSNAT:
+		p.SNAT = true
+		p.Source = translatedTo(p.Source, e.to)
+		return p.Source
+	case actionMasquerade:
+		p.SNAT = true
+		p.Source = netip.AddrPortFrom(p.node.sourceFor(p.Out, p.Destination.Addr()), p.Source.Port())
+		return p.Source
+	default:
+		return netip.AddrPort{}
+	}
+}
+
+// translatedTo applies a translation, whose address or port may be missing.
+func translatedTo(from, to netip.AddrPort) netip.AddrPort {
+	addr, port := from.Addr(), from.Port()
+	if to.Addr().IsValid() && !to.Addr().IsUnspecified() {
+		addr = to.Addr()
+	}
+	if to.Port() != 0 {
+		port = to.Port()
+	}
+	return netip.AddrPortFrom(addr, port)
+}
