@@ -92,6 +92,16 @@ func cells() []cell {
 	bare := func(n *twin) call { return n.bare }
 	one := func(n *twin) call { return n.one }
 	large := func(n *twin) call { return n.large }
+	again := func(name string, of func(n *twin) call) cell { // as after a restart of the runtime
+		return cell{name, func(t *testing.T, n *twin) float64 {
+			t.Helper()
+			c := of(n)
+			c.verb(t, "ADD")
+			took := milliseconds(c.verb(t, "ADD").wall)
+			c.verb(t, "DEL")
+			return took
+		}}
+	}
 	crowd := func(measured string) cell {
 		return cell{"40 " + measured + "s at once", func(t *testing.T, n *twin) float64 {
 			t.Helper()
@@ -115,6 +125,7 @@ func cells() []cell {
 		verb("ADD without mappings", "ADD", bare), verb("DEL without mappings", "DEL", bare),
 		verb("ADD", "ADD", one), verb("DEL", "DEL", one),
 		verb("ADD of 500 mappings", "ADD", large), verb("DEL of 500 mappings", "DEL", large),
+		again("second ADD", one), again("second ADD of 500 mappings", large),
 		crowd("ADD"), crowd("DEL"),
 		connection("tcp"), connection("udp"),
 	}
