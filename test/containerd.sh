@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
-# Prints the directory of the newest containerd, its shim and ctr. It builds them
-# from the module first, once for each version, which takes minutes. The checksum
-# database vouches for the module.
+# Prints the directory of a containerd, its shim and ctr: test/containerd.sh [SUITE]
+#
+# Of a SUITE of Debian it is the package's, unpacked. Otherwise it is the newest. It
+# builds that from the module first, once for each version, which takes minutes. The
+# checksum database vouches for the module.
 set -euo pipefail
 version=v2.4.2
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/hostport
+if [ $# -gt 0 ]; then
+	"$(dirname "$0")"/debian.sh "$cache/debian" containerd "$1" >&2
+	echo "$cache/debian/$1/containerd/root/usr/bin"
+	exit
+fi
 dir=$cache/containerd-$version
 if [ ! -d "$dir" ]; then
 	echo "building containerd $version, which takes minutes" >&2

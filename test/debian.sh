@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches what Debian's suites have of the tools and kernels that people run:
 #
-#	test/debian.sh DIRECTORY tools|kernel|firewalld SUITE...
+#	test/debian.sh DIRECTORY tools|kernel|firewalld|containerd SUITE...
 #	test/debian.sh DIRECTORY extra PACKAGE...
 #
 # Nothing is installed. Packages are unpacked below DIRECTORY, and what is there
@@ -12,6 +12,8 @@
 #	                    with the libraries of its suite
 #	SUITE/kernel/root   boot/vmlinuz-* and lib/modules
 #	SUITE/firewalld/bin firewalld and firewall-cmd, with the Python of their suite
+#	SUITE/containerd/root/usr/bin containerd, its shim and ctr, without runc and for
+#	                    this machine's C library, of which they need little
 #	extra/root          packages that this machine lacks, of its own suite
 set -euo pipefail
 
@@ -133,6 +135,17 @@ firewalld() {
 	mv "$to/new" "$to/bin"
 }
 
+containerd() {
+	local to=$cache/$1/containerd
+	[ ! -e "$to/root" ] || return 0
+	update "$1"
+	(cd "$cache/$1/apt" && rm -f containerd_*.deb && apt "$1" apt-get download containerd)
+	mkdir -p "$to/archives"
+	mv "$cache/$1"/apt/containerd_*.deb "$to/archives"
+	unpack "$to/archives" "$to/root"
+	rmdir "$to/archives"
+}
+
 extra() {
 	local to=$cache/extra
 	local p missing=
@@ -161,7 +174,7 @@ if [ "$set" = extra ]; then
 fi
 for suite in "$@"; do
 	case $set in
-	tools | kernel | firewalld) $set "$suite" ;;
+	tools | kernel | firewalld | containerd) $set "$suite" ;;
 	*) echo "unknown set $set" >&2 && exit 2 ;;
 	esac
 done

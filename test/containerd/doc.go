@@ -1,6 +1,7 @@
 // Package containerd proves the plugin with the programs that call it.
 //
-// Debian's containerd, the newest one, built from its module, and Podman run
+// Debian's containerd, that of its suite trixie, the newest one, built from its
+// module, and Podman run
 // containers on the node of a World (test/world), inside a process namespace of
 // the test's own. Beside them the package calls the plugin the way CRI-O, nerdctl
 // and Multus do.

@@ -17,8 +17,10 @@ import (
 const (
 	// groupKey names the control group below which everything runs.
 	groupKey = "HOSTPORT_GROUP"
-	// newestKey is the directory of the containerd that the tests build.
+	// newestKey is the directory of the containerd that the tests build, trixieKey
+	// that of Debian trixie's.
 	newestKey = "HOSTPORT_CONTAINERD"
+	trixieKey = "HOSTPORT_CONTAINERD_TRIXIE"
 )
 
 // reference are the CNI plugins that stand in the chains beside those of the
@@ -32,7 +34,7 @@ var reference = []string{
 func program(name string) string { return filepath.Join(world.Bin(), name) }
 
 // buildPrograms adds to the World's programs what the tests run: plugins, the
-// pods' program and its image, and the newest containerd.
+// pods' program and its image, and further versions of containerd.
 func buildPrograms(dir string) error {
 	if err := requireTools(); err != nil {
 		return err
@@ -48,7 +50,7 @@ func buildPrograms(dir string) error {
 	if err := writeImage(filepath.Join(dir, "image.tar"), peer); err != nil {
 		return err
 	}
-	return findNewest()
+	return errors.Join(findContainerd(newestKey), findContainerd(trixieKey, "trixie"))
 }
 
 func goBuild(args ...string) error {
@@ -58,15 +60,15 @@ func goBuild(args ...string) error {
 	return nil
 }
 
-// findNewest builds the newest containerd, unless it is there.
-func findNewest() error {
-	cmd := exec.Command("../containerd.sh")
+// findContainerd builds or fetches a containerd, unless it is there.
+func findContainerd(key string, args ...string) error {
+	cmd := exec.Command("../containerd.sh", args...)
 	cmd.Stderr = os.Stderr
 	dir, err := cmd.Output()
 	if err != nil {
-		return fmt.Errorf("build the newest containerd: %w", err)
+		return fmt.Errorf("find containerd %v: %w", args, err)
 	}
-	return os.Setenv(newestKey, strings.TrimSpace(string(dir)))
+	return os.Setenv(key, strings.TrimSpace(string(dir)))
 }
 
 func requireTools() error {

@@ -13,19 +13,23 @@ import (
 // release is a containerd that the tests run with.
 type release struct {
 	name string
+	// key names the variable with the directory of its programs; empty if they are
+	// on the PATH.
+	key string
 	// cniVersion is the newest that it speaks.
 	cniVersion string
 	// asksStatus says that it calls STATUS whenever it is asked for its own.
 	asksStatus bool
 }
 
-// Debian's containerd, and the newest. A pod's control group is found by its
-// parent's name, and there is no other image than the test's.
+// Debian's containerd, that of Debian trixie, and the newest. A pod's control group
+// is found by its parent's name, and there is no other image than the test's.
 var (
 	debian = release{name: "1.6", cniVersion: "1.0.0"}
-	newest = release{name: "2.4", cniVersion: "1.1.0", asksStatus: true}
+	trixie = release{name: "1.7", cniVersion: "1.0.0", key: trixieKey}
+	newest = release{name: "2.4", cniVersion: "1.1.0", key: newestKey, asksStatus: true}
 
-	releases = []release{debian, newest}
+	releases = []release{debian, trixie, newest}
 	// backends are those of the tests here: the variants of iptables differ in
 	// nothing that a runtime could see.
 	backends = []world.Backend{world.IptablesNFT, world.NFTables}
@@ -35,16 +39,16 @@ var (
 // which its plugins find as well, then the machine's.
 func (r release) path(w *world.World) string {
 	path := w.ToolDir + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"
-	if r.name == newest.name {
-		path = os.Getenv(newestKey) + ":" + path
+	if r.key != "" {
+		path = os.Getenv(r.key) + ":" + path
 	}
 	return path
 }
 
 // program is the path of one of the release's programs.
 func (r release) program(name string) string {
-	if r.name == newest.name {
-		return filepath.Join(os.Getenv(newestKey), name)
+	if r.key != "" {
+		return filepath.Join(os.Getenv(r.key), name)
 	}
 	return name
 }
