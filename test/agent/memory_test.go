@@ -17,12 +17,26 @@ const (
 	attachments = 500
 	// mostMemory is what is promised.
 	mostMemory = 30 << 20
+	// startTime is after which everything was looked at once, the tables of
+	// iptables-legacy among it.
+	startTime = 10 * time.Second
 	// idleTime is for how long the processor time of an agent without work is
-	// measured. On a quiet machine it takes less than 0.1 % of a core; idleLimit
-	// finds an agent that has begun to spin, also on a busy one.
-	idleTime  = 20 * time.Second
-	idleLimit = 0.01
+	// measured: as long as it takes it to ask its backend for the status once more.
+	idleTime = 2 * time.Minute
+	// idleTries of which one has to be below the limit: what else runs on the
+	// machine costs the agent its caches, and can only add to what it takes.
+	idleTries = 4
 )
+
+// idleLimit is the share of a core that an agent without work may take. What is
+// promised is 0.1 %. With iptables-legacy, whose tables are read every three seconds,
+// it is 0.07 to 0.09 % on a quiet machine: too close for a busy or a slower one.
+func idleLimit(b world.Backend) float64 {
+	if b == world.IptablesLegacy {
+		return 0.002
+	}
+	return 0.001
+}
 
 // TestCost measures memory and processor time of an agent on a node with many
 // pods, when nothing happens, a scrape apart. Time that its tools take counts.
@@ -35,24 +49,34 @@ func TestCost(t *testing.T) {
 			n.start()
 			n.awaitReady()
 			n.get("/metrics")
-			time.Sleep(3 * time.Second)
-			before := n.processorTime()
-			time.Sleep(idleTime)
-			share := float64(n.processorTime()-before) / float64(idleTime)
+			time.Sleep(startTime)
+			share := 1.0
+			for try := 0; try < idleTries && share > idleLimit(b); try++ {
+				share = n.idle()
+				t.Logf("%.3f %% of a core", share*100)
+			}
 			n.get("/metrics")
 			memory, detail := n.memory()
-			t.Logf("%d attachments: %.1f MiB resident (%s), %.3f %% of a core", attachments, float64(memory)/(1<<20), detail, share*100)
+			t.Logf("%d attachments: %.1f MiB resident (%s)", attachments, float64(memory)/(1<<20), detail)
 			if memory > mostMemory {
 				t.Errorf("%d bytes resident, want less than %d", memory, mostMemory)
 			}
-			if share > idleLimit {
-				t.Errorf("%.3f %% of a core, want less than %.1f %%", share*100, idleLimit*100)
+			if share > idleLimit(b) {
+				t.Errorf("%.3f %% of a core, want less than %.1f %%", share*100, idleLimit(b)*100)
 			}
 			if got := n.metric(`hostport_mappings{backend="` + b.Config() + `",family="ipv4",protocol="tcp"}`); got != fmt.Sprint(attachments) {
 				t.Errorf("%s mappings", got)
 			}
 		})
 	}
+}
+
+// idle returns the share of a core that the agent takes while nothing happens.
+func (n *node) idle() float64 {
+	n.Helper()
+	start, before := time.Now(), n.processorTime()
+	time.Sleep(idleTime)
+	return float64(n.processorTime()-before) / float64(time.Since(start))
 }
 
 // crowd adds attachments, all of one sandbox: what a chain would do before does
