@@ -27,7 +27,7 @@ var platforms = map[string]struct {
 	"microk8s": {
 		"/var/snap/microk8s/current/opt/cni/bin", "/var/snap/microk8s/current/args/cni-network", "spc_t", nil,
 	},
-	"openshift": {"/var/lib/cni/bin", "/etc/cni/multus/net.d", "spc_t", nil},
+	"openshift": {"/var/lib/cni/bin", "/etc/kubernetes/cni/net.d", "spc_t", nil},
 	"talos":     {"/opt/cni/bin", "/etc/cni/net.d", "spc_t", []string{`--config=backend="nftables"`}},
 	"kind":      {"/opt/cni/bin", "/etc/cni/net.d", "spc_t", []string{"--replace-portmap"}},
 }
