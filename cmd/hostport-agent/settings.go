@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,7 +52,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	f.StringVar(&s.Install.ConfDir, "conf-dir", install.DefaultConfDir, "`directory` of the runtime's network configurations")
 	f.StringVar(&s.Install.BinDir, "bin-dir", install.DefaultBinDir, "`directory` of the runtime's CNI plugins")
 	f.StringVar(&s.Install.Network, "network", "", "`name` of the network (default: the one that the runtime takes)")
-	f.StringVar(&s.Backend, "backend", "", "iptables or nftables, written into the plugin's entry (default: the plugin chooses)")
+	f.StringVar(&s.Backend, "backend", "", strings.Join(backend.Names(), " or ")+", written into the plugin's entry (default: the plugin chooses)")
 	f.StringVar((*string)(&s.Install.Mode), "mode", string(install.Conflist), "where the entry goes: conflist, or dropin, a file that libcni 1.3 reads beside it")
 	f.BoolVar(&s.Install.ReplacePortmap, "replace-portmap", false, "take the place of portmap, and adopt the pods that it serves")
 	f.Var(&s.config, "config", "a key of the plugin's entry, as `KEY=VALUE`; may be repeated")
@@ -87,8 +88,8 @@ func (s *settings) check(f *flag.FlagSet) error {
 		return errors.New("--legacy-interval has to be more than 0")
 	case s.DeadOwnerTimeout < 0:
 		return errors.New("--dead-owner-timeout is negative")
-	case s.Backend != "" && s.Backend != backend.Iptables && s.Backend != backend.Nftables:
-		return fmt.Errorf("--backend %q: want %s or %s", s.Backend, backend.Iptables, backend.Nftables)
+	case s.Backend != "" && !slices.Contains(backend.Names(), s.Backend):
+		return fmt.Errorf("--backend %q: want %s", s.Backend, strings.Join(backend.Names(), " or "))
 	case s.Install.Mode != install.Conflist && s.Install.Mode != install.Dropin:
 		return fmt.Errorf("--mode %q: want %s or %s", s.Install.Mode, install.Conflist, install.Dropin)
 	case s.cleanup && s.NoInstall:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -10,7 +11,7 @@ import (
 )
 
 func newStatus(w *where) *cobra.Command {
-	var backend string
+	var asked string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Tell whether this node can serve host ports, and how many it serves",
@@ -20,7 +21,7 @@ func newStatus(w *where) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.node(cmd)
-			name := n.Choose(cmd.Context(), backend)
+			name := n.Choose(cmd.Context(), asked)
 			if _, err := n.Backend(name); err != nil {
 				return err
 			}
@@ -34,7 +35,7 @@ func newStatus(w *where) *cobra.Command {
 			return writeCounts(cmd, n)
 		},
 	}
-	cmd.Flags().StringVar(&backend, "backend", "", "ask about this `backend` and not the one chosen by default: iptables or nftables")
+	cmd.Flags().StringVar(&asked, "backend", "", "ask about this `backend` and not the one chosen by default: "+strings.Join(backend.Names(), " or "))
 	return cmd
 }
 
@@ -49,7 +50,10 @@ func writeCounts(cmd *cobra.Command, n *node.Node) error {
 		per[a.Backend]++
 		ports += len(a.Mappings)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "attachments: %d (iptables %d, nftables %d)\nhost ports:  %d\n",
-		len(all), per[backend.Iptables], per[backend.Nftables], ports)
+	var on []string
+	for _, name := range backend.Names() {
+		on = append(on, fmt.Sprintf("%s %d", name, per[name]))
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "attachments: %d (%s)\nhost ports:  %d\n", len(all), strings.Join(on, ", "), ports)
 	return err
 }
