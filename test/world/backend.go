@@ -8,7 +8,7 @@ import (
 // iptables the variant of the tool that is on PATH.
 type Backend string
 
-// The three backends that every behaviour is tested on.
+// The three that every behaviour is tested on.
 const (
 	IptablesNFT    Backend = "iptables-nft"
 	IptablesLegacy Backend = "iptables-legacy"
@@ -20,10 +20,12 @@ var Backends = []Backend{IptablesNFT, IptablesLegacy, NFTables}
 
 // Config is the value of the plugin's configuration key "backend".
 func (b Backend) Config() string {
-	if b == NFTables {
-		return "nftables"
+	switch b {
+	case IptablesNFT, IptablesLegacy:
+		return "iptables"
+	default:
+		return string(b)
 	}
-	return "iptables"
 }
 
 // variant is the flavour of the iptables tools on PATH. A node on the nftables
