@@ -1,5 +1,5 @@
-// Package node is the one place where a node changes. It puts together the
-// record of who holds which host port (internal/state), the backends that
+// Package node is the one place where records and rules change. It puts together
+// the record of who holds which host port (internal/state), the backends that
 // write the rules, connection tracking, the setting that lets 127.0.0.1 reach
 // pods, and the look at sandboxes.
 //

@@ -2,10 +2,10 @@
 // lets one process change the node at a time.
 //
 // Records are facts: what the runtime said and what the node found. The rules
-// in the kernel are derived from them. Every question of an ADD or DEL is an
-// index lookup: by attachment, by protocol and port, by pod address, by
-// loopback interface. A change is marked as pending before the kernel is
-// touched, so that the next process can recover it if this one dies.
+// in the kernel are derived from them. What an ADD or DEL asks about ports, pods
+// and interfaces is an index lookup: by attachment, by protocol and port, by pod
+// address, by loopback interface. A change is marked as pending before the kernel
+// is touched, so that the next process can recover it if this one dies.
 //
 // A reboot empties the kernel and so voids the records. The file is therefore
 // never synced: it has to survive a killed process, but not a power failure.
