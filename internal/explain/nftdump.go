@@ -1,8 +1,7 @@
 package explain
 
 import (
-	"encoding/binary"
-	"errors"
+	"context"
 	"fmt"
 	"strings"
 
@@ -10,12 +9,11 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// nftReader reads nf_tables through one netlink socket. The library's own
-// listings are not used: they leave out expressions that they do not know,
-// without a word, and ask for rules chain by chain.
+// nftReader reads nf_tables through one netlink socket.
 type nftReader struct{ conn *netlink.Conn }
 
 func newNFTReader() (*nftReader, error) {
@@ -28,56 +26,12 @@ func newNFTReader() (*nftReader, error) {
 
 func (r *nftReader) close() { _ = r.conn.Close() }
 
-// maxDumps bounds how often a listing that others disturb is read again.
-const maxDumps = 5
-
-// dump hands every message of a listing to each, without its header of four
-// bytes. Objects that do not exist have none.
-func (r *nftReader) dump(kind uint16, family byte, attrs []netlink.Attribute, each func(family byte, ad *netlink.AttributeDecoder) error) error {
-	data, err := netlink.MarshalAttributes(attrs)
-	if err != nil {
-		return err
+// list hands every object of a listing to each.
+func (r *nftReader) list(kind uint16, family byte, attrs []netlink.Attribute, each func(byte, nftables.Attributes)) error {
+	if err := nftables.List(context.Background(), r.conn, kind, family, attrs, each); err != nil {
+		return fmt.Errorf("list nf_tables: %w", err)
 	}
-	for range maxDumps {
-		msgs, err := r.conn.Execute(netlink.Message{
-			Header: netlink.Header{
-				Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
-				Flags: netlink.Request | netlink.Dump,
-			},
-			Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
-		})
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("list nf_tables: %w", err)
-		}
-		interrupted := false
-		for _, m := range msgs {
-			interrupted = interrupted || m.Header.Flags&netlink.DumpInterrupted != 0
-		}
-		if interrupted {
-			continue
-		}
-		for _, m := range msgs {
-			if len(m.Data) < 4 {
-				continue
-			}
-			ad, err := netlink.NewAttributeDecoder(m.Data[4:])
-			if err != nil {
-				return err
-			}
-			ad.ByteOrder = binary.BigEndian
-			if err := each(m.Data[0], ad); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return fmt.Errorf("list nf_tables: interrupted %d times", maxDumps)
+	return nil
 }
 
 var nftFamilies = map[byte]string{ //nolint:gochecknoglobals // a constant table
@@ -91,14 +45,14 @@ type nftTables struct {
 	reader *nftReader
 	all    ruleset
 	byName map[string]*table
-	sets   map[string]map[string]*nftSet
+	sets   map[*table]map[string]*nftSet // by name
 }
 
 func (n *nftTables) table(family byte, name string) *table {
 	key := nftFamilies[family] + " " + name
 	t := n.byName[key]
 	if t == nil {
-		t = &table{origin: originNFT, family: nftFamilies[family], name: name, chains: map[string]*chain{}}
+		t = &table{origin: originNFT, family: nftFamilies[family], number: family, name: name, chains: map[string]*chain{}}
 		n.byName[key] = t
 		n.all = append(n.all, t)
 	}
@@ -107,7 +61,7 @@ func (n *nftTables) table(family byte, name string) *table {
 
 // read returns the tables that packets of some families pass, without their rules.
 func (r *nftReader) read(families ...hostport.Family) (*nftTables, error) {
-	n := &nftTables{reader: r, byName: map[string]*table{}, sets: map[string]map[string]*nftSet{}}
+	n := &nftTables{reader: r, byName: map[string]*table{}, sets: map[*table]map[string]*nftSet{}}
 	protocols := []byte{unix.NFPROTO_INET}
 	for _, f := range families {
 		protocols = append(protocols, map[hostport.Family]byte{hostport.IPv4: unix.NFPROTO_IPV4, hostport.IPv6: unix.NFPROTO_IPV6}[f])
@@ -135,77 +89,37 @@ func (n *nftTables) fill(want func(*table) bool) error {
 }
 
 func (n *nftTables) readChains(protocol byte) error {
-	return n.reader.dump(unix.NFT_MSG_GETCHAIN, protocol, nil, func(family byte, ad *netlink.AttributeDecoder) error {
-		c := &chain{policy: actionAccept}
-		table, hook := "", -1
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_CHAIN_TABLE:
-				table = ad.String()
-			case unix.NFTA_CHAIN_NAME:
-				c.name = ad.String()
-			case unix.NFTA_CHAIN_TYPE:
-				c.kind = ad.String()
-			case unix.NFTA_CHAIN_POLICY:
-				if ad.Uint32() == 0 {
-					c.policy = actionDrop
-				}
-			case unix.NFTA_CHAIN_HOOK:
-				ad.Nested(func(n *netlink.AttributeDecoder) error {
-					for n.Next() {
-						switch n.Type() {
-						case unix.NFTA_HOOK_HOOKNUM:
-							hook = int(n.Uint32())
-						case unix.NFTA_HOOK_PRIORITY:
-							c.priority = int(int32(n.Uint32()))
-						}
-					}
-					return nil
-				})
+	return n.reader.list(unix.NFT_MSG_GETCHAIN, protocol, nil, func(family byte, as nftables.Attributes) {
+		c := &chain{
+			table: n.table(family, as.Text(unix.NFTA_CHAIN_TABLE)), name: as.Text(unix.NFTA_CHAIN_NAME),
+			kind: as.Text(unix.NFTA_CHAIN_TYPE), policy: actionAccept,
+		}
+		if as.Get(unix.NFTA_CHAIN_POLICY) != nil {
+			c.policy = verdictAction(int32(as.Uint32(unix.NFTA_CHAIN_POLICY)))
+		}
+		hooks := [...]string{hookPrerouting, hookInput, hookForward, hookOutput, hookPostrouting}
+		if hook := as.Nested(unix.NFTA_CHAIN_HOOK); hook != nil {
+			c.priority = int(int32(hook.Uint32(unix.NFTA_HOOK_PRIORITY)))
+			if number := hook.Uint32(unix.NFTA_HOOK_HOOKNUM); number < uint32(len(hooks)) {
+				c.hook = hooks[number]
 			}
 		}
-		c.table = n.table(family, table)
-		if hook >= 0 && hook < 5 {
-			c.hook = [...]string{hookPrerouting, hookInput, hookForward, hookOutput, hookPostrouting}[hook]
-		}
 		c.table.chains[c.name] = c
-		return ad.Err()
 	})
 }
 
 func (n *nftTables) readRules(t *table) error {
-	family := byte(unix.NFPROTO_INET)
-	for number, name := range nftFamilies {
-		if name == t.family {
-			family = number
-		}
-	}
 	only := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(t.name + "\x00")}}
-	return n.reader.dump(unix.NFT_MSG_GETRULE, family, only, func(_ byte, ad *netlink.AttributeDecoder) error {
-		rule := &nftRule{family: family}
-		var table, chain string
-		var handle uint64
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_RULE_TABLE:
-				table = ad.String()
-			case unix.NFTA_RULE_CHAIN:
-				chain = ad.String()
-			case unix.NFTA_RULE_HANDLE:
-				handle = ad.Uint64()
-			case unix.NFTA_RULE_EXPRESSIONS:
-				rule.raw = ad.Bytes()
-			case unix.NFTA_RULE_USERDATA:
-				rule.comment, _ = userdata.GetString(ad.Bytes(), userdata.TypeComment)
-			}
-		}
-		rule.sets = n.sets[t.family+" "+t.name]
+	return n.reader.list(unix.NFT_MSG_GETRULE, t.number, only, func(_ byte, as nftables.Attributes) {
 		// Kernels before 4.8 list all tables.
-		if c := t.chains[chain]; c != nil && table == t.name {
-			c.rules = append(c.rules, rule)
-			c.handles = append(c.handles, handle)
+		c := t.chains[as.Text(unix.NFTA_RULE_CHAIN)]
+		if c == nil || as.Text(unix.NFTA_RULE_TABLE) != t.name {
+			return
 		}
-		return ad.Err()
+		r := &nftRule{family: t.number, raw: as.Nested(unix.NFTA_RULE_EXPRESSIONS), sets: n.sets[t]}
+		r.comment, _ = userdata.GetString(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
+		c.rules = append(c.rules, r)
+		c.handles = append(c.handles, as.Uint64(unix.NFTA_RULE_HANDLE))
 	})
 }
 
@@ -229,39 +143,8 @@ type nftElement struct {
 	key, end []byte // end is nil unless the kernel stores both ends in one element
 	last     bool   // the first key after an interval
 	value    []byte
-	verdict  effect
-	isJump   bool
-	comment  string
+	verdict  *effect
 	packets  *uint64 // its counter, nil if it has none
-}
-
-func (n *nftTables) readSets(protocol byte) error {
-	return n.reader.dump(unix.NFT_MSG_GETSET, protocol, nil, func(family byte, ad *netlink.AttributeDecoder) error {
-		s := &nftSet{}
-		var table string
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_SET_TABLE:
-				table = ad.String()
-			case unix.NFTA_SET_NAME:
-				s.name = ad.String()
-			case unix.NFTA_SET_DESC:
-				ad.Nested(s.decodeFields)
-			case unix.NFTA_SET_FLAGS:
-				flags := ad.Uint32()
-				s.anonymous = flags&unix.NFT_SET_ANONYMOUS != 0
-				s.isMap = flags&unix.NFT_SET_MAP != 0
-				s.interval = flags&unix.NFT_SET_INTERVAL != 0
-			}
-		}
-		s.read = func() ([]nftElement, error) { return n.reader.readElements(family, table, s.name) }
-		key := nftFamilies[family] + " " + table
-		if n.sets[key] == nil {
-			n.sets[key] = map[string]*nftSet{}
-		}
-		n.sets[key][s.name] = s
-		return ad.Err()
-	})
 }
 
 // Attributes that the unix package lacks.
@@ -271,65 +154,39 @@ const (
 	nftaSetElemKeyEnd = 10 // NFTA_SET_ELEM_KEY_END
 )
 
-func (s *nftSet) decodeFields(desc *netlink.AttributeDecoder) error {
-	for desc.Next() {
-		if desc.Type() != nftaSetDescConcat {
-			continue
+func (n *nftTables) readSets(protocol byte) error {
+	return n.reader.list(unix.NFT_MSG_GETSET, protocol, nil, func(family byte, as nftables.Attributes) {
+		t, flags := n.table(family, as.Text(unix.NFTA_SET_TABLE)), as.Uint32(unix.NFTA_SET_FLAGS)
+		s := &nftSet{
+			name: as.Text(unix.NFTA_SET_NAME), anonymous: flags&unix.NFT_SET_ANONYMOUS != 0,
+			isMap: flags&unix.NFT_SET_MAP != 0, interval: flags&unix.NFT_SET_INTERVAL != 0,
 		}
-		desc.Nested(func(list *netlink.AttributeDecoder) error {
-			for list.Next() {
-				list.Nested(func(field *netlink.AttributeDecoder) error {
-					for field.Next() {
-						if field.Type() == nftaSetFieldLen {
-							s.fields = append(s.fields, int(field.Uint32()))
-						}
-					}
-					return nil
-				})
-			}
-			return nil
-		})
-	}
-	return nil
+		for _, field := range as.Nested(unix.NFTA_SET_DESC).Nested(nftaSetDescConcat).All() {
+			s.fields = append(s.fields, int(nftables.Attributes(field).Uint32(nftaSetFieldLen)))
+		}
+		s.read = func() ([]nftElement, error) { return n.reader.readElements(t, s.name) }
+		if n.sets[t] == nil {
+			n.sets[t] = map[string]*nftSet{}
+		}
+		n.sets[t][s.name] = s
+	})
 }
 
-func (r *nftReader) readElements(family byte, table, set string) ([]nftElement, error) {
-	var out []nftElement
+func (r *nftReader) readElements(t *table, set string) (out []nftElement, err error) {
 	attrs := []netlink.Attribute{
-		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(table + "\x00")},
+		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(t.name + "\x00")},
 		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set + "\x00")},
 	}
-	err := r.dump(unix.NFT_MSG_GETSETELEM, family, attrs, func(_ byte, ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-				continue
-			}
-			ad.Nested(func(list *netlink.AttributeDecoder) error {
-				for list.Next() {
-					list.Nested(func(e *netlink.AttributeDecoder) error {
-						out = append(out, decodeElement(e))
-						return nil
-					})
-				}
-				return nil
-			})
+	err = r.list(unix.NFT_MSG_GETSETELEM, t.number, attrs, func(_ byte, as nftables.Attributes) {
+		for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
+			out = append(out, decodeElement(e))
 		}
-		return ad.Err()
 	})
 	return out, err
 }
 
-func decodeVerdict(ad *netlink.AttributeDecoder) effect {
-	var e effect
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_VERDICT_CODE:
-			e.action = verdictAction(int32(ad.Uint32()))
-		case unix.NFTA_VERDICT_CHAIN:
-			e.chain = ad.String()
-		}
-	}
-	return e
+func decodeVerdict(as nftables.Attributes) effect {
+	return effect{action: verdictAction(int32(as.Uint32(unix.NFTA_VERDICT_CODE))), chain: as.Text(unix.NFTA_VERDICT_CHAIN)}
 }
 
 func verdictAction(code int32) action {
@@ -340,11 +197,11 @@ func verdictAction(code int32) action {
 		return actionJump
 	case unix.NFT_GOTO:
 		return actionGoto
-	case 0:
+	case 0: // NF_DROP
 		return actionDrop
-	case 1:
+	case 1: // NF_ACCEPT
 		return actionAccept
-	case 3:
+	case 3: // NF_QUEUE
 		return actionQueue
 	default:
 		return actionNext

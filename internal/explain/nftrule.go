@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/nftables"
@@ -17,7 +16,7 @@ import (
 // asked about.
 type nftRule struct {
 	family  byte
-	raw     []byte
+	raw     nftables.Attributes
 	sets    map[string]*nftSet
 	comment string
 
@@ -37,24 +36,9 @@ func (r *nftRule) expressions() []nftExpr {
 		return r.exprs
 	}
 	r.decoded = true
-	ad, err := netlink.NewAttributeDecoder(r.raw)
-	if err != nil {
-		return nil
-	}
-	for ad.Next() {
-		ad.Nested(func(n *netlink.AttributeDecoder) error {
-			var e nftExpr
-			for n.Next() {
-				switch n.Type() {
-				case unix.NFTA_EXPR_NAME:
-					e.name = n.String()
-				case unix.NFTA_EXPR_DATA:
-					e.any = nftables.DecodeExpression(r.family, e.name, n.Bytes())
-				}
-			}
-			r.exprs = append(r.exprs, e)
-			return nil
-		})
+	for _, e := range r.raw.All() {
+		name, data := nftables.Attributes(e).Text(unix.NFTA_EXPR_NAME), nftables.Attributes(e).Get(unix.NFTA_EXPR_DATA)
+		r.exprs = append(r.exprs, nftExpr{name, nftables.DecodeExpression(r.family, name, data)})
 	}
 	return r.exprs
 }
@@ -327,11 +311,11 @@ func (m *machine) lookup(x *expr.Lookup) (outcome, effect) {
 		return m.test(false, doubt), effect{}
 	}
 	m.packets = e.packets
-	if e.isJump {
+	if e.verdict != nil {
 		if e.verdict.action == actionNext {
 			return outcomeBreak, effect{}
 		}
-		return outcomeDone, e.verdict
+		return outcomeDone, *e.verdict
 	}
 	m.set(x.DestRegister, e.value, "")
 	return outcomeGo, effect{}

@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"slices"
 
-	"github.com/google/nftables/userdata"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/internal/nftables"
 )
 
 // load reads the elements once.
@@ -79,61 +79,19 @@ func (s *nftSet) within(e nftElement, key []byte) bool {
 	return true
 }
 
-func decodeElement(ad *netlink.AttributeDecoder) nftElement {
-	var e nftElement
-	data := func(to *[]byte) func(*netlink.AttributeDecoder) error {
-		return func(n *netlink.AttributeDecoder) error {
-			for n.Next() {
-				switch n.Type() {
-				case unix.NFTA_DATA_VALUE:
-					*to = n.Bytes()
-				case unix.NFTA_DATA_VERDICT:
-					e.isJump = true
-					n.Nested(func(v *netlink.AttributeDecoder) error {
-						e.verdict = decodeVerdict(v)
-						return nil
-					})
-				}
-			}
-			return nil
-		}
+func decodeElement(as nftables.Attributes) nftElement {
+	data := as.Nested(unix.NFTA_SET_ELEM_DATA)
+	e := nftElement{
+		key:   as.Nested(unix.NFTA_SET_ELEM_KEY).Get(unix.NFTA_DATA_VALUE),
+		end:   as.Nested(nftaSetElemKeyEnd).Get(unix.NFTA_DATA_VALUE),
+		last:  as.Uint32(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0,
+		value: data.Get(unix.NFTA_DATA_VALUE),
 	}
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_SET_ELEM_KEY:
-			ad.Nested(data(&e.key))
-		case nftaSetElemKeyEnd:
-			ad.Nested(data(&e.end))
-		case unix.NFTA_SET_ELEM_DATA:
-			ad.Nested(data(&e.value))
-		case unix.NFTA_SET_ELEM_FLAGS:
-			e.last = ad.Uint32()&unix.NFT_SET_ELEM_INTERVAL_END != 0
-		case unix.NFTA_SET_ELEM_USERDATA:
-			e.comment, _ = userdata.GetString(ad.Bytes(), userdata.NFTNL_UDATA_SET_ELEM_COMMENT)
-		case unix.NFTA_SET_ELEM_EXPR:
-			ad.Nested(func(n *netlink.AttributeDecoder) error { e.packets = decodeCounter(n); return nil })
-		}
+	if v := data.Nested(unix.NFTA_DATA_VERDICT); v != nil {
+		e.verdict = new(decodeVerdict(v))
+	}
+	if x := as.Nested(unix.NFTA_SET_ELEM_EXPR); x.Text(unix.NFTA_EXPR_NAME) == "counter" {
+		e.packets = new(x.Nested(unix.NFTA_EXPR_DATA).Uint64(unix.NFTA_COUNTER_PACKETS))
 	}
 	return e
-}
-
-// decodeCounter reads the packets of an expression, if it is a counter.
-func decodeCounter(ad *netlink.AttributeDecoder) (packets *uint64) {
-	name := ""
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_EXPR_NAME:
-			name = ad.String()
-		case unix.NFTA_EXPR_DATA:
-			ad.Nested(func(n *netlink.AttributeDecoder) error {
-				for n.Next() {
-					if name == "counter" && n.Type() == unix.NFTA_COUNTER_PACKETS {
-						packets = new(n.Uint64())
-					}
-				}
-				return nil
-			})
-		}
-	}
-	return packets
 }

@@ -101,6 +101,7 @@ const (
 type table struct {
 	origin string
 	family string // ip, ip6 or inet
+	number byte   // of the family, to nf_tables
 	name   string
 	chains map[string]*chain
 	// base are the chains that hooks begin with, once they were asked for; a node

@@ -13,6 +13,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -134,72 +135,27 @@ func (p *tracedPacket) end() Traced {
 	return p.Traced
 }
 
-// Attributes and types of traces, of linux/netfilter/nf_tables.h.
-const (
-	nftaTraceTable     = 1
-	nftaTraceChain     = 2
-	nftaTraceHandle    = 3
-	nftaTraceType      = 4
-	nftaTraceVerdict   = 5
-	nftaTraceID        = 6
-	nftaTraceNetwork   = 8
-	nftaTraceTransport = 9
-	nftaTraceIIF       = 10
-	nftaTraceOIF       = 12
-	nftaTraceNfproto   = 15
-	nftaTracePolicy    = 16
-
-	traceTypePolicy = 1
-	traceTypeRule   = 3
-)
-
 // take reads one message.
 func (t *tracer) take(m netlink.Message) {
 	if m.Header.Type != netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_TRACE) || len(m.Data) < 4 {
 		return
 	}
-	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
-	if err != nil {
-		return
-	}
-	ad.ByteOrder = binary.BigEndian
-	var table, chain string
-	var handle uint64
-	var id, kind, iif, oif uint32
-	var network, transport []byte
+	as := nftables.Attributes(m.Data[4:])
+	table, chain, handle := as.Text(unix.NFTA_TRACE_TABLE), as.Text(unix.NFTA_TRACE_CHAIN), as.Uint64(unix.NFTA_TRACE_RULE_HANDLE)
+	id, kind := as.Uint32(unix.NFTA_TRACE_ID), as.Uint32(unix.NFTA_TRACE_TYPE)
 	verdict := effect{action: actionNext}
-	for ad.Next() {
-		switch ad.Type() {
-		case nftaTraceTable:
-			table = ad.String()
-		case nftaTraceChain:
-			chain = ad.String()
-		case nftaTraceHandle:
-			handle = ad.Uint64()
-		case nftaTraceType:
-			kind = ad.Uint32()
-		case nftaTraceVerdict:
-			ad.Nested(func(n *netlink.AttributeDecoder) error { verdict = decodeVerdict(n); return nil })
-		case nftaTracePolicy:
-			verdict.action = verdictAction(int32(ad.Uint32()))
-		case nftaTraceID:
-			id = ad.Uint32()
-		case nftaTraceNetwork:
-			network = ad.Bytes()
-		case nftaTraceTransport:
-			transport = ad.Bytes()
-		case nftaTraceIIF:
-			iif = ad.Uint32()
-		case nftaTraceOIF:
-			oif = ad.Uint32()
-		}
+	if v := as.Nested(unix.NFTA_TRACE_VERDICT); v != nil {
+		verdict = decodeVerdict(v)
+	}
+	if as.Get(unix.NFTA_TRACE_POLICY) != nil {
+		verdict.action = verdictAction(int32(as.Uint32(unix.NFTA_TRACE_POLICY)))
 	}
 	p := t.open[id]
 	if p == nil {
 		p = &tracedPacket{}
 		p.Version = Version
-		p.From, p.To = endpoints(network, transport)
-		p.Interface = t.resolve.name(iif)
+		p.From, p.To = endpoints(as.Get(unix.NFTA_TRACE_NETWORK_HEADER), as.Get(unix.NFTA_TRACE_TRANSPORT_HEADER))
+		p.Interface = t.resolve.name(as.Uint32(unix.NFTA_TRACE_IIF))
 		t.open[id] = p
 		t.order = append(t.order, id)
 	}
@@ -209,14 +165,14 @@ func (t *tracer) take(m netlink.Message) {
 	}
 	family := nftFamilies[m.Data[0]]
 	c := t.resolve.chain(family, table, chain)
-	if oif != 0 {
-		p.out = t.resolve.name(oif)
+	if out := as.Uint32(unix.NFTA_TRACE_OIF); out != 0 {
+		p.out = t.resolve.name(out)
 	}
 	if c != nil && c.hook == hookInput {
 		p.input = true
 	}
 	p.dropped = verdict.action == actionDrop
-	if kind == traceTypePolicy || kind == traceTypeRule && handle != 0 {
+	if kind == unix.NFT_TRACETYPE_POLICY || kind == unix.NFT_TRACETYPE_RULE && handle != 0 {
 		p.Rules = append(p.Rules, TracedRule{
 			Site: t.resolve.site(c, family, table, chain, handle), Handle: handle, Verdict: verdictText(kind, verdict),
 		})
@@ -228,7 +184,7 @@ func verdictText(kind uint32, v effect) string {
 		actionAccept: "accept", actionDrop: "drop", actionReturn: "return", actionQueue: "queue",
 		actionJump: "jump " + v.chain, actionGoto: "goto " + v.chain, actionNext: "continue",
 	}
-	if kind == traceTypePolicy {
+	if kind == unix.NFT_TRACETYPE_POLICY {
 		return "policy " + words[v.action]
 	}
 	return words[v.action]

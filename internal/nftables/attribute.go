@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attributes are the netlink attributes of one level of a message, as they
+// Attributes are the netlink attributes of one level of a message, as they
 // came. They are read in place: an ADD looks at hundreds of them. Where the
 // bytes make no sense the reading ends, and what is missing then differs from
 // everything that is expected.
-type attributes []byte
+type Attributes []byte
 
-// all yields each attribute's type, without its flags, and its content.
-func (a attributes) all() iter.Seq2[uint16, []byte] {
+// All yields each attribute's type, without its flags, and its content.
+func (a Attributes) All() iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
 		for b := a; len(b) >= unix.NLA_HDRLEN; {
 			n := int(binaryutil.NativeEndian.Uint16(b))
@@ -33,9 +33,9 @@ func (a attributes) all() iter.Seq2[uint16, []byte] {
 	}
 }
 
-// get is the content of the first attribute of a type, nil if there is none.
-func (a attributes) get(kind uint16) []byte {
-	for k, data := range a.all() {
+// Get returns the content of the first attribute of a type, nil if there is none.
+func (a Attributes) Get(kind uint16) []byte {
+	for k, data := range a.All() {
 		if k == kind {
 			return data
 		}
@@ -43,14 +43,24 @@ func (a attributes) get(kind uint16) []byte {
 	return nil
 }
 
-func (a attributes) nested(kind uint16) attributes { return a.get(kind) }
+// Nested returns the attributes in the first attribute of a type.
+func (a Attributes) Nested(kind uint16) Attributes { return a.Get(kind) }
 
-func (a attributes) text(kind uint16) string { return cString(a.get(kind)) }
+// Text returns a string, "" if there is none.
+func (a Attributes) Text(kind uint16) string { return cString(a.Get(kind)) }
 
-// uint32 is 0 if there is none.
-func (a attributes) uint32(kind uint16) uint32 {
-	if b := a.get(kind); len(b) == 4 {
+// Uint32 returns a number of 32 bits in network byte order, 0 if there is none.
+func (a Attributes) Uint32(kind uint16) uint32 {
+	if b := a.Get(kind); len(b) == 4 {
 		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+// Uint64 returns a number of 64 bits in network byte order, 0 if there is none.
+func (a Attributes) Uint64(kind uint16) uint64 {
+	if b := a.Get(kind); len(b) == 8 {
+		return binary.BigEndian.Uint64(b)
 	}
 	return 0
 }

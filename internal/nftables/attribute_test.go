@@ -17,7 +17,7 @@ func FuzzAttributes(f *testing.F) {
 	f.Add([]byte{12, 0, 1, 0x80, 8, 0, 1, 0, 10, 244, 0, 3, 8, 0, 2, 0x80, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n := 0
-		for range attributes(b).all() {
+		for range Attributes(b).All() {
 			n++
 		}
 		if n > len(b)/unix.NLA_HDRLEN {

@@ -25,8 +25,8 @@ func (b *Backend) Connections(ctx context.Context) ([]backend.Connections, error
 				nameAttr(unix.NFTA_SET_ELEM_LIST_TABLE, tableName),
 				nameAttr(unix.NFTA_SET_ELEM_LIST_SET, set),
 			}
-			errs = append(errs, b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as attributes) {
-				for _, e := range as.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).all() {
+			errs = append(errs, b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as Attributes) {
+				for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
 					if c, ok := connectionsTo(f, set, e); ok {
 						out = append(out, c)
 					}
@@ -38,11 +38,11 @@ func (b *Backend) Connections(ctx context.Context) ([]backend.Connections, error
 }
 
 // connectionsTo reads one element of a map.
-func connectionsTo(f hostport.Family, set string, as attributes) (backend.Connections, bool) {
+func connectionsTo(f hostport.Family, set string, as Attributes) (backend.Connections, bool) {
 	e := decodeElement(set, as)
 	owner, tagged := hostport.ParseTag(e.comment)
 	m, sided := e.hostSide()
-	packets := as.nested(unix.NFTA_SET_ELEM_EXPR).nested(unix.NFTA_EXPR_DATA).get(unix.NFTA_COUNTER_PACKETS)
+	packets := as.Nested(unix.NFTA_SET_ELEM_EXPR).Nested(unix.NFTA_EXPR_DATA).Get(unix.NFTA_COUNTER_PACKETS)
 	if !tagged || !sided || len(packets) != 8 {
 		return backend.Connections{}, false
 	}

@@ -11,33 +11,35 @@ import (
 )
 
 // The library's own listings cannot be used: they take no notice of the flag
-// by which the kernel says that a dump is inconsistent, and ask for the rules
-// chain by chain.
+// by which the kernel says that a dump is inconsistent, ask for the rules chain by
+// chain, and leave out expressions that they do not know.
 
-// dump asks for a listing and has each message of the answer decoded. A table,
-// set or chain that does not exist has none, and so does a kernel without
-// nf_tables. It starts again when the ruleset changed meanwhile.
-func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribute, each func(attributes)) error {
-	req, err := netlink.MarshalAttributes(attrs)
+// List asks for a listing through conn and calls each with the family and the
+// attributes of every object. A table, set or chain that does not exist has none. It
+// asks again when the ruleset changed meanwhile.
+func List(
+	ctx context.Context, conn *netlink.Conn, kind uint16, family byte, attrs []netlink.Attribute, each func(family byte, as Attributes),
+) error {
+	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
 	var msgs []netlink.Message
 	err = retry(ctx, func() error {
-		msgs, err = b.request(kind, req)
+		msgs, err = request(conn, kind, family, data)
 		return err
 	})
-	if anyErrno(err, unix.ENOENT) || unsupported(err) {
+	if anyErrno(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read table %s: %w", tableName, explain(err))
+		return err
 	}
 	for _, m := range msgs {
 		if len(m.Data) < nfgenmsgLen {
-			return fmt.Errorf("read table %s: message of %d bytes", tableName, len(m.Data))
+			return fmt.Errorf("message of %d bytes", len(m.Data))
 		}
-		each(attributes(m.Data[nfgenmsgLen:]))
+		each(m.Data[0], Attributes(m.Data[nfgenmsgLen:]))
 	}
 	return nil
 }
@@ -46,23 +48,18 @@ func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribu
 // number that requests leave zero.
 const nfgenmsgLen = 4
 
-func (b *Backend) request(kind uint16, attrs []byte) ([]netlink.Message, error) {
-	conn, err := b.open()
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	req := netlink.Message{
+func request(conn *netlink.Conn, kind uint16, family byte, attrs []byte) ([]netlink.Message, error) {
+	req, err := conn.Send(netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
 			Flags: netlink.Request | netlink.Dump,
 		},
-		Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, attrs...),
-	}
-	if req, err = conn.Send(req); err != nil {
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
+	})
+	if err != nil {
 		return nil, err
 	}
-	b.widen(conn)
+	widen(conn)
 	msgs, err := conn.Receive()
 	if err != nil {
 		return nil, err
@@ -82,10 +79,7 @@ func (b *Backend) request(kind uint16, attrs []byte) ([]netlink.Message, error) 
 // is as much as the longest buffer it was asked to read into. For each part of
 // a listing it walks the set from the start, so small parts make the time grow
 // with the square of the elements: 60,000 took half a minute.
-func (b *Backend) widen(conn *netlink.Conn) {
-	if b.dial != nil {
-		return
-	}
+func widen(conn *netlink.Conn) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return // it only takes longer
@@ -96,6 +90,19 @@ func (b *Backend) widen(conn *netlink.Conn) {
 	})
 }
 
+// dump lists objects of the backend's family. A kernel without nf_tables has none.
+func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribute, each func(Attributes)) error {
+	conn, err := b.open()
+	if err == nil {
+		defer conn.Close()
+		err = List(ctx, conn, kind, unix.NFPROTO_INET, attrs, func(_ byte, as Attributes) { each(as) })
+	}
+	if err == nil || unsupported(err) {
+		return nil
+	}
+	return fmt.Errorf("read table %s: %w", tableName, explain(err))
+}
+
 func nameAttr(t uint16, name string) netlink.Attribute {
 	return netlink.Attribute{Type: t, Data: []byte(name + "\x00")}
 }
@@ -104,15 +111,15 @@ func nameAttr(t uint16, name string) netlink.Attribute {
 func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 	rules := make(map[string][]rule)
 	request := []netlink.Attribute{nameAttr(unix.NFTA_RULE_TABLE, tableName)}
-	err := b.dump(ctx, unix.NFT_MSG_GETRULE, request, func(as attributes) {
-		if as.text(unix.NFTA_RULE_TABLE) != tableName {
+	err := b.dump(ctx, unix.NFT_MSG_GETRULE, request, func(as Attributes) {
+		if as.Text(unix.NFTA_RULE_TABLE) != tableName {
 			return
 		}
-		r := rule{comment: comment(as.get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
-		for _, e := range as.nested(unix.NFTA_RULE_EXPRESSIONS).all() {
+		r := rule{comment: comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
+		for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
 			r.exprs = append(r.exprs, decodeExpr(e))
 		}
-		chain := as.text(unix.NFTA_RULE_CHAIN)
+		chain := as.Text(unix.NFTA_RULE_CHAIN)
 		rules[chain] = append(rules[chain], r)
 	})
 	return rules, err
@@ -124,9 +131,9 @@ const nftaTableHandle = 4
 // tableHandle returns the number by which the kernel knows the table, "" if there
 // is none.
 func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
-	err = b.dump(ctx, unix.NFT_MSG_GETTABLE, nil, func(as attributes) {
-		if as.text(unix.NFTA_TABLE_NAME) == tableName {
-			handle = hex.EncodeToString(as.get(nftaTableHandle))
+	err = b.dump(ctx, unix.NFT_MSG_GETTABLE, nil, func(as Attributes) {
+		if as.Text(unix.NFTA_TABLE_NAME) == tableName {
+			handle = hex.EncodeToString(as.Get(nftaTableHandle))
 		}
 	})
 	return handle, err
@@ -143,16 +150,16 @@ type placement struct {
 // tables of the family.
 func (b *Backend) dumpChains(ctx context.Context) (map[string]placement, error) {
 	chains := make(map[string]placement)
-	err := b.dump(ctx, unix.NFT_MSG_GETCHAIN, nil, func(as attributes) {
-		if as.text(unix.NFTA_CHAIN_TABLE) != tableName {
+	err := b.dump(ctx, unix.NFT_MSG_GETCHAIN, nil, func(as Attributes) {
+		if as.Text(unix.NFTA_CHAIN_TABLE) != tableName {
 			return
 		}
-		h := as.nested(unix.NFTA_CHAIN_HOOK)
-		chains[as.text(unix.NFTA_CHAIN_NAME)] = placement{
-			kind:     as.text(unix.NFTA_CHAIN_TYPE),
-			number:   int32(h.uint32(unix.NFTA_HOOK_HOOKNUM)),
-			priority: int32(h.uint32(unix.NFTA_HOOK_PRIORITY)),
-			policy:   as.uint32(unix.NFTA_CHAIN_POLICY),
+		h := as.Nested(unix.NFTA_CHAIN_HOOK)
+		chains[as.Text(unix.NFTA_CHAIN_NAME)] = placement{
+			kind:     as.Text(unix.NFTA_CHAIN_TYPE),
+			number:   int32(h.Uint32(unix.NFTA_HOOK_HOOKNUM)),
+			priority: int32(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
+			policy:   as.Uint32(unix.NFTA_CHAIN_POLICY),
 		}
 	})
 	return chains, err
@@ -168,15 +175,15 @@ type declaration struct {
 func (b *Backend) dumpSets(ctx context.Context) (map[string]declaration, error) {
 	sets := make(map[string]declaration)
 	request := []netlink.Attribute{nameAttr(unix.NFTA_SET_TABLE, tableName)}
-	err := b.dump(ctx, unix.NFT_MSG_GETSET, request, func(as attributes) {
-		if as.text(unix.NFTA_SET_TABLE) != tableName || as.uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
+	err := b.dump(ctx, unix.NFT_MSG_GETSET, request, func(as Attributes) {
+		if as.Text(unix.NFTA_SET_TABLE) != tableName || as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
 			return
 		}
-		sets[as.text(unix.NFTA_SET_NAME)] = declaration{
-			isMap:    as.uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_MAP != 0,
-			keyType:  as.uint32(unix.NFTA_SET_KEY_TYPE),
-			dataType: as.uint32(unix.NFTA_SET_DATA_TYPE),
-			counters: as.get(nftaSetExpr) != nil,
+		sets[as.Text(unix.NFTA_SET_NAME)] = declaration{
+			isMap:    as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_MAP != 0,
+			keyType:  as.Uint32(unix.NFTA_SET_KEY_TYPE),
+			dataType: as.Uint32(unix.NFTA_SET_DATA_TYPE),
+			counters: as.Get(nftaSetExpr) != nil,
 		}
 	})
 	return sets, err
@@ -193,21 +200,21 @@ func (b *Backend) dumpElements(ctx context.Context, set string) ([]element, erro
 		nameAttr(unix.NFTA_SET_ELEM_LIST_TABLE, tableName),
 		nameAttr(unix.NFTA_SET_ELEM_LIST_SET, set),
 	}
-	err := b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as attributes) {
-		for _, e := range as.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).all() {
+	err := b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as Attributes) {
+		for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
 			out = append(out, decodeElement(set, e))
 		}
 	})
 	return out, err
 }
 
-func decodeElement(set string, as attributes) element {
-	data := as.nested(unix.NFTA_SET_ELEM_DATA)
+func decodeElement(set string, as Attributes) element {
+	data := as.Nested(unix.NFTA_SET_ELEM_DATA)
 	return element{
 		set:     set,
-		key:     string(as.nested(unix.NFTA_SET_ELEM_KEY).get(unix.NFTA_DATA_VALUE)),
-		value:   string(data.get(unix.NFTA_DATA_VALUE)),
-		jump:    data.nested(unix.NFTA_DATA_VERDICT).text(unix.NFTA_VERDICT_CHAIN),
-		comment: comment(as.get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
+		key:     string(as.Nested(unix.NFTA_SET_ELEM_KEY).Get(unix.NFTA_DATA_VALUE)),
+		value:   string(data.Get(unix.NFTA_DATA_VALUE)),
+		jump:    data.Nested(unix.NFTA_DATA_VERDICT).Text(unix.NFTA_VERDICT_CHAIN),
+		comment: comment(as.Get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
 	}
 }

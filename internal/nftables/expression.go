@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func decodeExpr(as attributes) expr.Any {
-	return DecodeExpression(unix.NFPROTO_INET, as.text(unix.NFTA_EXPR_NAME), as.get(unix.NFTA_EXPR_DATA))
+func decodeExpr(as Attributes) expr.Any {
+	return DecodeExpression(unix.NFPROTO_INET, as.Text(unix.NFTA_EXPR_NAME), as.Get(unix.NFTA_EXPR_DATA))
 }
 
 // DecodeExpression decodes an expression of a rule, of a table of some family. It
