@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -132,17 +133,10 @@ func (r *setReader) typeOf(set string) (setType, error) {
 	}
 	var t setType
 	for _, m := range msgs {
-		ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
-		if err != nil {
-			return setType{}, err
-		}
-		for ad.Next() {
-			switch ad.Type() {
-			case nl.IPSET_ATTR_TYPENAME:
-				t.name = ad.String()
-			case nl.IPSET_ATTR_FAMILY:
-				t.family = ad.Uint8()
-			}
+		as := nftables.Attributes(m.Data[min(4, len(m.Data)):])
+		t.name = as.Text(nl.IPSET_ATTR_TYPENAME)
+		if b := as.Get(nl.IPSET_ATTR_FAMILY); len(b) == 1 {
+			t.family = b[0]
 		}
 	}
 	r.known[set] = t
