@@ -166,10 +166,19 @@ func (s *Store) verify() error {
 	})
 }
 
-// settle makes the contents those of this boot, schema and layout.
+// settle makes the contents those of this boot, schema and layout. A file that is
+// shorter than its metadata say was cut off, which bbolt notices only when it
+// uses a page that is missing: by then the rules may be lost too.
 func (s *Store) settle() error {
+	fi, err := os.Stat(s.db.Path())
+	if err != nil {
+		return fmt.Errorf("look at state file: %w", err)
+	}
 	var current bool
-	err := s.View(func(tx *Tx) (err error) {
+	err = s.View(func(tx *Tx) (err error) {
+		if is, want := fi.Size(), tx.tx.Size(); is < want {
+			return damagef("it has %d bytes of %d", is, want)
+		}
 		current, err = tx.current(s.opts)
 		return err
 	})
