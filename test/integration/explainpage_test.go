@@ -79,13 +79,14 @@ func TestExplainPage(t *testing.T) {
 				t.Fatal(err)
 			}
 			before, want, after := blockBelow(t, string(page), s.heading)
-			if *updatePage {
+			diff := cmp.Diff(words(want), words(got))
+			if *updatePage && diff != "" {
 				if err := os.WriteFile(explainPage, []byte(before+indented(got)+after), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				return
 			}
-			if diff := cmp.Diff(words(want), words(got)); diff != "" {
+			if diff != "" {
 				t.Errorf("docs/explain.md (-page +printed):\n%s\nprinted:\n%s", diff, got)
 			}
 		})
