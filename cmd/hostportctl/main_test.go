@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -282,17 +284,22 @@ func hostile(c tool) {
 }
 
 func status(c tool) {
-	backend := c.w.Backend.Config()
-	summary := func(attachments, ports string) string {
-		return "backend: " + backend + "\nstate: " + c.w.DataDir + "\nready: yes\nattachments: " + attachments + "\nhost ports: " + ports
+	config := c.w.Backend.Config()
+	summary := func(attachments, ports int) string {
+		var on []string
+		for _, name := range backend.Names() {
+			n := 0
+			if name == config {
+				n = attachments
+			}
+			on = append(on, fmt.Sprintf("%s %d", name, n))
+		}
+		return fmt.Sprintf("backend: %s\nstate: %s\nready: yes\nattachments: %d (%s)\nhost ports: %d",
+			config, c.w.DataDir, attachments, strings.Join(on, ", "), ports)
 	}
-	c.want(summary("0 (iptables 0, nftables 0)", "0"), "status", "--backend", backend)
+	c.want(summary(0, 0), "status", "--backend", config)
 	a := c.w.NewNetwork(world.NetworkOptions{}).MustAdd(c, "web", world.TCP(8080, 80), world.TCP(8443, 443))
-	each := "1 (iptables 1, nftables 0)"
-	if c.w.Backend == world.NFTables {
-		each = "1 (iptables 0, nftables 1)"
-	}
-	c.want(summary(each, "2"), "status", "--backend", backend)
+	c.want(summary(1, 2), "status", "--backend", config)
 
 	lock, err := os.Open(filepath.Join(c.w.DataDir, "lock"))
 	if err != nil {
