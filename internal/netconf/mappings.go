@@ -21,8 +21,11 @@ type portMapping struct {
 }
 
 // ParseMappings reads port mappings that did not come with a configuration,
-// written as in one. Errors name field.
+// written as in one. Without data there are none. Errors name field.
 func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, error) {
+	if len(data) == 0 {
+		return nil, nil
+	}
 	r := &reader{}
 	var list []*portMapping
 	r.decode(field, data, &list)
