@@ -30,7 +30,7 @@ func newDoctor(w *where) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := explain.NewCollector(explain.RunTool)
+			c, err := explain.NewCollector()
 			if err != nil {
 				return err
 			}

@@ -92,7 +92,7 @@ var errInterrupted = errors.New("interrupted")
 
 // explained collects and explains, with a probe if asked for.
 func explained(ctx context.Context, q *explain.Question, all []explain.Attachment, probe bool) (*explain.Report, error) {
-	c, err := explain.NewCollector(explain.RunTool)
+	c, err := explain.NewCollector()
 	if err != nil {
 		return nil, err
 	}

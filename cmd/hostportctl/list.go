@@ -103,7 +103,7 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 	var errs [3]error
 	var wait sync.WaitGroup
 	wait.Go(func() { connections, errs[1] = n.Connections(ctx) })
-	if c, err := explain.NewCollector(explain.RunTool); err == nil {
+	if c, err := explain.NewCollector(); err == nil {
 		defer c.Close()
 		wait.Go(func() { services, errs[2] = c.Services(ctx, familiesOf(rows)...) })
 	} else {

@@ -43,7 +43,7 @@ func newTrace(w *where) *cobra.Command {
 			if o.output != "table" && o.output != "json" {
 				return fmt.Errorf("--output %q: want table or json", o.output)
 			}
-			c, err := explain.NewCollector(explain.RunTool)
+			c, err := explain.NewCollector()
 			if err != nil {
 				return err
 			}

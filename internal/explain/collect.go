@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,28 +16,31 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/iptables"
 	"github.com/hostport-cni/hostport/internal/listener"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Run starts a program and returns what it printed.
-type Run func(ctx context.Context, program string, args ...string) (string, error)
+// run starts a program from the PATH and returns what it printed.
+func run(ctx context.Context, program string, args ...string) (string, error) {
+	return iptables.New(iptables.Options{}).Run(ctx, program, "", args...)
+}
 
 // Collector reads Snapshots of the node in whose network namespace the calling
 // thread is. Close frees it.
 type Collector struct {
-	run  Run
 	nft  *nftReader
 	sets *setReader
 }
 
-// NewCollector returns a Collector that starts programs with run.
-func NewCollector(run Run) (*Collector, error) {
+// NewCollector returns a Collector.
+func NewCollector() (*Collector, error) {
 	r, err := newNFTReader()
 	if err != nil {
 		return nil, err
 	}
-	return &Collector{run: run, nft: r, sets: &setReader{conn: r.conn, known: map[string]setType{}}}, nil
+	return &Collector{nft: r, sets: &setReader{conn: r.conn, known: map[string]setType{}}}, nil
 }
 
 // Close ends the Collector. Snapshots of its cannot be explained afterwards.
@@ -90,7 +92,7 @@ func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...host
 	var wait sync.WaitGroup
 	saved, notes := make([]ruleset, len(families)), make([][]string, len(families))
 	for i, f := range families {
-		wait.Go(func() { saved[i], notes[i] = c.saveAll(ctx, f) })
+		wait.Go(func() { saved[i], notes[i] = saveAll(ctx, f) })
 	}
 	// Those of iptables are printed by its tools, which takes the kernel as long.
 	native, err := c.nft.read(families...)
@@ -183,15 +185,15 @@ func (t *table) uses(names ...string) bool {
 }
 
 // saveAll lists the rules of both variants of iptables, those that exist.
-func (c *Collector) saveAll(ctx context.Context, f hostport.Family) (ruleset, []string) {
+func saveAll(ctx context.Context, f hostport.Family) (ruleset, []string) {
 	tool := "iptables"
 	if f == hostport.IPv6 {
 		tool = "ip6tables"
 	}
-	plain, plainErr := c.list(ctx, tool+"-save")
+	plain, plainErr := save(ctx, tool+"-save")
 	origin := originIPTNFT
 	if plainErr == nil {
-		version, err := c.run(ctx, tool, "--version")
+		version, err := run(ctx, tool, "--version")
 		if err == nil && !strings.Contains(version, "nf_tables") {
 			origin = originLegacy
 		}
@@ -202,16 +204,16 @@ func (c *Collector) saveAll(ctx context.Context, f hostport.Family) (ruleset, []
 	if plainErr == nil {
 		add(origin, plain)
 	}
-	if plainErr != nil && !errors.Is(plainErr, exec.ErrNotFound) {
+	if plainErr != nil && !errors.Is(plainErr, backend.ErrMissing) {
 		notes = append(notes, fmt.Sprintf("The rules of %s could not be listed: %v.", tool, plainErr))
 	}
 	if plainErr != nil || origin != originIPTNFT {
-		if text, err := c.list(ctx, tool+"-nft-save"); err == nil {
+		if text, err := save(ctx, tool+"-nft-save"); err == nil {
 			add(originIPTNFT, text)
 		}
 	}
-	if (plainErr != nil || origin != originLegacy) && legacyTables(f) {
-		text, err := c.list(ctx, tool+"-legacy-save")
+	if (plainErr != nil || origin != originLegacy) && len(iptables.LegacyTables(f)) > 0 {
+		text, err := save(ctx, tool+"-legacy-save")
 		if err != nil {
 			notes = append(notes, fmt.Sprintf("The kernel has tables of %s-legacy, which could not be listed: %v.", tool, err))
 		} else {
@@ -221,28 +223,20 @@ func (c *Collector) saveAll(ctx context.Context, f hostport.Family) (ruleset, []
 	return out, notes
 }
 
-// list runs a tool that lists rules with their counters, a second time if it fails: iptables-nft-save
+// save lists rules with their counters, a second time if it fails: iptables-nft-save
 // gives up where others change the rules while it reads.
-func (c *Collector) list(ctx context.Context, tool string) (string, error) {
-	out, err := c.run(ctx, tool, "-c")
-	if err != nil && !errors.Is(err, exec.ErrNotFound) && ctx.Err() == nil {
-		return c.run(ctx, tool, "-c")
+func save(ctx context.Context, tool string) (string, error) {
+	out, err := run(ctx, tool, "-c")
+	if err != nil && !errors.Is(err, backend.ErrMissing) && ctx.Err() == nil {
+		return run(ctx, tool, "-c")
 	}
 	return out, err
 }
 
 // LegacyInUse reports whether iptables-legacy has tables on the node, of either
 // family.
-func LegacyInUse() bool { return legacyTables(hostport.IPv4) || legacyTables(hostport.IPv6) }
-
-// legacyTables reports whether iptables-legacy has tables in this namespace.
-func legacyTables(f hostport.Family) bool {
-	name := "ip_tables_names"
-	if f == hostport.IPv6 {
-		name = "ip6_tables_names"
-	}
-	b, err := os.ReadFile("/proc/thread-self/net/" + name)
-	return err == nil && len(b) > 0
+func LegacyInUse() bool {
+	return slices.ContainsFunc(hostport.Families(), func(f hostport.Family) bool { return len(iptables.LegacyTables(f)) > 0 })
 }
 
 func (s *Snapshot) readLinks() error {

@@ -50,7 +50,6 @@ type Records struct {
 type doctor struct {
 	places Places
 	s      *Snapshot
-	run    Run
 	Records
 	checks []Check
 	// asks is set if an entry of ours asks the agent for ports.
@@ -69,7 +68,7 @@ func (c *Collector) Doctor(ctx context.Context, places Places, r Records) ([]Che
 		s.readSysctls(f)
 	}
 	s.Conntrack = readFill()
-	d := &doctor{places: places, s: s, run: c.run, Records: r}
+	d := &doctor{places: places, s: s, Records: r}
 	d.kernel()
 	d.tools(ctx)
 	d.forwarding()
@@ -110,7 +109,7 @@ func (d *doctor) kernel() {
 }
 
 func (d *doctor) tools(ctx context.Context) {
-	version, err := d.run(ctx, "iptables", "--version")
+	version, err := run(ctx, "iptables", "--version")
 	switch {
 	case err != nil:
 		d.say("tools", MarkWarn, "apt-get install iptables", "iptables is not on the PATH: only the nftables backend can be used")
@@ -121,7 +120,7 @@ func (d *doctor) tools(ctx context.Context) {
 	}
 	if _, err := exec.LookPath("nft"); err != nil {
 		d.say("tools", MarkOK, "", "nft is not on the PATH; the nftables backend does not need it")
-	} else if version, err := d.run(ctx, "nft", "--version"); err == nil && strings.HasPrefix(version, "nftables v0.") {
+	} else if version, err := run(ctx, "nft", "--version"); err == nil && strings.HasPrefix(version, "nftables v0.") {
 		d.say("nft", MarkWarn, "", "%s cannot load what it lists of table inet hostport: leave the table out where a ruleset is saved with it, or no rule of the file will be loaded at the next boot", strings.TrimSpace(version))
 	}
 	var nft, legacy []string

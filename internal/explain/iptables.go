@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hostport-cni/hostport/internal/iptables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -117,7 +118,7 @@ func (r *iptRule) parse() {
 		return
 	}
 	r.read = true
-	args := iptFields(r.spec)
+	args, _ := iptables.Split(r.spec) // the tool closes its quotes
 	for i := 0; i < len(args); {
 		t := iptTest{not: args[i] == "!"}
 		if t.not {
@@ -183,43 +184,14 @@ func optionValues(args []string) []string {
 	return args
 }
 
-// iptFields splits a rule at spaces, except in quotes.
-func iptFields(s string) []string {
-	var out []string
-	var field strings.Builder
-	quoted, open := false, false
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '\\' && quoted && i+1 < len(s):
-			i++
-			field.WriteByte(s[i])
-		case c == '"':
-			quoted, open = !quoted, true
-		case c == ' ' && !quoted:
-			if open {
-				out = append(out, field.String())
-				field.Reset()
-			}
-			open = false
-		default:
-			field.WriteByte(c)
-			open = true
-		}
-	}
-	if open {
-		out = append(out, field.String())
-	}
-	return out
-}
-
 // match evaluates the option.
 func (t *iptTest) match(p *Packet) truth {
 	// Most rules of a long ruleset are of another destination.
 	switch t.option {
 	case "-s":
-		return is(within(p.Source.Addr(), t.nets))
+		return within(p.Source.Addr(), t.nets)
 	case "-d":
-		return is(within(p.Destination.Addr(), t.nets))
+		return within(p.Destination.Addr(), t.nets)
 	}
 	option, value := t.option, strings.Join(t.values, " ")
 	switch option {
@@ -289,9 +261,9 @@ func connection(p *Packet, option, value string) truth {
 	case "--ctstatus":
 		return is(p.State == StateEstablished && (slices.Contains(words, "CONFIRMED") || slices.Contains(words, "SEEN_REPLY")))
 	case "--ctorigdst":
-		return is(inPrefix(p.OriginalDestination.Addr(), value))
+		return within(p.OriginalDestination.Addr(), parsePrefixes(value))
 	case "--ctorigsrc":
-		return is(inPrefix(p.OriginalSource.Addr(), value))
+		return within(p.OriginalSource.Addr(), parsePrefixes(value))
 	case "--ctorigdstport":
 		return is(inPorts(p.OriginalDestination.Port(), value))
 	case "--ctproto":
@@ -328,45 +300,23 @@ func tcpFlags(p *Packet, values []string) truth {
 	return is(p.tcpFlags()&bits(values[0]) == bits(values[1]))
 }
 
-// within reports whether an address is in one of the networks.
-func within(addr netip.Addr, nets []netip.Prefix) bool {
-	return slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(addr) })
+// within reports whether an address is in one of the networks. There is none if a
+// mask is no prefix, or if it could not be read.
+func within(addr netip.Addr, nets []netip.Prefix) truth {
+	if len(nets) == 0 {
+		return unknown("this tool does not evaluate its mask")
+	}
+	return is(slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(addr) }))
 }
 
-// inPrefix reports whether an address is in one of the comma-separated networks.
-func inPrefix(addr netip.Addr, value string) bool { return within(addr, parsePrefixes(value)) }
-
-// parsePrefixes reads comma-separated networks. Masks may be written out.
+// parsePrefixes reads comma-separated networks.
 func parsePrefixes(value string) (out []netip.Prefix) {
 	for v := range strings.SplitSeq(value, ",") {
-		if prefix, ok := parsePrefix(v); ok {
-			out = append(out, prefix)
+		if p, err := iptables.ParsePrefix(v); err == nil {
+			out = append(out, p)
 		}
 	}
 	return out
-}
-
-func parsePrefix(s string) (netip.Prefix, bool) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return netip.PrefixFrom(addr, addr.BitLen()), true
-	}
-	prefix, err := netip.ParsePrefix(s)
-	if err == nil {
-		return prefix, true
-	}
-	addr, mask, _ := strings.Cut(s, "/")
-	a, err1 := netip.ParseAddr(addr)
-	m, err2 := netip.ParseAddr(mask)
-	if err1 != nil || err2 != nil {
-		return netip.Prefix{}, false
-	}
-	bits := 0
-	for _, b := range m.AsSlice() {
-		for ; b&0x80 != 0; b <<= 1 {
-			bits++
-		}
-	}
-	return netip.PrefixFrom(a, bits), true
 }
 
 func inRange(addr netip.Addr, value string) bool {

@@ -26,7 +26,7 @@ type Fields struct {
 // ParseFields takes a rule of iptables-save apart, without "-A CHAIN". Whatever it
 // does not know, negations included, it leaves in Other.
 func ParseFields(spec string) (Fields, error) {
-	words, err := split(spec)
+	words, err := Split(spec)
 	if err != nil {
 		return Fields{}, err
 	}
@@ -109,7 +109,7 @@ func (x Fields) MarkBit() (int, bool) {
 }
 
 func takePrefix(p *netip.Prefix, s string) bool {
-	got, err := parsePrefix(s)
+	got, err := ParsePrefix(s)
 	if err != nil || p.IsValid() {
 		return false
 	}
@@ -117,8 +117,8 @@ func takePrefix(p *netip.Prefix, s string) bool {
 	return true
 }
 
-// parsePrefix reads a prefix, or an address for itself alone.
-func parsePrefix(s string) (netip.Prefix, error) {
+// ParsePrefix reads a prefix, or an address for itself alone.
+func ParsePrefix(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(a, a.BitLen()), nil
 	}

@@ -88,7 +88,7 @@ func wellFormed(t *testing.T, text string) {
 		return
 	}
 	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
-		words, err := split(line)
+		words, err := Split(line)
 		switch {
 		case err != nil:
 			t.Errorf("%q: %v", line, err)
@@ -112,7 +112,7 @@ func FuzzWord(f *testing.F) {
 		if strings.ContainsAny(q, "\n\r\x00") {
 			t.Fatalf("%q has a control character", q)
 		}
-		words, err := split(q + " -j " + q)
+		words, err := Split(q + " -j " + q)
 		if err != nil || len(words) != 3 || words[1] != "-j" {
 			t.Fatalf("%q is read as %q: %v", q, words, err)
 		}
@@ -143,7 +143,7 @@ func FuzzConditions(f *testing.F) {
 			return
 		}
 		for _, c := range alternatives(conditions) {
-			words, err := split(conditionSpec("-p tcp", c, "CNI-HP-IF-1"))
+			words, err := Split(conditionSpec("-p tcp", c, "CNI-HP-IF-1"))
 			if err != nil {
 				t.Fatal(err)
 			}

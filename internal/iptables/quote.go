@@ -34,9 +34,9 @@ func quote(s string) string {
 
 var errOpenQuote = errors.New("quotation mark is not closed")
 
-// split takes a line of iptables-save apart into words, as iptables-restore
+// Split takes a line of iptables-save apart into words, as iptables-restore
 // does: only double quotes quote, and only within them a backslash escapes.
-func split(line string) ([]string, error) {
+func Split(line string) ([]string, error) {
 	var words []string
 	var word strings.Builder
 	var inWord, quoted, escaped bool

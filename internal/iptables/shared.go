@@ -151,7 +151,7 @@ func markValue(bit int) string { return fmt.Sprintf("%#x", uint32(1)<<bit) }
 func target(spec string) string {
 	words := strings.Fields(spec)
 	if strings.Contains(spec, `"`) {
-		words, _ = split(spec) // what looks like a jump may be quoted
+		words, _ = Split(spec) // what looks like a jump may be quoted
 	}
 	for i := len(words) - 2; i >= 0; i-- {
 		if words[i] == "-j" || words[i] == "-g" {

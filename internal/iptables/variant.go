@@ -121,13 +121,16 @@ func holdsNFT(f hostport.Family) (bool, error) {
 	return false, nil
 }
 
-// hasLegacy reports whether the legacy variant has loaded a table in the thread's
+// hasLegacy reports whether the legacy variant has loaded a table.
+func hasLegacy(f hostport.Family, table string) bool { return slices.Contains(LegacyTables(f), table) }
+
+// LegacyTables returns the tables that the legacy variant has loaded in the thread's
 // network namespace.
-func hasLegacy(f hostport.Family, table string) bool {
+func LegacyTables(f hostport.Family) []string {
 	name := "/proc/thread-self/net/ip_tables_names"
 	if f == hostport.IPv6 {
 		name = "/proc/thread-self/net/ip6_tables_names"
 	}
 	names, _ := os.ReadFile(name) // not there without the kernel's module
-	return slices.Contains(strings.Fields(string(names)), table)
+	return strings.Fields(string(names))
 }
