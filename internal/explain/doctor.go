@@ -184,15 +184,8 @@ func (d *doctor) policies() {
 	for _, a := range d.Attachments {
 		for _, f := range hostport.Families() {
 			for _, fw := range a.Forwards(f) {
-				from := standInV4
-				if f == hostport.IPv6 {
-					from = standInV6
-				}
-				p := &Packet{
-					Protocol: fw.Protocol, Source: netip.AddrPortFrom(from, clientPort), Destination: fw.To,
-					In: "outside", Out: lookup(fw.To.Addr()).Out, State: StateNew, DNAT: true, node: d.s,
-				}
-				p.OriginalSource, p.OriginalDestination = p.Source, netip.AddrPortFrom(fw.To.Addr(), fw.HostPort)
+				p := d.s.packet(fw.Protocol, netip.AddrPortFrom(standIn(f), clientPort), netip.AddrPortFrom(fw.To.Addr(), fw.HostPort), "outside")
+				p.Destination, p.Out, p.State, p.DNAT = fw.To, lookup(fw.To.Addr()).Out, StateNew, true
 				on := d.s.rules.pass(hookForward, p, StateNew)
 				if on.action == actionAccept || seen[on.site.String()] {
 					continue
@@ -244,13 +237,11 @@ func (d *doctor) conntrack() {
 	if c.Max == 0 {
 		return
 	}
-	mark, text := MarkOK, "%d of %d entries are in use"
-	command := ""
-	if c.Count*10 >= c.Max*9 {
-		mark, text = MarkFail, "%d of %d entries are in use: new connections are dropped when it is full"
-		command = fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*c.Max)
+	if c.nearlyFull() {
+		d.say("conntrack", MarkFail, c.raise(), "%d of %d entries are in use: new connections are dropped when it is full", c.Count, c.Max)
+		return
 	}
-	d.say("conntrack", mark, command, text, c.Count, c.Max)
+	d.say("conntrack", MarkOK, "", "%d of %d entries are in use", c.Count, c.Max)
 }
 
 // leftovers finds rules of the portmap plugin.
@@ -289,7 +280,7 @@ func (d *doctor) proxy() {
 		}
 	}
 	for _, l := range d.s.Links {
-		if l.Name == "kube-ipvs0" {
+		if l.Name == ipvsInterface {
 			modes["IPVS"] = true
 		}
 	}

@@ -52,12 +52,7 @@ func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
 			Stages: []Stage{}, Advice: []Advice{},
 		},
 	}
-	source := netip.AddrPortFrom(q.From, clientPort)
-	destination := netip.AddrPortFrom(q.Address, q.Port)
-	x.p = &Packet{
-		Protocol: q.Protocol, Source: source, Destination: destination, In: q.In,
-		OriginalSource: source, OriginalDestination: destination, node: s,
-	}
+	x.p = s.packet(q.Protocol, netip.AddrPortFrom(q.From, clientPort), netip.AddrPortFrom(q.Address, q.Port), q.In)
 	for _, stage := range []func() bool{
 		x.address, x.conntrack, x.record, x.translation, x.flows, x.listener, x.reversePath, x.routeToPod, x.forwarding,
 		x.forward, x.loopback, x.postrouting, x.pod, x.answer, x.programs,
@@ -68,12 +63,6 @@ func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
 	}
 	x.conclude()
 	return x.r
-}
-
-// where is the question for people.
-func (x *explainer) where() string {
-	on := x.q.Address.String()
-	return fmt.Sprintf("%d/%s on %s", x.q.Port, x.q.Protocol, on)
 }
 
 // whom names the owner for people.
@@ -133,7 +122,7 @@ func (x *explainer) fail(name string, code Code, site *Site, text string, advice
 	x.stage(name, MarkFail, component, sentence(text), site)
 	x.r.Verdict, x.r.Code = DoesNotReach, code
 	x.name()
-	x.r.Sentence = fmt.Sprintf("%s does not reach %s: %s", x.where(), x.whom(), text)
+	x.r.Sentence = fmt.Sprintf("%s does not reach %s: %s", x.r.Question, x.whom(), text)
 	x.r.Advice = append(x.r.Advice, advice...)
 	return false
 }
@@ -167,17 +156,17 @@ func (x *explainer) conclude() {
 				componentHostport, takers(x.r.rivals))
 		}
 		x.r.Verdict, x.r.Code = CannotTell, CodeNotVisible
-		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: %s", x.where(), x.whom(), why)
+		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: %s", x.r.Question, x.whom(), why)
 		x.r.Advice = append(x.r.Advice, observe(x.q.Port, x.q.Protocol))
 		return
 	case x.shadow:
 		x.r.Code = CodeListenerShadowed
 		l := x.s.Listeners[0]
-		x.r.Sentence = fmt.Sprintf("%s reaches %s (%s), and hides %s", x.where(), x.whom(), x.to, process(l.PID, l.Command))
+		x.r.Sentence = fmt.Sprintf("%s reaches %s (%s), and hides %s", x.r.Question, x.whom(), x.to, process(l.PID, l.Command))
 		x.r.Advice = append(x.r.Advice, Advice{Text: "Move the process or the host port to another port if clients should reach the process."})
 	default:
 		x.r.Code = CodeOK
-		x.r.Sentence = fmt.Sprintf("%s reaches %s (%s)", x.where(), x.whom(), x.to)
+		x.r.Sentence = fmt.Sprintf("%s reaches %s (%s)", x.r.Question, x.whom(), x.to)
 	}
 	x.r.Verdict = Reaches
 }
@@ -205,7 +194,7 @@ func (x *explainer) address() bool {
 			on = l.Name
 		}
 		if q.Address.IsLoopback() && !q.FromNode {
-			return x.fail("address", CodeGuard, &Site{Component: componentKernel},
+			return x.fail("address", CodeGuard, kernelSite(),
 				q.Address.String()+" is the node's loopback, which nothing outside the node may reach",
 				Advice{Text: "Ask an address of the node's interfaces."})
 		}
@@ -217,9 +206,7 @@ func (x *explainer) address() bool {
 		return x.ok("address", "%s is the node's own, on %s.", q.Address, on)
 	}
 	// A Service's address need not be the node's.
-	probe := x.p.clone()
-	probe.node = x.s
-	first := x.s.rules.pass(x.firstHook(), probe, StateNew)
+	first := x.s.rules.pass(x.firstHook(), x.p.clone(), StateNew)
 	if first.action == actionDNAT && first.site.Component == componentProxy {
 		return x.taken("address", first)
 	}
@@ -252,13 +239,12 @@ func (x *explainer) conntrack() bool {
 	case c.Max == 0:
 		return true
 	case c.Count >= c.Max:
-		return x.fail("conntrack", CodeConntrackFull, &Site{Component: componentKernel},
+		return x.fail("conntrack", CodeConntrackFull, kernelSite(),
 			fmt.Sprintf("the connection tracking table is full (%d of %d), so new connections are dropped", c.Count, c.Max),
 			Advice{
-				Text:    "Raise the limit, and find out who fills the table (conntrack -L).",
-				Command: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*c.Max),
+				Text: "Raise the limit, and find out who fills the table (conntrack -L).", Command: c.raise(),
 			})
-	case c.Count*10 >= c.Max*9:
+	case c.nearlyFull():
 		x.warn("conntrack", "The connection tracking table is nearly full: %d of %d.", c.Count, c.Max)
 		return true
 	default:
@@ -341,8 +327,7 @@ func (x *explainer) noMapping() bool {
 		text = fmt.Sprintf("no mapping is recorded: %s has the port itself, as a pod with hostNetwork does", process(l[0].PID, l[0].Command))
 		advice = nil
 	}
-	before := x.p.clone()
-	first := x.s.rules.pass(x.firstHook(), before, StateNew)
+	first := x.s.rules.pass(x.firstHook(), x.p.clone(), StateNew)
 	if first.action == actionDNAT || first.action == actionRedirect {
 		text = fmt.Sprintf("no mapping is recorded: %s leads it to %s", first.site.Component, first.to)
 		if len(first.rivals) > 0 {

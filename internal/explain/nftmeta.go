@@ -28,17 +28,13 @@ func (m *machine) meta(x *expr.Meta) outcome {
 		}
 		return outcomeGo
 	}
-	load := func(b []byte) outcome {
-		m.set(x.Register, b, "")
-		return outcomeGo
-	}
 	switch x.Key {
 	case expr.MetaKeyMARK:
-		return load(native32(p.Mark))
+		return m.load(x.Register, native32(p.Mark))
 	case expr.MetaKeyIIFNAME:
-		return load(ifname(p.In))
+		return m.load(x.Register, ifname(p.In))
 	case expr.MetaKeyOIFNAME:
-		return load(ifname(p.Out))
+		return m.load(x.Register, ifname(p.Out))
 	case expr.MetaKeyIIF, expr.MetaKeyOIF:
 		name := p.In
 		if x.Key == expr.MetaKeyOIF {
@@ -48,23 +44,23 @@ func (m *machine) meta(x *expr.Meta) outcome {
 		if l == nil {
 			return outcomeBreak
 		}
-		return load(native32(uint32(l.Index)))
+		return m.load(x.Register, native32(uint32(l.Index)))
 	case expr.MetaKeyL4PROTO:
-		return load([]byte{p.Protocol.Number()})
+		return m.load(x.Register, []byte{p.Protocol.Number()})
 	case expr.MetaKeyNFPROTO:
 		if p.family() == hostport.IPv4 {
-			return load([]byte{unix.NFPROTO_IPV4})
+			return m.load(x.Register, []byte{unix.NFPROTO_IPV4})
 		}
-		return load([]byte{unix.NFPROTO_IPV6})
+		return m.load(x.Register, []byte{unix.NFPROTO_IPV6})
 	case expr.MetaKeyPROTOCOL:
 		if p.family() == hostport.IPv4 {
-			return load([]byte{0x08, 0x00})
+			return m.load(x.Register, []byte{0x08, 0x00})
 		}
-		return load([]byte{0x86, 0xdd})
+		return m.load(x.Register, []byte{0x86, 0xdd})
 	case expr.MetaKeyPKTTYPE:
-		return load([]byte{0}) // to this host
+		return m.load(x.Register, []byte{0}) // to this host
 	case expr.MetaKeyPRIORITY, expr.MetaKeyRTCLASSID:
-		return load(native32(0))
+		return m.load(x.Register, native32(0))
 	case expr.MetaKeyIIFTYPE, expr.MetaKeyOIFTYPE:
 		name := p.In
 		if x.Key == expr.MetaKeyOIFTYPE {
@@ -74,10 +70,9 @@ func (m *machine) meta(x *expr.Meta) outcome {
 		if name == "lo" {
 			kind = unix.ARPHRD_LOOPBACK
 		}
-		return load(binary.NativeEndian.AppendUint16(nil, kind))
+		return m.load(x.Register, binary.NativeEndian.AppendUint16(nil, kind))
 	default:
-		m.set(x.Register, make([]byte, 4), "this tool does not know all metadata of the packet")
-		return outcomeGo
+		return m.hide(x.Register, 4, "this tool does not know all metadata of the packet")
 	}
 }
 
@@ -100,12 +95,8 @@ func (m *machine) ct(x *expr.Ct) outcome {
 		m.setCt(x)
 		return outcomeGo
 	}
-	load := func(b []byte) outcome {
-		m.set(x.Register, b, "")
-		return outcomeGo
-	}
 	if x.Key == expr.CtKeySTATE {
-		return load(native32(map[State]uint32{
+		return m.load(x.Register, native32(map[State]uint32{
 			StateNone: ctInvalid, StateNew: ctNew, StateEstablished: ctEstablished, StateUntracked: ctUntracked,
 		}[p.State]))
 	}
@@ -125,28 +116,27 @@ func (m *machine) ct(x *expr.Ct) outcome {
 		if p.SNAT {
 			bits |= statusSNAT
 		}
-		return load(native32(bits))
+		return m.load(x.Register, native32(bits))
 	case expr.CtKeyDIRECTION:
 		if reply {
-			return load([]byte{1})
+			return m.load(x.Register, []byte{1})
 		}
-		return load([]byte{0})
+		return m.load(x.Register, []byte{0})
 	case expr.CtKeyMARK:
-		return load(native32(p.ctMark))
+		return m.load(x.Register, native32(p.ctMark))
 	case expr.CtKeyLABELS:
-		return load(p.labels[:])
+		return m.load(x.Register, p.labels[:])
 	case expr.CtKeyPROTOCOL:
-		return load([]byte{p.Protocol.Number()})
+		return m.load(x.Register, []byte{p.Protocol.Number()})
 	case expr.CtKeyL3PROTOCOL:
 		if p.family() == hostport.IPv4 {
-			return load([]byte{unix.NFPROTO_IPV4})
+			return m.load(x.Register, []byte{unix.NFPROTO_IPV4})
 		}
-		return load([]byte{unix.NFPROTO_IPV6})
+		return m.load(x.Register, []byte{unix.NFPROTO_IPV6})
 	case expr.CtKeyDST, ctKeyDstIP, ctKeyDstIP6, expr.CtKeyPROTODST, expr.CtKeySRC, ctKeySrcIP, ctKeySrcIP6, expr.CtKeyPROTOSRC:
 		return m.tuple(x)
 	default:
-		m.set(x.Register, make([]byte, 4), "this tool does not know all that is tracked of the connection")
-		return outcomeGo
+		return m.hide(x.Register, 4, "this tool does not know all that is tracked of the connection")
 	}
 }
 
@@ -161,8 +151,7 @@ const (
 // tuple loads an address or port of the connection's original direction.
 func (m *machine) tuple(x *expr.Ct) outcome {
 	if x.Direction != 0 {
-		m.set(x.Register, make([]byte, 16), "this tool does not know the connection's reply direction")
-		return outcomeGo
+		return m.hide(x.Register, 16, "this tool does not know the connection's reply direction")
 	}
 	of := m.p.OriginalDestination
 	switch x.Key {
@@ -170,11 +159,9 @@ func (m *machine) tuple(x *expr.Ct) outcome {
 		of = m.p.OriginalSource
 	}
 	if x.Key == expr.CtKeyPROTODST || x.Key == expr.CtKeyPROTOSRC {
-		m.set(x.Register, binary.BigEndian.AppendUint16(nil, of.Port()), "")
-		return outcomeGo
+		return m.load(x.Register, binary.BigEndian.AppendUint16(nil, of.Port()))
 	}
-	m.set(x.Register, of.Addr().AsSlice(), "")
-	return outcomeGo
+	return m.load(x.Register, of.Addr().AsSlice())
 }
 
 func (m *machine) setCt(x *expr.Ct) {
@@ -207,13 +194,12 @@ func (m *machine) fib(x *expr.Fib) outcome {
 		if l := m.p.node.holder(addr); x.FlagIIF && kind == unix.RTN_LOCAL && (l == nil || l.Name != m.p.In) {
 			kind = unix.RTN_UNICAST
 		}
-		m.set(x.Register, native32(kind), "")
+		return m.load(x.Register, native32(kind))
 	case x.ResultOIF, x.ResultOIFNAME:
 		return m.fibOut(x, addr)
 	default:
-		m.set(x.Register, make([]byte, 4), "this tool does not evaluate this route lookup")
+		return m.hide(x.Register, 4, "this tool does not evaluate this route lookup")
 	}
-	return outcomeGo
 }
 
 // fibOut loads the interface that a route leads to. With iif among the flags,
@@ -221,8 +207,7 @@ func (m *machine) fib(x *expr.Fib) outcome {
 func (m *machine) fibOut(x *expr.Fib, addr netip.Addr) outcome {
 	r, known := m.p.node.Routes[addr]
 	if !known {
-		m.set(x.Register, make([]byte, 16), "the route to "+addr.String()+" was not looked up")
-		return outcomeGo
+		return m.hide(x.Register, 16, "the route to "+addr.String()+" was not looked up")
 	}
 	out := r.Out
 	if x.FlagIIF && out != m.p.In {
@@ -234,15 +219,14 @@ func (m *machine) fibOut(x *expr.Fib, addr netip.Addr) outcome {
 	}
 	switch {
 	case x.FlagPRESENT:
-		m.set(x.Register, []byte{present}, "")
+		return m.load(x.Register, []byte{present})
 	case x.ResultOIFNAME:
-		m.set(x.Register, ifname(out), "")
+		return m.load(x.Register, ifname(out))
 	default:
 		index := uint32(0)
 		if l := m.p.node.link(out); l != nil {
 			index = uint32(l.Index)
 		}
-		m.set(x.Register, native32(index), "")
+		return m.load(x.Register, native32(index))
 	}
-	return outcomeGo
 }

@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/nftables"
-	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // nftRule is a rule of nf_tables. Its expressions are decoded when it is first
@@ -93,6 +93,8 @@ type machine struct {
 	doubt string
 	// packets is the counter of the element that was found last.
 	packets *uint64
+	// effect is what the rule does, once it is done.
+	effect effect
 }
 
 // Outcomes of one expression.
@@ -107,105 +109,114 @@ const (
 func (r *nftRule) apply(p *Packet) effect {
 	before := *p
 	m := &machine{p: p, rule: r}
-	for _, e := range r.expressions() {
-		out, eff := m.step(e)
-		switch out {
-		case outcomeBreak:
-			if m.doubt != "" {
-				*p = before
-			}
-			return effect{}
-		case outcomeDone:
-			eff.doubt, eff.packets = m.doubt, m.packets
-			if m.doubt != "" {
-				*p = before
-			}
-			return eff
-		}
-	}
+	e := m.run()
 	if m.doubt != "" {
 		*p = before
+	}
+	return e
+}
+
+func (m *machine) run() effect {
+	for _, e := range m.rule.expressions() {
+		switch m.step(e) {
+		case outcomeBreak:
+			return effect{}
+		case outcomeDone:
+			m.effect.doubt, m.effect.packets = m.doubt, m.packets
+			return m.effect
+		}
 	}
 	return effect{}
 }
 
+// done ends the rule with an effect. With none the next rule is asked.
+func (m *machine) done(e effect) outcome {
+	if e.action == actionNext {
+		return outcomeBreak
+	}
+	m.effect = e
+	return outcomeDone
+}
+
+// load puts a value into a register.
+func (m *machine) load(reg uint32, value []byte) outcome {
+	m.set(reg, value, "")
+	return outcomeGo
+}
+
+// hide notes why the value of a register is not known.
+func (m *machine) hide(reg uint32, size int, why string) outcome {
+	m.set(reg, make([]byte, size), why)
+	return outcomeGo
+}
+
 // step runs one expression. An unknown one may not match.
-func (m *machine) step(e nftExpr) (outcome, effect) {
+func (m *machine) step(e nftExpr) outcome {
 	switch x := e.any.(type) {
 	case *expr.Payload:
-		m.payload(x)
-		return outcomeGo, effect{}
+		return m.payload(x)
 	case *expr.Meta:
-		return m.meta(x), effect{}
+		return m.meta(x)
 	case *expr.Ct:
-		return m.ct(x), effect{}
+		return m.ct(x)
 	case *expr.Fib:
-		return m.fib(x), effect{}
+		return m.fib(x)
 	case *expr.Cmp:
 		value, doubt := m.get(x.Register, len(x.Data))
-		return m.test(compare(x.Op, bytes.Compare(value, x.Data)), doubt), effect{}
+		return m.test(compare(x.Op, bytes.Compare(value, x.Data)), doubt)
 	case *expr.Range:
 		value, doubt := m.get(x.Register, len(x.FromData))
 		in := bytes.Compare(x.FromData, value) <= 0 && bytes.Compare(value, x.ToData) <= 0
-		return m.test(in == (x.Op == expr.CmpOpEq), doubt), effect{}
+		return m.test(in == (x.Op == expr.CmpOpEq), doubt)
 	case *expr.Bitwise:
-		m.bitwise(x)
-		return outcomeGo, effect{}
+		return m.bitwise(x)
 	case *expr.Byteorder:
-		m.byteorder(x)
-		return outcomeGo, effect{}
+		return m.byteorder(x)
 	case *expr.Immediate:
-		m.set(x.Register, x.Data, "")
-		return outcomeGo, effect{}
+		return m.load(x.Register, x.Data)
 	case *expr.Lookup:
 		return m.lookup(x)
 	case *expr.Verdict:
-		eff := effect{action: verdictAction(int32(x.Kind)), chain: x.Chain}
-		if eff.action == actionNext {
-			return outcomeBreak, effect{} // continue, or break
-		}
-		return outcomeDone, eff
+		return m.done(effect{action: verdictAction(int32(x.Kind)), chain: x.Chain})
 	case *expr.NAT:
-		return outcomeDone, m.nat(x)
+		return m.done(m.nat(x))
 	case *expr.Masq:
-		return outcomeDone, effect{action: actionMasquerade}
+		return m.done(effect{action: actionMasquerade})
 	case *expr.Redir:
-		return outcomeDone, effect{action: actionRedirect, to: netip.AddrPortFrom(netip.IPv4Unspecified(), m.port(x.RegisterProtoMin))}
+		return m.done(effect{action: actionRedirect, to: netip.AddrPortFrom(netip.IPv4Unspecified(), m.port(x.RegisterProtoMin))})
 	case *expr.TProxy:
-		return outcomeDone, effect{action: actionRedirect, to: netip.AddrPortFrom(netip.IPv4Unspecified(), m.port(x.RegPort))}
+		return m.done(effect{action: actionRedirect, to: netip.AddrPortFrom(netip.IPv4Unspecified(), m.port(x.RegPort))})
 	case *expr.Reject:
-		return outcomeDone, effect{action: actionReject}
+		return m.done(effect{action: actionReject})
 	case *expr.Limit:
-		return m.test(true, "a rate limit"), effect{}
+		return m.test(true, "a rate limit")
 	case *expr.Numgen:
-		m.set(x.Register, make([]byte, 4), "chosen at random")
-		return outcomeGo, effect{}
+		return m.hide(x.Register, 4, "chosen at random")
 	case *expr.Hash:
-		m.set(x.DestRegister, make([]byte, 4), "chosen by a hash")
-		return outcomeGo, effect{}
+		return m.hide(x.DestRegister, 4, "chosen by a hash")
 	case *expr.Dynset:
-		return outcomeGo, effect{}
+		return outcomeGo
 	}
 	return m.other(e.name)
 }
 
 // other runs expressions without operands that matter, and those that are not
 // known.
-func (m *machine) other(name string) (outcome, effect) {
+func (m *machine) other(name string) outcome {
 	switch name {
 	case "counter", "log", "objref", "last", "dup", "flow_offload", "secmark", "tracing":
-		return outcomeGo, effect{}
+		return outcomeGo
 	case "notrack":
 		if m.doubt == "" && m.p.State == StateNone {
 			m.p.State = StateUntracked
 		}
-		return outcomeGo, effect{}
+		return outcomeGo
 	case "queue":
-		return outcomeDone, effect{action: actionQueue}
+		return m.done(effect{action: actionQueue})
 	case "synproxy", "fwd":
-		return outcomeDone, effect{action: actionReject}
+		return m.done(effect{action: actionReject})
 	default:
-		return m.test(true, "this tool does not evaluate the expression "+name), effect{}
+		return m.test(true, "this tool does not evaluate the expression "+name)
 	}
 }
 
@@ -239,9 +250,9 @@ func compare(op expr.CmpOp, order int) bool {
 }
 
 // payload loads a part of the packet into a register.
-func (m *machine) payload(x *expr.Payload) {
+func (m *machine) payload(x *expr.Payload) outcome {
 	if x.OperationType == expr.PayloadWrite {
-		return // a changed header decides nothing here
+		return outcomeGo // a changed header decides nothing here
 	}
 	var header []byte
 	doubt := ""
@@ -256,47 +267,45 @@ func (m *machine) payload(x *expr.Payload) {
 	}
 	end := int(x.Offset + x.Len)
 	if end > len(header) {
-		m.set(x.DestRegister, make([]byte, x.Len), "this tool does not know the packet's link layer or content")
-		return
+		return m.hide(x.DestRegister, int(x.Len), "this tool does not know the packet's link layer or content")
 	}
 	m.set(x.DestRegister, header[x.Offset:end], doubt)
+	return outcomeGo
 }
 
-func (m *machine) bitwise(x *expr.Bitwise) {
+func (m *machine) bitwise(x *expr.Bitwise) outcome {
 	value, doubt := m.get(x.SourceRegister, int(x.Len))
 	out := bytes.Clone(value)
 	if len(x.Mask) != len(out) || len(x.Xor) != len(out) {
-		doubt = "this tool does not evaluate shifts"
-	} else {
-		for i := range out {
-			out[i] = out[i]&x.Mask[i] ^ x.Xor[i]
-		}
+		return m.hide(x.DestRegister, len(out), "this tool does not evaluate shifts")
+	}
+	for i := range out {
+		out[i] = out[i]&x.Mask[i] ^ x.Xor[i]
 	}
 	m.set(x.DestRegister, out, doubt)
+	return outcomeGo
 }
 
-func (m *machine) byteorder(x *expr.Byteorder) {
+func (m *machine) byteorder(x *expr.Byteorder) outcome {
 	value, doubt := m.get(x.SourceRegister, int(x.Len))
 	out := bytes.Clone(value)
-	for at := 0; at+int(x.Size) <= len(out); at += int(x.Size) {
-		word := out[at : at+int(x.Size)]
-		for i, j := 0, len(word)-1; i < j; i, j = i+1, j-1 {
-			word[i], word[j] = word[j], word[i]
-		}
+	for word := range slices.Chunk(out, int(x.Size)) {
+		slices.Reverse(word)
 	}
 	m.set(x.DestRegister, out, doubt)
+	return outcomeGo
 }
 
-func (m *machine) lookup(x *expr.Lookup) (outcome, effect) {
+func (m *machine) lookup(x *expr.Lookup) outcome {
 	s := m.rule.sets[x.SetName]
 	if s == nil {
-		return m.test(true, "set "+x.SetName+" is not there"), effect{}
+		return m.test(true, "set "+x.SetName+" is not there")
 	}
 	if err := s.load(); err != nil {
-		return m.test(true, "set "+x.SetName+" could not be read"), effect{}
+		return m.test(true, "set "+x.SetName+" could not be read")
 	}
 	if len(s.elements) == 0 {
-		return m.test(x.Invert, ""), effect{}
+		return m.test(x.Invert, "")
 	}
 	key, doubt := m.get(x.SourceRegister, len(s.elements[0].key))
 	e, found := s.find(key)
@@ -304,48 +313,33 @@ func (m *machine) lookup(x *expr.Lookup) (outcome, effect) {
 		// A random choice among a Service's endpoints: any of them will do.
 		e, found, doubt = s.elements[0], true, ""
 	}
-	if !s.isMap || !x.IsDestRegSet {
-		return m.test(found != x.Invert, doubt), effect{}
-	}
-	if !found {
-		return m.test(false, doubt), effect{}
+	switch {
+	case !s.isMap || !x.IsDestRegSet:
+		return m.test(found != x.Invert, doubt)
+	case !found:
+		return outcomeBreak
 	}
 	m.packets = e.packets
 	if e.verdict != nil {
-		if e.verdict.action == actionNext {
-			return outcomeBreak, effect{}
-		}
-		return outcomeDone, *e.verdict
+		return m.done(*e.verdict)
 	}
-	m.set(x.DestRegister, e.value, "")
-	return outcomeGo, effect{}
+	return m.load(x.DestRegister, e.value)
 }
 
 func (m *machine) nat(x *expr.NAT) effect {
-	e := effect{action: actionSNAT}
+	e, addr := effect{action: actionSNAT}, netip.IPv4Unspecified()
 	if x.Type == expr.NATTypeDestNAT {
 		e.action = actionDNAT
 	}
-	var addr netip.Addr
 	if x.RegAddrMin != 0 {
-		size := 4
-		if m.p.family() == hostport.IPv6 {
-			size = 16
-		}
-		b, _ := m.get(x.RegAddrMin, size)
+		b, _ := m.get(x.RegAddrMin, m.p.Destination.Addr().BitLen()/8)
 		addr, _ = netip.AddrFromSlice(b)
 	}
-	var port uint16
-	if x.RegProtoMin != 0 {
-		port = m.port(x.RegProtoMin)
-	}
-	if !addr.IsValid() {
-		addr = netip.IPv4Unspecified()
-	}
-	e.to = netip.AddrPortFrom(addr, port)
+	e.to = netip.AddrPortFrom(addr, m.port(x.RegProtoMin))
 	return e
 }
 
+// port returns the port in a register, 0 for none.
 func (m *machine) port(reg uint32) uint16 {
 	if reg == 0 {
 		return 0

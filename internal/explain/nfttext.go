@@ -36,8 +36,7 @@ func (r *nftRule) text() string {
 		p.print(e)
 	}
 	if r.comment != "" {
-		p.out = append(p.out, strconv.Quote(r.comment))
-		p.out[len(p.out)-1] = "comment " + p.out[len(p.out)-1]
+		p.add("comment %q", r.comment)
 	}
 	return strings.Join(p.out, " ")
 }

@@ -37,6 +37,11 @@ type Packet struct {
 	node *Snapshot
 }
 
+// packet returns the first packet of a connection, which comes by an interface.
+func (s *Snapshot) packet(p hostport.Protocol, from, to netip.AddrPort, in string) *Packet {
+	return &Packet{Protocol: p, Source: from, Destination: to, In: in, OriginalSource: from, OriginalDestination: to, node: s}
+}
+
 func (p *Packet) family() hostport.Family { return hostport.FamilyOf(p.Destination.Addr()) }
 
 func (p *Packet) clone() *Packet {

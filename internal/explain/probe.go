@@ -135,8 +135,7 @@ func (r *Report) Compare(o *Observation) {
 	if o.Predicted != Reaches {
 		expected = fmt.Sprintf("would not arrive (%s)", o.Code)
 	}
-	r.Sentence = fmt.Sprintf("The rules say that a packet to %d/%s on %s %s, and the probe shows the opposite",
-		r.Question.Port, r.Question.Protocol, r.Question.Address, expected)
+	r.Sentence = fmt.Sprintf("The rules say that a packet to %s %s, and the probe shows the opposite", r.Question, expected)
 	r.Advice = append([]Advice{{
 		Text:    "Something that this tool does not follow decides: an eBPF program, a bridge rule, or the pod's own rules. Watch the packet.",
 		Command: fmt.Sprintf("hostportctl trace %d/%s", r.Question.Port, r.Question.Protocol),
@@ -149,7 +148,7 @@ func (r *Report) decide(o *Observation) {
 	switch {
 	case o.Reached:
 		r.Verdict, r.Code = Reaches, CodeOK
-		r.Sentence = fmt.Sprintf("%d/%s on %s reaches %s: a packet of the probe did", q.Port, q.Protocol, q.Address, o.Target)
+		r.Sentence = fmt.Sprintf("%s reaches %s: a packet of the probe did", q, o.Target)
 	case len(r.rivals) > 0 && o.Target != "" && o.Target != r.Target:
 		// Endpoints of a Service are chosen at random, so that it need not be the one that was predicted.
 		who := takers(r.rivals)
@@ -157,8 +156,7 @@ func (r *Report) decide(o *Observation) {
 		if who == componentProxy {
 			r.Code = CodeServiceFirst
 		}
-		r.Sentence = fmt.Sprintf("%d/%s on %s does not reach %s: %s has it first, and led a packet of the probe to %s",
-			q.Port, q.Protocol, q.Address, r.Pod, who, o.Target)
+		r.Sentence = fmt.Sprintf("%s does not reach %s: %s has it first, and led a packet of the probe to %s", q, r.Pod, who, o.Target)
 	default:
 		return
 	}

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -126,6 +127,11 @@ type QuestionRecord struct {
 	From      string            `json:"from"`
 	Assumed   bool              `json:"fromAssumed,omitempty"`
 	Interface string            `json:"interface,omitempty"`
+}
+
+// String names the host port.
+func (q QuestionRecord) String() string {
+	return fmt.Sprintf("%d/%s on %s", q.Port, q.Protocol, q.Address)
 }
 
 // Attachment is a recorded attachment with what the caller found out about it.

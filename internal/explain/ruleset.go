@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -159,6 +160,9 @@ type Site struct {
 	Rule string `json:"rule,omitempty"`
 }
 
+// kernelSite is a setting of the kernel.
+func kernelSite() *Site { return &Site{Component: componentKernel} }
+
 // String names the site for people.
 func (s Site) String() string {
 	what := "a rule in chain "
@@ -244,45 +248,42 @@ func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
 // tracking and translation where the kernel has them. tracked is the state that
 // connection tracking gives the packet at the first hook.
 func (rs ruleset) pass(hook string, p *Packet, tracked State) passage {
-	first := hook == hookPrerouting || hook == hookOutput
-	natAt := prioritySNAT
-	if first {
-		natAt = priorityDNAT
-	}
 	out := passage{action: actionAccept}
 	chains := rs.at(hook, p.family(), false)
-	untracked := func() {
-		if first && p.State == StateNone {
+	// below walks the chains below a priority, and reports whether all accept.
+	below := func(priority int) bool {
+		for ; len(chains) > 0 && chains[0].priority < priority; chains = chains[1:] {
+			e, site, doubts := walk(chains[0], p, 0)
+			out.doubts = append(out.doubts, doubts...)
+			if e.action != actionAccept {
+				out.action, out.site = e.action, site
+				return false
+			}
+		}
+		return true
+	}
+	nat := prioritySNAT
+	if hook == hookPrerouting || hook == hookOutput {
+		nat = priorityDNAT
+		if !below(priorityConntrack + 1) {
+			return out
+		}
+		if p.State == StateNone {
 			p.State = tracked
 		}
 	}
-	var translated *passage
-	translate := func() {
-		untracked()
-		if translated == nil {
-			translated = &passage{action: actionAccept}
-			if tracked == StateNew && p.State == StateNew {
-				*translated = rs.translate(hook, p)
-			}
-		}
+	if !below(nat) {
+		return out
 	}
-	for _, c := range chains {
-		if c.priority > priorityConntrack {
-			untracked()
-		}
-		if c.priority >= natAt {
-			translate()
-		}
-		e, site, doubts := walk(c, p, 0)
-		out.doubts = append(out.doubts, doubts...)
-		if e.action != actionAccept {
-			out.action, out.site = e.action, site
-			return out
-		}
+	translated := passage{action: actionAccept}
+	if tracked == StateNew && p.State == StateNew {
+		translated = rs.translate(hook, p)
 	}
-	translate()
+	if !below(math.MaxInt) {
+		return out
+	}
 	translated.doubts = append(out.doubts, translated.doubts...)
-	return *translated
+	return translated
 }
 
 // maxDepth is the kernel's own limit of nested chains.

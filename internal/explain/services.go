@@ -101,10 +101,7 @@ func (s *Services) first(p hostport.Protocol, to netip.AddrPort, in string) turn
 		return found
 	}
 	from := netip.AddrPortFrom(standIn(hostport.FamilyOf(to.Addr())), clientPort)
-	packet := &Packet{
-		Protocol: p, Source: from, Destination: to, In: in, OriginalSource: from, OriginalDestination: to, node: s.s,
-	}
-	by := s.s.rules.pass(hookPrerouting, packet, StateNew)
+	by := s.s.rules.pass(hookPrerouting, s.s.packet(p, from, to, in), StateNew)
 	taken := by.site.Component == componentProxy
 	if by.action != actionDNAT && by.action != actionRedirect {
 		taken = by.accepted.Component == componentProxy && s.s.virtual(p, to)

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -78,6 +79,13 @@ type PodView struct {
 // Fill is the number of entries in the connection tracking table, and the
 // limit.
 type Fill struct{ Count, Max int }
+
+func (f Fill) nearlyFull() bool { return f.Count*10 >= f.Max*9 }
+
+// raise is the command that doubles the limit.
+func (f Fill) raise() string {
+	return fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*f.Max)
+}
 
 // Program is an eBPF program that may change what happens to the packet.
 type Program struct {

@@ -30,10 +30,10 @@ func (x *explainer) reversePath() bool {
 		if back.Out != "" {
 			where = "routes answers by " + back.Out
 		}
-		return x.fail("rp_filter", CodeRPFilter, &Site{Component: componentKernel},
+		return x.fail("rp_filter", CodeRPFilter, kernelSite(),
 			fmt.Sprintf("rp_filter is strict on %s: packets from %s come in there, and the node %s", x.q.In, x.q.From, where), advice)
 	case mode == loose && back.Err != "":
-		return x.fail("rp_filter", CodeRPFilter, &Site{Component: componentKernel},
+		return x.fail("rp_filter", CodeRPFilter, kernelSite(),
 			fmt.Sprintf("rp_filter is on and the node has no route to %s", x.q.From), advice)
 	}
 	return x.ok("rp_filter", "Packets from %s may come in by %s (rp_filter %d).", x.q.From, x.q.In, mode)
@@ -42,19 +42,19 @@ func (x *explainer) reversePath() bool {
 func (x *explainer) routeToPod() bool {
 	x.route = x.s.Routes[x.to.Addr()]
 	if x.route.Err != "" {
-		return x.fail("route", CodeNoRoute, &Site{Component: componentKernel},
+		return x.fail("route", CodeNoRoute, kernelSite(),
 			fmt.Sprintf("the node has no route to %s (%s)", x.to.Addr(), x.route.Err),
 			Advice{Text: "Find out who removed the route; a new pod of the same controller gets a new one.", Command: "ip route get " + x.to.Addr().String()})
 	}
 	l := x.s.link(x.route.Out)
 	view := x.s.Pods[x.owner.Key]
 	if peer := x.s.link(view.Peer); view.Peer != "" && x.route.Out != view.Peer && x.route.Out != peer.Master && x.route.Default {
-		return x.fail("route", CodeNoRoute, &Site{Component: componentKernel},
+		return x.fail("route", CodeNoRoute, kernelSite(),
 			fmt.Sprintf("the node sends packets for %s out by %s with the default route, and the pod is behind %s", x.to.Addr(), x.route.Out, view.Peer),
 			Advice{Text: "Find out who removed the pod's route; a new pod gets a new one.", Command: "ip route get " + x.to.Addr().String()})
 	}
 	if l != nil && !l.Up {
-		return x.fail("route", CodeNoRoute, &Site{Component: componentKernel}, fmt.Sprintf("interface %s, which leads to %s, is down", l.Name, x.to.Addr()),
+		return x.fail("route", CodeNoRoute, kernelSite(), fmt.Sprintf("interface %s, which leads to %s, is down", l.Name, x.to.Addr()),
 			Advice{Text: "Bring the interface up.", Command: "ip link set " + l.Name + " up"})
 	}
 	return x.ok("route", "%s is reached by %s.", x.to.Addr(), x.route.Out)
@@ -78,7 +78,7 @@ func (x *explainer) forwarding() bool {
 				command = "sysctl -w net.ipv4.conf." + iface + ".forwarding=1"
 			}
 		}
-		return x.fail("forwarding", CodeForwardingOff, &Site{Component: componentKernel}, what,
+		return x.fail("forwarding", CodeForwardingOff, kernelSite(), what,
 			Advice{Text: "Turn it on, and keep it on in /etc/sysctl.d.", Command: command})
 	}
 	return x.ok("forwarding", "The node forwards packets that come by %s.", x.q.In)
@@ -114,7 +114,7 @@ func (x *explainer) loopback() bool {
 		return true
 	}
 	if x.s.sysctl(x.f, x.route.Out, "route_localnet") != "1" && x.s.sysctl(x.f, "all", "route_localnet") != "1" {
-		return x.fail("loopback", CodeGuard, &Site{Component: componentKernel},
+		return x.fail("loopback", CodeGuard, kernelSite(),
 			fmt.Sprintf("route_localnet is off on %s, so the kernel keeps 127.0.0.0/8 on lo", x.route.Out), syncAdvice)
 	}
 	return x.ok("loopback", "route_localnet is on on %s, and the guard drops 127.0.0.0/8 from outside.", x.route.Out)

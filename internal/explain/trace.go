@@ -62,29 +62,28 @@ func (c *Collector) Trace(ctx context.Context, q *Question, count int, emit func
 	}
 	defer remove()
 	t := &tracer{resolve: resolve, open: map[uint32]*tracedPacket{}}
-	for count > 0 && ctx.Err() == nil {
+	for count > 0 {
+		interrupted := ctx.Err() != nil
 		_ = listen.SetReadDeadline(time.Now().Add(quiet / 4))
 		msgs, err := listen.Receive()
-		switch {
-		case errors.Is(err, unix.ENOBUFS):
-			continue // some were lost; those that come are as good
-		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("read traces: %w", err)
 		}
+		// After ENOBUFS some were lost. Those that come are as good.
 		for _, m := range msgs {
 			t.take(m)
 		}
-		for _, p := range t.finished(time.Now()) {
+		now := time.Now()
+		if interrupted {
+			now = now.Add(quiet)
+		}
+		for _, p := range t.finished(now) {
 			if count--; count >= 0 {
 				emit(p)
 			}
 		}
-	}
-	if ctx.Err() != nil {
-		for _, p := range t.finished(time.Now().Add(time.Hour)) {
-			if count--; count >= 0 {
-				emit(p)
-			}
+		if interrupted {
+			break
 		}
 	}
 	return nil

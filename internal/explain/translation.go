@@ -185,7 +185,7 @@ func (x *explainer) untranslated(accepted Site) bool {
 		x.programs()
 		x.name()
 		x.r.Verdict, x.r.Code = CannotTell, CodeNotVisible
-		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: rules could not be read", x.where(), x.whom())
+		x.r.Sentence = fmt.Sprintf("It cannot be told whether %s reaches %s: rules could not be read", x.r.Question, x.whom())
 		return false
 	}
 	if x.owner.Dead {
