@@ -43,7 +43,7 @@ func NewCollector() (*Collector, error) {
 	return &Collector{nft: r, sets: &setReader{conn: r.conn, known: map[string]setType{}}}, nil
 }
 
-// Close ends the Collector. Snapshots of its cannot be explained afterwards.
+// Close ends the Collector. Its Snapshots cannot be explained afterwards.
 func (c *Collector) Close() { c.nft.close() }
 
 // Collect reads what decides about the packet of a question. It fills in what
@@ -122,7 +122,7 @@ func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...host
 	}
 }
 
-// concerned are the attachments that map the port of the question, whatever the
+// concerned returns the attachments that map the port of the question, on any
 // address.
 func concerned(q *Question, all []Attachment) []Attachment {
 	var out []Attachment

@@ -12,7 +12,7 @@ const (
 )
 
 // componentOf attributes a rule by the name of its chain or table, or by the
-// chain that it jumps to. A policy belongs to nobody known.
+// chain that it jumps to. Policies of iptables' own chains are of no known program.
 func componentOf(c *chain, rule string) string {
 	if c.table.origin == originNFT && c.table.name == "hostport" {
 		return componentHostport

@@ -46,7 +46,7 @@ type Records struct {
 	Rewritten time.Time
 }
 
-// doctor looks at what all pods of a node have in common.
+// doctor collects the checks of a node.
 type doctor struct {
 	places Places
 	s      *Snapshot

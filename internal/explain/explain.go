@@ -31,8 +31,8 @@ type explainer struct {
 }
 
 // Explain predicts what happens to the first packet of a connection, and to the
-// answer. Of the reasons why it does not arrive, the report has the first on its
-// way.
+// answer. If several things keep it from arriving, the report names the first one on
+// its way.
 func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
 	from := q.From.String()
 	if q.FromName != "" {
@@ -102,8 +102,8 @@ func (x *explainer) doubts(name string, p passage) {
 	}
 }
 
-// lost reports whether a hook did not let the packet pass. In doubt, where a
-// rule may match that would have let it pass, it goes on.
+// lost reports whether a hook drops the packet. It does not count as lost if a rule
+// that may match would have let it pass.
 func (x *explainer) lost(p passage) bool {
 	for _, d := range p.uncertain() {
 		if d.effect.action != actionDrop && d.effect.action != actionReject {
@@ -127,7 +127,8 @@ func (x *explainer) fail(name string, code Code, site *Site, text string, advice
 	return false
 }
 
-// sentence begins with a capital, unless with a name.
+// sentence makes a sentence of text. It begins with a capital, unless its first word
+// is a name.
 func sentence(s string) string {
 	first, _, _ := strings.Cut(s, " ")
 	if strings.ContainsAny(first, "/.:_-") {
@@ -136,7 +137,7 @@ func sentence(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:] + "."
 }
 
-// name notes whom the packet is meant for.
+// name notes the pod that the packet is for.
 func (x *explainer) name() {
 	if x.owner != nil {
 		x.r.Pod = x.whom()
@@ -252,7 +253,7 @@ func (x *explainer) conntrack() bool {
 	}
 }
 
-// record finds the mapping that is meant for the packet.
+// record finds the mapping that the packet is for.
 func (x *explainer) record() bool {
 	if len(x.concerned) == 0 {
 		return x.noMapping()
@@ -273,11 +274,11 @@ func (x *explainer) record() bool {
 			}
 		}
 	}
-	return x.otherSide()
+	return x.wrongAddress()
 }
 
-// otherSide tells why no mapping of the port is for this address.
-func (x *explainer) otherSide() bool {
+// wrongAddress says why no mapping of the port is for this address.
+func (x *explainer) wrongAddress() bool {
 	x.owner = &x.concerned[0]
 	var ips []string
 	for i, a := range x.concerned {
@@ -305,7 +306,7 @@ func (x *explainer) otherSide() bool {
 		Advice{Text: "Ask that address, or leave hostIP out of the pod's ports."})
 }
 
-// noMapping says what is usual where nothing is recorded.
+// noMapping says what may be the reason that nothing is recorded for the port.
 func (x *explainer) noMapping() bool {
 	text := "no pod on this node has this host port"
 	for _, a := range x.all {

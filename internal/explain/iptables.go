@@ -144,7 +144,7 @@ func (r *iptRule) parse() {
 	}
 }
 
-// host is the one address that the rule is for, if it is for one.
+// host returns the destination of a rule that is for exactly one address.
 func (r *iptRule) host() netip.Addr {
 	r.parse()
 	for _, t := range r.tests {

@@ -39,6 +39,14 @@ var nftFamilies = map[byte]string{ //nolint:gochecknoglobals // a constant table
 	unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_ARP: "arp",
 }
 
+// nfproto is a family's number.
+func nfproto(f hostport.Family) byte {
+	if f == hostport.IPv6 {
+		return unix.NFPROTO_IPV6
+	}
+	return unix.NFPROTO_IPV4
+}
+
 // nftTables are tables as they are read: chains and sets at first, rules when they
 // are asked for.
 type nftTables struct {
@@ -64,7 +72,7 @@ func (r *nftReader) read(families ...hostport.Family) (*nftTables, error) {
 	n := &nftTables{reader: r, byName: map[string]*table{}, sets: map[*table]map[string]*nftSet{}}
 	protocols := []byte{unix.NFPROTO_INET}
 	for _, f := range families {
-		protocols = append(protocols, map[hostport.Family]byte{hostport.IPv4: unix.NFPROTO_IPV4, hostport.IPv6: unix.NFPROTO_IPV6}[f])
+		protocols = append(protocols, nfproto(f))
 	}
 	for _, p := range protocols {
 		for _, read := range []func(byte) error{n.readChains, n.readSets} {

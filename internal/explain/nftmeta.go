@@ -48,10 +48,7 @@ func (m *machine) meta(x *expr.Meta) outcome {
 	case expr.MetaKeyL4PROTO:
 		return m.load(x.Register, []byte{p.Protocol.Number()})
 	case expr.MetaKeyNFPROTO:
-		if p.family() == hostport.IPv4 {
-			return m.load(x.Register, []byte{unix.NFPROTO_IPV4})
-		}
-		return m.load(x.Register, []byte{unix.NFPROTO_IPV6})
+		return m.load(x.Register, []byte{nfproto(p.family())})
 	case expr.MetaKeyPROTOCOL:
 		if p.family() == hostport.IPv4 {
 			return m.load(x.Register, []byte{0x08, 0x00})
@@ -80,10 +77,12 @@ func (m *machine) meta(x *expr.Meta) outcome {
 const (
 	ctInvalid     = 1
 	ctEstablished = 2
+	ctRelated     = 4
 	ctNew         = 8
 	ctUntracked   = 64
 
 	statusSeenReply = 1 << 1
+	statusAssured   = 1 << 2
 	statusConfirmed = 1 << 3
 	statusSNAT      = 1 << 4
 	statusDNAT      = 1 << 5
@@ -129,10 +128,7 @@ func (m *machine) ct(x *expr.Ct) outcome {
 	case expr.CtKeyPROTOCOL:
 		return m.load(x.Register, []byte{p.Protocol.Number()})
 	case expr.CtKeyL3PROTOCOL:
-		if p.family() == hostport.IPv4 {
-			return m.load(x.Register, []byte{unix.NFPROTO_IPV4})
-		}
-		return m.load(x.Register, []byte{unix.NFPROTO_IPV6})
+		return m.load(x.Register, []byte{nfproto(p.family())})
 	case expr.CtKeyDST, ctKeyDstIP, ctKeyDstIP6, expr.CtKeyPROTODST, expr.CtKeySRC, ctKeySrcIP, ctKeySrcIP6, expr.CtKeyPROTOSRC:
 		return m.tuple(x)
 	default:

@@ -101,20 +101,7 @@ func (p *printer) print(e nftExpr) {
 func (p *printer) statement(e nftExpr) {
 	switch x := e.any.(type) {
 	case *expr.Verdict:
-		switch x.Kind {
-		case expr.VerdictJump:
-			p.add("jump %s", x.Chain)
-		case expr.VerdictGoto:
-			p.add("goto %s", x.Chain)
-		case expr.VerdictReturn:
-			p.add("return")
-		case expr.VerdictAccept:
-			p.add("accept")
-		case expr.VerdictDrop:
-			p.add("drop")
-		default:
-			p.add("continue")
-		}
+		p.add("%s", effect{action: verdictAction(int32(x.Kind)), chain: x.Chain}.verdict())
 	case *expr.NAT:
 		kind := "snat"
 		if x.Type == expr.NATTypeDestNAT {
@@ -334,9 +321,13 @@ func (l label) value(b []byte) string {
 	case l.kind == "host" && len(b) == 4:
 		return fmt.Sprintf("%#x", binary.NativeEndian.Uint32(b))
 	case l.kind == "ctstate" && len(b) == 4:
-		return flags(b, map[uint32]string{1: "invalid", 2: "established", 4: "related", 8: "new", 64: "untracked"})
+		return flags(b, map[uint32]string{
+			ctInvalid: "invalid", ctEstablished: "established", ctRelated: "related", ctNew: "new", ctUntracked: "untracked",
+		})
 	case l.kind == "ctstatus" && len(b) == 4:
-		return flags(b, map[uint32]string{1 << 1: "seen-reply", 1 << 2: "assured", 1 << 3: "confirmed", 1 << 4: "snat", 1 << 5: "dnat"})
+		return flags(b, map[uint32]string{
+			statusSeenReply: "seen-reply", statusAssured: "assured", statusConfirmed: "confirmed", statusSNAT: "snat", statusDNAT: "dnat",
+		})
 	case l.kind == "addrtype" && len(b) == 4:
 		kinds := map[uint32]string{unix.RTN_UNICAST: "unicast", unix.RTN_LOCAL: "local", unix.RTN_BROADCAST: "broadcast", unix.RTN_MULTICAST: "multicast"}
 		return kinds[binary.NativeEndian.Uint32(b)]

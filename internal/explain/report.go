@@ -137,11 +137,11 @@ func (q QuestionRecord) String() string {
 // Attachment is a recorded attachment with what the caller found out about it.
 type Attachment struct {
 	*hostport.Attachment
-	// Dead says that its sandbox is gone, and Life what is known where that
-	// could not be told.
+	// Dead says that its sandbox is gone. Life says why that could not be found out, ""
+	// if it could.
 	Dead bool
 	Life string
-	// Differences are in what the kernel's rules for it are not as recorded.
+	// Differences say how the kernel's rules differ from the record.
 	Differences []string
 }
 

@@ -65,12 +65,12 @@ type effect struct {
 	// packets is the counter of the rule, or of the element that decided; nil if
 	// it has none.
 	packets *uint64
-	// doubt says why it is not known whether the rule matches; action is then
-	// what it does if it does.
+	// doubt says why it is not known whether the rule matches, "" if it is known. The
+	// action is what the rule does if it matches.
 	doubt string
 }
 
-// rule is one rule of either world.
+// rule is a rule of iptables or of nf_tables.
 type rule interface {
 	// apply may change the packet's marks.
 	apply(p *Packet) effect
@@ -78,7 +78,7 @@ type rule interface {
 	text() string
 }
 
-// chain is a chain of rules, in a table of some origin.
+// chain is a chain of a table.
 type chain struct {
 	table *table
 	name  string
@@ -128,7 +128,7 @@ func (t *table) has(f hostport.Family) bool {
 	return t.family == "inet" || t.family == "ip" && f == hostport.IPv4 || t.family == "ip6" && f == hostport.IPv6
 }
 
-// tool names what an operator calls the table's home.
+// tool returns the name of the tool that shows the table.
 func (t *table) tool() string {
 	switch {
 	case t.origin == originNFT:
@@ -190,8 +190,8 @@ type passage struct {
 	to     netip.AddrPort
 	// connections is how many were translated like this, nil if nothing counts.
 	connections *uint64
-	// accepted is the first rule of somebody else's in a nat chain that leaves the
-	// packet as it is, the zero Site if there is none.
+	// accepted is the first rule of another program in a nat chain that accepts the
+	// packet without a translation, the zero Site if there is none.
 	accepted Site
 	doubts   []doubt
 	// rivals are what may become of the packet instead: other nat chains of the same
@@ -214,8 +214,8 @@ func (p passage) String() string {
 	return out
 }
 
-// uncertain are the doubts that matter: whose rule would have done something
-// else, or for somebody else.
+// uncertain returns the doubts that matter: rules that would do something else, or
+// belong to another program.
 func (p passage) uncertain() []doubt {
 	return slices.DeleteFunc(slices.Clone(p.doubts), func(d doubt) bool {
 		return d.effect.action == p.action && d.site.Component == p.site.Component
@@ -340,8 +340,8 @@ func walk(c *chain, p *Packet, depth int) (effect, Site, []doubt) {
 	return effect{action: actionAccept}, siteOf(c, ""), doubts
 }
 
-// assume tells what a rule of which it is not known whether it matches would
-// do. A rule that decides nothing does not matter.
+// assume returns what a rule would do if it matched, which is not known. It reports
+// false for a rule that decides nothing.
 func assume(c *chain, r rule, e effect, p *Packet, depth int) (doubt, bool) {
 	d := doubt{site: siteOf(c, r.text()), reason: e.doubt, effect: e}
 	if e.action != actionJump && e.action != actionGoto {

@@ -71,8 +71,8 @@ func (c *Collector) Services(ctx context.Context, families ...hostport.Family) (
 const ipvsInterface = "kube-ipvs0"
 
 // First reports whether a Service takes packets that come for a mapping from
-// outside, at its host IP or at any address of the node. It does not know where our
-// rule and the Service's are in chains of the same priority.
+// outside, at its host IP or at any address of the node. It is not known if our rule
+// and the Service's are in chains of the same priority.
 func (s *Services) First(a *hostport.Attachment, m hostport.Mapping) (first, known bool) {
 	known = true
 	for _, f := range hostport.Families() {

@@ -29,13 +29,13 @@ type Snapshot struct {
 	Virtual []VirtualServer
 	// Programs are eBPF programs on the packet's way.
 	Programs []Program
-	// Unread are what could not be read, as sentences.
+	// Unread says in sentences what could not be read.
 	Unread []string
 
 	rules ruleset
-	// sets tells whether a packet is in an ipset, nil if nobody can.
+	// sets tells whether a packet is in an ipset. It is nil if no set can be asked.
 	sets func(p *Packet, set string, dirs []string) (bool, error)
-	// rulesHidden says that some rules are among what could not be read.
+	// rulesHidden says that some rules could not be read.
 	rulesHidden bool
 }
 

@@ -35,15 +35,15 @@ type TracedRule struct {
 	Verdict string `json:"verdict"`
 }
 
-// quiet is how long no more is heard of a packet that has left the node: the
-// kernel does not say which message is a packet's last one.
+// quiet is how long after its last message a packet counts as gone: the kernel does
+// not say which message is the last one.
 const quiet = 200 * time.Millisecond
 
 // Trace reports packets to the port of the question as they pass nf_tables,
-// until count have passed or ctx ends. Each connection's packets towards the
-// node are meant, over TCP only the first one of each. The rule that makes the
-// kernel trace them is in a table of its own, which the kernel deletes with this
-// process (before Linux 5.12 only if the process is not killed).
+// until count have passed or ctx ends. Of TCP it traces only the packets that open a
+// connection. The rule that makes the kernel trace is in a table of its own. The kernel
+// deletes the table with this process; before Linux 5.12 it stays if the process is
+// killed.
 func (c *Collector) Trace(ctx context.Context, q *Question, count int, emit func(Traced)) error {
 	listen, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -171,22 +171,23 @@ func (t *tracer) take(m netlink.Message) {
 		p.input = true
 	}
 	p.dropped = verdict.action == actionDrop
+	text := verdict.verdict()
+	if kind == unix.NFT_TRACETYPE_POLICY {
+		text = "policy " + text
+	}
 	if kind == unix.NFT_TRACETYPE_POLICY || kind == unix.NFT_TRACETYPE_RULE && handle != 0 {
 		p.Rules = append(p.Rules, TracedRule{
-			Site: t.resolve.site(c, family, table, chain, handle), Handle: handle, Verdict: verdictText(kind, verdict),
+			Site: t.resolve.site(c, family, table, chain, handle), Handle: handle, Verdict: text,
 		})
 	}
 }
 
-func verdictText(kind uint32, v effect) string {
-	words := map[action]string{
+// verdict is the effect in nft's words.
+func (e effect) verdict() string {
+	return map[action]string{
 		actionAccept: "accept", actionDrop: "drop", actionReturn: "return", actionQueue: "queue",
-		actionJump: "jump " + v.chain, actionGoto: "goto " + v.chain, actionNext: "continue",
-	}
-	if kind == unix.NFT_TRACETYPE_POLICY {
-		return "policy " + words[v.action]
-	}
-	return words[v.action]
+		actionJump: "jump " + e.chain, actionGoto: "goto " + e.chain, actionNext: "continue",
+	}[e.action]
 }
 
 // endpoints reads the addresses of a packet from its headers.

@@ -70,9 +70,9 @@ func traceExprs(q *Question) []expr.Any {
 			equal([]byte{syn}))
 	}
 	if q.From.IsValid() {
-		at, proto := uint32(12), byte(unix.NFPROTO_IPV4)
+		at, proto := uint32(12), nfproto(hostport.FamilyOf(q.From))
 		if q.From.Is6() {
-			at, proto = 8, unix.NFPROTO_IPV6
+			at = 8
 		}
 		addr := q.From.AsSlice()
 		out = append(out,

@@ -17,9 +17,9 @@ import (
 	"github.com/hostport-cni/hostport/test/world"
 )
 
-// puzzle is a node in a state in which a packet does or does not arrive, and
+// scene is a node in a state in which a packet does or does not arrive, and
 // what explain says of it.
-type puzzle struct {
+type scene struct {
 	name     string
 	code     string
 	backends []world.Backend
@@ -59,15 +59,15 @@ func (e *env) fromNode(to netip.Addr, server string) packet {
 	}
 }
 
-func puzzles() []puzzle {
-	return slices.Concat(mappingPuzzles(), priorityPuzzles(), nodePuzzles(), podPuzzles())
+func scenes() []scene {
+	return slices.Concat(mappingScenes(), priorityScenes(), nodeScenes(), podScenes())
 }
 
-// priorityPuzzles have chains of kube-proxy beside those of iptables, at the same
+// priorityScenes have chains of kube-proxy beside those of iptables, at the same
 // priority. The kernel asks the one first that was registered last, which only a
 // packet can tell.
-func priorityPuzzles() []puzzle {
-	return []puzzle{
+func priorityScenes() []scene {
+	return []scene{
 		{
 			name: "kube-proxy's nftables mode, registered after us", code: "not-visible", unsure: true, unlisted: true, probe: "service-first",
 			backends: iptablesOnly, arrange: func(e *env) packet {
@@ -113,8 +113,8 @@ func priorityPuzzles() []puzzle {
 	}
 }
 
-func mappingPuzzles() []puzzle {
-	return []puzzle{
+func mappingScenes() []scene {
+	return []scene{
 		{name: "from outside", code: "ok", arrange: func(e *env) packet {
 			e.web()
 			return e.fromClient("web")
@@ -253,8 +253,8 @@ func (e *env) conditional(iptV4, nftV4, iptV6, nftV6 string) {
 	e.addTo(n, "web", world.TCP(8080, 80)).Pod.Serve("tcp", 80)
 }
 
-func nodePuzzles() []puzzle {
-	return []puzzle{
+func nodeScenes() []scene {
+	return []scene{
 		{name: "no route to the pod", code: "no-route", arrange: func(e *env) packet {
 			a := e.web()
 			e.w.Node.Command("ip", "route", "add", "unreachable", netip.PrefixFrom(a.Addr(e.f), a.Addr(e.f).BitLen()).String())
@@ -353,8 +353,8 @@ func nodePuzzles() []puzzle {
 	}
 }
 
-func podPuzzles() []puzzle {
-	return []puzzle{
+func podScenes() []scene {
+	return []scene{
 		{name: "nothing listens in the pod", code: "pod-not-listening", arrange: func(e *env) packet {
 			e.add("web", world.TCP(8080, 80)).Pod.Serve("tcp", 81)
 			return e.fromClient("")
@@ -397,7 +397,7 @@ func podPuzzles() []puzzle {
 func TestExplain(t *testing.T) {
 	for _, b := range world.Backends {
 		for _, f := range world.Families {
-			for _, s := range puzzles() {
+			for _, s := range scenes() {
 				if s.backends != nil && !slices.Contains(s.backends, b) || s.families != nil && !slices.Contains(s.families, f) {
 					continue
 				}
@@ -440,7 +440,7 @@ func (e *env) happens(p packet) {
 }
 
 // explained compares what explain says.
-func (e *env) explained(s puzzle, p packet, code string, more ...string) {
+func (e *env) explained(s scene, p packet, code string, more ...string) {
 	e.Helper()
 	args := slices.Concat([]string{"explain", "8080/" + p.protocol, "-o", "json"}, p.args, more)
 	out := e.w.Ctl(args...)
