@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -118,12 +119,7 @@ func explained(ctx context.Context, q *explain.Question, all []explain.Attachmen
 // examined reads the records, and looks at those that map the port.
 func (w *where) examined(cmd *cobra.Command, q *explain.Question) ([]explain.Attachment, error) {
 	found, err := w.node(cmd).Examine(cmd.Context(), func(a *hostport.Attachment) bool {
-		for _, m := range a.Mappings {
-			if m.HostPort == q.Port && m.Protocol == q.Protocol {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(a.Mappings, q.Maps)
 	})
 	if err != nil {
 		return nil, err

@@ -127,11 +127,8 @@ func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...host
 func concerned(q *Question, all []Attachment) []Attachment {
 	var out []Attachment
 	for _, a := range all {
-		for _, m := range a.Mappings {
-			if m.HostPort == q.Port && m.Protocol == q.Protocol {
-				out = append(out, a)
-				break
-			}
+		if slices.ContainsFunc(a.Mappings, q.Maps) {
+			out = append(out, a)
 		}
 	}
 	return out
@@ -319,10 +316,11 @@ func (s *Snapshot) viewPod(ctx context.Context, q *Question, a Attachment) PodVi
 	if q.FromNode && q.Address.IsLoopback() {
 		clients = clients[1:]
 	}
+	// Sockets on any address are wanted, to tell of those on 127.0.0.1.
 	var ports []hostport.Mapping
 	for _, m := range a.Mappings {
-		if m.HostPort == q.Port && m.Protocol == q.Protocol {
-			ports = append(ports, hostport.Mapping{HostIP: pod.Addr(), HostPort: m.ContainerPort, Protocol: m.Protocol})
+		if q.Maps(m) {
+			ports = append(ports, hostport.Mapping{HostPort: m.ContainerPort, Protocol: m.Protocol})
 		}
 	}
 	peers := map[string]int{}
@@ -338,10 +336,6 @@ func (s *Snapshot) viewPod(ctx context.Context, q *Question, a Attachment) PodVi
 		}
 		for _, c := range clients {
 			v.Return[c] = lookup(c)
-		}
-		// Sockets on any address are wanted, to tell of those on 127.0.0.1.
-		for i := range ports {
-			ports[i].HostIP = netip.Addr{}
 		}
 		v.Listeners, err = listener.Find(ctx, ports)
 		return err

@@ -261,7 +261,7 @@ func (x *explainer) record() bool {
 	for _, wildcard := range []bool{false, true} {
 		for i, a := range x.concerned {
 			for _, m := range a.Mappings {
-				if m.HostPort != x.q.Port || m.Protocol != x.q.Protocol || m.Wildcard() != wildcard || !m.Serves(x.f) {
+				if !x.q.Maps(m) || m.Wildcard() != wildcard || !m.Serves(x.f) {
 					continue
 				}
 				pod, has := a.Address(x.f)
@@ -283,10 +283,7 @@ func (x *explainer) wrongAddress() bool {
 	var ips []string
 	for i, a := range x.concerned {
 		for _, m := range a.Mappings {
-			if m.HostPort != x.q.Port || m.Protocol != x.q.Protocol {
-				continue
-			}
-			if _, has := a.Address(x.f); m.Serves(x.f) && !m.Wildcard() && has {
+			if _, has := a.Address(x.f); x.q.Maps(m) && m.Serves(x.f) && !m.Wildcard() && has {
 				x.owner = &x.concerned[i]
 				ips = append(ips, m.HostIP.String())
 			}

@@ -131,14 +131,31 @@ func filter(forward string) string {
 	return "*filter\n:INPUT ACCEPT [0:0]\n" + forward + "COMMIT\n"
 }
 
+// explained is what Explain says of a changed scene.
+type explained struct {
+	name     string
+	code     Code
+	exit     int
+	sentence string // a part of it
+	change   func(*scene)
+}
+
+func (want explained) run(t *testing.T) {
+	t.Run(want.name, func(t *testing.T) {
+		c := newScene()
+		want.change(c)
+		r := c.report()
+		if r.Code != want.code || r.Exit() != want.exit || !strings.Contains(r.Sentence, want.sentence) {
+			t.Errorf("code %q, exit status %d, %q; want %q, %d and %q\n%+v", r.Code, r.Exit(), r.Sentence, want.code, want.exit, want.sentence, r.Stages)
+		}
+		if r.Exit() == 1 && len(r.Advice) == 0 && want.code != CodeNoMapping {
+			t.Error("no advice")
+		}
+	})
+}
+
 func TestExplain(t *testing.T) {
-	for _, tt := range []struct {
-		name     string
-		code     Code
-		exit     int
-		sentence string // a part of it
-		change   func(*scene)
-	}{
+	for _, tt := range []explained{
 		{"arrives", CodeOK, 0, "8080/tcp on 192.0.2.1 reaches default/web (10.244.0.40:80)", func(*scene) {}},
 		{"from the node", CodeOK, 0, "reaches", func(c *scene) {
 			c.q.FromNode, c.q.From, c.q.In = true, c.q.Address, ""
@@ -252,17 +269,7 @@ func TestExplain(t *testing.T) {
 			c.rules += filter(":FORWARD DROP [0:0]\n-A FORWARD -d 10.244.0.40/32 -j ACCEPT\n")
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := newScene()
-			tt.change(c)
-			r := c.report()
-			if r.Code != tt.code || r.Exit() != tt.exit || !strings.Contains(r.Sentence, tt.sentence) {
-				t.Errorf("code %q, exit status %d, %q; want %q, %d and %q\n%+v", r.Code, r.Exit(), r.Sentence, tt.code, tt.exit, tt.sentence, r.Stages)
-			}
-			if r.Exit() == 1 && len(r.Advice) == 0 && tt.code != CodeNoMapping {
-				t.Error("no advice")
-			}
-		})
+		tt.run(t)
 	}
 }
 

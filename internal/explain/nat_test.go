@@ -13,13 +13,7 @@ import (
 func TestSamePriority(t *testing.T) {
 	const docker = "*nat\n:PREROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\n-A PREROUTING -j DOCKER\n" +
 		"-A DOCKER -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT\n"
-	for _, tt := range []struct {
-		name     string
-		code     Code
-		exit     int
-		sentence string // a part of it
-		change   func(*scene)
-	}{
+	for _, tt := range []explained{
 		{
 			"both take the packet", CodeNotVisible, 2, "hostport and kube-proxy each have a rule for it",
 			func(c *scene) { c.legacy = service("8080") },
@@ -62,14 +56,7 @@ func TestSamePriority(t *testing.T) {
 			},
 		},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := newScene()
-			tt.change(c)
-			r := c.report()
-			if r.Code != tt.code || r.Exit() != tt.exit || !strings.Contains(r.Sentence, tt.sentence) {
-				t.Errorf("code %q, exit status %d, %q; want %q, %d and %q\n%+v", r.Code, r.Exit(), r.Sentence, tt.code, tt.exit, tt.sentence, r.Stages)
-			}
-		})
+		tt.run(t)
 	}
 }
 

@@ -119,6 +119,11 @@ type Question struct {
 	Assumed bool
 }
 
+// Maps reports whether a mapping is for the port and protocol of the question.
+func (q *Question) Maps(m hostport.Mapping) bool {
+	return m.HostPort == q.Port && m.Protocol == q.Protocol
+}
+
 // QuestionRecord is the Question in a Report's JSON.
 type QuestionRecord struct {
 	Port      uint16            `json:"port"`

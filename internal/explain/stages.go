@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hostport-cni/hostport/internal/listener"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -87,11 +88,10 @@ func (x *explainer) forwarding() bool {
 // forward walks the forward hook; a packet of the node's own has passed its
 // output hook before.
 func (x *explainer) forward() bool {
+	x.p.Out = x.route.Out
 	if x.q.FromNode {
-		x.p.Out = x.route.Out
 		return true
 	}
-	x.p.Out = x.route.Out
 	on := x.s.rules.pass(hookForward, x.p, StateNew)
 	x.doubts("forward", on)
 	if x.lost(on) {
@@ -268,17 +268,7 @@ func (x *explainer) byNode(view PodView, back Route, client netip.Addr) bool {
 	}
 	return x.fail("answer", CodeReturnPath, nil,
 		fmt.Sprintf("the pod answers %s on bridge %s itself, without this node, so the client gets an answer from the wrong address", client, peer.Master),
-		Advice{Text: "Let clients of the pod's own network be masqueraded (\"snat\": true), or let bridged packets pass netfilter.", Command: "sysctl -w " + sysctlName(name) + "=1"})
-}
-
-func sysctlName(path string) string {
-	b := []byte(path)
-	for i, c := range b {
-		if c == '/' {
-			b[i] = '.'
-		}
-	}
-	return string(b)
+		Advice{Text: "Let clients of the pod's own network be masqueraded (\"snat\": true), or let bridged packets pass netfilter.", Command: "sysctl -w " + strings.ReplaceAll(name, "/", ".") + "=1"})
 }
 
 // programs names what is not followed.
