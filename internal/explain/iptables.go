@@ -119,6 +119,7 @@ func (r *iptRule) parse() {
 	}
 	r.read = true
 	args, _ := iptables.Split(r.spec) // the tool closes its quotes
+	module := ""
 	for i := 0; i < len(args); {
 		t := iptTest{not: args[i] == "!"}
 		if t.not {
@@ -135,8 +136,18 @@ func (r *iptRule) parse() {
 		t.values = optionValues(args[i+1:])
 		i += 1 + len(t.values)
 		switch t.option {
-		case "-m", "--comment", "--update-counters", "--nfacct-name", "--return-nomatch":
+		case "-m":
+			// This one may match without any option.
+			if module = strings.Join(t.values, " "); module != "socket" {
+				continue
+			}
+			t.option = "-m socket"
+		case "--comment", "--update-counters", "--nfacct-name", "--return-nomatch":
 			continue
+		case "--mark":
+			if module == "connmark" {
+				t.option = "connmark --mark"
+			}
 		case "-s", "-d":
 			t.nets = parsePrefixes(strings.Join(t.values, ","))
 		}
@@ -213,6 +224,8 @@ func (t *iptTest) match(p *Packet) truth {
 		return is(p.tcpFlags() == 0x02)
 	case "--mark":
 		return is(matchMark(p.Mark, value))
+	case "connmark --mark":
+		return is(matchMark(p.ctMark, value))
 	case "--ctstate", "--state", "--ctstatus", "--ctorigdst", "--ctorigsrc", "--ctorigdstport", "--ctproto", "--ctdir":
 		return connection(p, option, value)
 	case "--dst-type":
