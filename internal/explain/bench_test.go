@@ -49,7 +49,7 @@ func BenchmarkExplain(b *testing.B) {
 	b.Run("service", func(b *testing.B) {
 		s := &Services{s: &c.s}
 		for b.Loop() {
-			s.known = map[place]turn{}
+			s.known = map[place]order{}
 			s.first(hostport.TCP, netip.MustParseAddrPort("192.0.2.1:8080"), "up0")
 		}
 	})

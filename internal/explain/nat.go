@@ -49,7 +49,9 @@ func (rs ruleset) translate(hook string, p *Packet) passage {
 			taken := takers[ours]
 			taken.accepted, taken.doubts = out.accepted, out.doubts
 			taken.rivals = slices.DeleteFunc(takers, func(t passage) bool {
-				return t.to == taken.to && t.site.Component == taken.site.Component
+				// kube-proxy chooses an endpoint at random, and may choose another one.
+				chosen := t.site.Component == componentProxy && taken.site.Component != componentProxy
+				return t.to == taken.to && !chosen
 			})
 			return taken
 		}

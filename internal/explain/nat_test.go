@@ -23,6 +23,13 @@ func TestSamePriority(t *testing.T) {
 			"the other alone takes it", CodeServiceFirst, 1, "kube-proxy leads it to 10.244.0.9:80",
 			func(c *scene) { c.rules, c.legacy = "", service("8080") },
 		},
+		{"both take it to the same pod", CodeOK, 0, "reaches", func(c *scene) {
+			c.legacy = strings.NewReplacer("DOCKER", "CNI-HOSTPORT-DNAT", "172.17.0.2", "10.244.0.40").Replace(docker)
+		}},
+		{
+			"both take it, a Service to the same pod at random", CodeNotVisible, 2, "hostport and kube-proxy each have a rule for it",
+			func(c *scene) { c.legacy = strings.Replace(service("8080"), "10.244.0.9", "10.244.0.40", 1) },
+		},
 		{
 			"two others take it", CodeOtherMappingFirst, 1, "table nat leads it to 172.17.0.2:80, or a rule in chain KUBE-SERVICES",
 			func(c *scene) { c.rules, c.legacy = service("8080"), docker },
@@ -99,7 +106,7 @@ func TestServicesSamePriority(t *testing.T) {
 		c := newScene()
 		c.rules, c.legacy = tt.rules, tt.legacy
 		c.report()
-		s := &Services{s: &c.s, known: map[place]turn{}, addresses: map[hostport.Family][]local{
+		s := &Services{s: &c.s, known: map[place]order{}, addresses: map[hostport.Family][]local{
 			hostport.IPv4: {{netip.MustParseAddr("192.0.2.1"), "up0"}},
 		}}
 		for range 2 { // the second time it is known

@@ -13,16 +13,16 @@ import (
 type Services struct {
 	s         *Snapshot
 	addresses map[hostport.Family][]local
-	known     map[place]turn
+	known     map[place]order
 }
 
-// turn says whether a Service takes a packet before us.
-type turn int
+// order says whether a Service takes a packet before us.
+type order int
 
 const (
-	turnOurs turn = iota
-	turnService
-	turnUnknown // chains of the same priority take it
+	oursFirst order = iota
+	serviceFirst
+	orderUnknown // chains of the same priority take it
 )
 
 // local is an address of the node that clients ask, and the interface that has it.
@@ -46,7 +46,7 @@ func (c *Collector) Services(ctx context.Context, families ...hostport.Family) (
 	}
 	c.readRules(ctx, s, families...)
 	s.Virtual = readVirtual()
-	out := &Services{s: s, addresses: map[hostport.Family][]local{}, known: map[place]turn{}}
+	out := &Services{s: s, addresses: map[hostport.Family][]local{}, known: map[place]order{}}
 	for _, l := range s.Links {
 		// kube-proxy's IPVS mode has the addresses of all Services on interfaces of
 		// this kind, and the host ports are on the others.
@@ -84,9 +84,9 @@ func (s *Services) First(a *hostport.Attachment, m hostport.Mapping) (first, kno
 				continue
 			}
 			switch s.first(m.Protocol, netip.AddrPortFrom(l.addr, m.HostPort), l.in) {
-			case turnService:
+			case serviceFirst:
 				return true, true
-			case turnUnknown:
+			case orderUnknown:
 				known = false
 			}
 		}
@@ -95,7 +95,7 @@ func (s *Services) First(a *hostport.Attachment, m hostport.Mapping) (first, kno
 }
 
 // first sends a packet through the hook in which addresses are translated.
-func (s *Services) first(p hostport.Protocol, to netip.AddrPort, in string) turn {
+func (s *Services) first(p hostport.Protocol, to netip.AddrPort, in string) order {
 	at := place{p, to}
 	if found, seen := s.known[at]; seen {
 		return found
@@ -106,12 +106,12 @@ func (s *Services) first(p hostport.Protocol, to netip.AddrPort, in string) turn
 	if by.action != actionDNAT && by.action != actionRedirect {
 		taken = by.accepted.Component == componentProxy && s.s.virtual(p, to)
 	}
-	found := turnOurs
+	found := oursFirst
 	if taken {
-		found = turnService
+		found = serviceFirst
 	}
 	if slices.ContainsFunc(by.rivals, func(r passage) bool { return (r.site.Component == componentProxy) != taken }) {
-		found = turnUnknown
+		found = orderUnknown
 	}
 	s.known[at] = found
 	return found
