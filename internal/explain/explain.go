@@ -95,22 +95,11 @@ func (x *explainer) warn(name, text string, args ...any) {
 
 // doubts notes rules that may decide otherwise.
 func (x *explainer) doubts(name string, p passage) {
-	for _, d := range p.uncertain() {
+	for _, d := range p.doubts {
 		x.unknown = true
 		site := d.site
 		x.stage(name, MarkUnknown, site.Component, fmt.Sprintf("%s may match, and %s it then: %s.", site, d.effect.action, d.reason), &site)
 	}
-}
-
-// lost reports whether a hook drops the packet. It does not count as lost if a rule
-// that may match would have let it pass.
-func (x *explainer) lost(p passage) bool {
-	for _, d := range p.uncertain() {
-		if d.effect.action != actionDrop && d.effect.action != actionReject {
-			return false
-		}
-	}
-	return p.action == actionDrop || p.action == actionReject || p.action == actionQueue
 }
 
 // fail ends the explanation.

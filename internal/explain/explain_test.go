@@ -221,6 +221,18 @@ func TestExplain(t *testing.T) {
 		{"ipset that changes nothing", CodeOK, 0, "reaches", func(c *scene) {
 			c.rules += filter(":FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set bad src -j LOG\n-A FORWARD -p udp -m set --match-set bad src -j DROP\n")
 		}},
+		{"ipset that accepts what is accepted anyway", CodeOK, 0, "reaches", func(c *scene) {
+			c.rules += filter(":FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set good src -j ACCEPT\n")
+		}},
+		{"ipset that drops what is dropped anyway", CodeForwardDropped, 1, "drops it", func(c *scene) {
+			c.rules += filter(":FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set bad src -j REJECT\n-A FORWARD -p tcp -j DROP\n")
+		}},
+		{"rate limit before the translation", CodeNotVisible, 2, "cannot be told", func(c *scene) {
+			c.rules += "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m limit --limit 100/sec -j ACCEPT\n-A PREROUTING -j DROP\nCOMMIT\n"
+		}},
+		{"rate limit of a rule that keeps it from ours", CodeNotVisible, 2, "cannot be told", func(c *scene) {
+			c.rules = strings.Replace(ours, "-A PREROUTING", "-A PREROUTING -m limit --limit 100/sec -j ACCEPT\n-A PREROUTING", 1)
+		}},
 		{"ipset with the client", CodeForwardDropped, 1, "drops it", func(c *scene) {
 			c.rules += filter(":FORWARD ACCEPT [0:0]\n-A FORWARD -m set --match-set bad src -j DROP\n")
 			c.s.sets = setOf("bad src 198.51.100.7")

@@ -31,8 +31,9 @@ func (rs ruleset) translate(hook string, p *Packet) passage {
 		for _, c := range chains[:same] {
 			q := p.clone()
 			e, site, doubts := walk(c, q, 0)
+			doubts = matter(doubts, e, site)
 			out.doubts = append(out.doubts, doubts...)
-			if e.action != actionAccept {
+			if e.action != actionAccept && !(e.action.lost() && len(doubts) > 0) {
 				takers = append(takers, passage{action: e.action, site: site, to: e.translate(q), connections: e.packets})
 				packets = append(packets, q)
 				continue

@@ -50,6 +50,9 @@ func (a action) terminal() bool {
 	return a != actionNext && a != actionReturn && a != actionJump && a != actionGoto
 }
 
+// lost reports whether the packet does not get any further.
+func (a action) lost() bool { return a == actionDrop || a == actionReject || a == actionQueue }
+
 func (a action) String() string {
 	return [...]string{
 		"continues", "accepts", "drops", "rejects", "returns", "jumps", "goes", "translates", "redirects",
@@ -214,11 +217,13 @@ func (p passage) String() string {
 	return out
 }
 
-// uncertain returns the doubts that matter: rules that would do something else, or
-// belong to another program.
-func (p passage) uncertain() []doubt {
-	return slices.DeleteFunc(slices.Clone(p.doubts), func(d doubt) bool {
-		return d.effect.action == p.action && d.site.Component == p.site.Component
+// matter returns the doubts that may change what becomes of the packet in a chain:
+// rules that would do something else, or translate it for another program.
+func matter(doubts []doubt, e effect, site Site) []doubt {
+	return slices.DeleteFunc(doubts, func(d doubt) bool {
+		would := d.effect.action
+		return would.lost() && e.action.lost() ||
+			would == e.action && (would == actionAccept || d.site.Component == site.Component)
 	})
 }
 
@@ -250,12 +255,14 @@ func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
 func (rs ruleset) pass(hook string, p *Packet, tracked State) passage {
 	out := passage{action: actionAccept}
 	chains := rs.at(hook, p.family(), false)
-	// below walks the chains below a priority, and reports whether all accept.
+	// below walks the chains below a priority, and reports whether all accept, or may
+	// accept.
 	below := func(priority int) bool {
 		for ; len(chains) > 0 && chains[0].priority < priority; chains = chains[1:] {
 			e, site, doubts := walk(chains[0], p, 0)
+			doubts = matter(doubts, e, site)
 			out.doubts = append(out.doubts, doubts...)
-			if e.action != actionAccept {
+			if e.action != actionAccept && !(e.action.lost() && len(doubts) > 0) {
 				out.action, out.site = e.action, site
 				return false
 			}

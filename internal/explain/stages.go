@@ -94,7 +94,7 @@ func (x *explainer) forward() bool {
 	}
 	on := x.s.rules.pass(hookForward, x.p, StateNew)
 	x.doubts("forward", on)
-	if x.lost(on) {
+	if on.action.lost() {
 		site := on.site
 		text := on.String()
 		if site.Rule == "" {
@@ -124,7 +124,7 @@ func (x *explainer) postrouting() bool {
 	before := x.p.Source
 	on := x.s.rules.pass(hookPostrouting, x.p, StateNew)
 	x.doubts("masquerade", on)
-	if x.lost(on) {
+	if on.action.lost() {
 		return x.fail("masquerade", CodeForwardDropped, &on.site, on.String(), dropAdvice(on.site, x.to, x.q)...)
 	}
 	x.rivals("masquerade", slices.DeleteFunc(on.rivals, func(r passage) bool { return r.to == on.to }))
@@ -222,7 +222,7 @@ func (x *explainer) answer() bool {
 		}
 		on := x.s.rules.pass(hook, reply, StateEstablished)
 		x.doubts("answer", on)
-		if x.lost(on) {
+		if on.action.lost() {
 			site := on.site
 			return x.fail("answer", CodeReturnPath, &site, "the answer is lost: "+on.String(),
 				Advice{Text: "Accept packets of established connections.", Command: established(site)})

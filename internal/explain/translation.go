@@ -46,7 +46,7 @@ func (x *explainer) translation() bool {
 	}
 	first := x.s.rules.pass(x.firstHook(), x.p, StateNew)
 	x.doubts("translation", first)
-	if x.lost(first) {
+	if first.action.lost() {
 		code := CodeForwardDropped
 		if first.site.Component == componentHostport {
 			code = CodeGuard

@@ -305,6 +305,17 @@ func nodeScenes() []scene {
 				ct state established accept; limit rate 1000/second accept; }; }`)
 			return e.fromClient("web")
 		}},
+		{name: "a rate limit before the translation", code: "not-visible", unsure: true, probe: "ok", arrange: func(e *env) packet {
+			e.web()
+			e.w.NFT(`table inet limits { chain prerouting { type filter hook prerouting priority -150; policy drop;
+				ct state established accept; limit rate 1000/second accept; }; }`)
+			return e.fromClient("web")
+		}},
+		{name: "a rate limit of what is accepted anyway", code: "ok", arrange: func(e *env) packet {
+			e.web()
+			e.w.NFT(`table inet limits { chain forward { type filter hook forward priority 10; limit rate 1000/second accept; }; }`)
+			return e.fromClient("web")
+		}},
 		{name: "an ipset that has the client", code: "forward-dropped", arrange: func(e *env) packet {
 			e.web()
 			e.ipset("bad", "hash:net", &netlink.IPSetEntry{IP: e.f.Client().AsSlice(), CIDR: uint8(e.f.Client().BitLen() - 8)})
