@@ -26,7 +26,7 @@ func (e *DiffersError) Unwrap() error { return e.Err }
 // differs comes back as a *DiffersError that names each difference.
 func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 	return n.change(ctx, func(s *session) error {
-		a, err := s.get(want.Key)
+		a, err := view(s.Store, func(tx *state.Tx) (*hostport.Attachment, error) { return tx.Get(want.Key) })
 		if err != nil {
 			return err
 		}
@@ -58,17 +58,9 @@ func recordDiffers(got, want *hostport.Attachment) error {
 	if got.AddedAt.IsZero() {
 		return forwardsDiffer(got, want)
 	}
-	var errs []error
-	for _, m := range want.Mappings {
-		if !slices.Contains(got.Mappings, m) {
-			errs = append(errs, fmt.Errorf("mapping %s to container port %d is not recorded", m, m.ContainerPort))
-		}
-	}
-	for _, m := range got.Mappings {
-		if !slices.Contains(want.Mappings, m) {
-			errs = append(errs, fmt.Errorf("mapping %s to container port %d is recorded, but not in portMappings", m, m.ContainerPort))
-		}
-	}
+	errs := differ(got.Mappings, want.Mappings, func(m hostport.Mapping) string {
+		return fmt.Sprintf("mapping %s to container port %d", m, m.ContainerPort)
+	})
 	if !slices.Equal(got.Addresses, want.Addresses) {
 		errs = append(errs, fmt.Errorf("recorded pod addresses are %v, prevResult has %v", got.Addresses, want.Addresses))
 	}
@@ -78,19 +70,26 @@ func recordDiffers(got, want *hostport.Attachment) error {
 func forwardsDiffer(got, want *hostport.Attachment) error {
 	var errs []error
 	for _, f := range hostport.Families() {
-		have, need := got.Forwards(f), want.Forwards(f)
-		for _, fw := range need {
-			if !slices.Contains(have, fw) {
-				errs = append(errs, fmt.Errorf("%s: %d/%s to %s is not recorded", f, fw.HostPort, fw.Protocol, fw.To))
-			}
-		}
-		for _, fw := range have {
-			if !slices.Contains(need, fw) {
-				errs = append(errs, fmt.Errorf("%s: %d/%s to %s is recorded, but not in portMappings", f, fw.HostPort, fw.Protocol, fw.To))
-			}
-		}
+		errs = append(errs, differ(got.Forwards(f), want.Forwards(f), func(fw hostport.Forward) string {
+			return fmt.Sprintf("%s: %d/%s to %s", f, fw.HostPort, fw.Protocol, fw.To)
+		})...)
 	}
 	return errors.Join(errs...)
+}
+
+// differ compares what is recorded with what the runtime asks for.
+func differ[T comparable](got, want []T, name func(T) string) (errs []error) {
+	for _, x := range want {
+		if !slices.Contains(got, x) {
+			errs = append(errs, fmt.Errorf("%s is not recorded", name(x)))
+		}
+	}
+	for _, x := range got {
+		if !slices.Contains(want, x) {
+			errs = append(errs, fmt.Errorf("%s is recorded, but not in portMappings", name(x)))
+		}
+	}
+	return errs
 }
 
 // Audit compares the kernel with every record, and the records with the
@@ -136,14 +135,6 @@ func (d Difference) String() string {
 		return d.Text
 	}
 	return d.Attachment.Owner() + ": " + d.Text
-}
-
-func (s *session) fingerprint(name string) (fp hostport.Fingerprint, err error) {
-	err = s.View(func(tx *state.Tx) error {
-		fp, err = tx.Fingerprint(name)
-		return err
-	})
-	return fp, err
 }
 
 // auditUnrecorded says whom the rules in the kernel name on a node without

@@ -26,7 +26,7 @@ func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) boo
 		return nil, nil
 	}
 	err = n.read(ctx, func(s *session) error {
-		all, err := s.all("")
+		all, err := s.records()
 		if err != nil {
 			return err
 		}

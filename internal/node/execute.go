@@ -21,11 +21,7 @@ const attempts = 3
 // recorded owners that were unknown before.
 func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)) error {
 	for n := 1; ; n++ {
-		var p plan
-		err := s.View(func(tx *state.Tx) (err error) {
-			p, err = build(tx)
-			return err
-		})
+		p, err := view(s.Store, build)
 		if err != nil || p.empty() {
 			return err
 		}
@@ -216,12 +212,8 @@ type others struct {
 	added   []hostport.Key
 }
 
-func (o *others) InUse(f hostport.Family, p hostport.Protocol, first, last uint16) (used bool, err error) {
-	err = o.View(func(tx *state.Tx) error {
-		used, err = tx.InUse(o.backend, f, p, first, last, o.added)
-		return err
-	})
-	return used, err
+func (o *others) InUse(f hostport.Family, p hostport.Protocol, first, last uint16) (bool, error) {
+	return view(o.Store, func(tx *state.Tx) (bool, error) { return tx.InUse(o.backend, f, p, first, last, o.added) })
 }
 
 var errFound = errors.New("found")

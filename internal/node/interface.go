@@ -41,14 +41,7 @@ func claimInterface(tx *state.Tx, ifname string) error {
 func (s *session) closeInterfaces(changed []*hostport.Attachment) error {
 	return s.View(func(tx *state.Tx) error {
 		for _, a := range changed {
-			if a.LoopbackInterface == "" || !tx.Opened(a.LoopbackInterface) {
-				continue
-			}
-			used, err := tx.InterfaceUsed(a.LoopbackInterface)
-			if err != nil {
-				return err
-			}
-			if used {
+			if !tx.Opened(a.LoopbackInterface) || tx.InterfaceUsed(a.LoopbackInterface) {
 				continue
 			}
 			if err := loopback.Close(a.LoopbackInterface); err != nil {
@@ -62,17 +55,11 @@ func (s *session) closeInterfaces(changed []*hostport.Attachment) error {
 // forgetInterfaces removes the notes on interfaces that were closed.
 func forgetInterfaces(tx *state.Tx, changed []*hostport.Attachment) error {
 	for _, a := range changed {
-		if a.LoopbackInterface == "" {
+		name := a.LoopbackInterface
+		if !tx.Opened(name) || tx.InterfaceUsed(name) || loopback.Check(name) == nil {
 			continue
 		}
-		used, err := tx.InterfaceUsed(a.LoopbackInterface)
-		if err != nil {
-			return err
-		}
-		if used || loopback.Check(a.LoopbackInterface) == nil {
-			continue
-		}
-		if err := tx.SetOpened(a.LoopbackInterface, false); err != nil {
+		if err := tx.SetOpened(name, false); err != nil {
 			return err
 		}
 	}
@@ -95,7 +82,7 @@ func openInterfaces(added []*hostport.Attachment) error {
 // openAllInterfaces sets route_localnet for every record. A pod's interface may
 // be gone with the pod, which is no error.
 func (s *session) openAllInterfaces() {
-	all, err := s.all("")
+	all, err := s.records()
 	if err != nil {
 		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
 	}

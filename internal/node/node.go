@@ -58,13 +58,17 @@ func (n *Node) Choose(ctx context.Context, configured string) string {
 
 // Backend returns the backend of a name.
 func (n *Node) Backend(name string) (backend.Backend, error) {
-	switch name {
-	case backend.Iptables:
-		return iptables.New(iptables.Options{Wait: n.Timeout, Log: n.Log}), nil
-	case backend.Nftables:
-		return nftables.New(nftables.Options{Log: n.Log}), nil
-	default:
+	b := n.backends()[name]
+	if b == nil {
 		return nil, fmt.Errorf("unknown backend %q", name)
+	}
+	return b, nil
+}
+
+func (n *Node) backends() map[string]backend.Backend {
+	return map[string]backend.Backend{
+		backend.Iptables: iptables.New(iptables.Options{Wait: n.Timeout, Log: n.Log}),
+		backend.Nftables: nftables.New(nftables.Options{Log: n.Log}),
 	}
 }
 
@@ -184,28 +188,23 @@ func (n *Node) with(ctx context.Context, fn func(*session) error, prepare func(c
 	return errors.Join(err, s.Close())
 }
 
-// get returns the record of an attachment, or nil.
-func (s *session) get(k hostport.Key) (a *hostport.Attachment, err error) {
+// view returns what fn reads in a transaction of its own.
+func view[T any](s *state.Store, fn func(*state.Tx) (T, error)) (v T, err error) {
 	err = s.View(func(tx *state.Tx) error {
-		a, err = tx.Get(k)
+		v, err = fn(tx)
 		return err
 	})
-	return a, err
+	return v, err
 }
 
-// all returns the records of the attachments of one backend, or of all if name
-// is "".
-func (s *session) all(name string) (all []*hostport.Attachment, err error) {
-	err = s.View(func(tx *state.Tx) error {
-		all = nil
-		return tx.All(func(a *hostport.Attachment) error {
-			if name == "" || a.Backend == name {
-				all = append(all, a)
-			}
-			return nil
-		})
-	})
-	return all, err
+func (s *session) records() ([]*hostport.Attachment, error) {
+	return view(s.Store, (*state.Tx).Records)
+}
+
+func (s *session) pending() (*state.Pending, error) { return view(s.Store, (*state.Tx).Pending) }
+
+func (s *session) fingerprint(name string) (hostport.Fingerprint, error) {
+	return view(s.Store, func(tx *state.Tx) (hostport.Fingerprint, error) { return tx.Fingerprint(name) })
 }
 
 // Other reports whether an error means that a guest met a state that the plugin

@@ -36,14 +36,6 @@ func (s *session) recover(ctx context.Context) error {
 	return nil
 }
 
-func (s *session) pending() (p *state.Pending, err error) {
-	err = s.View(func(tx *state.Tx) error {
-		p, err = tx.Pending()
-		return err
-	})
-	return p, err
-}
-
 // resync makes records and kernel agree. It reads the owners that the rules in
 // the kernel name, in both backends, adopts those that live and are not
 // recorded, drops the records of the dead, and rewrites all rules of the
@@ -94,11 +86,7 @@ func (s *session) resync(ctx context.Context) error {
 func (n *Node) owners(ctx context.Context) (found []*hostport.Attachment, unread map[string]error) {
 	unread = make(map[string]error)
 	for _, name := range backend.Names() {
-		b, err := n.Backend(name)
-		var owners []*hostport.Attachment
-		if err == nil {
-			owners, err = b.Owners(ctx)
-		}
+		owners, err := n.backends()[name].Owners(ctx)
 		if err != nil {
 			unread[name] = fmt.Errorf("read the owners in the rules of backend %s: %w", name, err)
 		}
@@ -112,11 +100,7 @@ func (n *Node) owners(ctx context.Context) (found []*hostport.Attachment, unread
 func (s *session) adopt(found []*hostport.Attachment) (dropped []*hostport.Attachment, err error) {
 	var p plan
 	err = s.Update(func(tx *state.Tx) error {
-		var records []*hostport.Attachment
-		err := tx.All(func(a *hostport.Attachment) error {
-			records = append(records, a)
-			return nil
-		})
+		records, err := tx.Records()
 		if err != nil {
 			return err
 		}
@@ -177,16 +161,16 @@ func strangers(records, found []*hostport.Attachment, p plan) []string {
 		backend string
 	}
 	recorded := make(map[side]bool)
-	for _, a := range slices.Concat(records, p.add) {
+	for _, a := range records {
 		recorded[side{a.Key, a.Backend}] = true
 	}
-	names := p.backends()
 	for _, a := range p.remove {
 		delete(recorded, side{a.Key, a.Backend})
 	}
 	for _, a := range p.add {
 		recorded[side{a.Key, a.Backend}] = true
 	}
+	names := p.backends()
 	for _, a := range found {
 		if !recorded[side{a.Key, a.Backend}] && !slices.Contains(names, a.Backend) {
 			names = append(names, a.Backend)
@@ -201,10 +185,11 @@ func (s *session) rewrite(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	all, err := s.all(name)
+	all, err := s.records()
 	if err != nil {
 		return err
 	}
+	all = of(name, all)
 	fp, err := s.fingerprint(name)
 	if err != nil {
 		return err

@@ -37,7 +37,7 @@ func (n *Node) Sync(ctx context.Context) error {
 	if !state.Exists(n.Dir) {
 		return n.stateMissing(ctx)
 	}
-	return n.rewriteAll(ctx, backend.Names())
+	return n.Heal(ctx, backend.Names())
 }
 
 // Heal rewrites the rules of these backends from the records, as Sync does for
@@ -46,10 +46,6 @@ func (n *Node) Heal(ctx context.Context, names []string) error {
 	if !state.Exists(n.Dir) {
 		return nil
 	}
-	return n.rewriteAll(ctx, names)
-}
-
-func (n *Node) rewriteAll(ctx context.Context, names []string) error {
 	return n.with(ctx, func(s *session) error { return s.resync(ctx) }, func(_ context.Context, s *session) error {
 		return s.Update(func(tx *state.Tx) error {
 			pending, err := tx.Pending()
@@ -65,7 +61,7 @@ func (n *Node) List(ctx context.Context) (all []*hostport.Attachment, err error)
 		return nil, &NoStateError{Dir: n.Dir}
 	}
 	err = n.read(ctx, func(s *session) error {
-		all, err = s.all("")
+		all, err = s.records()
 		return err
 	})
 	return all, err

@@ -81,7 +81,7 @@ func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 	if out.Same(before) {
 		return before, nil
 	}
-	out.Attachments, err = s.all("")
+	out.Attachments, err = s.records()
 	return out, err
 }
 
@@ -125,12 +125,8 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 	out := make(map[string][]Difference)
 	var errs []error
 	for _, name := range backend.Names() {
-		b, err := n.Backend(name)
-		if err != nil {
-			return nil, err
-		}
 		mine := of(name, s.Attachments)
-		found, err := b.Audit(ctx, mine, s.fingerprints[name])
+		found, err := n.backends()[name].Audit(ctx, mine, s.fingerprints[name])
 		if err != nil && !errors.Is(err, backend.ErrMissing) {
 			errs = append(errs, fmt.Errorf("check the rules of backend %s: %w", name, err))
 			continue

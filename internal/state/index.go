@@ -113,8 +113,8 @@ func (t *Tx) InUse(backend string, f hostport.Family, p hostport.Protocol, first
 
 // InterfaceUsed reports whether ifname is the LoopbackInterface of an
 // attachment.
-func (t *Tx) InterfaceUsed(ifname string) (bool, error) {
+func (t *Tx) InterfaceUsed(ifname string) bool {
 	prefix := interfacePrefix(ifname)
 	k, _ := t.tx.Bucket(bucketInterfaces).Cursor().Seek(prefix)
-	return bytes.HasPrefix(k, prefix), nil
+	return bytes.HasPrefix(k, prefix)
 }

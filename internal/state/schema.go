@@ -109,11 +109,7 @@ func (t *Tx) convert(o Options) error {
 
 // read returns the contents of a file of schema 2 or later.
 func (t *Tx) read() (c contents, err error) {
-	err = t.All(func(a *hostport.Attachment) error {
-		c.attachments = append(c.attachments, a)
-		return nil
-	})
-	if err != nil {
+	if c.attachments, err = t.Records(); err != nil {
 		return c, err
 	}
 	p, err := t.Pending()

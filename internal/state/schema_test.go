@@ -37,12 +37,12 @@ func TestAnotherBootVoidsRecords(t *testing.T) {
 			t.Errorf("of an earlier boot: pending %v, %v, opened %t, seen %q", p, err, tx.Opened("cni0"), tx.Seen("iptables"))
 		}
 		holders, err := tx.Neighbours(&hostport.Attachment{Mappings: rec(0, 8000).Mappings})
-		used, uerr := tx.InterfaceUsed("cni0")
+		used := tx.InterfaceUsed("cni0")
 		fp, ferr := tx.Fingerprint("iptables")
 		if len(holders) > 0 || used || fp != (hostport.Fingerprint{}) {
 			t.Errorf("of an earlier boot: holders %v, interface used %t, fingerprint %v", names(holders), used, fp)
 		}
-		return errors.Join(err, uerr, ferr)
+		return errors.Join(err, ferr)
 	})
 	update(t, s, func(tx *state.Tx) error { return tx.SetPending(nil) })
 	_ = s.Close()
@@ -158,11 +158,11 @@ func TestSchema1IsConverted(t *testing.T) {
 			if a, err := tx.Get(want[0].Key); err != nil || a.State == "" || a.State != tx.ID() {
 				t.Errorf("%v says that it is recorded in %q, want %q", a, a.State, tx.ID())
 			}
-			used, uerr := tx.InterfaceUsed("cni0")
+			used := tx.InterfaceUsed("cni0")
 			if !tx.Opened("cni0") || !used {
 				t.Errorf("cni0: opened %t, used %t", tx.Opened("cni0"), used)
 			}
-			return errors.Join(err, perr, ferr, uerr)
+			return errors.Join(err, perr, ferr)
 		})
 		if err := s.Close(); err != nil {
 			t.Errorf("open %d: %v", n, err)

@@ -154,6 +154,15 @@ func (t *Tx) All(fn func(*hostport.Attachment) error) error {
 	})
 }
 
+// Records returns every record, ordered by key.
+func (t *Tx) Records() (all []*hostport.Attachment, err error) {
+	err = t.All(func(a *hostport.Attachment) error {
+		all = append(all, a)
+		return nil
+	})
+	return all, err
+}
+
 // ID returns what identifies this file: six hexadecimal digits that it got when
 // it was created.
 func (t *Tx) ID() string { return string(t.tx.Bucket(bucketMeta).Get(keyID)) }
@@ -262,7 +271,7 @@ func (t *Tx) SetView(v View) error {
 // Opened reports whether we set route_localnet on the interface.
 func (t *Tx) Opened(ifname string) bool {
 	k, _ := t.tx.Bucket(bucketOpened).Cursor().Seek([]byte(ifname))
-	return string(k) == ifname
+	return k != nil && string(k) == ifname
 }
 
 // SetOpened stores whether we set route_localnet on the interface.
