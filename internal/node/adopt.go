@@ -94,7 +94,7 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 	if dryRun || len(done) == 0 {
 		return out, nil
 	}
-	return out, pm.Remove(ctx, found.Removal(func(s *portmap.Served) bool { return done[s] }))
+	return out, pm.Remove(ctx, found, func(s *portmap.Served) bool { return done[s] })
 }
 
 func (n *Node) portmap() *portmap.Node {

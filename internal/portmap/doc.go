@@ -4,8 +4,7 @@
 // nftables.
 //
 // It decides nothing. Whether a container still runs, and what becomes of it,
-// is for the caller to say. Reading changes nothing on the node; a removal is
-// planned as a value and applied by Remove.
+// is for the caller to say.
 //
 // Host ports that CRI-O, Docker or Podman programmed are named, so that an
 // operator can be told, and are never touched.

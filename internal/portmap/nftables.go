@@ -4,9 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -208,41 +206,28 @@ func (t nftTable) owners() []*owner {
 	return out
 }
 
-// Deletion is what has to go from portmap's table of one family of nf_tables.
-type Deletion struct {
-	Family hostport.Family
-	// Rules are the handles of rules, by chain.
-	Rules map[string][]uint64
-	// Table is set if no other rule is left: the table goes as a whole.
-	Table bool
-}
-
-// removal returns what goes with some containers; nil if nothing does.
-func (t nftTable) removal(gone func(containerID string) bool) *Deletion {
-	d := &Deletion{Family: t.family, Rules: map[string][]uint64{}, Table: true}
+// remove deletes the rules of the containers for which gone returns true, in one
+// transaction, and the table if no other rule is left.
+func (t nftTable) remove(gone func(containerID string) bool) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("open nf_tables: %w", err)
+	}
+	var doomed []nftRule
 	for _, r := range t.rules {
 		if r.containerID != "" && gone(r.containerID) {
-			d.Rules[r.chain] = append(d.Rules[r.chain], r.handle)
-		} else {
-			d.Table = false
+			doomed = append(doomed, r)
 		}
 	}
-	if len(d.Rules) == 0 && !d.Table {
-		return nil
-	}
-	return d
-}
-
-// apply deletes in one transaction.
-func (d *Deletion) apply(conn *nftables.Conn) error {
-	table := &nftables.Table{Name: tableName, Family: nftFamily(d.Family)}
-	if d.Table {
+	table := &nftables.Table{Name: tableName, Family: nftFamily(t.family)}
+	switch len(doomed) {
+	case len(t.rules):
 		conn.DelTable(table)
-		return conn.Flush()
-	}
-	for _, name := range slices.Sorted(maps.Keys(d.Rules)) {
-		for _, handle := range d.Rules[name] {
-			if err := conn.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: name, Table: table}, Handle: handle}); err != nil {
+	case 0:
+		return nil
+	default:
+		for _, r := range doomed {
+			if err := conn.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: r.chain, Table: table}, Handle: r.handle}); err != nil {
 				return err
 			}
 		}

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/google/nftables"
-
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -174,21 +172,12 @@ func serve(cache []Cached, owners []*owner) []*Served {
 	return out
 }
 
-// Script is a text for iptables-restore --noflush.
-type Script struct {
-	Tool Tool
-	Text string
-}
-
-// Removal is what has to go from the kernel, as a value.
-type Removal struct {
-	Scripts   []Script
-	Deletions []*Deletion
-}
-
-// Removal plans the removal of the rules of those for which gone returns true.
-// portmap's shared chains, or its table, go with the last that is served.
-func (f *Found) Removal(gone func(*Served) bool) Removal {
+// Remove removes the rules of those for which gone returns true, in one transaction
+// for each family and variant. portmap's shared chains, or its table, go with the
+// last that is served. All transactions are tried; the error joins those that
+// failed, which changed nothing. A rule that another program deleted since the node
+// was read fails a transaction: read once more then.
+func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) error {
 	chains, containers := map[string]bool{}, map[string]bool{}
 	for _, s := range f.Served {
 		if gone(s) {
@@ -201,39 +190,20 @@ func (f *Found) Removal(gone func(*Served) bool) Removal {
 			delete(containers, s.ContainerID) // nftables: the rules may be this one's
 		}
 	}
-	var r Removal
+	var errs []error
 	for _, t := range f.nat {
-		if text := t.removal(func(chain string) bool { return chains[chain] }); text != "" {
-			r.Scripts = append(r.Scripts, Script{Tool: t.Tool, Text: text})
+		text := t.removal(func(chain string) bool { return chains[chain] })
+		if text == "" {
+			continue
+		}
+		// The nf_tables variant ignores --wait: there the kernel serialises.
+		if _, err := n.Run(ctx, t.Restore, text, "--noflush", "--wait", "10"); err != nil {
+			errs = append(errs, fmt.Errorf("remove portmap's %s rules: %w", t.Family, err))
 		}
 	}
 	for _, t := range f.tables {
-		if d := t.removal(func(id string) bool { return containers[id] }); d != nil {
-			r.Deletions = append(r.Deletions, d)
-		}
-	}
-	return r
-}
-
-// Remove applies a removal, in one transaction for each family and variant. All
-// are tried; the error joins those that failed, which changed nothing. A rule
-// that another program deleted since the node was read fails a transaction:
-// read and plan once more then.
-func (n *Node) Remove(ctx context.Context, r Removal) error {
-	var errs []error
-	for _, s := range r.Scripts {
-		// The nf_tables variant ignores --wait: there the kernel serialises.
-		if _, err := n.Run(ctx, s.Tool.Restore, s.Text, "--noflush", "--wait", "10"); err != nil {
-			errs = append(errs, fmt.Errorf("remove portmap's %s rules: %w", s.Tool.Family, err))
-		}
-	}
-	for _, d := range r.Deletions {
-		conn, err := nftables.New()
-		if err == nil {
-			err = d.apply(conn)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("remove portmap's %s rules of nf_tables: %w", d.Family, err))
+		if err := t.remove(func(id string) bool { return containers[id] }); err != nil {
+			errs = append(errs, fmt.Errorf("remove portmap's %s rules of nf_tables: %w", t.family, err))
 		}
 	}
 	return errors.Join(errs...)

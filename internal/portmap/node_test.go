@@ -63,7 +63,7 @@ func (s scene) read() *portmap.Found {
 // remove removes portmap's rules of those in gone.
 func (s scene) remove(gone ...*world.Attachment) {
 	s.Helper()
-	r := s.read().Removal(func(o *portmap.Served) bool {
+	s.removeFrom(s.read(), func(o *portmap.Served) bool {
 		for _, a := range gone {
 			if o.ContainerID == a.Pod.ContainerID {
 				return true
@@ -71,7 +71,10 @@ func (s scene) remove(gone ...*world.Attachment) {
 		}
 		return false
 	})
-	s.w.Node.Do(func() error { return s.node.Remove(s.Context(), r) })
+}
+
+func (s scene) removeFrom(found *portmap.Found, gone func(*portmap.Served) bool) {
+	s.w.Node.Do(func() error { return s.node.Remove(s.Context(), found, gone) })
 }
 
 func (s scene) network(name string, second bool, families []world.Family, entry world.Config) *world.Network {
@@ -170,8 +173,7 @@ func TestRemoveWithoutCache(t *testing.T) {
 		before := s.w.Ruleset()
 		s.pods()
 		s.node.CacheDir = filepath.Join(s.w.CacheDir, "lost")
-		r := s.read().Removal(func(*portmap.Served) bool { return true })
-		s.w.Node.Do(func() error { return s.node.Remove(s.Context(), r) })
+		s.removeFrom(s.read(), func(*portmap.Served) bool { return true })
 		if diff := cmp.Diff(before, s.w.Ruleset()); diff != "" {
 			s.Errorf("ruleset (-before +after):\n%s", diff)
 		}
@@ -195,8 +197,7 @@ func TestLoopback(t *testing.T) {
 		if len(found.Served) != 1 || found.Served[0].IfName != "eth0" {
 			s.Errorf("portmap serves %+v, want eth0 alone", found.Served)
 		}
-		r := found.Removal(func(o *portmap.Served) bool { return o.Network == "podnet" })
-		s.w.Node.Do(func() error { return s.node.Remove(s.Context(), r) })
+		s.removeFrom(found, func(o *portmap.Served) bool { return o.Network == "podnet" })
 		if diff := cmp.Diff(before, s.w.Ruleset()); diff != "" {
 			s.Errorf("ruleset (-before +after):\n%s", diff)
 		}
