@@ -103,7 +103,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	}
 	s := seen{generation: b.generation()}
 	have, err := b.snapshot(ctx)
-	if err != nil || len(have.audit(all)) > 0 {
+	if err != nil || len(have.differences(all, true)) > 0 {
 		s.generation, err = b.settle(ctx, func(t *batch) { t.rewrite(all) }, s.generation)
 	}
 	if err != nil {
@@ -111,12 +111,6 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	}
 	s.table, err = b.tableHandle(ctx)
 	return s.String(), err
-}
-
-// commit sends one transaction. When the kernel asks to do it again, it is
-// built anew and sent again, a bounded number of times.
-func (b *Backend) commit(ctx context.Context, build func(*batch)) error {
-	return retry(ctx, func() error { return b.send(build, 0) })
 }
 
 // send sends one transaction, to generation g of the ruleset unless that is 0.

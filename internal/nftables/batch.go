@@ -92,19 +92,12 @@ func (e element) message() nftables.SetElement {
 }
 
 func (b *batch) addSet(d set) {
-	s := &nftables.Set{Table: b.table, Name: d.name, Counter: d.counters}
-	var err error
-	if s.KeyType, err = nftables.ConcatSetType(d.key...); err != nil {
-		b.fail(fmt.Errorf("declare set %s: %w", d.name, err))
-	}
-	if len(d.data) > 0 {
-		s.IsMap = true
-		if s.DataType, err = nftables.ConcatSetType(d.data...); err != nil {
-			b.fail(fmt.Errorf("declare map %s: %w", d.name, err))
-		}
+	s := &nftables.Set{
+		Table: b.table, Name: d.name, Counter: d.counters,
+		KeyType: d.key, DataType: d.data, IsMap: d.kind() == "map",
 	}
 	if err := b.conn.AddSet(s, nil); err != nil {
-		b.fail(fmt.Errorf("declare set %s: %w", d.name, err))
+		b.fail(fmt.Errorf("declare %s %s: %w", d.kind(), d.name, err))
 	}
 }
 
@@ -114,9 +107,8 @@ func (b *batch) deleteSet(name string) {
 
 func (b *batch) addChain(c chain) {
 	n := &nftables.Chain{Table: b.table, Name: c.name}
-	if c.hook != nil {
-		policy := nftables.ChainPolicyAccept
-		n.Type, n.Hooknum, n.Priority, n.Policy = c.hook.kind, &c.hook.number, &c.hook.priority, &policy
+	if h := c.hook; h != (hook{}) {
+		n.Type, n.Hooknum, n.Priority, n.Policy = h.kind, &h.number, &h.priority, &h.policy
 	}
 	b.conn.AddChain(n)
 	b.addRules(c)

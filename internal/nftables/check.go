@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -17,60 +18,64 @@ import (
 // element that names one of them as its owner and is not theirs counts too;
 // those of others do not.
 func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, _ hostport.Fingerprint) ([]backend.Difference, error) {
-	have, err := b.snapshot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return append(have.check(some), unreadable(some...)...), nil
+	return b.compare(ctx, some, false)
 }
 
 // Audit compares the whole table with the rules of all attachments.
 func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint) ([]backend.Difference, error) {
+	return b.compare(ctx, all, true)
+}
+
+func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whole bool) ([]backend.Difference, error) {
 	have, err := b.snapshot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return append(have.audit(all), unreadable(all...)...), nil
+	return append(have.differences(atts, whole), unreadable(atts...)...), nil
 }
 
-// check is Check without reading.
-func (s snapshot) check(some []*hostport.Attachment) []backend.Difference {
-	d := differences{want: elements(some...)}
-	if len(d.want) == 0 {
-		return nil
+// differences compares the table with what these attachments need. They are all
+// that there are if whole is set: then everything else is one too many.
+func (s snapshot) differences(atts []*hostport.Attachment, whole bool) []backend.Difference {
+	var d differences
+	want := make(map[string]bool)
+	for _, e := range elements(atts...) {
+		want[e.id()] = true
 	}
 	if s.empty() {
-		d.missingTable()
-		return d.list
+		if len(want) > 0 {
+			d.add(hostport.Key{}, "table inet %s is missing: another program removed it", tableName)
+		}
+		return d
 	}
-	// What others need is not known here. A set of clients that is there is
-	// taken for needed: its rule must be there too.
-	d.compare(s, clientSetsOf(some).union(clientSetsIn(s.sets)), some)
+	clients := clientSetsOf(atts)
+	if !whole {
+		// What others need is not known. A set of clients that is there is taken for
+		// needed: its rule must be there too.
+		clients = clients.union(clientSetsIn(s.sets))
+	}
+	var known []chain
+	if len(want) > 0 {
+		known = d.compare(s, clients, atts)
+	}
 	owners := make(map[hostport.Key]bool)
-	for _, a := range some {
+	for _, a := range atts {
 		owners[a.Key] = true
 	}
-	d.unwanted(s, func(e element) bool { return owners[e.owner()] })
-	return d.list
-}
-
-// audit is Audit without reading.
-func (s snapshot) audit(all []*hostport.Attachment) []backend.Difference {
-	d := differences{want: elements(all...)}
-	switch {
-	case len(d.want) == 0 && s.empty():
-		return nil
-	case s.empty():
-		d.missingTable()
-		return d.list
-	case len(d.want) == 0:
-		d.unwanted(s, func(element) bool { return true })
-		d.add(hostport.Key{}, "table inet %s should not be there", tableName)
-		return d.list
+	for _, name := range slices.Sorted(maps.Keys(s.elements)) {
+		for _, key := range slices.Sorted(maps.Keys(s.elements[name])) {
+			if e := s.elements[name][key]; !want[e.id()] && (whole || owners[e.owner()]) {
+				d.add(e.owner(), "%s should not be there", e)
+			}
+		}
 	}
-	clients := clientSetsOf(all)
-	known := d.compare(s, clients, all)
-	d.unwanted(s, func(element) bool { return true })
+	switch {
+	case !whole:
+		return d
+	case len(want) == 0:
+		d.add(hostport.Key{}, "table inet %s should not be there", tableName)
+		return d
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.sets)) {
 		if !slices.ContainsFunc(sets(clients), func(w set) bool { return w.name == name }) {
 			d.add(hostport.Key{}, "set %s should not be there", name)
@@ -81,21 +86,14 @@ func (s snapshot) audit(all []*hostport.Attachment) []backend.Difference {
 			d.add(hostport.Key{}, "chain %s should not be there", name)
 		}
 	}
-	return d.list
+	return d
 }
 
-// differences collects what differs between a table and what is wanted.
-type differences struct {
-	want []element
-	list []backend.Difference
-}
+// differences are what differs between a table and what is wanted.
+type differences []backend.Difference
 
 func (d *differences) add(owner hostport.Key, format string, args ...any) {
-	d.list = append(d.list, backend.Difference{Owner: owner, Text: fmt.Sprintf(format, args...)})
-}
-
-func (d *differences) missingTable() {
-	d.add(hostport.Key{}, "table inet %s is missing: another program removed it", tableName)
+	*d = append(*d, backend.Difference{Owner: owner, Text: fmt.Sprintf(format, args...)})
 }
 
 // compare looks for all that these attachments need, and returns the chains
@@ -140,7 +138,7 @@ func (d *differences) compareChain(owner hostport.Key, w chain, have snapshot) {
 		d.add(owner, "chain %s is missing", w.name)
 		return
 	}
-	if h != w.placement() {
+	if h != w.hook {
 		d.add(owner, "chain %s is attached elsewhere than it should be", w.name)
 	}
 	rules := have.rules[w.name]
@@ -151,21 +149,6 @@ func (d *differences) compareChain(owner hostport.Key, w chain, have snapshot) {
 	for i := range rules {
 		if !rules[i].same(w.rules[i]) {
 			d.add(owner, "rule %d of chain %s differs", i+1, w.name)
-		}
-	}
-}
-
-// unwanted finds elements that are there for nobody, among those that match.
-func (d *differences) unwanted(have snapshot, match func(element) bool) {
-	want := make(map[string]bool, len(d.want))
-	for _, e := range d.want {
-		want[e.id()] = true
-	}
-	for _, name := range slices.Sorted(maps.Keys(have.elements)) {
-		for _, key := range slices.Sorted(maps.Keys(have.elements[name])) {
-			if e := have.elements[name][key]; !want[e.id()] && match(e) {
-				d.add(e.owner(), "%s should not be there", e)
-			}
 		}
 	}
 }
@@ -190,7 +173,7 @@ func unreadable(all ...*hostport.Attachment) []backend.Difference {
 }
 
 func (s set) kind() string {
-	if len(s.data) > 0 {
+	if s.data != (nftables.SetDatatype{}) {
 		return "map"
 	}
 	return "set"
@@ -198,33 +181,9 @@ func (s set) kind() string {
 
 // declaration returns the set as the kernel would describe it.
 func (s set) declaration() declaration {
-	d := declaration{keyType: magic(s.key), isMap: len(s.data) > 0, counters: s.counters}
-	if d.isMap {
-		d.dataType = magic(s.data)
+	d := declaration{s.key.GetNFTMagic(), s.data.GetNFTMagic(), s.counters}
+	if s.data == nftables.TypeVerdict {
+		d.data = unix.NFT_DATA_VERDICT
 	}
 	return d
-}
-
-// magic returns the number by which nft knows a type; the kernel keeps it.
-func magic(types []nftables.SetDatatype) uint32 {
-	const verdictType = 0xffffff00 // NFT_DATA_VERDICT
-	if len(types) == 1 && types[0].Name == nftables.TypeVerdict.Name {
-		return verdictType
-	}
-	var n uint32
-	for _, t := range types {
-		n = n<<nftables.SetConcatTypeBits | t.GetNFTMagic()
-	}
-	return n
-}
-
-func (c chain) placement() placement {
-	if c.hook == nil {
-		return placement{}
-	}
-	return placement{
-		kind:   string(c.hook.kind),
-		number: int32(c.hook.number), priority: int32(c.hook.priority),
-		policy: uint32(nftables.ChainPolicyAccept),
-	}
 }

@@ -99,9 +99,9 @@ func (cs clientSets) sorted() []clientSet {
 func (c clientSet) declare() set {
 	addr := addrType(c.family)
 	if c.bits == 0 {
-		return set{name: c.name(), key: []nftables.SetDatatype{addr}}
+		return set{name: c.name(), key: addr}
 	}
-	return set{name: c.name(), key: []nftables.SetDatatype{addr, addr}}
+	return set{name: c.name(), key: nftables.MustConcatSetType(addr, addr)}
 }
 
 func (cs clientSets) declarations() []set {

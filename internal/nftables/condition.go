@@ -141,7 +141,7 @@ func (p *parser) condition() (condition, error) {
 		case "mark":
 			return p.mark()
 		default:
-			return condition{}, fmt.Errorf("unknown match \"meta %s\" (known: %s)", printable(t), knownMatches)
+			return condition{}, fmt.Errorf("unknown match %q (known: %s)", "meta "+t, knownMatches)
 		}
 	case "iifname":
 		return p.iface()
@@ -152,12 +152,6 @@ func (p *parser) condition() (condition, error) {
 	}
 }
 
-// printable is a token as part of a quoted text.
-func printable(t string) string {
-	q := strconv.Quote(t)
-	return q[1 : len(q)-1]
-}
-
 func (p *parser) address() (condition, error) {
 	c := condition{field: fieldSource}
 	switch t := p.next(); t {
@@ -165,7 +159,7 @@ func (p *parser) address() (condition, error) {
 	case "daddr":
 		c.field = fieldDestination
 	default:
-		return condition{}, fmt.Errorf("unknown match \"ip %s\" (known: %s)", printable(t), knownMatches)
+		return condition{}, fmt.Errorf("unknown match %q (known: %s)", "ip "+t, knownMatches)
 	}
 	c.negated = p.operator()
 	err := p.list(func(t string) error {

@@ -12,7 +12,6 @@
 // a shared and crowded space, and a packet that was masqueraded by mistake has
 // lost its client's address for good.
 //
-// The package starts no process, reads no file and keeps nothing between
-// calls. It does not decide who owns a port, does not touch conntrack entries
+// The package starts no process and keeps nothing between calls. It does not decide who owns a port, does not touch conntrack entries
 // and sets no sysctl.
 package nftables

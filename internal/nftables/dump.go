@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -139,37 +140,31 @@ func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 	return handle, err
 }
 
-// placement is what the kernel says of a chain besides its rules.
-type placement struct {
-	kind             string
-	number, priority int32
-	policy           uint32
-}
-
 // dumpChains reads the chains of the table. The kernel lists those of all
 // tables of the family.
-func (b *Backend) dumpChains(ctx context.Context) (map[string]placement, error) {
-	chains := make(map[string]placement)
+func (b *Backend) dumpChains(ctx context.Context) (map[string]hook, error) {
+	chains := make(map[string]hook)
 	err := b.dump(ctx, unix.NFT_MSG_GETCHAIN, nil, func(as Attributes) {
 		if as.Text(unix.NFTA_CHAIN_TABLE) != tableName {
 			return
 		}
 		h := as.Nested(unix.NFTA_CHAIN_HOOK)
-		chains[as.Text(unix.NFTA_CHAIN_NAME)] = placement{
-			kind:     as.Text(unix.NFTA_CHAIN_TYPE),
-			number:   int32(h.Uint32(unix.NFTA_HOOK_HOOKNUM)),
-			priority: int32(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
-			policy:   as.Uint32(unix.NFTA_CHAIN_POLICY),
+		chains[as.Text(unix.NFTA_CHAIN_NAME)] = hook{
+			kind:     nftables.ChainType(as.Text(unix.NFTA_CHAIN_TYPE)),
+			number:   nftables.ChainHook(h.Uint32(unix.NFTA_HOOK_HOOKNUM)),
+			priority: nftables.ChainPriority(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
+			policy:   nftables.ChainPolicy(as.Uint32(unix.NFTA_CHAIN_POLICY)),
 		}
 	})
 	return chains, err
 }
 
-// declaration is what the kernel says of a set besides its elements.
+// declaration is what the kernel says of a set besides its elements. Types are the
+// numbers by which nft knows them, which the kernel only keeps: 0 for the data of a
+// set that is no map.
 type declaration struct {
-	isMap             bool
-	keyType, dataType uint32
-	counters          bool
+	key, data uint32
+	counters  bool
 }
 
 func (b *Backend) dumpSets(ctx context.Context) (map[string]declaration, error) {
@@ -180,9 +175,8 @@ func (b *Backend) dumpSets(ctx context.Context) (map[string]declaration, error) 
 			return
 		}
 		sets[as.Text(unix.NFTA_SET_NAME)] = declaration{
-			isMap:    as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_MAP != 0,
-			keyType:  as.Uint32(unix.NFTA_SET_KEY_TYPE),
-			dataType: as.Uint32(unix.NFTA_SET_DATA_TYPE),
+			key:      as.Uint32(unix.NFTA_SET_KEY_TYPE),
+			data:     as.Uint32(unix.NFTA_SET_DATA_TYPE),
 			counters: as.Get(nftaSetExpr) != nil,
 		}
 	})

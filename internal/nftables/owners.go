@@ -28,48 +28,39 @@ func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 			}
 		}
 	}
-	clients := have.clientsByPod()
-	for _, a := range found {
-		for i := range a.Addresses {
-			readClients(a, i, clients)
-		}
-	}
+	have.readClients(found)
 	have.readConditions(found)
 	return found.All(backend.Nftables), err
 }
 
-// client is an element of a set of clients.
-type client struct {
-	network netip.Prefix
-	comment string
-}
-
-func (s snapshot) clientsByPod() map[netip.Addr][]client {
-	out := make(map[netip.Addr][]client)
+// readClients reads who is masqueraded on the way to each pod.
+func (s snapshot) readClients(found backend.Recovered) {
+	type address struct {
+		*hostport.Attachment
+		*netip.Prefix
+	}
+	pods := make(map[netip.Addr][]address)
+	for _, a := range found {
+		for i, p := range a.Addresses {
+			pods[p.Addr()] = append(pods[p.Addr()], address{a, &a.Addresses[i]})
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.elements)) {
 		set, ok := parseClientSet(name)
 		if !ok {
 			continue
 		}
 		for _, e := range s.elements[name] {
-			if network, pod, ok := e.client(set); ok {
-				out[pod] = append(out[pod], client{network, e.comment})
+			network, pod, _ := e.client(set)
+			for _, a := range pods[pod] {
+				a.Options.SNAT = true
+				a.Options.MasqueradeAll = a.Options.MasqueradeAll || network.Bits() == 0
+				if network.Bits() > 0 && network.Contains(pod) {
+					*a.Prefix = netip.PrefixFrom(pod, network.Bits())
+				}
+				nameOwner(a.Attachment, e.comment)
 			}
 		}
-	}
-	return out
-}
-
-// readClients reads who is masqueraded on the way to the pod's i-th address.
-func readClients(a *hostport.Attachment, i int, clients map[netip.Addr][]client) {
-	pod := a.Addresses[i].Addr()
-	for _, c := range clients[pod] {
-		a.Options.SNAT = true
-		a.Options.MasqueradeAll = a.Options.MasqueradeAll || c.network.Bits() == 0
-		if c.network.Bits() > 0 && c.network.Contains(pod) {
-			a.Addresses[i] = netip.PrefixFrom(pod, c.network.Bits())
-		}
-		nameOwner(a, c.comment)
 	}
 }
 

@@ -24,12 +24,18 @@ type hook struct {
 	kind     nftables.ChainType
 	number   nftables.ChainHook
 	priority nftables.ChainPriority
+	policy   nftables.ChainPolicy
+}
+
+// at returns a hook whose chain accepts what its rules say nothing of.
+func at(kind nftables.ChainType, number nftables.ChainHook, priority nftables.ChainPriority) hook {
+	return hook{kind, number, priority, nftables.ChainPolicyAccept}
 }
 
 // chain is a chain with all of its rules.
 type chain struct {
 	name  string
-	hook  *hook // nil: reached by jumps only
+	hook  hook // zero: reached by jumps only
 	rules []rule
 }
 
@@ -48,8 +54,8 @@ const (
 // set is the declaration of a set or map.
 type set struct {
 	name     string
-	key      []nftables.SetDatatype
-	data     []nftables.SetDatatype // none: a set
+	key      nftables.SetDatatype
+	data     nftables.SetDatatype // zero: a set
 	counters bool
 }
 
@@ -59,17 +65,16 @@ func sets(clients clientSets) []set {
 	var out []set
 	for _, f := range hostport.Families() {
 		addr := addrType(f)
-		port := []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService}
-		hostIP := append([]nftables.SetDatatype{addr}, port...)
-		to := []nftables.SetDatatype{addr, nftables.TypeInetService}
-		jump := []nftables.SetDatatype{nftables.TypeVerdict}
+		port := nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
+		hostIP := nftables.MustConcatSetType(addr, nftables.TypeInetProto, nftables.TypeInetService)
+		to := nftables.MustConcatSetType(addr, nftables.TypeInetService)
 		wildcard, condWildcard := forwardMaps(f, false)
 		specific, condSpecific := forwardMaps(f, true)
 		out = append(out,
 			set{name: wildcard, key: port, data: to, counters: true},
 			set{name: specific, key: hostIP, data: to, counters: true},
-			set{name: condWildcard, key: port, data: jump},
-			set{name: condSpecific, key: hostIP, data: jump})
+			set{name: condWildcard, key: port, data: nftables.TypeVerdict},
+			set{name: condSpecific, key: hostIP, data: nftables.TypeVerdict})
 	}
 	return append(out, clients.declarations()...)
 }
@@ -87,7 +92,7 @@ func chains(clients clientSets) []chain {
 	jump := []expr.Any{verdict(expr.VerdictJump, chainHostports)}
 	toHostports := newRule(isLocal(), jump)
 	return []chain{
-		{name: chainGuard, hook: &hook{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw}, rules: []rule{
+		{name: chainGuard, hook: at(nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw), rules: []rule{
 			fromLoopbackNet(false), fromLoopbackNet(true),
 		}},
 		{name: chainUnmapped, rules: []rule{
@@ -96,15 +101,15 @@ func chains(clients clientSets) []chain {
 			newRule(setLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictAccept, "")}),
 		}},
 		hostports(),
-		{name: chainPrerouting, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}, rules: []rule{
+		{name: chainPrerouting, hook: at(nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT), rules: []rule{
 			toHostports,
 			newRule(isLocalToInput(), jump), // not reached by what the first has sent there
 		}},
-		{name: chainOutput, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT}, rules: []rule{
+		{name: chainOutput, hook: at(nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT), rules: []rule{
 			notFromIPv6Loopback(), toHostports,
 		}},
 		clients.chain(),
-		{name: chainPostrouting, hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT}, rules: []rule{
+		{name: chainPostrouting, hook: at(nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT), rules: []rule{
 			newRule(isTranslated(), hasLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictReturn, "")}),
 			newRule(isTranslated(), hasLabel(labelSeen), []expr.Any{verdict(expr.VerdictJump, chainClients)}),
 		}},

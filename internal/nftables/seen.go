@@ -62,7 +62,7 @@ func (b *Backend) settle(ctx context.Context, build func(*batch), g uint32) (uin
 			return 0, err
 		}
 	}
-	return 0, b.commit(ctx, build)
+	return 0, retry(ctx, func() error { return b.send(build, 0) })
 }
 
 // settled returns the generation after a transaction for generation g, 0 where

@@ -7,7 +7,7 @@ import (
 
 // snapshot is all that the kernel holds of the table.
 type snapshot struct {
-	chains   map[string]placement
+	chains   map[string]hook
 	rules    map[string][]rule
 	sets     map[string]declaration
 	elements map[string]map[string]element // by set and key

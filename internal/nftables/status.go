@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -36,7 +36,7 @@ func features() []feature {
 		{"the fib expression", "4.10", "CONFIG_NFT_FIB_INET", one(isLocal())},
 		{"connection tracking labels", "3.16", "CONFIG_NFT_CT and CONFIG_NF_CONNTRACK_LABELS", one(setLabel(labelSeen))},
 		{"NAT in family inet", "5.2", "CONFIG_NFT_NAT", func(b *batch) {
-			b.addChain(chain{name: "nat", hook: &hook{nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT}})
+			b.addChain(chain{name: "nat", hook: at(nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT)})
 		}},
 		{"masquerading in family inet", "5.2", "CONFIG_NFT_MASQ", one([]expr.Any{&expr.Masq{}})},
 		{"maps with counters on their elements", "5.7", "CONFIG_NF_TABLES", func(b *batch) { b.addSet(sets(clients)[0]) }},
@@ -51,6 +51,9 @@ func features() []feature {
 	}
 }
 
+// ipvsInterface is where kube-proxy's IPVS mode puts the addresses of Services.
+const ipvsInterface = "kube-ipvs0"
+
 // Status reports whether the kernel has what the backend needs, by transactions
 // that use it and are certain to be aborted: nothing is left behind, and no
 // other program sees any of it. Advice names settings that kube-proxy's IPVS
@@ -59,7 +62,11 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 	if err := b.lacks(ctx); err != nil {
 		return nil, err
 	}
-	return b.advice()
+	if _, err := os.Stat("/proc/sys/net/ipv4/conf/" + ipvsInterface); err != nil {
+		return nil, nil
+	}
+	return []string{fmt.Sprintf("interface %s makes the addresses of Services local to the node: "+
+		"keep host ports off them with \"conditionsV4\": [\"ip daddr != SERVICE-CIDR\"] (and conditionsV6)", ipvsInterface)}, nil
 }
 
 // lacks returns an error that names the first feature that the kernel lacks.
@@ -120,40 +127,4 @@ func (b *Backend) probe(ctx context.Context, f feature) error {
 	default:
 		return fmt.Errorf("probe: %w", err)
 	}
-}
-
-// ipvsInterface is where kube-proxy's IPVS mode puts the addresses of Services.
-const ipvsInterface = "kube-ipvs0"
-
-func (b *Backend) advice() ([]string, error) {
-	found, err := b.hasInterface(ipvsInterface)
-	if err != nil || !found {
-		return nil, err
-	}
-	return []string{fmt.Sprintf("interface %s makes the addresses of Services local to the node: "+
-		"keep host ports off them with \"conditionsV4\": [\"ip daddr != SERVICE-CIDR\"] (and conditionsV6)", ipvsInterface)}, nil
-}
-
-// hasInterface asks for one interface by name.
-func (b *Backend) hasInterface(name string) (bool, error) {
-	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: b.netns})
-	if err != nil {
-		return false, fmt.Errorf("open netlink: %w", err)
-	}
-	defer conn.Close()
-	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{nameAttr(unix.IFLA_IFNAME, name)})
-	if err != nil {
-		return false, fmt.Errorf("encode request: %w", err)
-	}
-	_, err = conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request},
-		Data:   append(make([]byte, unix.SizeofIfInfomsg), attrs...),
-	})
-	if errors.Is(err, unix.ENODEV) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look for interface %s: %w", name, err)
-	}
-	return true, nil
 }

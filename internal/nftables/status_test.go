@@ -33,7 +33,11 @@ func TestStatusLeavesNothing(t *testing.T) {
 func TestStatusAdvisesUnderIPVS(t *testing.T) {
 	w := newWorld(t)
 	w.run("ip", "link", "add", "kube-ipvs0", "type", "bridge")
-	advice, err := w.backend().Status(t.Context())
+	var advice []string
+	err := w.do(func() (err error) {
+		advice, err = w.backend().Status(t.Context())
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
