@@ -11,35 +11,29 @@ import (
 
 // Check compares the rules of these attachments, and the shared chains that lead
 // to them, with what they should be. It reads each family that they use once.
-func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hostport.Fingerprint) ([]backend.Difference, error) {
-	return eachFamily(func(f hostport.Family) ([]backend.Difference, error) {
+func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
+	err = eachFamily(func(f hostport.Family) error {
 		if !uses(f, some) {
-			return nil, nil
+			return nil
 		}
 		there, err := b.look(ctx, f, some, fp.Of(f))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		c := newComparison(f, there)
 		c.compare(some, fp.Of(f))
 		b.confirm(ctx, c)
-		return c.found, nil
+		found = append(found, c.found...)
+		return nil
 	})
+	return found, err
 }
 
 // Audit compares all rules of ours in the kernel, of either variant, with those
 // of all attachments.
-func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) ([]backend.Difference, error) {
-	return eachFamily(func(f hostport.Family) ([]backend.Difference, error) {
-		variants, err := b.variants(ctx, f, uses(f, all))
-		errs := []error{err}
-		var found []backend.Difference
-		for _, v := range variants {
-			there, err := b.save(ctx, v)
-			if err != nil {
-				errs = append(errs, unreadable(v, err))
-				continue
-			}
+func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
+	err = eachFamily(func(f hostport.Family) error {
+		return b.saved(ctx, f, uses(f, all), func(v variant, there ruleset) {
 			c := newComparison(f, there)
 			if v.inUse() {
 				c.compare(all, fp.Of(f))
@@ -49,32 +43,39 @@ func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp host
 			}
 			c.strays()
 			found = append(found, c.found...)
-		}
-		return found, errors.Join(errs...)
+		})
 	})
+	return found, err
 }
 
-// eachFamily collects what do returns, also where it fails for one family.
-func eachFamily[T any](do func(hostport.Family) ([]T, error)) ([]T, error) {
-	var out []T
+// eachFamily joins the errors of what it does for each family.
+func eachFamily(do func(hostport.Family) error) error {
 	var errs []error
 	for _, f := range hostport.Families() {
-		found, err := do(f)
-		out = append(out, found...)
-		if err != nil {
+		if err := do(f); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", f, err))
 		}
 	}
-	return out, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-// unreadable returns the error of reading v. What the legacy variant holds may be
-// another program's: that it has no tools is none.
-func unreadable(v variant, err error) error {
-	if !v.nft && !v.inUse() && errors.Is(err, backend.ErrMissing) {
-		return nil
+// saved calls fn with what each variant that may hold rules of ours has, and with
+// that in use if it is needed anyway. The error joins what could not be read. What
+// the legacy variant holds may be another program's: that it has no tools is no
+// error.
+func (b *Backend) saved(ctx context.Context, f hostport.Family, needed bool, fn func(variant, ruleset)) error {
+	variants, err := b.variants(ctx, f, needed)
+	errs := []error{err}
+	for _, v := range variants {
+		there, err := b.save(ctx, v)
+		switch {
+		case err == nil:
+			fn(v, there)
+		case v.nft || v.inUse() || !errors.Is(err, backend.ErrMissing):
+			errs = append(errs, err)
+		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 // confirm asks the tool whether rules that are listed in other words are there.

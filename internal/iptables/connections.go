@@ -12,11 +12,10 @@ import (
 
 // Connections reads the counters of the rules that translate: table nat sees the
 // first packet of a connection alone. With an error it returns what could be read.
-func (b *Backend) Connections(ctx context.Context) ([]backend.Connections, error) {
-	return eachFamily(func(f hostport.Family) ([]backend.Connections, error) {
+func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
+	err = eachFamily(func(f hostport.Family) error {
 		variants, err := b.variants(ctx, f, false)
 		errs := []error{err}
-		var out []backend.Connections
 		for _, v := range variants {
 			if !v.inUse() || !v.nft && !hasLegacy(f, natTable) {
 				continue
@@ -25,8 +24,9 @@ func (b *Backend) Connections(ctx context.Context) ([]backend.Connections, error
 			errs = append(errs, err)
 			out = append(out, connections(f, text)...)
 		}
-		return out, errors.Join(errs...)
+		return errors.Join(errs...)
 	})
+	return out, err
 }
 
 // connections reads the output of iptables-save -c.

@@ -2,7 +2,6 @@ package iptables
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,18 +17,8 @@ import (
 // read.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	found := make(backend.Recovered)
-	_, err := eachFamily(func(f hostport.Family) ([]*hostport.Attachment, error) {
-		variants, err := b.variants(ctx, f, false)
-		errs := []error{err}
-		for _, v := range variants {
-			there, err := b.save(ctx, v)
-			if err != nil {
-				errs = append(errs, unreadable(v, err))
-				continue
-			}
-			readOwners(found, f, there.of(natTable))
-		}
-		return nil, errors.Join(errs...)
+	err := eachFamily(func(f hostport.Family) error {
+		return b.saved(ctx, f, false, func(_ variant, there ruleset) { readOwners(found, f, there.of(natTable)) })
 	})
 	return found.All(backend.Iptables), err
 }

@@ -18,7 +18,7 @@ const rewriteTries = 3
 // iptables. Where that has no tools on the PATH, it logs a warning. Rules of
 // other programs are neither moved nor removed. seen is always "".
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (seen string, err error) {
-	_, err = eachFamily(func(f hostport.Family) ([]struct{}, error) {
+	return "", eachFamily(func(f hostport.Family) error {
 		variants, err := b.variants(ctx, f, uses(f, all))
 		for _, v := range variants {
 			switch {
@@ -29,9 +29,8 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 				err = b.clear(ctx, v)
 			}
 		}
-		return nil, err
+		return err
 	})
-	return "", err
 }
 
 // clear removes what a variant that is not in use may hold.

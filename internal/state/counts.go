@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,46 +41,46 @@ const countSize = 16
 // AddCount counts one more of a name, which is one that Counts returns. Without
 // a state directory there is nothing to count in, which is no error.
 func AddCount(dir, name string, took time.Duration) error {
-	at := -1
-	for i, n := range countNames() {
-		if n == name {
-			at = i * countSize
-		}
-	}
+	at := int64(slices.Index(countNames(), name)) * countSize
 	if at < 0 {
 		return fmt.Errorf("count %q: unknown", name)
 	}
-	f, err := openBeside(dir, countsName)
+	return writeBeside(dir, countsName, func(f *os.File) error {
+		var b [countSize]byte
+		if _, err := f.ReadAt(b[:], at); err != nil {
+			b = [countSize]byte{} // behind the end of the file
+		}
+		c := decodeCount(b[:])
+		binary.LittleEndian.PutUint64(b[:], c.Number+1)
+		binary.LittleEndian.PutUint64(b[8:], uint64(c.Took+took))
+		_, err := f.WriteAt(b[:], at)
+		return err
+	})
+}
+
+// writeBeside has fn write a file beside the records that it alone has locked, in a
+// directory that may hold the state: not behind a symbolic link, and not another
+// user's. Without a directory it does nothing.
+func writeBeside(dir, name string, fn func(*os.File) error) error {
+	_, err := safe(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
+	var f *os.File
+	if err == nil {
+		f, err = openFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	}
 	if err != nil {
-		return fmt.Errorf("open counts: %w", err)
+		return fmt.Errorf("open %s: %w", name, err)
 	}
 	defer f.Close() // which unlocks
-	if err := flock(f, unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock counts: %w", err)
+	if err = flock(f, unix.LOCK_EX); err == nil {
+		err = fn(f)
 	}
-	var b [countSize]byte
-	if _, err := f.ReadAt(b[:], int64(at)); err != nil {
-		b = [countSize]byte{} // behind the end of the file
-	}
-	c := decodeCount(b[:])
-	binary.LittleEndian.PutUint64(b[:], c.Number+1)
-	binary.LittleEndian.PutUint64(b[8:], uint64(c.Took+took))
-	if _, err := f.WriteAt(b[:], int64(at)); err != nil {
-		return fmt.Errorf("write counts: %w", err)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
-}
-
-// openBeside opens a file beside the records for writing, in a directory that may
-// hold the state: not behind a symbolic link, and not another user's.
-func openBeside(dir, name string) (*os.File, error) {
-	if _, err := safe(dir); err != nil {
-		return nil, err
-	}
-	return openFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 }
 
 // Counts returns the counts by name, all of them, zero where nothing was

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -32,30 +30,18 @@ type Refusal struct {
 // AddRefusal notes a refusal, for whoever watches the node. Without a state
 // directory there is nothing to note it in, which is no error.
 func AddRefusal(dir string, r Refusal) error {
-	f, err := openBeside(dir, refusalsName)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open refusals: %w", err)
-	}
-	defer f.Close() // which unlocks
-	if err := flock(f, unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock refusals: %w", err)
-	}
-	all, _ := readRefusals(f) // of what cannot be read nothing is kept
-	all = append(all, r)
-	b, err := json.Marshal(all[max(0, len(all)-maxRefusals):])
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = f.WriteAt(b, 0)
-	}
-	if err != nil {
-		return fmt.Errorf("write refusals: %w", err)
-	}
-	return nil
+	return writeBeside(dir, refusalsName, func(f *os.File) error {
+		all, _ := readRefusals(f) // of what cannot be read nothing is kept
+		all = append(all, r)
+		b, err := json.Marshal(all[max(0, len(all)-maxRefusals):])
+		if err == nil {
+			err = f.Truncate(0)
+		}
+		if err == nil {
+			_, err = f.WriteAt(b, 0)
+		}
+		return err
+	})
 }
 
 // Refusals returns the last refusals, in order. While one is written there may be

@@ -184,22 +184,23 @@ func (t *Tx) Intact(all []*hostport.Attachment) error {
 	for _, a := range all {
 		is[a.Backend] = is[a.Backend].Toggle(a, t.layout)
 	}
+	stored := make(map[string]hostport.Fingerprint)
 	prefix := keyFingerprint("")
 	c := t.tx.Bucket(bucketMeta).Cursor()
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		name := string(k[len(prefix):])
-		stored, err := t.Fingerprint(name)
+		fp, err := t.Fingerprint(name)
 		if err != nil {
 			return err
 		}
-		if stored != is[name] {
-			return fmt.Errorf("%w: records of backend %s are missing or altered", ErrDamaged, name)
-		}
-		delete(is, name)
+		stored[name] = fp
 	}
-	for name, fp := range is {
-		if fp != (hostport.Fingerprint{}) {
-			return fmt.Errorf("%w: records of backend %s have no fingerprint", ErrDamaged, name)
+	for name := range is {
+		stored[name] = stored[name] // none is zero
+	}
+	for name, fp := range stored {
+		if fp != is[name] {
+			return fmt.Errorf("%w: records of backend %s are missing or altered", ErrDamaged, name)
 		}
 	}
 	return nil
