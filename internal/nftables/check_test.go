@@ -231,7 +231,7 @@ func readable(a *hostport.Attachment) *hostport.Attachment {
 		}
 		var single []string
 		for _, c := range cs {
-			single = append(single, c.String())
+			single = append(single, c.text)
 		}
 		*texts = single
 	}

@@ -1,12 +1,17 @@
 package nftables
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -15,24 +20,16 @@ import (
 // few forms that make sense here. What portmap hands to nft as it is, is
 // translated, so that no text of a configuration can become another rule.
 type condition struct {
-	field   field
+	// text is the condition as nft would read it. It has no quotes, so that it can
+	// stand in a comment.
+	text string
+	// values are the matches of which one must hold, or none if it is negated.
 	negated bool
-	nets    []netip.Prefix // of saddr and daddr: any of them
-	names   []string       // of iifname: any of them; a trailing * is a wildcard
-	value   uint32         // of mark
-	mask    uint32
+	values  []value
 }
 
-type field int
-
-const (
-	fieldSource field = iota
-	fieldDestination
-	fieldInterface
-	fieldMark
-)
-
-const knownMatches = "ip saddr, ip daddr, ip6 saddr, ip6 daddr, iifname, meta mark"
+// value matches one value, or any other, by how it compares.
+type value func(compare func([]byte) *expr.Cmp) []expr.Any
 
 // parseConditions reads an attachment's conditions for packets of family f.
 // They are whole matches, one or more to a text, or as portmap takes them, one
@@ -75,7 +72,7 @@ func parseMatches(text string, f hostport.Family) ([]condition, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(c.String()) > maxComment {
+		if len(c.text) > maxComment {
 			return nil, fmt.Errorf("a match of more than %d characters: name a wider network", maxComment)
 		}
 		out = append(out, c)
@@ -128,55 +125,51 @@ func (p *parser) take(words ...string) bool {
 }
 
 func (p *parser) condition() (condition, error) {
-	switch t := p.next(); t {
-	case "ip", "ip6":
-		if (t == "ip") != (p.family == hostport.IPv4) {
-			return condition{}, fmt.Errorf("%s does not match packets of %s", t, p.family)
-		}
-		return p.address()
-	case "meta":
-		switch t := p.next(); t {
-		case "iifname":
-			return p.iface()
-		case "mark":
-			return p.mark()
-		default:
-			return condition{}, fmt.Errorf("unknown match %q (known: %s)", "meta "+t, knownMatches)
-		}
-	case "iifname":
+	t := p.next()
+	meta := t == "meta"
+	if meta {
+		t = p.next()
+	}
+	switch {
+	case t == "iifname":
 		return p.iface()
-	case "mark":
+	case t == "mark":
 		return p.mark()
+	case meta:
+		return condition{}, unknownMatch("meta " + t)
+	case t != "ip" && t != "ip6":
+		return condition{}, unknownMatch(t)
+	case (t == "ip") != (p.family == hostport.IPv4):
+		return condition{}, fmt.Errorf("%s does not match packets of %s", t, p.family)
 	default:
-		return condition{}, fmt.Errorf("unknown match %q (known: %s)", t, knownMatches)
+		return p.address(t)
 	}
 }
 
-func (p *parser) address() (condition, error) {
-	c := condition{field: fieldSource}
-	switch t := p.next(); t {
-	case "saddr":
-	case "daddr":
-		c.field = fieldDestination
-	default:
-		return condition{}, fmt.Errorf("unknown match %q (known: %s)", "ip "+t, knownMatches)
+func unknownMatch(text string) error {
+	return fmt.Errorf("unknown match %q (known: ip saddr, ip daddr, ip6 saddr, ip6 daddr, iifname, meta mark)", text)
+}
+
+func (p *parser) address(protocol string) (condition, error) {
+	side := p.next()
+	if side != "saddr" && side != "daddr" {
+		return condition{}, unknownMatch("ip " + side)
 	}
-	c.negated = p.operator()
-	err := p.list(func(t string) error {
+	return p.list(protocol+" "+side, func(t string) (string, value, error) {
 		n, err := parseNet(t)
 		if err != nil {
-			return err
+			return "", nil, err
 		}
 		if hostport.FamilyOf(n.Addr()) != p.family || n.Addr().Is4In6() {
-			return fmt.Errorf("%s is not of %s", n, p.family)
+			return "", nil, fmt.Errorf("%s is not of %s", n, p.family)
 		}
 		if n.Bits() == 0 {
-			return fmt.Errorf("%s is every address: leave the match out", n)
+			return "", nil, fmt.Errorf("%s is every address: leave the match out", n)
 		}
-		c.nets = append(c.nets, n.Masked())
-		return nil
+		return n.Masked().String(), func(compare func([]byte) *expr.Cmp) []expr.Any {
+			return slices.Concat(isFamily(p.family), inNet(n, side == "saddr", compare))
+		}, nil
 	})
-	return c, err
 }
 
 func parseNet(t string) (netip.Prefix, error) {
@@ -195,16 +188,23 @@ func parseNet(t string) (netip.Prefix, error) {
 }
 
 func (p *parser) iface() (condition, error) {
-	c := condition{field: fieldInterface, negated: p.operator()}
-	err := p.list(func(t string) error {
+	return p.list("iifname", func(t string) (string, value, error) {
 		name := strings.TrimPrefix(t, `"`)
 		if !validIfname(name) {
-			return fmt.Errorf("%q is not an interface name", name)
+			return "", nil, fmt.Errorf("%q is not an interface name", name)
 		}
-		c.names = append(c.names, name)
-		return nil
+		return name, func(compare func([]byte) *expr.Cmp) []expr.Any {
+			return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg1}, compare(namePattern(name))}
+		}, nil
 	})
-	return c, err
+}
+
+// namePattern returns the name with its final zero, or for a wildcard without.
+func namePattern(name string) []byte {
+	if base, ok := strings.CutSuffix(name, "*"); ok {
+		return []byte(base)
+	}
+	return ifname(name)
 }
 
 // validIfname is narrower than the kernel, which takes nearly any byte.
@@ -224,31 +224,43 @@ func validIfname(name string) bool {
 }
 
 func (p *parser) mark() (condition, error) {
-	c := condition{field: fieldMark, mask: ^uint32(0)}
+	mask := ^uint32(0)
 	masked := p.take("&", "and")
 	var err error
 	if masked {
-		if c.mask, err = parseMark(p.next()); err != nil {
+		if mask, err = parseMark(p.next()); err != nil {
 			return condition{}, err
 		}
 	}
-	c.negated = p.operator()
-	value, mask, slash := strings.Cut(p.next(), "/")
-	if c.value, err = parseMark(value); err != nil {
+	op := p.operator()
+	number, slashMask, slash := strings.Cut(p.next(), "/")
+	mark, err := parseMark(number)
+	if err != nil {
 		return condition{}, err
 	}
 	if slash {
 		if masked {
 			return condition{}, errors.New("two masks on one mark")
 		}
-		if c.mask, err = parseMark(mask); err != nil {
+		if mask, err = parseMark(slashMask); err != nil {
 			return condition{}, err
 		}
 	}
-	if c.mask == 0 || c.value&^c.mask != 0 {
-		return condition{}, fmt.Errorf("no mark is %#x under the mask %#x", c.value, c.mask)
+	if mask == 0 || mark&^mask != 0 {
+		return condition{}, fmt.Errorf("no mark is %#x under the mask %#x", mark, mask)
 	}
-	return c, nil
+	text := fmt.Sprintf("meta mark %s%#x", op, mark)
+	match := []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1}}
+	if mask != ^uint32(0) {
+		text = fmt.Sprintf("meta mark & %#x %s%#x", mask, cmp.Or(op, "== "), mark)
+		match = append(match, &expr.Bitwise{
+			SourceRegister: reg1, DestRegister: reg1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4),
+		})
+	}
+	return condition{text, op != "", []value{func(compare func([]byte) *expr.Cmp) []expr.Any {
+		return append(slices.Clip(match), compare(binaryutil.NativeEndian.PutUint32(mark)))
+	}}}, nil
 }
 
 func parseMark(t string) (uint32, error) {
@@ -259,69 +271,35 @@ func parseMark(t string) (uint32, error) {
 	return uint32(n), nil
 }
 
-func (p *parser) operator() (negated bool) {
+// operator returns "!= " for a negation, else "".
+func (p *parser) operator() string {
 	if p.take("!=", "ne") {
-		return true
+		return "!= "
 	}
 	p.take("==", "eq")
-	return false
+	return ""
 }
 
-// list reads one value, or several in braces.
-func (p *parser) list(add func(string) error) error {
-	if !p.take("{") {
-		return add(p.next())
-	}
-	for {
-		if err := add(p.next()); err != nil {
-			return err
+// list reads what follows the name of a match: one value, or several in braces.
+func (p *parser) list(match string, parse func(string) (string, value, error)) (condition, error) {
+	op := p.operator()
+	c := condition{negated: op != ""}
+	var texts []string
+	braces := p.take("{")
+	for more := true; more; {
+		text, v, err := parse(p.next())
+		if err != nil {
+			return condition{}, err
 		}
-		if p.take("}") {
-			return nil
+		texts, c.values = append(texts, text), append(c.values, v)
+		more = braces && !p.take("}")
+		if more && !p.take(",") {
+			return condition{}, fmt.Errorf("%q where , or } should be", p.next())
 		}
-		if !p.take(",") {
-			return fmt.Errorf("%q where , or } should be", p.next())
-		}
 	}
-}
-
-// String is the condition as nft would read it. It has no quotes, so that it
-// can stand in a comment.
-func (c condition) String() string {
-	op := ""
-	if c.negated {
-		op = "!= "
+	c.text = match + " " + op + texts[0]
+	if len(texts) > 1 {
+		c.text = match + " " + op + "{ " + strings.Join(texts, ", ") + " }"
 	}
-	switch c.field {
-	case fieldInterface:
-		return "iifname " + op + braced(c.names)
-	case fieldMark:
-		if c.mask == ^uint32(0) {
-			return fmt.Sprintf("meta mark %s%#x", op, c.value)
-		}
-		if op == "" {
-			op = "== "
-		}
-		return fmt.Sprintf("meta mark & %#x %s%#x", c.mask, op, c.value)
-	}
-	side := "saddr "
-	if c.field == fieldDestination {
-		side = "daddr "
-	}
-	family := "ip "
-	if c.nets[0].Addr().Is6() {
-		family = "ip6 "
-	}
-	nets := make([]string, len(c.nets))
-	for i, n := range c.nets {
-		nets[i] = n.String()
-	}
-	return family + side + op + braced(nets)
-}
-
-func braced(list []string) string {
-	if len(list) == 1 {
-		return list[0]
-	}
-	return "{ " + strings.Join(list, ", ") + " }"
+	return c, nil
 }

@@ -3,10 +3,7 @@ package nftables
 import (
 	"fmt"
 	"hash/fnv"
-	"slices"
-	"strings"
 
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -60,60 +57,19 @@ func refuse() []expr.Any { return []expr.Any{verdict(expr.VerdictGoto, chainUnma
 // values if it must be any of them, a rule for each if it must be none.
 func (c condition) rules() []rule {
 	var out []rule
-	if values := c.values(); c.negated {
-		for _, match := range values {
+	if c.negated {
+		for _, match := range c.values {
 			out = append(out, newRule(match(equal), refuse()))
 		}
 	} else {
 		var all [][]expr.Any
-		for _, match := range values {
+		for _, match := range c.values {
 			all = append(all, match(unequal))
 		}
 		out = []rule{newRule(append(all, refuse())...)}
 	}
 	for i := range out {
-		out[i].comment = c.String()
+		out[i].comment = c.text
 	}
 	return out
-}
-
-// values returns the matches on each value, given how to compare.
-func (c condition) values() []func(func([]byte) *expr.Cmp) []expr.Any {
-	var out []func(func([]byte) *expr.Cmp) []expr.Any
-	switch c.field {
-	case fieldInterface:
-		for _, name := range c.names {
-			out = append(out, func(compare func([]byte) *expr.Cmp) []expr.Any {
-				return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg1}, compare(namePattern(name))}
-			})
-		}
-	case fieldMark:
-		out = append(out, c.markIs)
-	default:
-		for _, n := range c.nets {
-			out = append(out, func(compare func([]byte) *expr.Cmp) []expr.Any {
-				return slices.Concat(isFamily(hostport.FamilyOf(n.Addr())), inNet(n, c.field == fieldSource, compare))
-			})
-		}
-	}
-	return out
-}
-
-// namePattern returns the name with its final zero, or for a wildcard without.
-func namePattern(name string) []byte {
-	if base, ok := strings.CutSuffix(name, "*"); ok {
-		return []byte(base)
-	}
-	return ifname(name)
-}
-
-func (c condition) markIs(compare func([]byte) *expr.Cmp) []expr.Any {
-	out := []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1}}
-	if c.mask != ^uint32(0) {
-		out = append(out, &expr.Bitwise{
-			SourceRegister: reg1, DestRegister: reg1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(c.mask), Xor: make([]byte, 4),
-		})
-	}
-	return append(out, compare(binaryutil.NativeEndian.PutUint32(c.value)))
 }

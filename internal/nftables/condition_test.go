@@ -41,7 +41,7 @@ func TestParseConditions(t *testing.T) {
 			}
 			var got []string
 			for _, c := range cs {
-				got = append(got, c.String())
+				got = append(got, c.text)
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -65,7 +65,7 @@ func TestParseWordLists(t *testing.T) {
 		}
 		var got []string
 		for _, c := range cs {
-			got = append(got, c.String())
+			got = append(got, c.text)
 		}
 		if diff := cmp.Diff([]string{"ip saddr != { 10.0.0.0/8, 192.0.2.1/32 }", "iifname eth0"}, got); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", texts, diff)
@@ -143,7 +143,7 @@ func FuzzParseConditions(f *testing.F) {
 			return
 		}
 		for _, c := range cs {
-			s := c.String()
+			s := c.text
 			if len(s) > maxComment || strings.ContainsAny(s, "\"\\\n\r\x00\x1b") {
 				t.Errorf("unfit for a comment: %q", s)
 			}
@@ -151,7 +151,7 @@ func FuzzParseConditions(f *testing.F) {
 			if err != nil || len(again) != 1 {
 				t.Fatalf("%q reads back as %d conditions, %v", s, len(again), err)
 			}
-			if diff := cmp.Diff(s, again[0].String()); diff != "" {
+			if diff := cmp.Diff(s, again[0].text); diff != "" {
 				t.Errorf("read back (-want +got):\n%s", diff)
 			}
 			if len(c.rules()) == 0 {
