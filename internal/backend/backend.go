@@ -98,8 +98,8 @@ type Backend interface {
 	// all its attachments: what is missing, what differs, and what is there for
 	// nobody. With none recorded, every rule of the backend's is a difference.
 	Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) ([]Difference, error)
-	// Connections reads the counters of what leads to pods. With an error it returns
-	// what could be read.
+	// Connections counts what the kernel sent to each mapping. With an error it
+	// returns what could be read.
 	Connections(ctx context.Context) ([]Connections, error)
 	// Status reports why the backend cannot be used on this node. Advice are
 	// sentences about what works, but not as well as it could.

@@ -11,7 +11,7 @@ import (
 )
 
 // Connections reads the counters of the rules that translate: table nat sees the
-// first packet of a connection alone. With an error it returns what could be read.
+// first packet of a connection alone.
 func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
 	err = eachFamily(func(f hostport.Family) error {
 		variants, err := b.variants(ctx, f, false)

@@ -10,7 +10,4 @@
 // The text for iptables-restore is made by pure functions, and is written as
 // iptables-save would print it, so that the kernel's rules can be compared as
 // text.
-//
-// The package does not decide who owns a port, keeps no state of its own and sets
-// no sysctl.
 package iptables

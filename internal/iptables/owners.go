@@ -10,11 +10,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Owners reads attachments back from the comments and rules in the kernel, of
-// either variant of iptables and of layout 1 and later: identity, mappings, pod
-// addresses and options. A pod whose clients are not masqueraded by subnet gets
-// an address without its prefix length. With an error, some rules could not be
-// read.
+// Owners reads the rules of either variant of iptables, of layout 1 and later. A
+// pod whose clients are not masqueraded by subnet gets an address without its
+// prefix length.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	found := make(backend.Recovered)
 	err := eachFamily(func(f hostport.Family) error {

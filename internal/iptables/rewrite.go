@@ -13,10 +13,9 @@ import (
 // Another program may commit between the read and the write of a rewrite.
 const rewriteTries = 3
 
-// Rewrite makes the kernel hold the rules of exactly these attachments, in one
-// transaction a table, and then removes the rules of the other variant of
-// iptables. Where that has no tools on the PATH, it logs a warning. Rules of
-// other programs are neither moved nor removed. seen is always "".
+// Rewrite writes in one transaction a table, and then removes the rules of the
+// other variant of iptables. Where that has no tools on the PATH, it logs a
+// warning. Rules of other programs are neither moved nor removed. seen is always "".
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (seen string, err error) {
 	return "", eachFamily(func(f hostport.Family) error {
 		variants, err := b.variants(ctx, f, uses(f, all))

@@ -93,10 +93,9 @@ func (b *Backend) drift(ctx context.Context, p plan, err error) error {
 	return fmt.Errorf("%w: %w", backend.ErrDrift, err)
 }
 
-// Rewrite makes the table hold the rules of exactly these attachments, in one
-// transaction, and removes it if there are none. A table that is right already
-// is left alone, with its counters. Of an attachment whose conditions cannot be
-// read, the ports are not mapped for anyone.
+// Rewrite replaces the table in one transaction. One that is right already is left
+// alone, with its counters. Of an attachment whose conditions cannot be read, the
+// ports are not mapped for anyone.
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint) (string, error) {
 	for _, d := range unreadable(all...) {
 		b.log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
@@ -115,9 +114,9 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 
 // send sends one transaction, to generation g of the ruleset unless that is 0.
 func (b *Backend) send(build func(*batch), g uint32) error {
-	conn, err := nftables.New(b.options()...)
+	conn, err := b.conn()
 	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
+		return err
 	}
 	t := newBatch(conn, tableName)
 	build(t)
@@ -134,15 +133,20 @@ func (b *Backend) send(build func(*batch), g uint32) error {
 	return nil
 }
 
-func (b *Backend) options() []nftables.ConnOption {
+// conn returns a connection of the library's.
+func (b *Backend) conn() (*nftables.Conn, error) {
 	opts := []nftables.ConnOption{nftables.WithNetNSFd(b.netns)}
 	if b.dial != nil {
 		opts = append(opts, nftables.WithTestDial(b.dial))
 	}
-	return opts
+	conn, err := nftables.New(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", explain(err))
+	}
+	return conn, nil
 }
 
-// open returns a connection for reading.
+// open returns a connection for our own listings.
 func (b *Backend) open() (*netlink.Conn, error) {
 	if b.dial != nil {
 		return nltest.Dial(b.dial), nil

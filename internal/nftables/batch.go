@@ -86,7 +86,7 @@ func (b *batch) eachSet(es []element, do func(*nftables.Set, []nftables.SetEleme
 func (e element) message() nftables.SetElement {
 	m := nftables.SetElement{Key: []byte(e.key), Val: []byte(e.value), Comment: e.comment}
 	if e.jump != "" {
-		m.VerdictData = verdict(expr.VerdictJump, e.jump)
+		m.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: e.jump}
 	}
 	return m
 }

@@ -13,10 +13,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Check compares the table with what these attachments and the base need: the
-// rules, the declarations, and each element with its value and owner. An
-// element that names one of them as its owner and is not theirs counts too;
-// those of others do not.
+// Check compares the table with what these attachments and the base need. An
+// element that names one of them as its owner and is not theirs counts too.
 func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, _ hostport.Fingerprint) ([]backend.Difference, error) {
 	return b.compare(ctx, some, false)
 }

@@ -3,6 +3,7 @@ package nftables
 import (
 	"cmp"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,7 +121,7 @@ func (c clientSet) rule() rule {
 	} else {
 		match = append(match, loadSource(f, reg1))
 		if c.bits < addrBits(f) {
-			match = append(match, mask(f, c.bits))
+			match = append(match, mask(net.CIDRMask(c.bits, addrBits(f))))
 		}
 		match = append(match, loadDestination(f, reg32(words(f))))
 	}

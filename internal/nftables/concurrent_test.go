@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/nftables"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -79,7 +78,7 @@ func TestForeignCommits(t *testing.T) {
 
 // foreignCommit is one transaction of somebody else's.
 func (w *world) foreignCommit() error {
-	conn, err := nftables.New(w.backend().options()...)
+	conn, err := w.backend().conn()
 	if err != nil {
 		return err
 	}

@@ -224,11 +224,11 @@ func validIfname(name string) bool {
 }
 
 func (p *parser) mark() (condition, error) {
-	mask := ^uint32(0)
+	bits := ^uint32(0)
 	masked := p.take("&", "and")
 	var err error
 	if masked {
-		if mask, err = parseMark(p.next()); err != nil {
+		if bits, err = parseMark(p.next()); err != nil {
 			return condition{}, err
 		}
 	}
@@ -242,21 +242,18 @@ func (p *parser) mark() (condition, error) {
 		if masked {
 			return condition{}, errors.New("two masks on one mark")
 		}
-		if mask, err = parseMark(slashMask); err != nil {
+		if bits, err = parseMark(slashMask); err != nil {
 			return condition{}, err
 		}
 	}
-	if mask == 0 || mark&^mask != 0 {
-		return condition{}, fmt.Errorf("no mark is %#x under the mask %#x", mark, mask)
+	if bits == 0 || mark&^bits != 0 {
+		return condition{}, fmt.Errorf("no mark is %#x under the mask %#x", mark, bits)
 	}
 	text := fmt.Sprintf("meta mark %s%#x", op, mark)
 	match := []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1}}
-	if mask != ^uint32(0) {
-		text = fmt.Sprintf("meta mark & %#x %s%#x", mask, cmp.Or(op, "== "), mark)
-		match = append(match, &expr.Bitwise{
-			SourceRegister: reg1, DestRegister: reg1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4),
-		})
+	if bits != ^uint32(0) {
+		text = fmt.Sprintf("meta mark & %#x %s%#x", bits, cmp.Or(op, "== "), mark)
+		match = append(match, mask(binaryutil.NativeEndian.PutUint32(bits)))
 	}
 	return condition{text, op != "", []value{func(compare func([]byte) *expr.Cmp) []expr.Any {
 		return append(slices.Clip(match), compare(binaryutil.NativeEndian.PutUint32(mark)))

@@ -51,7 +51,7 @@ func conditionRules(texts []string, f hostport.Family) []rule {
 	return out
 }
 
-func refuse() []expr.Any { return []expr.Any{verdict(expr.VerdictGoto, chainUnmapped)} }
+func refuse() []expr.Any { return verdict(expr.VerdictGoto, chainUnmapped) }
 
 // rules refuse the packets that do not meet the condition: one rule with all
 // values if it must be any of them, a rule for each if it must be none.

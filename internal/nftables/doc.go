@@ -12,6 +12,5 @@
 // a shared and crowded space, and a packet that was masqueraded by mistake has
 // lost its client's address for good.
 //
-// The package starts no process and keeps nothing between calls. It does not decide who owns a port, does not touch conntrack entries
-// and sets no sysctl.
+// The package starts no process and keeps nothing between calls.
 package nftables

@@ -17,6 +17,7 @@ type element struct {
 	value   string // bytes; "" in sets and verdict maps
 	jump    string // the chain, in verdict maps
 	comment string
+	packets uint64 // that met it, as it was read
 }
 
 // id tells elements apart: the kernel knows them by set and key.

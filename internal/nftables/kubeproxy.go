@@ -17,9 +17,9 @@ const kubeProxyTable = "kube-proxy"
 func (b *Backend) KubeProxy(ctx context.Context) (bool, error) {
 	found := false
 	err := retry(ctx, func() error {
-		conn, err := nftables.New(b.options()...)
+		conn, err := b.conn()
 		if err != nil {
-			return fmt.Errorf("open netlink: %w", err)
+			return err
 		}
 		for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
 			_, err := conn.ListTableOfFamily(kubeProxyTable, family)

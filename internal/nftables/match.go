@@ -78,10 +78,9 @@ func loadPort(n uint32) []expr.Any {
 	}
 }
 
-// mask keeps the first bits of what the first register holds of an address.
-func mask(f hostport.Family, bits int) *expr.Bitwise {
-	n := words(f) * 4
-	return &expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: n, Mask: net.CIDRMask(bits, addrBits(f)), Xor: make([]byte, n)}
+// mask keeps some bits of what the first register holds.
+func mask(bits []byte) *expr.Bitwise {
+	return &expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: uint32(len(bits)), Mask: bits, Xor: make([]byte, len(bits))}
 }
 
 // inNet compares an address with a prefix. Where the prefix ends on a byte,
@@ -93,7 +92,7 @@ func inNet(p netip.Prefix, source bool, compare func([]byte) *expr.Cmp) []expr.A
 		n := p.Bits() / 8
 		return []expr.Any{loadAddr(f, source, uint32(n), reg1), compare(network[:n])}
 	}
-	return []expr.Any{loadAddr(f, source, words(f)*4, reg1), mask(f, p.Bits()), compare(network)}
+	return []expr.Any{loadAddr(f, source, words(f)*4, reg1), mask(net.CIDRMask(p.Bits(), addrBits(f))), compare(network)}
 }
 
 // ifname is an interface name as the kernel compares it.
@@ -124,7 +123,7 @@ func setLabel(bit int) []expr.Any {
 func hasLabel(bit int) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeyLABELS, Register: reg1},
-		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 16, Mask: label(bit), Xor: make([]byte, 16)},
+		mask(label(bit)),
 		unequal(make([]byte, 16)),
 	}
 }
@@ -134,32 +133,21 @@ func isTranslated() []expr.Any {
 	const ipsDstNAT = 1 << 5 // IPS_DST_NAT of nf_conntrack_common.h
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATUS, Register: reg1},
-		&expr.Bitwise{
-			SourceRegister: reg1, DestRegister: reg1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(ipsDstNAT), Xor: make([]byte, 4),
-		},
+		mask(binaryutil.NativeEndian.PutUint32(ipsDstNAT)),
 		unequal(make([]byte, 4)),
 	}
 }
 
-// isLocal matches packets to an address of the node.
-func isLocal() []expr.Any {
+// isLocal matches packets to an address of the node, by the main tables of routes.
+// With input, it matches those to an address of the interface that they come by:
+// where that is in a VRF, its addresses are in the VRF's table alone.
+func isLocal(input bool) []expr.Any {
 	return []expr.Any{
-		&expr.Fib{Register: reg1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Fib{Register: reg1, FlagDADDR: true, FlagIIF: input, ResultADDRTYPE: true},
 		equal(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)),
 	}
 }
 
-// isLocalToInput matches packets to an address of the interface that they come by.
-// Those of an interface in a VRF are in the VRF's table of routes alone, and
-// isLocal asks the main ones.
-func isLocalToInput() []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: reg1, FlagDADDR: true, FlagIIF: true, ResultADDRTYPE: true},
-		equal(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)),
-	}
-}
-
-func verdict(kind expr.VerdictKind, chain string) *expr.Verdict {
-	return &expr.Verdict{Kind: kind, Chain: chain}
+func verdict(kind expr.VerdictKind, chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}
 }

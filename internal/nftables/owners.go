@@ -10,13 +10,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Owners reads the attachments back from the table, of this layout or of layout
-// 1: owners from the comments, mappings and pod addresses from the maps, the
-// prefix length and who is masqueraded from the sets of clients, conditions
-// from the comments of their rules. Without masquerading the prefix length is
-// not in the kernel and is given as that of one host. The sandbox's path and
-// the time are not there either. Elements that name no owner are left out.
-// With an error it returns what could be read.
+// Owners reads the table, of layout 1 and later: mappings and pod addresses from
+// the maps, the prefix length and who is masqueraded from the sets of clients,
+// conditions from the comments of their rules. Without masquerading, a pod gets an
+// address without its prefix length.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	have, err := b.snapshot(ctx)
 	found := make(backend.Recovered)

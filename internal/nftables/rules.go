@@ -89,8 +89,8 @@ func addrType(f hostport.Family) nftables.SetDatatype {
 // chains returns all chains but those of the attachments' own conditions, each
 // after the chains that it leads to.
 func chains(clients clientSets) []chain {
-	jump := []expr.Any{verdict(expr.VerdictJump, chainHostports)}
-	toHostports := newRule(isLocal(), jump)
+	jump := verdict(expr.VerdictJump, chainHostports)
+	toHostports := newRule(isLocal(false), jump)
 	return []chain{
 		{name: chainGuard, hook: at(nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw), rules: []rule{
 			fromLoopbackNet(false), fromLoopbackNet(true),
@@ -98,20 +98,20 @@ func chains(clients clientSets) []chain {
 		{name: chainUnmapped, rules: []rule{
 			// The verdict ends this table's chain, from however deep; chains of
 			// others at the same hook still see the packet.
-			newRule(setLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictAccept, "")}),
+			newRule(setLabel(labelUnmapped), verdict(expr.VerdictAccept, "")),
 		}},
 		hostports(),
 		{name: chainPrerouting, hook: at(nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT), rules: []rule{
 			toHostports,
-			newRule(isLocalToInput(), jump), // not reached by what the first has sent there
+			newRule(isLocal(true), jump), // not reached by what the first has sent there
 		}},
 		{name: chainOutput, hook: at(nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT), rules: []rule{
 			notFromIPv6Loopback(), toHostports,
 		}},
 		clients.chain(),
 		{name: chainPostrouting, hook: at(nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT), rules: []rule{
-			newRule(isTranslated(), hasLabel(labelUnmapped), []expr.Any{verdict(expr.VerdictReturn, "")}),
-			newRule(isTranslated(), hasLabel(labelSeen), []expr.Any{verdict(expr.VerdictJump, chainClients)}),
+			newRule(isTranslated(), hasLabel(labelUnmapped), verdict(expr.VerdictReturn, "")),
+			newRule(isTranslated(), hasLabel(labelSeen), verdict(expr.VerdictJump, chainClients)),
 		}},
 	}
 }
@@ -125,7 +125,7 @@ func fromLoopbackNet(source bool) rule {
 	return newRule(
 		[]expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg1}, unequal(ifname("lo"))},
 		isFamily(hostport.IPv4), inNet(loopback, source, equal),
-		[]expr.Any{verdict(expr.VerdictDrop, "")})
+		verdict(expr.VerdictDrop, ""))
 }
 
 // notFromIPv6Loopback leaves [::1] alone. The kernel has no route_localnet for
@@ -134,7 +134,7 @@ func fromLoopbackNet(source bool) rule {
 func notFromIPv6Loopback() rule {
 	return newRule(isFamily(hostport.IPv6),
 		[]expr.Any{loadDestination(hostport.IPv6, reg1), equal(netip.IPv6Loopback().AsSlice())},
-		[]expr.Any{verdict(expr.VerdictReturn, "")})
+		verdict(expr.VerdictReturn, ""))
 }
 
 // hostports looks the packet up, the specific host IP before the wildcard. A
@@ -156,7 +156,7 @@ func hostports() chain {
 			newRule(loadHost(f), translate(f, hostIP)),
 			newRule(isFamily(f), loadPort(0), translate(f, wildcard)))
 	}
-	c.rules = append(c.rules, newRule([]expr.Any{verdict(expr.VerdictGoto, chainUnmapped)}))
+	c.rules = append(c.rules, newRule(verdict(expr.VerdictGoto, chainUnmapped)))
 	return c
 }
 

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/nftables"
-
 	"github.com/hostport-cni/hostport/internal/backend"
 )
 
@@ -37,7 +35,7 @@ func parseSeen(text string) seen {
 
 // generation asks for the ruleset's generation, 0 if it cannot be told.
 func (b *Backend) generation() uint32 {
-	conn, err := nftables.New(b.options()...)
+	conn, err := b.conn()
 	if err != nil {
 		return 0 // the commit will tell
 	}

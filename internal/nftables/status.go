@@ -33,7 +33,7 @@ func features() []feature {
 	}
 	return []feature{
 		{"nf_tables with family inet", "3.14", "CONFIG_NF_TABLES_INET", func(*batch) {}},
-		{"the fib expression", "4.10", "CONFIG_NFT_FIB_INET", one(isLocal())},
+		{"the fib expression", "4.10", "CONFIG_NFT_FIB_INET", one(isLocal(false))},
 		{"connection tracking labels", "3.16", "CONFIG_NFT_CT and CONFIG_NF_CONNTRACK_LABELS", one(setLabel(labelSeen))},
 		{"NAT in family inet", "5.2", "CONFIG_NFT_NAT", func(b *batch) {
 			b.addChain(chain{name: "nat", hook: at(nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT)})
@@ -104,15 +104,15 @@ func (b *Backend) reason(ctx context.Context, err error) error {
 // which every kernel refuses as busy.
 func (b *Backend) probe(ctx context.Context, f feature) error {
 	err := retry(ctx, func() error {
-		conn, err := nftables.New(b.options()...)
+		conn, err := b.conn()
 		if err != nil {
-			return fmt.Errorf("open netlink: %w", err)
+			return err
 		}
 		t := newBatch(conn, probeTable)
 		conn.AddTable(t.table)
 		f.use(t)
 		t.addChain(chain{name: "held"})
-		t.addChain(chain{name: "holder", rules: []rule{newRule([]expr.Any{verdict(expr.VerdictJump, "held")})}})
+		t.addChain(chain{name: "holder", rules: []rule{newRule(verdict(expr.VerdictJump, "held"))}})
 		conn.DelChain(&nftables.Chain{Table: t.table, Name: "held"})
 		if t.err != nil {
 			return t.err
