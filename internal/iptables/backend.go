@@ -12,16 +12,13 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// DefaultWait is how long the tools wait for the xtables lock by default.
-const DefaultWait = 30 * time.Second
-
 // workTime is what a tool may take beyond its wait for the lock.
 const workTime = 10 * time.Second
 
 // Options of a Backend. The zero value is usable.
 type Options struct {
-	// Wait is how long the tools wait for the xtables lock, in whole seconds;
-	// zero is DefaultWait. A tool that hangs is killed soon after.
+	// Wait is how long the tools wait for the xtables lock, in whole seconds; zero
+	// is 30. A tool that hangs is killed soon after.
 	Wait time.Duration
 	// Log receives warnings; nil discards them.
 	Log *slog.Logger
@@ -39,7 +36,7 @@ var _ backend.Backend = (*Backend)(nil)
 // New makes a backend.
 func New(o Options) *Backend {
 	if o.Wait <= 0 {
-		o.Wait = DefaultWait
+		o.Wait = 30 * time.Second
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -50,27 +47,26 @@ func New(o Options) *Backend {
 // Apply carries out one change: one iptables-restore process for each family
 // that it touches, both at once. seen is the histories of both.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err error) {
-	texts := make(map[hostport.Family]string)
 	after := historiesBefore(c)
-	for _, f := range hostport.Families() {
+	families := hostport.Families()
+	texts, errs := make([]string, len(families)), make([]error, len(families))
+	for i, f := range families {
 		s, err := changeScripts(f, c, after.of(f))
 		if err != nil {
 			return "", err
 		}
-		if text := s.String(); text != "" {
-			texts[f] = text
-		}
+		texts[i] = s.String()
 	}
-	errs := make([]error, len(hostport.Families()))
 	var wg sync.WaitGroup
-	for i, f := range hostport.Families() {
-		if text := texts[f]; text != "" {
-			wg.Go(func() {
-				if err := b.restore(ctx, command(f)+"-restore", text); err != nil {
-					errs[i] = fmt.Errorf("program %s: %w", f, err)
-				}
-			})
+	for i, f := range families {
+		if texts[i] == "" {
+			continue
 		}
+		wg.Go(func() {
+			if err := b.restore(ctx, command(f)+"-restore", texts[i]); err != nil {
+				errs[i] = fmt.Errorf("program %s: %w", f, err)
+			}
+		})
 	}
 	wg.Wait()
 	return after.String(), errors.Join(errs...)

@@ -20,12 +20,9 @@ func (b *Backend) Validate(o hostport.Options) error {
 			return fmt.Errorf("externalSetMarkChain: %w", err)
 		}
 	}
-	for _, c := range []struct {
-		key   string
-		words []string
-	}{{"conditionsV4", o.ConditionsV4}, {"conditionsV6", o.ConditionsV6}} {
-		if err := validateConditions(c.words); err != nil {
-			return fmt.Errorf("%s: %w", c.key, err)
+	for _, f := range hostport.Families() {
+		if err := validateConditions(o.Conditions(f)); err != nil {
+			return fmt.Errorf("conditionsV%d: %w", f, err)
 		}
 	}
 	return nil

@@ -101,10 +101,6 @@ func (b *batch) addSet(d set) {
 	}
 }
 
-func (b *batch) deleteSet(name string) {
-	b.conn.DelSet(&nftables.Set{Table: b.table, Name: name})
-}
-
 func (b *batch) addChain(c chain) {
 	n := &nftables.Chain{Table: b.table, Name: c.name}
 	if h := c.hook; h != (hook{}) {
@@ -112,10 +108,6 @@ func (b *batch) addChain(c chain) {
 	}
 	b.conn.AddChain(n)
 	b.addRules(c)
-}
-
-func (b *batch) deleteChain(name string) {
-	b.conn.DelChain(&nftables.Chain{Table: b.table, Name: name})
 }
 
 func (b *batch) addRules(c chain) {

@@ -2,11 +2,10 @@ package nftables
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -29,21 +28,14 @@ type clientSet struct {
 }
 
 func (c clientSet) name() string {
-	return "client" + strconv.Itoa(int(c.family)) + "_" + strconv.Itoa(c.bits)
+	return fmt.Sprintf("client%d_%d", uint8(c.family), c.bits)
 }
 
 // parseClientSet reads such a name.
-func parseClientSet(name string) (clientSet, bool) {
-	for _, f := range hostport.Families() {
-		digits, ok := strings.CutPrefix(name, "client"+strconv.Itoa(int(f))+"_")
-		if !ok {
-			continue
-		}
-		bits, err := strconv.Atoi(digits)
-		c := clientSet{f, bits}
-		return c, err == nil && 0 <= bits && bits <= addrBits(f) && c.name() == name
-	}
-	return clientSet{}, false
+func parseClientSet(name string) (c clientSet, ok bool) {
+	_, err := fmt.Sscanf(name, "client%d_%d", &c.family, &c.bits)
+	known := err == nil && slices.Contains(hostport.Families(), c.family) && c.name() == name
+	return c, known && 0 <= c.bits && c.bits <= addrBits(c.family)
 }
 
 func addrBits(f hostport.Family) int {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/google/nftables"
+
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -98,7 +100,7 @@ func (p plan) write(b *batch) {
 	}
 	b.deleteElements(p.remove)
 	for _, c := range p.removeChains {
-		b.deleteChain(c.name)
+		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: c.name})
 	}
 	if p.reshape {
 		p.writeShape(b)
@@ -119,6 +121,6 @@ func (p plan) writeShape(b *batch) {
 	}
 	b.refill(p.after.chain())
 	for _, c := range p.before.without(p.after).sorted() {
-		b.deleteSet(c.name())
+		b.conn.DelSet(&nftables.Set{Table: b.table, Name: c.name()})
 	}
 }

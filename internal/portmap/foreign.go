@@ -16,44 +16,26 @@ type Foreign struct {
 	Where []string
 }
 
-// foreignChains are the chains of table nat by which a program is known.
-// dockershim, gone since Kubernetes 1.24, had the names that CRI-O has.
-var foreignChains = []struct{ program, chain string }{
-	{"CRI-O", "KUBE-HOSTPORTS"},
-	{"Docker", "DOCKER"},
-	{"Podman", "NETAVARK-HOSTPORT-DNAT"},
+// signs are the chains of table nat, and the tables of nf_tables, by which a program
+// is known. dockershim, gone since Kubernetes 1.24, had the chains that CRI-O has.
+var signs = []struct{ program, sign string }{
+	{"CRI-O", "chain KUBE-HOSTPORTS"},
+	{"Docker", "chain DOCKER"},
+	{"Podman", "chain NETAVARK-HOSTPORT-DNAT"},
+	{"CRI-O", "table crio-hostports"},
+	{"CRI-O", "table hostports"},
+	{"Docker", "table docker-bridges"},
+	{"Podman", "table netavark"},
 }
 
-// foreignTables are the same for tables of nf_tables.
-var foreignTables = []struct{ program, table string }{
-	{"CRI-O", "crio-hostports"},
-	{"CRI-O", "hostports"},
-	{"Docker", "docker-bridges"},
-	{"Podman", "netavark"},
-}
-
-// foreign collects what was seen of each program.
+// foreign collects where each program was seen.
 type foreign map[string][]string
 
-func (f foreign) chains(names []string) {
-	for _, c := range foreignChains {
-		if slices.Contains(names, c.chain) {
-			f.add(c.program, "chain "+c.chain)
+func (f foreign) see(sign, where string) {
+	for _, s := range signs {
+		if s.sign == sign && !slices.Contains(f[s.program], where) {
+			f[s.program] = append(f[s.program], where)
 		}
-	}
-}
-
-func (f foreign) table(family, name string) {
-	for _, t := range foreignTables {
-		if t.table == name {
-			f.add(t.program, "table "+family+" "+name)
-		}
-	}
-}
-
-func (f foreign) add(program, where string) {
-	if !slices.Contains(f[program], where) {
-		f[program] = append(f[program], where)
 	}
 }
 

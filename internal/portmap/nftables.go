@@ -64,7 +64,7 @@ func readNftables(others foreign) ([]nftTable, error) {
 	}
 	var out []nftTable
 	for _, t := range all {
-		others.table(familyNames[t.Family], t.Name)
+		others.see("table "+t.Name, "table "+familyNames[t.Family]+" "+t.Name)
 		if t.Name != tableName {
 			continue
 		}

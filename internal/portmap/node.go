@@ -108,7 +108,9 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 			errs = append(errs, fmt.Errorf("read output of %s: %w", tool.Save, err))
 			continue
 		}
-		others.chains(t.chains)
+		for _, chain := range t.chains {
+			others.see("chain "+chain, "chain "+chain)
+		}
 		found.nat = append(found.nat, readTool{tool, t})
 		owners = append(owners, t.owners(tool.Family)...)
 	}

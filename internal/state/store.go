@@ -193,27 +193,16 @@ func (s *Store) settle() error {
 
 // openError tells damage, which is repaired, from failures of the system.
 func openError(path string, err error) error {
-	for _, damage := range []error{ErrDamaged, bolterrors.ErrInvalid, bolterrors.ErrVersionMismatch, bolterrors.ErrChecksum} {
-		if errors.Is(err, damage) {
-			return fmt.Errorf("open %q: %w: %w", path, ErrDamaged, err)
-		}
-	}
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return fmt.Errorf("open %q: %w", path, ErrLocked)
-	}
-	if unreadable(err) {
-		return fmt.Errorf("open %q: %w: %w", path, ErrDamaged, err)
-	}
-	return fmt.Errorf("open %q: %w", path, err)
-}
-
-// unreadable reports whether err is bbolt's own about the file's contents, and
-// not one of the operating system.
-func unreadable(err error) bool {
 	var pe *os.PathError
 	var se *os.SyscallError
 	var no interface{ Temporary() bool } // syscall.Errno
-	return !errors.As(err, &pe) && !errors.As(err, &se) && !errors.As(err, &no)
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		err = ErrLocked
+	case errors.Is(err, ErrDamaged), !errors.As(err, &pe) && !errors.As(err, &se) && !errors.As(err, &no):
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return fmt.Errorf("open %q: %w", path, err)
 }
 
 // patience is how long one transaction may take. Milliseconds are usual, and a
