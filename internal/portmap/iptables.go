@@ -59,15 +59,14 @@ func parseNat(save string) (natTable, error) {
 	return t, err
 }
 
-// owners returns the containers that have a chain, in the order of the chains.
-func (t natTable) owners(f hostport.Family) []*owner {
-	var out []*owner
+// tell adds the containers that have a chain, in the order of the chains.
+func (t natTable) tell(all *owners, f hostport.Family) {
 	bit := t.markBit()
 	for _, chain := range t.chains {
 		if !strings.HasPrefix(chain, ownerPrefix) {
 			continue
 		}
-		o := &owner{chain: chain, backend: backend.Iptables, options: hostport.Options{MarkMasqBit: bit}}
+		o := all.get(owner{chain: chain, backend: backend.Iptables, options: hostport.Options{MarkMasqBit: bit}})
 		for _, r := range t.rules[dnatChain] {
 			if r.Target == chain {
 				o.enter(f, r.Fields)
@@ -76,9 +75,7 @@ func (t natTable) owners(f hostport.Family) []*owner {
 		for _, r := range t.rules[chain] {
 			o.read(r.Fields)
 		}
-		out = append(out, o)
 	}
-	return out
 }
 
 // markBit returns the bit that portmap's shared chain sets.

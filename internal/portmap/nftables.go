@@ -180,30 +180,22 @@ func compare(fw *hostport.Forward, f hostport.Family, loaded expr.Any, data []by
 	}
 }
 
-// owners returns the containers that rules name, in the rules' order.
-func (t nftTable) owners() []*owner {
-	var out []*owner
-	at := map[string]*owner{}
+// tell adds the containers that rules name, in the rules' order.
+func (t nftTable) tell(all *owners) {
 	for _, r := range t.rules {
 		if r.containerID == "" {
 			continue
 		}
-		o := at[r.containerID]
-		if o == nil {
-			o = &owner{
-				containerID: r.containerID, backend: backend.Nftables,
-				options: hostport.Options{MarkMasqBit: netconf.DefaultMarkMasqBit},
-			}
-			at[r.containerID] = o
-			out = append(out, o)
-		}
+		o := all.get(owner{
+			containerID: r.containerID, backend: backend.Nftables,
+			options: hostport.Options{MarkMasqBit: netconf.DefaultMarkMasqBit},
+		})
 		if r.forward.To.IsValid() {
 			o.forwards = append(o.forwards, r.forward)
 		} else {
 			o.options.SNAT = true
 		}
 	}
-	return out
 }
 
 // remove deletes the rules of the containers for which gone returns true, in one

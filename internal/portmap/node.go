@@ -96,7 +96,7 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 	errs := []error{err}
 	others := foreign{}
 	found := &Found{}
-	var owners []*owner
+	var all owners
 	for _, tool := range n.Tools {
 		save, err := n.Run(ctx, tool.Save, "")
 		if err != nil {
@@ -112,42 +112,21 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 			others.see("chain "+chain, "chain "+chain)
 		}
 		found.nat = append(found.nat, readTool{tool, t})
-		owners = append(owners, t.owners(tool.Family)...)
+		t.tell(&all, tool.Family)
 	}
 	found.tables, err = readNftables(others)
 	errs = append(errs, err)
 	for _, t := range found.tables {
-		owners = append(owners, t.owners()...)
+		t.tell(&all)
 	}
-	found.Served = serve(cache, merge(owners))
+	found.Served = serve(cache, all)
 	found.Foreign = others.list()
 	return found, errors.Join(errs...)
 }
 
-// merge makes one owner of those that both families, or both variants of
-// iptables, tell of.
-func merge(owners []*owner) []*owner {
-	type key struct{ backend, chain, containerID string }
-	at := map[key]*owner{}
-	var out []*owner
-	for _, o := range owners {
-		k := key{o.backend, o.chain, ""}
-		if o.chain == "" {
-			k.containerID = o.containerID
-		}
-		if at[k] == nil {
-			at[k] = o
-			out = append(out, o)
-			continue
-		}
-		at[k].merge(o)
-	}
-	return out
-}
-
 // serve puts together what the cache and the rules tell. The cache is believed
 // in all that it tells.
-func serve(cache []Cached, owners []*owner) []*Served {
+func serve(cache []Cached, owners owners) []*Served {
 	var out []*Served
 	known := map[*owner]bool{}
 	for _, c := range cache {

@@ -22,6 +22,22 @@ type owner struct {
 	subnets []netip.Prefix
 }
 
+// owners are those that rules tell of: one where both families, or both variants of
+// iptables, do.
+type owners []*owner
+
+// get returns the owner of the same chain, or of the same container where rules
+// have none: o itself if that is new.
+func (all *owners) get(o owner) *owner {
+	for _, x := range *all {
+		if x.backend == o.backend && x.chain == o.chain && (o.chain != "" || x.containerID == o.containerID) {
+			return x
+		}
+	}
+	*all = append(*all, &o)
+	return &o
+}
+
 // attachment returns what an attachment of the owner would be. The interface,
 // the sandbox and the pod are not in the rules.
 func (o *owner) attachment() *hostport.Attachment {
@@ -83,22 +99,4 @@ func (o *owner) mappings() []hostport.Mapping {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.HostPort, b.HostPort), a.HostIP.Compare(b.HostIP))
 	})
 	return out
-}
-
-// merge adds what the rules of the other family, or of the other variant, tell.
-func (o *owner) merge(x *owner) {
-	o.containerID = cmp.Or(o.containerID, x.containerID)
-	o.network = cmp.Or(o.network, x.network)
-	o.forwards = append(o.forwards, x.forwards...)
-	o.subnets = append(o.subnets, x.subnets...)
-	a, b := &o.options, x.options
-	a.SNAT = a.SNAT || b.SNAT
-	a.MasqueradeAll = a.MasqueradeAll || b.MasqueradeAll
-	a.ExternalSetMarkChain = cmp.Or(a.ExternalSetMarkChain, b.ExternalSetMarkChain)
-	if len(a.ConditionsV4) == 0 {
-		a.ConditionsV4 = b.ConditionsV4
-	}
-	if len(a.ConditionsV6) == 0 {
-		a.ConditionsV6 = b.ConditionsV6
-	}
 }
