@@ -51,6 +51,10 @@ func (b *batch) rewrite(all []*hostport.Attachment) {
 // create makes the table with its base, and fails if there is one.
 func (b *batch) create(clients clientSets) {
 	b.conn.CreateTable(b.table)
+	b.addBase(clients)
+}
+
+func (b *batch) addBase(clients clientSets) {
 	for _, d := range sets(clients) {
 		b.addSet(d)
 	}

@@ -33,11 +33,10 @@ func newPlan(c backend.Change) (plan, error) {
 		first: c.Before == hostport.Fingerprint{}, last: c.After == hostport.Fingerprint{},
 		before: clientSetsOf(c.Remove), after: clientSetsOf(c.Add),
 	}
-	p.remove, p.add, p.keep = split(elements(c.Remove...), elements(c.Add...),
-		func(x, y element) bool { return x == y }, element.id)
+	p.remove, p.add, p.keep = split(elements(c.Remove...), elements(c.Add...), func(e element) element { return e })
 	// The name of a chain of conditions stands for its rules.
 	p.removeChains, p.addChains, p.keepChains = split(conditionChains(c.Remove...), conditionChains(c.Add...),
-		func(chain, chain) bool { return true }, func(c chain) string { return c.name })
+		func(c chain) string { return c.name })
 	changed := p.before.without(p.after).union(p.after.without(p.before))
 	if p.first || p.last || len(changed) == 0 {
 		return p, nil
@@ -55,27 +54,22 @@ func newPlan(c backend.Change) (plan, error) {
 	return p, nil
 }
 
-// split compares what is before a change and after it. What is the same on both
-// sides is to be left in place, with its counters.
-func split[T any](before, after []T, same func(x, y T) bool, id func(T) string) (remove, add, keep []T) {
-	had := make(map[string]T, len(before))
+// split compares what is before a change and after it. What has the same identity
+// on both sides is to be left in place, with its counters.
+func split[T any, ID comparable](before, after []T, id func(T) ID) (remove, add, keep []T) {
+	had := make(map[ID]bool, len(before))
 	for _, x := range before {
-		had[id(x)] = x
+		had[id(x)] = true
 	}
-	for _, y := range after {
-		if x, ok := had[id(y)]; ok && same(x, y) {
-			keep = append(keep, y)
-			delete(had, id(y))
+	for _, x := range after {
+		if had[id(x)] {
+			keep = append(keep, x)
+			delete(had, id(x))
 		} else {
-			add = append(add, y)
+			add = append(add, x)
 		}
 	}
-	for _, x := range before {
-		if _, ok := had[id(x)]; ok {
-			remove = append(remove, x)
-		}
-	}
-	return remove, add, keep
+	return slices.DeleteFunc(before, func(x T) bool { return !had[id(x)] }), add, keep
 }
 
 // empty reports that neither side has rules: a batch without messages is not
