@@ -101,7 +101,7 @@ func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference
 	if !state.Exists(n.Dir) {
 		return n.auditUnrecorded(ctx)
 	}
-	err = n.read(ctx, func(s *session) error {
+	err = n.with(ctx, func(s *session) error {
 		checked, differences = 0, nil
 		all, err := s.snapshot(nil)
 		if err != nil {

@@ -25,7 +25,7 @@ func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) boo
 	if !state.Exists(n.Dir) {
 		return nil, nil
 	}
-	err = n.read(ctx, func(s *session) error {
+	err = n.with(ctx, func(s *session) error {
 		all, err := s.records()
 		if err != nil {
 			return err

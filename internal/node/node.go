@@ -151,38 +151,32 @@ func (s *session) look() error {
 	return s.Update(func(tx *state.Tx) error { return tx.SetView(state.View(own)) })
 }
 
-// read runs fn on the state as it is recorded. It needs no kernel.
-func (n *Node) read(ctx context.Context, fn func(*session) error) error {
-	return n.with(ctx, fn, func(context.Context, *session) error { return nil })
-}
-
 // change runs fn on the state after anything that an earlier call left
 // unfinished was recovered.
 func (n *Node) change(ctx context.Context, fn func(*session) error) error {
-	return n.with(ctx, fn, func(ctx context.Context, s *session) error { return s.recover(ctx) })
+	return n.with(ctx, func(s *session) error {
+		if err := s.recover(ctx); err != nil {
+			return err
+		}
+		return fn(s)
+	})
 }
 
-// with opens the state, prepares it and runs fn on it. If the state turns out
-// to be damaged only while it is read, it is replaced and all is done once
-// more.
-func (n *Node) with(ctx context.Context, fn func(*session) error, prepare func(context.Context, *session) error) error {
+// with runs fn on the state as it is recorded. If that turns out to be damaged
+// only while it is read, it is replaced and fn is run once more.
+func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 	s, err := n.open(ctx)
 	if err != nil {
 		return err
 	}
-	run := func() error {
-		if err := prepare(ctx, s); err != nil {
-			return err
-		}
-		return fn(s)
-	}
-	err = run()
+	err = fn(s)
 	if errors.Is(err, state.ErrDamaged) && !n.Guest {
 		n.Log.Warn("state file is damaged and is rebuilt from the kernel", "reason", err)
 		if err = s.Rebuild(); err == nil {
-			if err = s.look(); err == nil {
-				err = run()
-			}
+			err = s.look()
+		}
+		if err == nil {
+			err = fn(s)
 		}
 	}
 	return errors.Join(err, s.Close())

@@ -46,11 +46,15 @@ func (n *Node) Heal(ctx context.Context, names []string) error {
 	if !state.Exists(n.Dir) {
 		return nil
 	}
-	return n.with(ctx, func(s *session) error { return s.resync(ctx) }, func(_ context.Context, s *session) error {
-		return s.Update(func(tx *state.Tx) error {
+	return n.with(ctx, func(s *session) error {
+		err := s.Update(func(tx *state.Tx) error {
 			pending, err := tx.Pending()
 			return errors.Join(err, mark(tx, pending, names, nil))
 		})
+		if err != nil {
+			return err
+		}
+		return s.resync(ctx)
 	})
 }
 
@@ -60,7 +64,7 @@ func (n *Node) List(ctx context.Context) (all []*hostport.Attachment, err error)
 	if !state.Exists(n.Dir) {
 		return nil, &NoStateError{Dir: n.Dir}
 	}
-	err = n.read(ctx, func(s *session) error {
+	err = n.with(ctx, func(s *session) error {
 		all, err = s.records()
 		return err
 	})

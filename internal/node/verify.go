@@ -49,7 +49,7 @@ func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, e
 	if !state.Exists(n.Dir) {
 		return &Snapshot{}, nil
 	}
-	err = n.read(ctx, func(s *session) error {
+	err = n.with(ctx, func(s *session) error {
 		out, err = s.snapshot(before)
 		return err
 	})
