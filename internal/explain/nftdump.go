@@ -125,7 +125,7 @@ func (n *nftTables) readRules(t *table) error {
 			return
 		}
 		r := &nftRule{family: t.number, raw: as.Nested(unix.NFTA_RULE_EXPRESSIONS), sets: n.sets[t]}
-		r.comment, _ = userdata.GetString(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
+		r.comment = nftables.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
 		c.rules = append(c.rules, r)
 		c.handles = append(c.handles, as.Uint64(unix.NFTA_RULE_HANDLE))
 	})

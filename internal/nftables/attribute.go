@@ -70,8 +70,9 @@ func cString(b []byte) string {
 	return string(text)
 }
 
-// comment finds a comment in the data that user space attaches to an object.
-func comment(data []byte, kind userdata.Type) string {
+// Comment finds a comment in the data that user space attaches to an object. Unlike
+// the library's function it takes any bytes.
+func Comment(data []byte, kind userdata.Type) string {
 	for len(data) >= 2 {
 		n := 2 + int(data[1])
 		if n > len(data) {

@@ -24,7 +24,7 @@ func FuzzAttributes(f *testing.F) {
 			t.Errorf("%d attributes in %d bytes", n, len(b))
 		}
 		_ = decodeExpr(b)
-		_ = comment(b, userdata.TypeComment)
+		_ = Comment(b, userdata.TypeComment)
 		for _, set := range []string{mapV4, mapV6, mapV4HostIP, mapV6HostIP, mapCond4, "client4_24", "client6_0", "other"} {
 			e := decodeElement(set, b)
 			if e.String() == "" {

@@ -116,7 +116,7 @@ func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 		if as.Text(unix.NFTA_RULE_TABLE) != tableName {
 			return
 		}
-		r := rule{comment: comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
+		r := rule{comment: Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
 		for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
 			r.exprs = append(r.exprs, decodeExpr(e))
 		}
@@ -209,7 +209,7 @@ func decodeElement(set string, as Attributes) element {
 		key:     string(as.Nested(unix.NFTA_SET_ELEM_KEY).Get(unix.NFTA_DATA_VALUE)),
 		value:   string(data.Get(unix.NFTA_DATA_VALUE)),
 		jump:    data.Nested(unix.NFTA_DATA_VERDICT).Text(unix.NFTA_VERDICT_CHAIN),
-		comment: comment(as.Get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
+		comment: Comment(as.Get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
 		packets: as.Nested(unix.NFTA_SET_ELEM_EXPR).Nested(unix.NFTA_EXPR_DATA).Uint64(unix.NFTA_COUNTER_PACKETS),
 	}
 }

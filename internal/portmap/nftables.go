@@ -1,19 +1,22 @@
 package portmap
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/netconf"
+	nft "github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -40,87 +43,69 @@ type nftRule struct {
 	forward hostport.Forward
 }
 
-// nftFamily returns the family of portmap's table for f.
-func nftFamily(f hostport.Family) nftables.TableFamily {
-	if f == hostport.IPv6 {
-		return nftables.TableFamilyIPv6
-	}
-	return nftables.TableFamilyIPv4
-}
-
-// readNftables reads portmap's tables in the calling thread's network
-// namespace, and tells others which tables there are.
-func readNftables(others foreign) ([]nftTable, error) {
-	conn, err := nftables.New()
+// readNftables reads portmap's tables in the calling thread's network namespace, and
+// tells others which tables there are. A kernel without nf_tables has none.
+func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open nf_tables: %w", err)
 	}
-	all, err := again(conn.ListTables)
+	defer conn.Close()
+	var out []nftTable
+	err = nft.List(ctx, conn, unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, nil, func(family byte, as nft.Attributes) {
+		name := as.Text(unix.NFTA_TABLE_NAME)
+		others.see("table "+name, "table "+familyNames[family]+" "+name)
+		for _, f := range hostport.Families() {
+			if name == tableName && family == nfproto(f) {
+				out = append(out, nftTable{family: f})
+			}
+		}
+	})
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, nil // a kernel without nf_tables
+		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list tables of nf_tables: %w", err)
 	}
-	var out []nftTable
-	for _, t := range all {
-		others.see("table "+t.Name, "table "+familyNames[t.Family]+" "+t.Name)
-		if t.Name != tableName {
-			continue
-		}
-		for _, f := range hostport.Families() {
-			if t.Family != nftFamily(f) {
-				continue
-			}
-			table, err := readTable(conn, f, t)
-			if err != nil {
-				return out, err
-			}
-			out = append(out, table)
+	name := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(tableName + "\x00")}}
+	for i := range out {
+		t := &out[i]
+		err := nft.List(ctx, conn, unix.NFT_MSG_GETRULE, nfproto(t.family), name, func(_ byte, as nft.Attributes) { t.add(as) })
+		if err != nil {
+			return out, fmt.Errorf("list rules of table %s %s: %w", familyNames[nfproto(t.family)], tableName, err)
 		}
 	}
 	return out, nil
 }
 
 // familyNames are nft's words for the families that are looked at.
-var familyNames = map[nftables.TableFamily]string{
-	nftables.TableFamilyIPv4: "ip",
-	nftables.TableFamilyIPv6: "ip6",
-	nftables.TableFamilyINet: "inet",
+var familyNames = map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}
+
+// nfproto returns the family of portmap's table for f.
+func nfproto(f hostport.Family) byte {
+	if f == hostport.IPv6 {
+		return unix.NFPROTO_IPV6
+	}
+	return unix.NFPROTO_IPV4
 }
 
-func readTable(conn *nftables.Conn, f hostport.Family, t *nftables.Table) (nftTable, error) {
-	out := nftTable{family: f}
-	for _, chain := range ruleChains() {
-		rules, err := again(func() ([]*nftables.Rule, error) {
-			return conn.GetRules(t, &nftables.Chain{Table: t, Name: chain})
-		})
-		if errors.Is(err, unix.ENOENT) {
-			continue
-		}
-		if err != nil {
-			return out, fmt.Errorf("list rules of table %s %s: %w", familyNames[t.Family], t.Name, err)
-		}
-		for _, r := range rules {
-			id, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-			out.rules = append(out.rules, nftRule{
-				chain: chain, handle: r.Handle, containerID: id, forward: parseExpressions(f, r.Exprs),
-			})
-		}
+// add adds a rule as it was listed, if it is in a chain that has rules of
+// containers.
+func (t *nftTable) add(as nft.Attributes) {
+	r := nftRule{
+		chain: as.Text(unix.NFTA_RULE_CHAIN), handle: as.Uint64(unix.NFTA_RULE_HANDLE),
+		containerID: nft.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment),
 	}
-	return out, nil
-}
-
-// again repeats a dump that another program's commit interrupted.
-func again[T any](list func() ([]T, error)) ([]T, error) {
-	const tries = 10
-	for n := 1; ; n++ {
-		out, err := list()
-		if n == tries || !errors.Is(err, unix.EINTR) {
-			return out, err
-		}
-		time.Sleep(time.Duration(n) * time.Millisecond)
+	if as.Text(unix.NFTA_RULE_TABLE) != tableName || !slices.Contains(ruleChains(), r.chain) {
+		return
 	}
+	var exprs []expr.Any
+	for _, data := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
+		e := nft.Attributes(data)
+		exprs = append(exprs, nft.DecodeExpression(nfproto(t.family), e.Text(unix.NFTA_EXPR_NAME), e.Get(unix.NFTA_EXPR_DATA)))
+	}
+	r.forward = parseExpressions(t.family, exprs)
+	t.rules = append(t.rules, r)
 }
 
 // parseExpressions reads a rule "[ip daddr HOST] PROTOCOL dport PORT dnat to
@@ -211,7 +196,7 @@ func (t nftTable) remove(gone func(containerID string) bool) error {
 			doomed = append(doomed, r)
 		}
 	}
-	table := &nftables.Table{Name: tableName, Family: nftFamily(t.family)}
+	table := &nftables.Table{Name: tableName, Family: nftables.TableFamily(nfproto(t.family))}
 	switch len(doomed) {
 	case len(t.rules):
 		conn.DelTable(table)

@@ -114,7 +114,7 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 		found.nat = append(found.nat, readTool{tool, t})
 		t.tell(&all, tool.Family)
 	}
-	found.tables, err = readNftables(others)
+	found.tables, err = readNftables(ctx, others)
 	errs = append(errs, err)
 	for _, t := range found.tables {
 		t.tell(&all)
