@@ -184,23 +184,25 @@ func (t *Tx) Intact(all []*hostport.Attachment) error {
 	for _, a := range all {
 		is[a.Backend] = is[a.Backend].Toggle(a, t.layout)
 	}
-	stored := make(map[string]hostport.Fingerprint)
+	altered := func(name string) error {
+		return fmt.Errorf("%w: records of backend %s are missing or altered", ErrDamaged, name)
+	}
 	prefix := keyFingerprint("")
 	c := t.tx.Bucket(bucketMeta).Cursor()
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
 		name := string(k[len(prefix):])
-		fp, err := t.Fingerprint(name)
+		stored, err := t.Fingerprint(name)
 		if err != nil {
 			return err
 		}
-		stored[name] = fp
+		if stored != is[name] {
+			return altered(name)
+		}
+		delete(is, name)
 	}
-	for name := range is {
-		stored[name] = stored[name] // none is zero
-	}
-	for name, fp := range stored {
-		if fp != is[name] {
-			return fmt.Errorf("%w: records of backend %s are missing or altered", ErrDamaged, name)
+	for name, fp := range is {
+		if fp != (hostport.Fingerprint{}) {
+			return altered(name)
 		}
 	}
 	return nil
