@@ -37,14 +37,14 @@ var errOpenQuote = errors.New("quotation mark is not closed")
 // Split takes a line of iptables-save apart into words, as iptables-restore
 // does: only double quotes quote, and only within them a backslash escapes.
 func Split(line string) ([]string, error) {
-	var words []string
-	var word strings.Builder
+	words := make([]string, 0, strings.Count(line, " ")+1)
+	var word []byte
 	var inWord, quoted, escaped bool
 	for i := range len(line) {
 		c := line[i]
 		switch {
 		case escaped:
-			word.WriteByte(c)
+			word = append(word, c)
 			escaped = false
 		case quoted && c == '\\':
 			escaped = true
@@ -53,12 +53,12 @@ func Split(line string) ([]string, error) {
 			inWord = true
 		case !quoted && (c == ' ' || c == '\t'):
 			if inWord {
-				words = append(words, word.String())
+				words = append(words, string(word))
 			}
-			word.Reset()
+			word = word[:0]
 			inWord = false
 		default:
-			word.WriteByte(c)
+			word = append(word, c)
 			inWord = true
 		}
 	}
@@ -66,7 +66,7 @@ func Split(line string) ([]string, error) {
 		return nil, errOpenQuote
 	}
 	if inWord {
-		words = append(words, word.String())
+		words = append(words, string(word))
 	}
 	return words, nil
 }
