@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/internal/nftables"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -133,7 +133,7 @@ func (r *setReader) typeOf(set string) (setType, error) {
 	}
 	var t setType
 	for _, m := range msgs {
-		as := nftables.Attributes(m.Data[min(4, len(m.Data)):])
+		as := nfnetlink.Attributes(m.Data[min(4, len(m.Data)):])
 		t.name = as.Text(nl.IPSET_ATTR_TYPENAME)
 		if b := as.Get(nl.IPSET_ATTR_FAMILY); len(b) == 1 {
 			t.family = b[0]

@@ -9,7 +9,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/internal/nftables"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -27,8 +27,8 @@ func newNFTReader() (*nftReader, error) {
 func (r *nftReader) close() { _ = r.conn.Close() }
 
 // list hands every object of a listing to each.
-func (r *nftReader) list(kind uint16, family byte, attrs []netlink.Attribute, each func(byte, nftables.Attributes)) error {
-	if err := nftables.List(context.Background(), r.conn, kind, family, attrs, each); err != nil {
+func (r *nftReader) list(kind uint16, family byte, attrs []netlink.Attribute, each func(byte, nfnetlink.Attributes)) error {
+	if err := nfnetlink.List(context.Background(), r.conn, kind, family, attrs, each); err != nil {
 		return fmt.Errorf("list nf_tables: %w", err)
 	}
 	return nil
@@ -97,7 +97,7 @@ func (n *nftTables) fill(want func(*table) bool) error {
 }
 
 func (n *nftTables) readChains(protocol byte) error {
-	return n.reader.list(unix.NFT_MSG_GETCHAIN, protocol, nil, func(family byte, as nftables.Attributes) {
+	return n.reader.list(unix.NFT_MSG_GETCHAIN, protocol, nil, func(family byte, as nfnetlink.Attributes) {
 		c := &chain{
 			table: n.table(family, as.Text(unix.NFTA_CHAIN_TABLE)), name: as.Text(unix.NFTA_CHAIN_NAME),
 			kind: as.Text(unix.NFTA_CHAIN_TYPE), policy: actionAccept,
@@ -118,14 +118,14 @@ func (n *nftTables) readChains(protocol byte) error {
 
 func (n *nftTables) readRules(t *table) error {
 	only := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(t.name + "\x00")}}
-	return n.reader.list(unix.NFT_MSG_GETRULE, t.number, only, func(_ byte, as nftables.Attributes) {
+	return n.reader.list(unix.NFT_MSG_GETRULE, t.number, only, func(_ byte, as nfnetlink.Attributes) {
 		// Kernels before 4.8 list all tables.
 		c := t.chains[as.Text(unix.NFTA_RULE_CHAIN)]
 		if c == nil || as.Text(unix.NFTA_RULE_TABLE) != t.name {
 			return
 		}
 		r := &nftRule{family: t.number, raw: as.Nested(unix.NFTA_RULE_EXPRESSIONS), sets: n.sets[t]}
-		r.comment = nftables.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
+		r.comment = nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
 		c.rules = append(c.rules, r)
 		c.handles = append(c.handles, as.Uint64(unix.NFTA_RULE_HANDLE))
 	})
@@ -163,14 +163,14 @@ const (
 )
 
 func (n *nftTables) readSets(protocol byte) error {
-	return n.reader.list(unix.NFT_MSG_GETSET, protocol, nil, func(family byte, as nftables.Attributes) {
+	return n.reader.list(unix.NFT_MSG_GETSET, protocol, nil, func(family byte, as nfnetlink.Attributes) {
 		t, flags := n.table(family, as.Text(unix.NFTA_SET_TABLE)), as.Uint32(unix.NFTA_SET_FLAGS)
 		s := &nftSet{
 			name: as.Text(unix.NFTA_SET_NAME), anonymous: flags&unix.NFT_SET_ANONYMOUS != 0,
 			isMap: flags&unix.NFT_SET_MAP != 0, interval: flags&unix.NFT_SET_INTERVAL != 0,
 		}
 		for _, field := range as.Nested(unix.NFTA_SET_DESC).Nested(nftaSetDescConcat).All() {
-			s.fields = append(s.fields, int(nftables.Attributes(field).Uint32(nftaSetFieldLen)))
+			s.fields = append(s.fields, int(nfnetlink.Attributes(field).Uint32(nftaSetFieldLen)))
 		}
 		s.read = func() ([]nftElement, error) { return n.reader.readElements(t, s.name) }
 		if n.sets[t] == nil {
@@ -185,7 +185,7 @@ func (r *nftReader) readElements(t *table, set string) (out []nftElement, err er
 		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(t.name + "\x00")},
 		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set + "\x00")},
 	}
-	err = r.list(unix.NFT_MSG_GETSETELEM, t.number, attrs, func(_ byte, as nftables.Attributes) {
+	err = r.list(unix.NFT_MSG_GETSETELEM, t.number, attrs, func(_ byte, as nfnetlink.Attributes) {
 		for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
 			out = append(out, decodeElement(e))
 		}
@@ -193,7 +193,7 @@ func (r *nftReader) readElements(t *table, set string) (out []nftElement, err er
 	return out, err
 }
 
-func decodeVerdict(as nftables.Attributes) effect {
+func decodeVerdict(as nfnetlink.Attributes) effect {
 	return effect{action: verdictAction(int32(as.Uint32(unix.NFTA_VERDICT_CODE))), chain: as.Text(unix.NFTA_VERDICT_CHAIN)}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/internal/nftables"
 )
 
@@ -16,7 +17,7 @@ import (
 // asked about.
 type nftRule struct {
 	family  byte
-	raw     nftables.Attributes
+	raw     nfnetlink.Attributes
 	sets    map[string]*nftSet
 	comment string
 
@@ -37,7 +38,7 @@ func (r *nftRule) expressions() []nftExpr {
 	}
 	r.decoded = true
 	for _, e := range r.raw.All() {
-		name, data := nftables.Attributes(e).Text(unix.NFTA_EXPR_NAME), nftables.Attributes(e).Get(unix.NFTA_EXPR_DATA)
+		name, data := nfnetlink.Attributes(e).Text(unix.NFTA_EXPR_NAME), nfnetlink.Attributes(e).Get(unix.NFTA_EXPR_DATA)
 		r.exprs = append(r.exprs, nftExpr{name, nftables.DecodeExpression(r.family, name, data)})
 	}
 	return r.exprs

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/internal/nftables"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
 // load reads the elements once.
@@ -79,7 +79,7 @@ func (s *nftSet) within(e nftElement, key []byte) bool {
 	return true
 }
 
-func decodeElement(as nftables.Attributes) nftElement {
+func decodeElement(as nfnetlink.Attributes) nftElement {
 	data := as.Nested(unix.NFTA_SET_ELEM_DATA)
 	e := nftElement{
 		key:   as.Nested(unix.NFTA_SET_ELEM_KEY).Get(unix.NFTA_DATA_VALUE),

@@ -13,7 +13,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/internal/nftables"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -139,7 +139,7 @@ func (t *tracer) take(m netlink.Message) {
 	if m.Header.Type != netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_TRACE) || len(m.Data) < 4 {
 		return
 	}
-	as := nftables.Attributes(m.Data[4:])
+	as := nfnetlink.Attributes(m.Data[4:])
 	table, chain, handle := as.Text(unix.NFTA_TRACE_TABLE), as.Text(unix.NFTA_TRACE_CHAIN), as.Uint64(unix.NFTA_TRACE_RULE_HANDLE)
 	id, kind := as.Uint32(unix.NFTA_TRACE_ID), as.Uint32(unix.NFTA_TRACE_TYPE)
 	verdict := effect{action: actionNext}

@@ -8,7 +8,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/internal/nftables"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -72,7 +72,7 @@ func originalTuple(p hostport.Protocol, to netip.AddrPort) (orig, proto *nl.RtAt
 }
 
 // connections asks connection tracking for entries of the address's family.
-func connections(to netip.AddrPort, flags int, attrs ...*nl.RtAttr) ([]nftables.Attributes, error) {
+func connections(to netip.AddrPort, flags int, attrs ...*nl.RtAttr) ([]nfnetlink.Attributes, error) {
 	family := uint8(unix.AF_INET)
 	if to.Addr().Is6() {
 		family = unix.AF_INET6
@@ -83,7 +83,7 @@ func connections(to netip.AddrPort, flags int, attrs ...*nl.RtAttr) ([]nftables.
 		req.AddData(a)
 	}
 	msgs, err := req.Execute(unix.NETLINK_NETFILTER, 0)
-	var out []nftables.Attributes
+	var out []nfnetlink.Attributes
 	for _, m := range msgs {
 		if len(m) > nl.SizeofNfgenmsg {
 			out = append(out, m[nl.SizeofNfgenmsg:])
@@ -98,7 +98,7 @@ type tuple struct {
 	source, destination netip.AddrPort
 }
 
-func decodeTuple(as nftables.Attributes) tuple {
+func decodeTuple(as nfnetlink.Attributes) tuple {
 	ip, proto := as.Nested(nl.CTA_TUPLE_IP), as.Nested(nl.CTA_TUPLE_PROTO)
 	end := func(v4, v6, port uint16) netip.AddrPort {
 		a, ok := netip.AddrFromSlice(ip.Get(v4))

@@ -5,6 +5,8 @@ import (
 
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
 // Whatever the bytes, decoding ends, and what was decoded can be described.
@@ -17,14 +19,14 @@ func FuzzAttributes(f *testing.F) {
 	f.Add([]byte{12, 0, 1, 0x80, 8, 0, 1, 0, 10, 244, 0, 3, 8, 0, 2, 0x80, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n := 0
-		for range Attributes(b).All() {
+		for range nfnetlink.Attributes(b).All() {
 			n++
 		}
 		if n > len(b)/unix.NLA_HDRLEN {
 			t.Errorf("%d attributes in %d bytes", n, len(b))
 		}
 		_ = decodeExpr(b)
-		_ = Comment(b, userdata.TypeComment)
+		_ = nfnetlink.Comment(b, userdata.TypeComment)
 		for _, set := range []string{mapV4, mapV6, mapV4HostIP, mapV6HostIP, mapCond4, "client4_24", "client6_0", "other"} {
 			e := decodeElement(set, b)
 			if e.String() == "" {

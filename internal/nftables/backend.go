@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -59,7 +60,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 			s.generation++
 		}
 	}
-	if s.generation == 0 || transient(err) {
+	if s.generation == 0 || nfnetlink.Transient(err) {
 		s.generation = b.generation()
 		if err := b.verify(ctx, p, &s); err != nil {
 			return "", err

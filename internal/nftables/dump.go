@@ -9,94 +9,16 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
-// The library's own listings cannot be used: they take no notice of the flag
-// by which the kernel says that a dump is inconsistent, ask for the rules chain by
-// chain, and leave out expressions that they do not know.
-
-// List asks for a listing through conn and calls each with the family and the
-// attributes of every object. A table, set or chain that does not exist has none. It
-// asks again when the ruleset changed meanwhile.
-func List(
-	ctx context.Context, conn *netlink.Conn, kind uint16, family byte, attrs []netlink.Attribute, each func(family byte, as Attributes),
-) error {
-	data, err := netlink.MarshalAttributes(attrs)
-	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
-	}
-	var msgs []netlink.Message
-	err = retry(ctx, func() error {
-		msgs, err = request(conn, kind, family, data)
-		return err
-	})
-	if anyErrno(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, m := range msgs {
-		if len(m.Data) < nfgenmsgLen {
-			return fmt.Errorf("message of %d bytes", len(m.Data))
-		}
-		each(m.Data[0], Attributes(m.Data[nfgenmsgLen:]))
-	}
-	return nil
-}
-
-// nfgenmsgLen is the header of every nf_tables message: family, version and a
-// number that requests leave zero.
-const nfgenmsgLen = 4
-
-func request(conn *netlink.Conn, kind uint16, family byte, attrs []byte) ([]netlink.Message, error) {
-	req, err := conn.Send(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
-			Flags: netlink.Request | netlink.Dump,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
-	})
-	if err != nil {
-		return nil, err
-	}
-	widen(conn)
-	msgs, err := conn.Receive()
-	if err != nil {
-		return nil, err
-	}
-	if err := netlink.Validate(req, msgs); err != nil {
-		return nil, err
-	}
-	for _, m := range msgs {
-		if m.Header.Flags&netlink.DumpInterrupted != 0 {
-			return nil, errInterrupted
-		}
-	}
-	return msgs, nil
-}
-
-// widen makes the kernel fill 32 KiB at a time, the most it ever does, which
-// is as much as the longest buffer it was asked to read into. For each part of
-// a listing it walks the set from the start, so small parts make the time grow
-// with the square of the elements: 60,000 took half a minute.
-func widen(conn *netlink.Conn) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return // it only takes longer
-	}
-	buf := make([]byte, 32<<10)
-	_ = raw.Control(func(fd uintptr) {
-		_, _, _ = unix.Recvfrom(int(fd), buf, unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	})
-}
-
 // dump lists objects of the backend's family. A kernel without nf_tables has none.
-func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribute, each func(Attributes)) error {
+func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribute, each func(nfnetlink.Attributes)) error {
 	conn, err := b.open()
 	if err == nil {
 		defer conn.Close()
-		err = List(ctx, conn, kind, unix.NFPROTO_INET, attrs, func(_ byte, as Attributes) { each(as) })
+		err = nfnetlink.List(ctx, conn, kind, unix.NFPROTO_INET, attrs, func(_ byte, as nfnetlink.Attributes) { each(as) })
 	}
 	if err == nil || unsupported(err) {
 		return nil
@@ -112,11 +34,11 @@ func nameAttr(t uint16, name string) netlink.Attribute {
 func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 	rules := make(map[string][]rule)
 	request := []netlink.Attribute{nameAttr(unix.NFTA_RULE_TABLE, tableName)}
-	err := b.dump(ctx, unix.NFT_MSG_GETRULE, request, func(as Attributes) {
+	err := b.dump(ctx, unix.NFT_MSG_GETRULE, request, func(as nfnetlink.Attributes) {
 		if as.Text(unix.NFTA_RULE_TABLE) != tableName {
 			return
 		}
-		r := rule{comment: Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
+		r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
 		for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
 			r.exprs = append(r.exprs, decodeExpr(e))
 		}
@@ -132,7 +54,7 @@ const nftaTableHandle = 4
 // tableHandle returns the number by which the kernel knows the table, "" if there
 // is none.
 func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
-	err = b.dump(ctx, unix.NFT_MSG_GETTABLE, nil, func(as Attributes) {
+	err = b.dump(ctx, unix.NFT_MSG_GETTABLE, nil, func(as nfnetlink.Attributes) {
 		if as.Text(unix.NFTA_TABLE_NAME) == tableName {
 			handle = hex.EncodeToString(as.Get(nftaTableHandle))
 		}
@@ -144,7 +66,7 @@ func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 // tables of the family.
 func (b *Backend) dumpChains(ctx context.Context) (map[string]hook, error) {
 	chains := make(map[string]hook)
-	err := b.dump(ctx, unix.NFT_MSG_GETCHAIN, nil, func(as Attributes) {
+	err := b.dump(ctx, unix.NFT_MSG_GETCHAIN, nil, func(as nfnetlink.Attributes) {
 		if as.Text(unix.NFTA_CHAIN_TABLE) != tableName {
 			return
 		}
@@ -170,7 +92,7 @@ type declaration struct {
 func (b *Backend) dumpSets(ctx context.Context) (map[string]declaration, error) {
 	sets := make(map[string]declaration)
 	request := []netlink.Attribute{nameAttr(unix.NFTA_SET_TABLE, tableName)}
-	err := b.dump(ctx, unix.NFT_MSG_GETSET, request, func(as Attributes) {
+	err := b.dump(ctx, unix.NFT_MSG_GETSET, request, func(as nfnetlink.Attributes) {
 		if as.Text(unix.NFTA_SET_TABLE) != tableName || as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
 			return
 		}
@@ -194,7 +116,7 @@ func (b *Backend) dumpElements(ctx context.Context, set string) ([]element, erro
 		nameAttr(unix.NFTA_SET_ELEM_LIST_TABLE, tableName),
 		nameAttr(unix.NFTA_SET_ELEM_LIST_SET, set),
 	}
-	err := b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as Attributes) {
+	err := b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as nfnetlink.Attributes) {
 		for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
 			out = append(out, decodeElement(set, e))
 		}
@@ -202,14 +124,14 @@ func (b *Backend) dumpElements(ctx context.Context, set string) ([]element, erro
 	return out, err
 }
 
-func decodeElement(set string, as Attributes) element {
+func decodeElement(set string, as nfnetlink.Attributes) element {
 	data := as.Nested(unix.NFTA_SET_ELEM_DATA)
 	return element{
 		set:     set,
 		key:     string(as.Nested(unix.NFTA_SET_ELEM_KEY).Get(unix.NFTA_DATA_VALUE)),
 		value:   string(data.Get(unix.NFTA_DATA_VALUE)),
 		jump:    data.Nested(unix.NFTA_DATA_VERDICT).Text(unix.NFTA_VERDICT_CHAIN),
-		comment: Comment(as.Get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
+		comment: nfnetlink.Comment(as.Get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
 		packets: as.Nested(unix.NFTA_SET_ELEM_EXPR).Nested(unix.NFTA_EXPR_DATA).Uint64(unix.NFTA_COUNTER_PACKETS),
 	}
 }

@@ -6,9 +6,11 @@ import (
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
-func decodeExpr(as Attributes) expr.Any {
+func decodeExpr(as nfnetlink.Attributes) expr.Any {
 	return DecodeExpression(unix.NFPROTO_INET, as.Text(unix.NFTA_EXPR_NAME), as.Get(unix.NFTA_EXPR_DATA))
 }
 

@@ -6,6 +6,8 @@ import (
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
 // kubeProxyTable is the name of kube-proxy's tables in its nftables mode, one
@@ -16,7 +18,7 @@ const kubeProxyTable = "kube-proxy"
 // namespace. A kernel without nf_tables has none.
 func (b *Backend) KubeProxy(ctx context.Context) (bool, error) {
 	found := false
-	err := retry(ctx, func() error {
+	err := nfnetlink.Retry(ctx, func() error {
 		conn, err := b.conn()
 		if err != nil {
 			return err
@@ -27,7 +29,7 @@ func (b *Backend) KubeProxy(ctx context.Context) (bool, error) {
 			case err == nil:
 				found = true
 				return nil
-			case !anyErrno(err, unix.ENOENT) && !unsupported(err):
+			case !nfnetlink.HasErrno(err, unix.ENOENT) && !unsupported(err):
 				return fmt.Errorf("look for table %s: %w", kubeProxyTable, explain(err))
 			}
 		}

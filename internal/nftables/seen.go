@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
 // seen is how a change left the kernel, for the next one.
@@ -56,11 +57,11 @@ func (b *Backend) settle(ctx context.Context, build func(*batch), g uint32) (uin
 		if err == nil {
 			return b.settled(g), nil
 		}
-		if !transient(err) {
+		if !nfnetlink.Transient(err) {
 			return 0, err
 		}
 	}
-	return 0, retry(ctx, func() error { return b.send(build, 0) })
+	return 0, nfnetlink.Retry(ctx, func() error { return b.send(build, 0) })
 }
 
 // settled returns the generation after a transaction for generation g, 0 where

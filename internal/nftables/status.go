@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -70,7 +71,7 @@ func (b *Backend) lacks(ctx context.Context) error {
 	if whole == nil {
 		return nil
 	}
-	if anyErrno(whole, unix.EPERM, unix.EACCES) {
+	if nfnetlink.HasErrno(whole, unix.EPERM, unix.EACCES) {
 		return explain(whole)
 	}
 	for _, f := range all {
@@ -96,7 +97,7 @@ func (b *Backend) reason(ctx context.Context, err error) error {
 // probe uses a feature and then deletes a chain that another one jumps to,
 // which every kernel refuses as busy.
 func (b *Backend) probe(ctx context.Context, f feature) error {
-	err := retry(ctx, func() error {
+	err := nfnetlink.Retry(ctx, func() error {
 		conn, err := b.conn()
 		if err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -52,7 +53,7 @@ func (w *wire) answer(req []netlink.Message) ([]netlink.Message, error) {
 			{Header: netlink.Header{
 				Type: req[0].Header.Type, Flags: netlink.Multi | interrupted,
 				Sequence: req[0].Header.Sequence, PID: nltest.PID,
-			}, Data: make([]byte, nfgenmsgLen)},
+			}, Data: make([]byte, nfnetlink.HeaderLen)},
 			{Header: netlink.Header{
 				Type: netlink.Done, Flags: netlink.Multi,
 				Sequence: req[0].Header.Sequence, PID: nltest.PID,
@@ -126,7 +127,7 @@ func TestKernelRefuses(t *testing.T) {
 			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.says) {
 				t.Errorf("error %v, want %v that says %q", err, tt.want, tt.says)
 			}
-			if !errors.Is(err, tt.commits[0]) && !transient(tt.commits[0]) {
+			if !errors.Is(err, tt.commits[0]) && !nfnetlink.Transient(tt.commits[0]) {
 				t.Errorf("error %v does not wrap the kernel's", err)
 			}
 			if w.sent != tt.sent {
@@ -168,8 +169,8 @@ func TestRetriesAreBounded(t *testing.T) {
 		if _, err := w.backend().tableHandle(t.Context()); !errors.Is(err, e) {
 			t.Errorf("tableHandle = %v, want %v", err, e)
 		}
-		if w.sent != retries || w.read != retries {
-			t.Errorf("%d transactions and %d listings, want %d each", w.sent, w.read, retries)
+		if w.sent != nfnetlink.Retries || w.read != nfnetlink.Retries {
+			t.Errorf("%d transactions and %d listings, want %d each", w.sent, w.read, nfnetlink.Retries)
 		}
 		if d := time.Since(start); d > 10*time.Second {
 			t.Errorf("took %v", d)
@@ -187,7 +188,7 @@ func TestInterruptedListing(t *testing.T) {
 		t.Errorf("%d listings, want 4", w.read)
 	}
 	w = &wire{torn: 1000}
-	if _, err := w.backend().dumpRules(t.Context()); !errors.Is(err, errInterrupted) {
+	if _, err := w.backend().dumpRules(t.Context()); !errors.Is(err, nfnetlink.ErrInterrupted) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/netconf"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	nft "github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -52,7 +53,7 @@ func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
 	}
 	defer conn.Close()
 	var out []nftTable
-	err = nft.List(ctx, conn, unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, nil, func(family byte, as nft.Attributes) {
+	err = nfnetlink.List(ctx, conn, unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, nil, func(family byte, as nfnetlink.Attributes) {
 		name := as.Text(unix.NFTA_TABLE_NAME)
 		others.see("table "+name, "table "+familyNames[family]+" "+name)
 		for _, f := range hostport.Families() {
@@ -70,7 +71,7 @@ func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
 	name := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(tableName + "\x00")}}
 	for i := range out {
 		t := &out[i]
-		err := nft.List(ctx, conn, unix.NFT_MSG_GETRULE, nfproto(t.family), name, func(_ byte, as nft.Attributes) { t.add(as) })
+		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, nfproto(t.family), name, func(_ byte, as nfnetlink.Attributes) { t.add(as) })
 		if err != nil {
 			return out, fmt.Errorf("list rules of table %s %s: %w", familyNames[nfproto(t.family)], tableName, err)
 		}
@@ -91,17 +92,17 @@ func nfproto(f hostport.Family) byte {
 
 // add adds a rule as it was listed, if it is in a chain that has rules of
 // containers.
-func (t *nftTable) add(as nft.Attributes) {
+func (t *nftTable) add(as nfnetlink.Attributes) {
 	r := nftRule{
 		chain: as.Text(unix.NFTA_RULE_CHAIN), handle: as.Uint64(unix.NFTA_RULE_HANDLE),
-		containerID: nft.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment),
+		containerID: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment),
 	}
 	if as.Text(unix.NFTA_RULE_TABLE) != tableName || !slices.Contains(ruleChains(), r.chain) {
 		return
 	}
 	var exprs []expr.Any
 	for _, data := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
-		e := nft.Attributes(data)
+		e := nfnetlink.Attributes(data)
 		exprs = append(exprs, nft.DecodeExpression(nfproto(t.family), e.Text(unix.NFTA_EXPR_NAME), e.Get(unix.NFTA_EXPR_DATA)))
 	}
 	r.forward = parseExpressions(t.family, exprs)

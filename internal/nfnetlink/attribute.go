@@ -1,4 +1,4 @@
-package nftables
+package nfnetlink
 
 import (
 	"bytes"
