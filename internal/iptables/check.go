@@ -67,7 +67,7 @@ func (b *Backend) saved(ctx context.Context, f hostport.Family, needed bool, fn 
 	variants, err := b.variants(ctx, f, needed)
 	errs := []error{err}
 	for _, v := range variants {
-		there, err := b.save(ctx, v)
+		there, err := b.read(ctx, v)
 		switch {
 		case err == nil:
 			fn(v, there)

@@ -20,7 +20,7 @@ func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, e
 			if !v.inUse() || !v.nft && !hasLegacy(f, natTable) {
 				continue
 			}
-			text, err := b.Run(ctx, v.save(), "", "-c", "-t", natTable)
+			text, err := b.counted(ctx, v)
 			errs = append(errs, err)
 			out = append(out, connections(f, text)...)
 		}

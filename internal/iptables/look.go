@@ -12,7 +12,7 @@ import (
 )
 
 // maxPlaces is up to how many chains are listed one by one.
-const maxPlaces = 256
+const maxPlaces = 512
 
 // places returns the chains that Check compares for some attachments, by table as
 // the tool takes them.
@@ -29,15 +29,14 @@ func places(f hostport.Family, some []*hostport.Attachment, fp uint64) []place {
 	return out
 }
 
-// look reads the chains that Check compares. It asks for those alone where it
-// can: the nf_tables variant of iptables-save (1.8.9) takes a second for the
-// rules of 5,000 Services. Where one of them cannot be listed, because it is not
-// there or holds rules that the tool does not understand, iptables-save tells
-// more; and it takes no lock, should another program hold that.
+// look reads the chains that Check compares, with one process. Where one of them
+// cannot be listed, because it is not there or holds rules that the tool does not
+// understand, read tells more; and it takes no lock, should another program hold
+// that.
 func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.Attachment, fp uint64) (ruleset, error) {
 	if asked := places(f, some, fp); len(asked) <= maxPlaces {
 		// The tool fails at the last line, as it should.
-		out, err := b.Run(ctx, command(f)+"-restore", listText(append(asked, place{natTable, followedChain(fp)})), append(shortWait(), "--noflush")...)
+		out, err := b.Run(ctx, command(f)+"-restore", listText(append(asked, place{natTable, followedChain(fp)}), "-S"), append(shortWait(), "--noflush")...)
 		if killed(err) {
 			return nil, err
 		}
@@ -49,18 +48,19 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.
 	if err != nil {
 		return nil, err
 	}
-	return b.save(ctx, v)
+	return b.read(ctx, v)
 }
 
-// listText asks iptables-restore to list chains, sorted by table. Nothing in
-// the kernel is changed by that, also where a table is not there.
-func listText(asked []place) string {
+// listText asks iptables-restore to list chains, sorted by table, with a command
+// for each. Nothing in the kernel is changed by that, also where a table is not
+// there.
+func listText(asked []place, command string) string {
 	var text strings.Builder
 	for i, p := range asked {
 		if i == 0 || asked[i-1].table != p.table {
 			fmt.Fprintf(&text, "*%s\n", p.table)
 		}
-		fmt.Fprintf(&text, "-S %s\n", p.name)
+		fmt.Fprintf(&text, "%s %s\n", command, p.name)
 		if i == len(asked)-1 || asked[i+1].table != p.table {
 			text.WriteString("COMMIT\n")
 		}

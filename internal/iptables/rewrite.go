@@ -57,7 +57,7 @@ func (b *Backend) rewrite(ctx context.Context, v variant, all []*hostport.Attach
 	if err := b.rewriteAll(ctx, v, all, fp, false); err != nil {
 		return err
 	}
-	there, err := b.save(ctx, v)
+	there, err := b.read(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (b *Backend) rewriteAll(ctx context.Context, v variant, all []*hostport.Att
 	var failed string
 	var err error
 	for range rewriteTries {
-		there, readErr := b.save(ctx, v)
+		there, readErr := b.read(ctx, v)
 		if readErr != nil {
 			return readErr
 		}

@@ -84,6 +84,8 @@ func TestPartlyReadable(t *testing.T) {
 		n := &node{b: w.b}
 		n.add(t, everything())
 		w.stub("ip6tables-save", "echo broken >&2; exit 1")
+		w.stub("ip6tables-restore", `[ "$1" = --version ] || { echo broken >&2; exit 1; }
+`+w.real("ip6tables-"+w.variant+"-restore"))
 		got, err := w.b.Owners(t.Context())
 		wantRefused(t, err, "IPv6: ip6tables-save: exit status 1: broken")
 		if len(got) != 1 || len(got[0].Mappings) != 3 {

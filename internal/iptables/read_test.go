@@ -1,0 +1,104 @@
+package iptables
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// neighbours are rules of other programs: among them one that leads to a chain of ours
+// from a chain of theirs, and chains that have nothing to do with us.
+const neighbours = `*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:THEIRS - [0:0]
+-A PREROUTING -j KUBE-SERVICES
+-A KUBE-SERVICES -d 192.0.2.9/32 -p tcp -m tcp --dport 80 -j THEIRS
+-A THEIRS -p tcp -m tcp --dport 8080 -j CNI-HP-DNAT
+COMMIT
+`
+
+// TestReadIsWhatIsSaved compares what is asked of nf_tables and of the tool chain
+// by chain with iptables-save.
+func TestReadIsWhatIsSaved(t *testing.T) {
+	w := newWorld(t, "nft")
+	n := &node{b: w.b}
+	n.add(t, everything())
+	w.run(neighbours, "iptables-restore", "--noflush")
+	for _, f := range hostport.Families() {
+		v, err := w.b.current(t.Context(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved, err := w.b.save(t.Context(), v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := w.b.list(t.Context(), v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f == hostport.IPv4 && len(got.of(natTable).rules["THEIRS"]) != 1 {
+			t.Errorf("chain THEIRS leads to one of ours, and has no rules: %q", got.of(natTable).rules)
+		}
+		for _, name := range tablesOf(f) {
+			for chain, rules := range saved.of(name).rules {
+				switch {
+				case chain == "KUBE-SERVICES": // it does not lead to us
+					saved.of(name).rules[chain] = nil
+				case len(rules) == 0 && !got.of(name).has(chain) && !ours(chain): // a built-in chain that nobody has used
+					delete(saved.of(name).rules, chain)
+				}
+			}
+			if diff := cmp.Diff(saved.of(name).rules, got.of(name).rules); diff != "" {
+				t.Errorf("%s, table %s (-saved +listed):\n%s", f, name, diff)
+			}
+		}
+	}
+}
+
+// TestReadWithoutSave keeps iptables-save from answering, as it does for seconds
+// where there are many Services.
+func TestReadWithoutSave(t *testing.T) {
+	w := newWorld(t, "nft")
+	n := &node{b: w.b}
+	a := everything()
+	n.add(t, a)
+	w.run(neighbours, "iptables-restore", "--noflush")
+	for _, tool := range []string{"iptables-save", "ip6tables-save"} {
+		w.stub(tool, "exit 1")
+	}
+	if owners, err := w.b.Owners(t.Context()); err != nil || len(owners) != 1 {
+		t.Errorf("owners %v, error %v", owners, err)
+	}
+	if counted, err := w.b.Connections(t.Context()); err != nil || len(counted) != len(a.Forwards(hostport.IPv4))+len(a.Forwards(hostport.IPv6)) {
+		t.Errorf("connections %v, error %v", counted, err)
+	}
+	if got := n.audit(t); !strings.Contains(got, "in chain THEIRS of table nat a rule belongs to no attachment") {
+		t.Errorf("Audit: %s", got)
+	}
+	w.run("", "iptables", "-t", "nat", "-F", "CNI-HP-DNAT")
+	n.rewrite(t)
+	if got := n.audit(t); got != "" {
+		t.Errorf("after Rewrite: %s", got)
+	}
+}
+
+func TestCountersFirst(t *testing.T) {
+	const list = `-N CNI-HP-TCP-1F9
+-A CNI-HP-TCP-1F9 -s 10.244.0.0/24 -p tcp -m tcp --dport 8080 -c 0 0 -j MARK --set-xmark 0x2000/0x2000
+-A CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8080 -m comment --comment "c1 eth0 4026532@1f.2e podnet default/web -c 1 2" -c 5 300 -j DNAT --to-destination 10.244.0.2:80
+-A CNI-HP-DNAT -c 7 420
+`
+	const want = `-N CNI-HP-TCP-1F9
+[0:0] -A CNI-HP-TCP-1F9 -s 10.244.0.0/24 -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x2000/0x2000
+[5:300] -A CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8080 -m comment --comment "c1 eth0 4026532@1f.2e podnet default/web -c 1 2" -j DNAT --to-destination 10.244.0.2:80
+[7:420] -A CNI-HP-DNAT
+`
+	if diff := cmp.Diff(want, countersFirst(list)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
