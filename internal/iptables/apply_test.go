@@ -101,18 +101,18 @@ func TestAddAgainWithOtherMappings(t *testing.T) {
 		} {
 			n := &node{b: w.b, atts: []*hostport.Attachment{attachment("a", maps("8080:80", "53:53/udp"), options(o))}}
 			n.rewrite(t)
-			done := w.steady()
 			for _, ms := range [][]string{
 				{"8080:99", "53:53/udp"},
 				{"192.0.2.1@8080:98", "8080:99"},
 				{"192.0.2.1@8080:98", "8082:82"},
 			} {
+				done := w.steady()
 				n.apply(t, n.atts, []*hostport.Attachment{attachment("a", maps(ms...), options(o))})
+				done()
 				if got := n.differences(t, n.atts...); got != "" {
 					t.Errorf("%+v: %q: %s", o, ms, got)
 				}
 			}
-			done()
 			n.del(t, n.atts...)
 		}
 	})

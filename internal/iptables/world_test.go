@@ -113,13 +113,17 @@ func (w *world) unstub(name string) {
 	w.install(name, family+"-"+w.variant+verb)
 }
 
-// steady has the tools that read fail: changes must not need them.
+// steady has the tools that read fail, and the listing of chains with
+// iptables-restore: changes must not need them.
 func (w *world) steady() (done func()) {
-	for _, tool := range []string{"iptables-save", "ip6tables-save"} {
-		w.stub(tool, "exit 1")
+	tools := []string{"iptables-save", "ip6tables-save", "iptables-restore", "ip6tables-restore"}
+	for _, tool := range tools {
+		family, verb, _ := strings.Cut(tool, "-")
+		w.stub(tool, `case "$*" in -t*|"--wait 1 --noflush") exit 1;; esac
+`+w.real(family+"-"+w.variant+"-"+verb))
 	}
 	return func() {
-		for _, tool := range []string{"iptables-save", "ip6tables-save"} {
+		for _, tool := range tools {
 			w.unstub(tool)
 		}
 	}

@@ -235,10 +235,12 @@ func TestPluginIsLeftAlone(t *testing.T) {
 				}
 			}
 			time.Sleep(time.Second)
-			saves := slices.DeleteFunc(n.w.Started(), func(s string) bool { return !strings.HasPrefix(s, "iptables-save") })
+			reads := slices.DeleteFunc(n.w.Started(), func(s string) bool {
+				return !strings.HasPrefix(s, "iptables-save") && !strings.HasPrefix(s, "iptables-restore --wait 1 ")
+			})
 			// A tool that has ended when the agent looks who it was may be anybody's.
-			if len(saves) > pods/2 {
-				t.Errorf("iptables-save was started %d times", len(saves))
+			if len(reads) > pods/2 {
+				t.Errorf("rules were read: %q", reads)
 			}
 			if got := n.repairs(); got > 0 {
 				t.Errorf("%d repairs", got)

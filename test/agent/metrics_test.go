@@ -60,8 +60,8 @@ func TestUnreadable(t *testing.T) {
 	inSync, up := value("hostport_out_of_sync", "iptables"), value("hostport_backend_up", "iptables")
 	inSync("0")
 	up("1")
-	for _, tool := range []string{"iptables-save", "ip6tables-save"} {
-		n.w.ReplaceTool(tool, "echo 'the disk is full' >&2; exit 1")
+	for _, tool := range []string{"iptables-save", "ip6tables-save", "iptables-restore", "ip6tables-restore"} {
+		n.w.ReplaceTool(tool, `[ "$1" = --version ] && exec "$REAL" "$@"; echo 'the disk is full' >&2; exit 1`)
 	}
 	n.w.Iptables(world.V4, "-t", "nat", "-F", "CNI-HP-DNAT")
 	inSync("")
