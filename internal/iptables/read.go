@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -122,6 +123,11 @@ func chains(ctx context.Context, f hostport.Family) (r ruleset, matter []place, 
 		})
 		if err != nil {
 			return nil, nil, err
+		}
+		for _, p := range matter {
+			if !plain(p.name) || strings.HasPrefix(p.name, "-") {
+				return nil, nil, fmt.Errorf("list chain %.80q of table %s: its name is none of iptables", p.name, p.table)
+			}
 		}
 		if len(t.chains) > 0 {
 			r[name] = t

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -84,6 +85,32 @@ func TestReadWithoutSave(t *testing.T) {
 	n.rewrite(t)
 	if got := n.audit(t); got != "" {
 		t.Errorf("after Rewrite: %s", got)
+	}
+}
+
+// TestReadOddName has a chain whose name would be a command to iptables-restore: it
+// is not handed to that, and iptables-save is asked.
+func TestReadOddName(t *testing.T) {
+	w := newWorld(t, "nft")
+	n := &node{b: w.b}
+	n.add(t, everything())
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.AddChain(&nftables.Chain{
+		Table: &nftables.Table{Name: natTable, Family: nftables.TableFamilyIPv4}, Name: "X\n-F",
+		Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+	})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := w.b.current(t.Context(), hostport.IPv4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.b.list(t.Context(), v); err == nil || !strings.Contains(err.Error(), "is none of iptables") {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -23,7 +23,7 @@ var hostile = []string{
 var (
 	// line is what may be in the input of iptables-restore, without its quoted
 	// words.
-	line = regexp.MustCompile(`^(\*(nat|raw)|COMMIT|:CNI-HP-[A-Za-z0-9-]+ - \[0:0\]|-[ACDEFINX] (CNI-HP-[A-Za-z0-9-]+|PREROUTING|OUTPUT|POSTROUTING)( [ -~]*)?)$`)
+	line = regexp.MustCompile(`^(\*(nat|raw)|COMMIT|:CNI-HP-[A-Za-z0-9-]+ - \[0:0\]|-[ACDEFINSX] (CNI-HP-[A-Za-z0-9-]+|PREROUTING|OUTPUT|POSTROUTING)( [ -~]*)?)$`)
 	// quoted is a word in quotation marks.
 	quoted = regexp.MustCompile(`"(\\.|[^"\\\x00-\x1f\x7f])*"`)
 	// target is where a rule leads.

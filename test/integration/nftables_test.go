@@ -71,11 +71,11 @@ func nftablesNeighbourScenarios() []scenario {
 				restore = "ip6tables-restore"
 			}
 			e.web()
-			if _, err := e.w.Node.TryCommand("*nat\n-A "+rule, "xtables-legacy-multi", restore, "--noflush"); err != nil {
+			if _, err := e.w.Node.TryCommand("*nat\n-A "+rule, "xtables-legacy-multi", restore, "--wait", "10", "--noflush"); err != nil {
 				e.Fatal(err)
 			}
 			e.reaches(e.w.Client, "tcp", e.node(8080), "elsewhere")
-			if _, err := e.w.Node.TryCommand("*nat\n-D "+rule, "xtables-legacy-multi", restore, "--noflush"); err != nil {
+			if _, err := e.w.Node.TryCommand("*nat\n-D "+rule, "xtables-legacy-multi", restore, "--wait", "10", "--noflush"); err != nil {
 				e.Fatal(err)
 			}
 		}},
