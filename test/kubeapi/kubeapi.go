@@ -28,6 +28,8 @@ const Node = "node-1"
 type API struct {
 	server  *httptest.Server
 	socket  string
+	stopped context.Context
+	stop    context.CancelFunc
 	mu      sync.Mutex
 	pods    []*corev1.Pod
 	watches []chan event
@@ -42,6 +44,7 @@ type event struct {
 func New(t testing.TB) *API {
 	t.Helper()
 	a := &API{socket: filepath.Join(t.TempDir(), "api")}
+	a.stopped, a.stop = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/pods", a.list)
 	a.server = httptest.NewUnstartedServer(mux)
@@ -64,8 +67,10 @@ func (a *API) ServeOn(t testing.TB, l net.Listener) {
 	t.Cleanup(func() { s.Close() })
 }
 
-// Stop takes the server away, and the connections to it.
+// Stop takes the server away, and the connections to it. A client may connect
+// once more meanwhile: Close would wait for its watch.
 func (a *API) Stop() {
+	a.stop()
 	a.server.CloseClientConnections()
 	a.server.Close()
 }
@@ -126,6 +131,8 @@ func (a *API) list(w http.ResponseWriter, r *http.Request) {
 			_ = write(e)
 			w.(http.Flusher).Flush()
 		case <-r.Context().Done():
+			return
+		case <-a.stopped.Done():
 			return
 		}
 	}
