@@ -39,14 +39,6 @@ var nftFamilies = map[byte]string{ //nolint:gochecknoglobals // a constant table
 	unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_ARP: "arp",
 }
 
-// nfproto is a family's number.
-func nfproto(f hostport.Family) byte {
-	if f == hostport.IPv6 {
-		return unix.NFPROTO_IPV6
-	}
-	return unix.NFPROTO_IPV4
-}
-
 // nftTables are tables as they are read: chains and sets at first, rules when they
 // are asked for.
 type nftTables struct {
@@ -72,7 +64,7 @@ func (r *nftReader) read(families ...hostport.Family) (*nftTables, error) {
 	n := &nftTables{reader: r, byName: map[string]*table{}, sets: map[*table]map[string]*nftSet{}}
 	protocols := []byte{unix.NFPROTO_INET}
 	for _, f := range families {
-		protocols = append(protocols, nfproto(f))
+		protocols = append(protocols, nfnetlink.Family(f))
 	}
 	for _, p := range protocols {
 		for _, read := range []func(byte) error{n.readChains, n.readSets} {
@@ -117,7 +109,7 @@ func (n *nftTables) readChains(protocol byte) error {
 }
 
 func (n *nftTables) readRules(t *table) error {
-	only := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(t.name + "\x00")}}
+	only := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, t.name)}
 	return n.reader.list(unix.NFT_MSG_GETRULE, t.number, only, func(_ byte, as nfnetlink.Attributes) {
 		// Kernels before 4.8 list all tables.
 		c := t.chains[as.Text(unix.NFTA_RULE_CHAIN)]
@@ -182,8 +174,8 @@ func (n *nftTables) readSets(protocol byte) error {
 
 func (r *nftReader) readElements(t *table, set string) (out []nftElement, err error) {
 	attrs := []netlink.Attribute{
-		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(t.name + "\x00")},
-		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set + "\x00")},
+		nfnetlink.Name(unix.NFTA_SET_ELEM_LIST_TABLE, t.name),
+		nfnetlink.Name(unix.NFTA_SET_ELEM_LIST_SET, set),
 	}
 	err = r.list(unix.NFT_MSG_GETSETELEM, t.number, attrs, func(_ byte, as nfnetlink.Attributes) {
 		for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {

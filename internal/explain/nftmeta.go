@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -48,7 +49,7 @@ func (m *machine) meta(x *expr.Meta) outcome {
 	case expr.MetaKeyL4PROTO:
 		return m.load(x.Register, []byte{p.Protocol.Number()})
 	case expr.MetaKeyNFPROTO:
-		return m.load(x.Register, []byte{nfproto(p.family())})
+		return m.load(x.Register, []byte{nfnetlink.Family(p.family())})
 	case expr.MetaKeyPROTOCOL:
 		if p.family() == hostport.IPv4 {
 			return m.load(x.Register, []byte{0x08, 0x00})
@@ -128,7 +129,7 @@ func (m *machine) ct(x *expr.Ct) outcome {
 	case expr.CtKeyPROTOCOL:
 		return m.load(x.Register, []byte{p.Protocol.Number()})
 	case expr.CtKeyL3PROTOCOL:
-		return m.load(x.Register, []byte{nfproto(p.family())})
+		return m.load(x.Register, []byte{nfnetlink.Family(p.family())})
 	case expr.CtKeyDST, ctKeyDstIP, ctKeyDstIP6, expr.CtKeyPROTODST, expr.CtKeySRC, ctKeySrcIP, ctKeySrcIP6, expr.CtKeyPROTOSRC:
 		return m.tuple(x)
 	default:

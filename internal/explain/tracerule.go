@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -70,7 +71,7 @@ func traceExprs(q *Question) []expr.Any {
 			equal([]byte{syn}))
 	}
 	if q.From.IsValid() {
-		at, proto := uint32(12), nfproto(hostport.FamilyOf(q.From))
+		at, proto := uint32(12), nfnetlink.Family(hostport.FamilyOf(q.From))
 		if q.From.Is6() {
 			at = 8
 		}

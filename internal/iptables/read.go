@@ -86,13 +86,9 @@ func chains(ctx context.Context, f hostport.Family) (r ruleset, matter []place, 
 		return nil, nil, fmt.Errorf("open nf_tables: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
-	family := byte(unix.NFPROTO_IPV4)
-	if f == hostport.IPv6 {
-		family = unix.NFPROTO_IPV6
-	}
 	list := func(kind, key uint16, name string, each func(nfnetlink.Attributes)) error {
-		only := []netlink.Attribute{{Type: key, Data: []byte(name + "\x00")}}
-		err := nfnetlink.List(ctx, conn, kind, family, only, func(_ byte, as nfnetlink.Attributes) {
+		only := []netlink.Attribute{nfnetlink.Name(key, name)}
+		err := nfnetlink.List(ctx, conn, kind, nfnetlink.Family(f), only, func(_ byte, as nfnetlink.Attributes) {
 			if as.Text(key) == name { // which not every listing heeds
 				each(as)
 			}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -101,10 +102,7 @@ func firstChains(f hostport.Family) []place {
 
 // holdsNFT reports whether nf_tables has one of our first chains.
 func holdsNFT(f hostport.Family) (bool, error) {
-	family := nftables.TableFamilyIPv4
-	if f == hostport.IPv6 {
-		family = nftables.TableFamilyIPv6
-	}
+	family := nftables.TableFamily(nfnetlink.Family(f))
 	absent := []error{unix.ENOENT, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} // or no nf_tables
 	for _, p := range firstChains(f) {
 		conn, err := nftables.New()

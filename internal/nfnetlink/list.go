@@ -6,6 +6,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // The library's own listings cannot be used: they take no notice of the flag
@@ -40,6 +42,19 @@ func List(
 		each(m.Data[0], Attributes(m.Data[HeaderLen:]))
 	}
 	return nil
+}
+
+// Family returns the number by which netfilter knows an IP family (NFPROTO_*).
+func Family(f hostport.Family) byte {
+	if f == hostport.IPv6 {
+		return unix.NFPROTO_IPV6
+	}
+	return unix.NFPROTO_IPV4
+}
+
+// Name returns an attribute that holds a name, as requests have it.
+func Name(kind uint16, name string) netlink.Attribute {
+	return netlink.Attribute{Type: kind, Data: []byte(name + "\x00")}
 }
 
 // HeaderLen is the length in bytes of the header of every nf_tables message: family,

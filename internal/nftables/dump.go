@@ -26,14 +26,10 @@ func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribu
 	return fmt.Errorf("read table %s: %w", tableName, explain(err))
 }
 
-func nameAttr(t uint16, name string) netlink.Attribute {
-	return netlink.Attribute{Type: t, Data: []byte(name + "\x00")}
-}
-
 // dumpRules reads the rules of all chains of the table.
 func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 	rules := make(map[string][]rule)
-	request := []netlink.Attribute{nameAttr(unix.NFTA_RULE_TABLE, tableName)}
+	request := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, tableName)}
 	err := b.dump(ctx, unix.NFT_MSG_GETRULE, request, func(as nfnetlink.Attributes) {
 		if as.Text(unix.NFTA_RULE_TABLE) != tableName {
 			return
@@ -91,7 +87,7 @@ type declaration struct {
 
 func (b *Backend) dumpSets(ctx context.Context) (map[string]declaration, error) {
 	sets := make(map[string]declaration)
-	request := []netlink.Attribute{nameAttr(unix.NFTA_SET_TABLE, tableName)}
+	request := []netlink.Attribute{nfnetlink.Name(unix.NFTA_SET_TABLE, tableName)}
 	err := b.dump(ctx, unix.NFT_MSG_GETSET, request, func(as nfnetlink.Attributes) {
 		if as.Text(unix.NFTA_SET_TABLE) != tableName || as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
 			return
@@ -113,8 +109,8 @@ const nftaSetExpr = 17
 func (b *Backend) dumpElements(ctx context.Context, set string) ([]element, error) {
 	var out []element
 	request := []netlink.Attribute{
-		nameAttr(unix.NFTA_SET_ELEM_LIST_TABLE, tableName),
-		nameAttr(unix.NFTA_SET_ELEM_LIST_SET, set),
+		nfnetlink.Name(unix.NFTA_SET_ELEM_LIST_TABLE, tableName),
+		nfnetlink.Name(unix.NFTA_SET_ELEM_LIST_SET, set),
 	}
 	err := b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as nfnetlink.Attributes) {
 		for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {

@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -29,18 +30,11 @@ func reg32(n uint32) uint32 {
 // words is the number of four-byte registers that an address takes.
 func words(f hostport.Family) uint32 { return uint32(addrBits(f)) / 32 }
 
-func nfproto(f hostport.Family) byte {
-	if f == hostport.IPv4 {
-		return unix.NFPROTO_IPV4
-	}
-	return unix.NFPROTO_IPV6
-}
-
 // isFamily matches the packets of one family.
 func isFamily(f hostport.Family) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1},
-		equal([]byte{nfproto(f)}),
+		equal([]byte{nfnetlink.Family(f)}),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -171,7 +172,7 @@ func translate(f hostport.Family, name string) []expr.Any {
 	return []expr.Any{
 		&expr.Lookup{SourceRegister: reg1, SetName: name, DestRegister: reg1, IsDestRegSet: true},
 		&expr.NAT{
-			Type: expr.NATTypeDestNAT, Family: uint32(nfproto(f)),
+			Type: expr.NATTypeDestNAT, Family: uint32(nfnetlink.Family(f)),
 			RegAddrMin: reg1, RegAddrMax: reg1, RegProtoMin: port, RegProtoMax: port, Specified: true,
 		},
 	}

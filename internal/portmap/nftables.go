@@ -57,7 +57,7 @@ func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
 		name := as.Text(unix.NFTA_TABLE_NAME)
 		others.see("table "+name, "table "+familyNames[family]+" "+name)
 		for _, f := range hostport.Families() {
-			if name == tableName && family == nfproto(f) {
+			if name == tableName && family == nfnetlink.Family(f) {
 				out = append(out, nftTable{family: f})
 			}
 		}
@@ -68,12 +68,12 @@ func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list tables of nf_tables: %w", err)
 	}
-	name := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: []byte(tableName + "\x00")}}
+	name := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, tableName)}
 	for i := range out {
 		t := &out[i]
-		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, nfproto(t.family), name, func(_ byte, as nfnetlink.Attributes) { t.add(as) })
+		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, nfnetlink.Family(t.family), name, func(_ byte, as nfnetlink.Attributes) { t.add(as) })
 		if err != nil {
-			return out, fmt.Errorf("list rules of table %s %s: %w", familyNames[nfproto(t.family)], tableName, err)
+			return out, fmt.Errorf("list rules of table %s %s: %w", familyNames[nfnetlink.Family(t.family)], tableName, err)
 		}
 	}
 	return out, nil
@@ -81,14 +81,6 @@ func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
 
 // familyNames are nft's words for the families that are looked at.
 var familyNames = map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}
-
-// nfproto returns the family of portmap's table for f.
-func nfproto(f hostport.Family) byte {
-	if f == hostport.IPv6 {
-		return unix.NFPROTO_IPV6
-	}
-	return unix.NFPROTO_IPV4
-}
 
 // add adds a rule as it was listed, if it is in a chain that has rules of
 // containers.
@@ -103,7 +95,7 @@ func (t *nftTable) add(as nfnetlink.Attributes) {
 	var exprs []expr.Any
 	for _, data := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
 		e := nfnetlink.Attributes(data)
-		exprs = append(exprs, nft.DecodeExpression(nfproto(t.family), e.Text(unix.NFTA_EXPR_NAME), e.Get(unix.NFTA_EXPR_DATA)))
+		exprs = append(exprs, nft.DecodeExpression(nfnetlink.Family(t.family), e.Text(unix.NFTA_EXPR_NAME), e.Get(unix.NFTA_EXPR_DATA)))
 	}
 	r.forward = parseExpressions(t.family, exprs)
 	t.rules = append(t.rules, r)
@@ -197,7 +189,7 @@ func (t nftTable) remove(gone func(containerID string) bool) error {
 			doomed = append(doomed, r)
 		}
 	}
-	table := &nftables.Table{Name: tableName, Family: nftables.TableFamily(nfproto(t.family))}
+	table := &nftables.Table{Name: tableName, Family: nftables.TableFamily(nfnetlink.Family(t.family))}
 	switch len(doomed) {
 	case len(t.rules):
 		conn.DelTable(table)
