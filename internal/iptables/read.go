@@ -32,11 +32,7 @@ func (b *Backend) read(ctx context.Context, v variant) (ruleset, error) {
 
 // list reads as read does, without iptables-save.
 func (b *Backend) list(ctx context.Context, v variant) (ruleset, error) {
-	r, asked, err := chains(ctx, v.family)
-	if err != nil || len(asked) == 0 {
-		return r, err
-	}
-	out, err := b.runList(ctx, v, listText(asked, "-S"), len(asked))
+	r, asked, out, err := b.ask(ctx, v, "-S")
 	if err != nil {
 		return nil, err
 	}
@@ -51,15 +47,9 @@ func (b *Backend) list(ctx context.Context, v variant) (ruleset, error) {
 // that list reads, or all of table nat.
 func (b *Backend) counted(ctx context.Context, v variant) (string, error) {
 	if v.nft {
-		_, asked, err := chains(ctx, v.family)
-		if err == nil {
-			var out string
-			if out, err = b.runList(ctx, v, listText(asked, "-v -S"), len(asked)); err == nil {
-				return countersFirst(out), nil
-			}
-		}
-		if killed(err) {
-			return "", err
+		_, _, out, err := b.ask(ctx, v, "-v -S")
+		if err == nil || killed(err) {
+			return countersFirst(out), err
 		}
 	}
 	return b.Run(ctx, v.save(), "", "-c", "-t", natTable)
@@ -71,11 +61,18 @@ func countersFirst(list string) string {
 	return inside.ReplaceAllString(list, "[$2:$3] $1$4")
 }
 
-func (b *Backend) runList(ctx context.Context, v variant, text string, chains int) (string, error) {
-	if chains > maxPlaces {
-		return "", fmt.Errorf("list chains one by one: %d are too many", chains)
+// ask has the tool list the chains that matter, with a command for each, and
+// returns what it printed. r has all chains, without rules.
+func (b *Backend) ask(ctx context.Context, v variant, command string) (r ruleset, asked []place, out string, err error) {
+	r, asked, err = chains(ctx, v.family)
+	switch {
+	case err != nil || len(asked) == 0:
+	case len(asked) > maxPlaces:
+		err = fmt.Errorf("list chains one by one: %d are too many", len(asked))
+	default:
+		out, err = b.Run(ctx, v.restore(), listText(asked, command), append(shortWait(), "--noflush")...)
 	}
-	return b.Run(ctx, v.restore(), text, append(shortWait(), "--noflush")...)
+	return r, asked, out, err
 }
 
 // chains asks nf_tables for the chains of the tables that may hold rules of ours,
