@@ -72,33 +72,6 @@ func fieldErrorf(field, format string, args ...any) *FieldError {
 // configuration is the field of errors about the document as a whole.
 const configuration = "network configuration"
 
-// document is the configuration as it is written. A key that is null, or not
-// there, is nil.
-type document struct {
-	CNIVersion           *string            `json:"cniVersion"`
-	Name                 *string            `json:"name"`
-	Backend              *string            `json:"backend"`
-	SNAT                 *bool              `json:"snat"`
-	MasqAll              *bool              `json:"masqAll"`
-	MarkMasqBit          *float64           `json:"markMasqBit"`
-	ExternalSetMarkChain *string            `json:"externalSetMarkChain"`
-	ConditionsV4         []*string          `json:"conditionsV4"`
-	ConditionsV6         []*string          `json:"conditionsV6"`
-	DataDir              *string            `json:"dataDir"`
-	LockTimeout          any                `json:"lockTimeout"`
-	HostListener         *string            `json:"hostListener"`
-	PodPorts             *string            `json:"podPorts"`
-	LogLevel             *string            `json:"logLevel"`
-	LogFile              *string            `json:"logFile"`
-	RuntimeConfig        runtimeConfig      `json:"runtimeConfig"`
-	PrevResult           json.RawMessage    `json:"prevResult"`
-	ValidAttachments     []*validAttachment `json:"cni.dev/valid-attachments"`
-}
-
-type runtimeConfig struct {
-	PortMappings []*portMapping `json:"portMappings"`
-}
-
 type validAttachment struct {
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifname"`
@@ -115,33 +88,33 @@ func Parse(data []byte) (*Config, error) {
 		LogLevel:    slog.LevelInfo,
 		Options:     hostport.Options{SNAT: true, MarkMasqBit: DefaultMarkMasqBit},
 	}
-	var d document
 	r := &reader{}
-	r.decode(configuration, data, &d)
-	if r.wrong(configuration) {
+	if err := json.Unmarshal(data, &r.document); err != nil {
+		r.refuse(configuration, err)
 		return c, r.err()
 	}
-	read(r, "cniVersion", d.CNIVersion, &c.CNIVersion)
-	read(r, "name", d.Name, &c.Name)
-	r.readOptions(&d, &c.Options)
-	r.readBackend(&d, c)
-	readPath(r, "dataDir", d.DataDir, &c.DataDir)
-	readDuration(r, "lockTimeout", d.LockTimeout, maxLockTimeout, &c.LockTimeout)
-	readChoice(r, "hostListener", d.HostListener, map[string]bool{"ignore": false, "deny": true}, &c.DenyListeners)
-	readChoice(r, "podPorts", d.PodPorts, map[string]bool{"runtime": false, "agent": true}, &c.AskAgent)
-	if d.LogLevel != nil {
-		*d.LogLevel = strings.ToLower(*d.LogLevel)
-	}
-	readChoice(r, "logLevel", d.LogLevel, map[string]slog.Level{
+	read(r, "cniVersion", &c.CNIVersion)
+	read(r, "name", &c.Name)
+	marked := r.readOptions(&c.Options)
+	r.readBackend(c, marked)
+	readPath(r, "dataDir", &c.DataDir)
+	readDuration(r, "lockTimeout", maxLockTimeout, &c.LockTimeout)
+	readChoice(r, "hostListener", map[string]bool{"ignore": false, "deny": true}, &c.DenyListeners)
+	readChoice(r, "podPorts", map[string]bool{"runtime": false, "agent": true}, &c.AskAgent)
+	readChoice(r, "logLevel", map[string]slog.Level{
 		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "warning": slog.LevelWarn, "error": slog.LevelError,
 	}, &c.LogLevel)
-	readPath(r, "logFile", d.LogFile, &c.LogFile)
-	c.Mappings = r.readMappings(portMappings, d.RuntimeConfig.PortMappings)
-	if string(d.PrevResult) != "null" {
-		c.PrevResult = d.PrevResult
+	readPath(r, "logFile", &c.LogFile)
+	var runtimeConfig struct {
+		PortMappings json.RawMessage `json:"portMappings"`
 	}
-	c.Listed = d.ValidAttachments != nil
-	readList(r, "cni.dev/valid-attachments", d.ValidAttachments, func(at func() string, v *validAttachment) {
+	if read(r, "runtimeConfig", &runtimeConfig) {
+		c.Mappings = r.readMappings("runtimeConfig.portMappings", runtimeConfig.PortMappings)
+	}
+	read(r, "prevResult", &c.PrevResult)
+	const attachments = "cni.dev/valid-attachments"
+	c.Listed = r.get(attachments) != nil
+	readList(r, attachments, r.get(attachments), func(at func() string, v *validAttachment) {
 		if v.ContainerID == "" || v.IfName == "" {
 			r.failf(at(), "containerID and ifname are required")
 		}
@@ -150,37 +123,38 @@ func Parse(data []byte) (*Config, error) {
 	return c, r.err()
 }
 
-func (r *reader) readOptions(d *document, o *hostport.Options) {
-	read(r, "snat", d.SNAT, &o.SNAT)
-	read(r, "masqAll", d.MasqAll, &o.MasqueradeAll)
-	if d.MarkMasqBit != nil {
-		bit, err := whole[int](d.MarkMasqBit, 0, 31)
-		if err != nil {
-			r.failf("markMasqBit", "%w", err)
-		} else {
-			o.MarkMasqBit = bit
-		}
+// readOptions reports whether there is a markMasqBit.
+func (r *reader) readOptions(o *hostport.Options) (marked bool) {
+	read(r, "snat", &o.SNAT)
+	read(r, "masqAll", &o.MasqueradeAll)
+	bit := float64(o.MarkMasqBit)
+	marked = read(r, "markMasqBit", &bit)
+	if n, err := whole[int](&bit, 0, 31); err != nil {
+		r.failf("markMasqBit", "%w", err)
+	} else {
+		o.MarkMasqBit = n
 	}
-	read(r, "externalSetMarkChain", d.ExternalSetMarkChain, &o.ExternalSetMarkChain)
-	if o.ExternalSetMarkChain != "" && d.MarkMasqBit != nil {
+	read(r, "externalSetMarkChain", &o.ExternalSetMarkChain)
+	if o.ExternalSetMarkChain != "" && marked {
 		r.failf("markMasqBit", "cannot be combined with externalSetMarkChain")
 	}
-	readList(r, "conditionsV4", d.ConditionsV4, func(_ func() string, word *string) { o.ConditionsV4 = append(o.ConditionsV4, *word) })
-	readList(r, "conditionsV6", d.ConditionsV6, func(_ func() string, word *string) { o.ConditionsV6 = append(o.ConditionsV6, *word) })
+	readWords(r, "conditionsV4", &o.ConditionsV4)
+	readWords(r, "conditionsV6", &o.ConditionsV6)
+	return marked
 }
 
 // readBackend reads the backend's name. A configuration without one that has
 // what only iptables understands was written for the portmap plugin, whose
 // default is iptables.
-func (r *reader) readBackend(d *document, c *Config) {
+func (r *reader) readBackend(c *Config, marked bool) {
 	choices := map[string]string{}
 	for _, name := range backend.Names() {
 		choices[name] = name
 	}
-	readChoice(r, "backend", d.Backend, choices, &c.Backend)
+	readChoice(r, "backend", choices, &c.Backend)
 	o := c.Options
 	isWord := func(s string) bool { return s == "!" || strings.HasPrefix(s, "-") }
-	if c.Backend == "" && (d.MarkMasqBit != nil || o.ExternalSetMarkChain != "" || slices.ContainsFunc(slices.Concat(o.ConditionsV4, o.ConditionsV6), isWord)) {
+	if c.Backend == "" && (marked || o.ExternalSetMarkChain != "" || slices.ContainsFunc(slices.Concat(o.ConditionsV4, o.ConditionsV6), isWord)) {
 		c.Backend = backend.Iptables
 	}
 }

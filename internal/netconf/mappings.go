@@ -10,8 +10,6 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-const portMappings = "runtimeConfig.portMappings"
-
 // portMapping is an entry of runtimeConfig.portMappings.
 type portMapping struct {
 	HostPort      *float64 `json:"hostPort"`
@@ -23,17 +21,12 @@ type portMapping struct {
 // ParseMappings reads port mappings that did not come with a configuration,
 // written as in one. Without data there are none. Errors name field.
 func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, error) {
-	if len(data) == 0 {
-		return nil, nil
-	}
 	r := &reader{}
-	var list []*portMapping
-	r.decode(field, data, &list)
-	return r.readMappings(field, list), r.err()
+	return r.readMappings(field, data), r.err()
 }
 
-func (r *reader) readMappings(key string, list []*portMapping) []hostport.Mapping {
-	out := make([]hostport.Mapping, 0, len(list))
+func (r *reader) readMappings(key string, list json.RawMessage) []hostport.Mapping {
+	var out []hostport.Mapping
 	readList(r, key, list, func(at func() string, p *portMapping) {
 		out = append(out, r.readMapping(at, p))
 	})
