@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches what Debian's suites have of the tools and kernels that people run:
+# Fetches what the suites of Debian and Ubuntu have of the tools and kernels that
+# people run:
 #
 #	test/debian.sh DIRECTORY tools|kernel|firewalld|containerd SUITE...
 #	test/debian.sh DIRECTORY extra PACKAGE...
@@ -21,9 +22,10 @@ cache=$1 set=$2
 shift 2
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
-# The archive is the one that this machine uses.
+# Debian's archive is the one that this machine uses.
 archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | awk '/\/debian\/?$/ { print; exit }')
 [ -n "$archive" ] || archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
+ubuntu=http://archive.ubuntu.com/ubuntu
 [ -n "$archive" ] || { echo "apt-get knows no archive of Debian" >&2; exit 1; }
 
 # apt SUITE PROGRAM ARGUMENT... runs apt on an empty system of that suite.
@@ -37,6 +39,18 @@ apt() {
 		-o APT::Install-Recommends=false -o Acquire::Retries=3 "$@"
 }
 
+# keyring makes ubuntu.gpg, from the package that Debian has of it since trixie.
+keyring() {
+	[ ! -e "$cache/ubuntu.gpg" ] || return 0
+	local to=$cache/keyring
+	rm -rf "$to" && mkdir -p "$to"
+	update trixie
+	(cd "$to" && apt trixie apt-get download ubuntu-keyring)
+	dpkg-deb -x "$to"/ubuntu-keyring_*.deb "$to"
+	mv "$to/usr/share/keyrings/ubuntu-archive-keyring.gpg" "$cache/ubuntu.gpg"
+	rm -rf "$to"
+}
+
 # update SUITE makes its system, once a run.
 update() {
 	local root=$cache/$1/apt
@@ -44,7 +58,13 @@ update() {
 	mkdir -p "$root"/{state/lists/partial,cache/archives/partial,etc/apt/preferences.d}
 	rm -f "$root"/updated.*
 	: >"$root/status"
-	printf 'deb [signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg "$archive" "$1" >"$root/sources.list"
+	case $1 in
+	focal | jammy | noble)
+		keyring
+		printf 'deb [signed-by=%s] %s %s main\n' "$cache/ubuntu.gpg" "$ubuntu" "$1"
+		;;
+	*) printf 'deb [signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg "$archive" "$1" ;;
+	esac >"$root/sources.list"
 	apt "$1" apt-get update
 	: >"$root/updated.$$"
 }
