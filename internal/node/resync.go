@@ -105,7 +105,7 @@ func (s *session) adopt(found []*hostport.Attachment) (dropped []*hostport.Attac
 			return err
 		}
 		pending, err := tx.Pending()
-		if err := errors.Join(err, tx.Intact(records)); err != nil {
+		if err != nil {
 			return err
 		}
 		found = slices.DeleteFunc(found, func(a *hostport.Attachment) bool { return withdrawn(a.Key, records, pending) })

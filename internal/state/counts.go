@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // countsName is the file with the counts: a pair of numbers for each name, in
@@ -46,41 +44,14 @@ func AddCount(dir, name string, took time.Duration) error {
 		return fmt.Errorf("count %q: unknown", name)
 	}
 	return writeBeside(dir, countsName, func(f *os.File) error {
-		var b [countSize]byte
-		if _, err := f.ReadAt(b[:], at); err != nil {
-			b = [countSize]byte{} // behind the end of the file
-		}
-		c := decodeCount(b[:])
-		binary.LittleEndian.PutUint64(b[:], c.Number+1)
+		b := make([]byte, countSize)
+		_, _ = f.ReadAt(b, at) // zero behind the end of the file
+		c := decodeCount(b)
+		binary.LittleEndian.PutUint64(b, c.Number+1)
 		binary.LittleEndian.PutUint64(b[8:], uint64(c.Took+took))
-		_, err := f.WriteAt(b[:], at)
+		_, err := f.WriteAt(b, at)
 		return err
 	})
-}
-
-// writeBeside has fn write a file beside the records that it alone has locked, in a
-// directory that may hold the state: not behind a symbolic link, and not another
-// user's. Without a directory it does nothing.
-func writeBeside(dir, name string, fn func(*os.File) error) error {
-	_, err := safe(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	var f *os.File
-	if err == nil {
-		f, err = openFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
-	}
-	if err != nil {
-		return fmt.Errorf("open %s: %w", name, err)
-	}
-	defer f.Close() // which unlocks
-	if err = flock(f, unix.LOCK_EX); err == nil {
-		err = fn(f)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
 }
 
 // Counts returns the counts by name, all of them, zero where nothing was
@@ -90,29 +61,15 @@ func Counts(dir string) (map[string]Count, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
-	out := make(map[string]Count)
-	for i, name := range countNames() {
-		out[name] = Count{}
-		if end := (i + 1) * countSize; end <= len(b) {
-			out[name] = decodeCount(b[end-countSize : end])
-		}
+	names := countNames()
+	b = append(b, make([]byte, len(names)*countSize)...) // the file ends with the last that was counted
+	out := make(map[string]Count, len(names))
+	for i, name := range names {
+		out[name] = decodeCount(b[i*countSize:])
 	}
 	return out, err
 }
 
 func decodeCount(b []byte) Count {
 	return Count{binary.LittleEndian.Uint64(b), time.Duration(binary.LittleEndian.Uint64(b[8:]))}
-}
-
-// Remove removes the state, and the directory if nothing else is in it. It is
-// for the end of an installation: nobody may use the state meanwhile.
-func Remove(dir string) error {
-	var errs []error
-	for _, name := range []string{dbName, countsName, refusalsName, lockName} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	_ = os.Remove(dir) // which may be another's
-	return errors.Join(errs...)
 }

@@ -35,21 +35,17 @@ func Mentions(dir string, k hostport.Key) bool {
 		return false
 	}
 	defer func() { _ = unix.Close(fd) }()
+	const step = 16 << 10
 	key := []byte(k.String())
-	buffer := make([]byte, 16<<10+len(key))
-	for kept := 0; ; { // the end of a piece, in which the key may begin
-		n, err := unix.Read(fd, buffer[kept:])
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if n <= 0 {
-			return false
-		}
-		end := buffer[:kept+n]
-		if bytes.Contains(end, key) {
+	piece := make([]byte, step+len(key)) // pieces overlap: the key may lie across
+	for at := int64(0); ; at += step {
+		n, _ := unix.Pread(fd, piece, at)
+		if bytes.Contains(piece[:max(n, 0)], key) {
 			return true
 		}
-		kept = copy(buffer, end[max(0, len(end)-len(key)+1):])
+		if n < len(piece) {
+			return false
+		}
 	}
 }
 
@@ -60,18 +56,28 @@ func Usable(dir string) error {
 	if err := prepare(dir); err != nil {
 		return err
 	}
-	f, err := openLock(dir)
+	f, err := openFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("open state lock: %w", err)
 	}
-	defer f.Close()
-	if err := unix.Access(dir, unix.W_OK); err != nil {
-		return fmt.Errorf("write to state directory %q: %w", dir, err)
-	}
-	return nil
+	return f.Close()
 }
 
-// prepare creates the directory and refuses one that others could tamper with.
+// Remove removes the state, and the directory if nothing else is in it. It is
+// for the end of an installation: nobody may use the state meanwhile.
+func Remove(dir string) error {
+	var errs []error
+	for _, name := range []string{dbName, countsName, refusalsName, lockName} {
+		if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	_ = os.Remove(dir) // which may be another's
+	return errors.Join(errs...)
+}
+
+// prepare creates the directory. It refuses one that others could tamper with: a
+// symbolic link, and a directory of another user.
 func prepare(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return fmt.Errorf("state directory %q: not an absolute path", dir)
@@ -79,52 +85,40 @@ func prepare(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create state directory: %w", err)
 	}
-	fi, err := safe(dir)
-	if err != nil {
-		return err
-	}
-	if fi.Mode().Perm()&0o077 != 0 {
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return fmt.Errorf("close state directory to others: %w", err)
-		}
-	}
-	return nil
-}
-
-// safe refuses a symbolic link, and a directory of another user.
-func safe(dir string) (os.FileInfo, error) {
 	fi, err := os.Lstat(dir)
 	if err != nil {
-		return nil, fmt.Errorf("look at state directory: %w", err)
+		return fmt.Errorf("look at state directory: %w", err)
 	}
 	if !fi.IsDir() {
-		return nil, fmt.Errorf("state directory %q: is a symbolic link or not a directory", dir)
+		return fmt.Errorf("state directory %q: is a symbolic link or not a directory", dir)
 	}
-	return fi, owned(dir, fi)
+	err = owned(dir, fi)
+	if err == nil && fi.Mode().Perm()&0o077 != 0 {
+		err = os.Chmod(dir, 0o700)
+	}
+	return err
 }
 
 // owned refuses a file of another user.
 func owned(path string, fi os.FileInfo) error {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("%q belongs to user %d, not to user %d", path, st.Uid, os.Geteuid())
+		return fmt.Errorf("%w: %q belongs to user %d, not to user %d", unix.EPERM, path, st.Uid, os.Geteuid())
 	}
 	return nil
 }
 
 // openFile opens a regular file that belongs to this user. It does not follow
-// symbolic links and does not wait for the other end of a FIFO.
+// symbolic links and does not wait for the other end of a FIFO. The error wraps a
+// unix.Errno.
 func openFile(name string, flag int, perm os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, perm)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%q is a symbolic link: refused", name)
-	}
 	if err != nil {
 		return nil, err
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%q is not a regular file: refused", name)
+		err = fmt.Errorf("%w: %q is not a regular file", unix.EPERM, name)
 	}
 	if err == nil {
 		err = owned(name, fi)
@@ -139,10 +133,25 @@ func openFile(name string, flag int, perm os.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-func openLock(dir string) (*os.File, error) {
-	f, err := openFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open state lock: %w", err)
+// writeBeside has fn write a file beside the records that it alone has locked.
+// Without a directory it does nothing.
+func writeBeside(dir, name string, fn func(*os.File) error) error {
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
 	}
-	return f, nil
+	if err := prepare(dir); err != nil {
+		return err
+	}
+	f, err := openFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", name, err)
+	}
+	defer f.Close() // which unlocks
+	if err = flock(f, unix.LOCK_EX); err == nil {
+		err = fn(f)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
 }

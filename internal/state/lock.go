@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,39 +20,34 @@ var ErrLocked = errors.New("state is locked by another process")
 // hundred pods starting together, polling takes minutes, and the queue as long
 // as their work does.
 func lock(ctx context.Context, dir string, timeout time.Duration) (*os.File, error) {
-	f, err := openLock(dir)
+	f, err := openFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open state lock: %w", err)
 	}
 	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return f, nil
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		got := make(chan error)
+		go func() {
+			err := flock(f, unix.LOCK_EX)
+			select {
+			case got <- err:
+			case <-ctx.Done(): // nobody waits any more: closing releases the lock
+				f.Close()
+			}
+		}()
+		select {
+		case err = <-got:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for %q: %w for %v", f.Name(), ErrLocked, timeout)
+		}
 	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock state: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	got := make(chan error)
-	go func() {
-		err := flock(f, unix.LOCK_EX)
-		select {
-		case got <- err:
-		case <-ctx.Done(): // nobody waits any more: closing releases the lock
-			f.Close()
-		}
-	}()
-	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock state: %w", err)
-		}
-		return f, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for %q: %w for %v", f.Name(), ErrLocked, timeout)
-	}
+	return f, nil
 }
 
 func flock(f *os.File, how int) error {
@@ -72,13 +68,10 @@ const deathsFormat = "deaths=%d\n"
 
 // deaths returns the number of processes that died in the state file, as the
 // lock file counts them. Layout 1 kept something else in it, which counts as 0.
-func deaths(lock *os.File) int {
+func deaths(lock *os.File) (count int) {
 	b := make([]byte, len(deathsFormat))
-	n, _ := lock.ReadAt(b, 0)
-	count := 0
-	if _, err := fmt.Sscanf(string(b[:n]), deathsFormat, &count); err != nil {
-		return 0
-	}
+	_, _ = lock.ReadAt(b, 0)
+	_, _ = fmt.Sscanf(string(b), deathsFormat, &count)
 	return count
 }
 

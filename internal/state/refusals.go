@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -31,39 +30,25 @@ type Refusal struct {
 // directory there is nothing to note it in, which is no error.
 func AddRefusal(dir string, r Refusal) error {
 	return writeBeside(dir, refusalsName, func(f *os.File) error {
-		all, _ := readRefusals(f) // of what cannot be read nothing is kept
+		all, _ := Refusals(dir) // of what cannot be read nothing is kept
 		all = append(all, r)
 		b, err := json.Marshal(all[max(0, len(all)-maxRefusals):])
-		if err == nil {
-			err = f.Truncate(0)
-		}
-		if err == nil {
-			_, err = f.WriteAt(b, 0)
-		}
-		return err
+		_, werr := f.WriteAt(b, 0)
+		return errors.Join(err, werr, f.Truncate(int64(len(b))))
 	})
 }
 
 // Refusals returns the last refusals, in order. While one is written there may be
 // an error.
-func Refusals(dir string) ([]Refusal, error) {
-	f, err := os.Open(filepath.Join(dir, refusalsName))
+func Refusals(dir string) (out []Refusal, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, refusalsName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
+	if err == nil {
+		err = json.Unmarshal(b, &out)
+	}
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readRefusals(f)
-}
-
-func readRefusals(f io.Reader) (out []Refusal, err error) {
-	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	if err != nil || len(b) == 0 {
-		return nil, err
-	}
-	if err := json.Unmarshal(b, &out); err != nil {
 		return nil, fmt.Errorf("read refusals: %w", err)
 	}
 	return out, nil

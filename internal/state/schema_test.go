@@ -86,26 +86,29 @@ func TestAnotherLayoutKeepsRecords(t *testing.T) {
 	}
 }
 
-// A file of a later schema has more in it than this program knows.
-func TestLaterSchemaKeepsRecords(t *testing.T) {
-	o := options(t.TempDir())
-	s := open(t, o)
-	fill(t, s, 3)
-	_ = s.Close()
-	edit(t, o, func(tx *bolt.Tx) error {
-		_, err := tx.CreateBucket([]byte("later"))
-		return errors.Join(err, tx.DeleteBucket([]byte("interfaces")), tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("3")))
-	})
-	s = open(t, o)
-	pending(t, s, both...)
-	if err := use(s, 3); err != nil || s.Aside() != "" {
-		t.Errorf("%v, aside %q", err, s.Aside())
+// A file of a later schema has more in it than this program knows, and one whose
+// schema is not known has its records all the same.
+func TestOtherSchemaKeepsRecords(t *testing.T) {
+	for _, schema := range []string{"3", "0", ""} {
+		o := options(t.TempDir())
+		s := open(t, o)
+		fill(t, s, 3)
+		_ = s.Close()
+		edit(t, o, func(tx *bolt.Tx) error {
+			_, err := tx.CreateBucket([]byte("later"))
+			return errors.Join(err, tx.DeleteBucket([]byte("interfaces")), tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte(schema)))
+		})
+		s = open(t, o)
+		pending(t, s, both...)
+		if err := use(s, 3); err != nil || s.Aside() != "" {
+			t.Errorf("schema %q: %v, aside %q", schema, err, s.Aside())
+		}
 	}
 }
 
 // schema1.db.gz was written by the program that had schema 1: pods 0 to 4 on both
 // backends, and a change in which the process died, which adds pod 9 and removes
-// pod 3.
+// pod 3. All rules are written anew, so it does not matter which change that was.
 func TestSchema1IsConverted(t *testing.T) {
 	o := options(t.TempDir())
 	f, err := os.Open(filepath.Join("testdata", "schema1.db.gz"))
@@ -148,7 +151,7 @@ func TestSchema1IsConverted(t *testing.T) {
 				t.Errorf("records (-want +got):\n%s", diff)
 			}
 			p, perr := tx.Pending()
-			if diff := cmp.Diff(&state.Pending{Backends: both, Changed: []*hostport.Attachment{of(9, 8009), of(3, 8003, 20003)}}, p, compare); diff != "" {
+			if diff := cmp.Diff(&state.Pending{Backends: both}, p, compare); diff != "" {
 				t.Errorf("pending (-want +got):\n%s", diff)
 			}
 			fp, ferr := tx.Fingerprint("nftables")

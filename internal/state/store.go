@@ -14,10 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asideInfix stands between the name of a file that was moved aside and the
-// time.
-const asideInfix = ".damaged-"
-
 // ErrDamaged is wrapped by errors that mean: the contents of the file cannot be
 // trusted. Rebuild moves such a file aside.
 var ErrDamaged = errors.New("state file is damaged")
@@ -36,7 +32,7 @@ type Options struct {
 	BootID string
 	// Layout is the version of the rules that this program writes.
 	Layout int
-	// Backends are the names of all backends, for Pending.
+	// Backends are the names of all backends, for Pending and Records.
 	Backends []string
 	// Guest is set by a program beside the plugin. A file that the plugin has yet
 	// to convert or to replace is left as it is, see ErrOther and ErrDamaged.
@@ -46,6 +42,7 @@ type Options struct {
 // Store is the opened and locked state. It is not safe for concurrent use.
 type Store struct {
 	opts  Options
+	path  string
 	lock  *os.File
 	db    *bolt.DB
 	aside string
@@ -64,21 +61,16 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o, lock: l, deaths: deaths(l)}
-	if s.deaths >= maxDeaths && Exists(o.Dir) {
-		err = fmt.Errorf("%w: %d processes died while they used it", ErrDamaged, s.deaths)
-	} else {
-		err = s.open()
-	}
-	if errors.Is(err, ErrDamaged) && !o.Guest {
-		err = s.Rebuild()
+	s := &Store{opts: o, path: filepath.Join(o.Dir, dbName), lock: l, deaths: deaths(l)}
+	err = s.open()
+	if errors.Is(err, ErrDamaged) {
+		s.db = nil // see Rebuild
+		if !o.Guest {
+			err = s.Rebuild()
+		}
 	}
 	if err != nil {
-		if s.db != nil && errors.Is(err, ErrOther) {
-			err = errors.Join(err, s.guard(s.db.Close))
-		}
-		l.Close()
-		return nil, err
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -89,8 +81,8 @@ func (s *Store) Aside() string { return s.aside }
 // Close closes the file and releases the lock.
 func (s *Store) Close() error {
 	var err error
-	s.deaths = 0 // this process lived
 	if s.db != nil {
+		s.deaths = 0 // this process lived
 		err = s.guard(s.db.Close)
 	}
 	return errors.Join(err, s.lock.Close())
@@ -102,84 +94,51 @@ func (s *Store) Rebuild() error {
 	// A damaged database is not closed: that may panic or block forever. Its
 	// descriptor is closed with the process.
 	s.db = nil
-	path := filepath.Join(s.opts.Dir, dbName)
-	s.aside = fmt.Sprintf("%s%s%s", path, asideInfix, time.Now().UTC().Format("20060102T150405.000000000"))
-	if err := os.Rename(path, s.aside); err != nil {
+	s.aside = s.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000000")
+	if err := os.Rename(s.path, s.aside); err != nil {
 		return fmt.Errorf("move damaged state file aside: %w", err)
 	}
 	s.deaths = 0
 	return s.open()
 }
 
+// open opens the file and makes its contents those of this boot, schema and
+// layout.
 func (s *Store) open() error {
-	path := filepath.Join(s.opts.Dir, dbName)
 	fresh := !Exists(s.opts.Dir)
-	if fi, err := os.Lstat(path); err == nil && fi.Mode().IsRegular() && fi.Size() == 0 {
-		return fmt.Errorf("%w: it is empty", ErrDamaged) // bbolt would take it for a new one
+	if s.deaths >= maxDeaths && !fresh {
+		return damagef("%d processes died while they used it", s.deaths)
 	}
-	var refused error
 	err := s.guard(func() (err error) {
-		s.db, err = bolt.Open(path, 0o600, &bolt.Options{
+		s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{
 			// Nobody but a tool that examines the file takes this lock.
-			Timeout: min(s.opts.Timeout, patience/2),
-			NoSync:  true,
-			OpenFile: func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
-				f, refused = openFile(name, flag, perm)
-				return f, refused
-			},
+			Timeout:  min(s.opts.Timeout, patience/2),
+			NoSync:   true,
+			OpenFile: openFile,
 		})
 		return err
 	})
-	if refused != nil {
-		return fmt.Errorf("open state file: %w", refused)
+	if err != nil && fresh {
+		// On a full disk, every pod would leave one more truncated file.
+		if rerr := os.Remove(s.path); !errors.Is(rerr, os.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	var no unix.Errno
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		err = ErrLocked
+	case err != nil && !errors.Is(err, ErrDamaged) && !errors.As(err, &no): // no failure of the system
+		err = damagef("%w", err)
 	}
 	if err != nil {
-		s.db = nil
-		if fresh {
-			// On a full disk, every pod would leave one more truncated file.
-			if rerr := os.Remove(path); !errors.Is(rerr, os.ErrNotExist) {
-				err = errors.Join(err, rerr)
-			}
-		}
-		return openError(path, err)
+		return fmt.Errorf("open %q: %w", s.path, err)
 	}
-	if s.deaths > 0 {
-		if err := s.verify(); err != nil {
-			return err
-		}
-	}
-	return s.settle()
-}
-
-// verify checks the structure of the whole file. It takes about a millisecond
-// for a thousand attachments, so it is left out unless a process died in the
-// file.
-func (s *Store) verify() error {
-	return s.View(func(tx *Tx) error {
-		var damage error
-		for err := range tx.tx.Check() { // its goroutine waits until all are read
-			if damage == nil {
-				damage = fmt.Errorf("%w: %w", ErrDamaged, err)
-			}
-		}
-		return damage
-	})
-}
-
-// settle makes the contents those of this boot, schema and layout. A file that is
-// shorter than its metadata say was cut off, which bbolt notices only when it
-// uses a page that is missing: by then the rules may be lost too.
-func (s *Store) settle() error {
-	fi, err := os.Stat(s.db.Path())
-	if err != nil {
-		return fmt.Errorf("look at state file: %w", err)
-	}
-	var current bool
+	current := false
 	err = s.View(func(tx *Tx) (err error) {
-		if is, want := fi.Size(), tx.tx.Size(); is < want {
-			return damagef("it has %d bytes of %d", is, want)
+		if err = s.verify(tx.tx); err == nil {
+			current, err = tx.current()
 		}
-		current, err = tx.current(s.opts)
 		return err
 	})
 	if err != nil || current {
@@ -188,21 +147,27 @@ func (s *Store) settle() error {
 	if s.opts.Guest {
 		return fmt.Errorf("%w: the plugin converts it", ErrOther)
 	}
-	return s.Update(func(tx *Tx) error { return tx.convert(s.opts) })
+	return s.Update((*Tx).convert)
 }
 
-// openError tells damage, which is repaired, from failures of the system.
-func openError(path string, err error) error {
-	var pe *os.PathError
-	var se *os.SyscallError
-	var no interface{ Temporary() bool } // syscall.Errno
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		err = ErrLocked
-	case errors.Is(err, ErrDamaged), !errors.As(err, &pe) && !errors.As(err, &se) && !errors.As(err, &no):
-		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+// verify looks whether the file is whole. One that is shorter than its metadata
+// say was cut off, which bbolt notices only when it uses a page that is missing:
+// by then the rules may be lost too. If a process died in the file, the structure of
+// all of it is checked, which takes about a millisecond for a thousand attachments.
+func (s *Store) verify(tx *bolt.Tx) error {
+	fi, err := os.Stat(s.path)
+	if err != nil {
+		return fmt.Errorf("look at state file: %w", err)
 	}
-	return fmt.Errorf("open %q: %w", path, err)
+	if is, want := fi.Size(), tx.Size(); is < want {
+		return damagef("it has %d bytes of %d", is, want)
+	}
+	if s.deaths > 0 {
+		for damage := range tx.Check() { // its goroutine waits until all are read
+			err = damagef("%w", damage)
+		}
+	}
+	return err
 }
 
 // patience is how long one transaction may take. Milliseconds are usual, and a
@@ -224,10 +189,10 @@ func (s *Store) guard(fn func() error) (err error) {
 		debug.SetPanicOnFault(old)
 		hang.Stop()
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+			err = damagef("%v", r)
 		}
 		if errors.Is(err, unix.EFBIG) || errors.Is(err, bolterrors.ErrIncompatibleValue) {
-			err = fmt.Errorf("%w: %w", ErrDamaged, err)
+			err = damagef("%w", err)
 		}
 		setDeaths(s.lock, s.deaths)
 	}()
@@ -237,13 +202,13 @@ func (s *Store) guard(fn func() error) (err error) {
 // Update runs fn in a transaction that is committed if fn returns nil.
 func (s *Store) Update(fn func(*Tx) error) error {
 	return s.guard(func() error {
-		return s.db.Update(func(tx *bolt.Tx) error { return fn(&Tx{tx, s.opts.Layout}) })
+		return s.db.Update(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts}) })
 	})
 }
 
 // View runs fn in a transaction that cannot write.
 func (s *Store) View(fn func(*Tx) error) error {
 	return s.guard(func() error {
-		return s.db.View(func(tx *bolt.Tx) error { return fn(&Tx{tx, s.opts.Layout}) })
+		return s.db.View(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts}) })
 	})
 }

@@ -1,9 +1,9 @@
 package state
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -17,8 +17,8 @@ import (
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
 // index entries have empty values. Values in JSON have a checksum before them.
 var (
-	// schema, boot, layout, id, rewritten -> text; pending -> Pending; view -> View;
-	// fingerprint/BACKEND -> Fingerprint; seen/BACKEND -> text
+	// pending -> Pending; view -> View; fingerprint/BACKEND -> Fingerprint;
+	// all else -> text
 	bucketMeta = []byte("meta")
 	// KEY -> Attachment
 	bucketAttachments = []byte("attachments")
@@ -30,28 +30,26 @@ var (
 	bucketInterfaces = []byte("interfaces")
 	// interface on which we set route_localnet -> nothing
 	bucketOpened = []byte("opened")
-
-	keySchema  = []byte("schema")
-	keyBoot    = []byte("boot")
-	keyLayout  = []byte("layout")
-	keyID      = []byte("id")
-	keyPending = []byte("pending")
-	keyView    = []byte("view")
-	keyRewrite = []byte("rewritten")
 )
 
-func buckets() [][]byte {
-	return [][]byte{bucketMeta, bucketAttachments, bucketPorts, bucketAddresses, bucketInterfaces, bucketOpened}
-}
+// The keys of bucketMeta, some followed by the name of a backend.
+const (
+	keySchema      = "schema"
+	keyBoot        = "boot"
+	keyLayout      = "layout"
+	keyID          = "id"
+	keyPending     = "pending"
+	keyView        = "view"
+	keyRewritten   = "rewritten"
+	keyFingerprint = "fingerprint/"
+	keySeen        = "seen/"
+)
 
-func keyFingerprint(backend string) []byte { return []byte("fingerprint/" + backend) }
-
-func keySeen(backend string) []byte { return []byte("seen/" + backend) }
-
-// Tx is a transaction on the state.
+// Tx is a transaction on the state. Buckets that are missing make it panic, which
+// Store takes for damage.
 type Tx struct {
-	tx     *bolt.Tx
-	layout int
+	tx   *bolt.Tx
+	opts *Options
 }
 
 // Pending is a change that was begun and not finished, and the backends whose
@@ -63,6 +61,8 @@ type Pending struct {
 	Changed []*hostport.Attachment `json:"changed,omitempty"`
 }
 
+func (p *Pending) empty() bool { return p == nil || len(p.Backends)+len(p.Changed) == 0 }
+
 // View identifies the namespaces from which the plugin looks at the node's
 // processes and mounts, by their inodes.
 type View struct {
@@ -71,184 +71,143 @@ type View struct {
 }
 
 // Get returns the record of an attachment, or nil if there is none.
-func (t *Tx) Get(k hostport.Key) (*hostport.Attachment, error) {
-	v := t.tx.Bucket(bucketAttachments).Get([]byte(k.String()))
+func (t *Tx) Get(k hostport.Key) (*hostport.Attachment, error) { return t.load(k.String()) }
+
+func (t *Tx) load(key string) (*hostport.Attachment, error) {
+	v := t.tx.Bucket(bucketAttachments).Get([]byte(key))
 	if v == nil {
 		return nil, nil
 	}
-	return record(k.String(), v)
+	a := new(hostport.Attachment)
+	return a, decodeRecord(key, v, a, &a.Key)
 }
 
-// record decodes the record that is stored under key.
-func record(key string, v []byte) (*hostport.Attachment, error) {
-	a := new(hostport.Attachment)
-	if err := decode(v, a); err != nil {
-		return nil, fmt.Errorf("read record of %q: %w", key, err)
+// decodeRecord decodes what is stored under key, and checks that it belongs there.
+func decodeRecord(key string, v []byte, to any, got *hostport.Key) error {
+	if err := decode(v, to); err != nil {
+		return fmt.Errorf("read record of %q: %w", key, err)
 	}
-	if a.Key.String() != key {
-		return nil, damagef("the record of %q is that of %q", key, a.Key)
+	if got.String() != key {
+		return damagef("the record of %q is that of %q", key, got)
 	}
-	return a, nil
+	return nil
 }
 
 // Put writes a record and its index entries, and adds it to its backend's
 // fingerprint. It refuses an attachment that has a record.
 func (t *Tx) Put(a *hostport.Attachment) error {
-	b, key := t.tx.Bucket(bucketAttachments), []byte(a.Key.String())
-	if b.Get(key) != nil {
+	if t.recorded(a) {
 		return fmt.Errorf("write record of %s: there is one", a.Key)
 	}
-	v, err := encode(a)
-	if err == nil {
-		err = b.Put(key, v)
-	}
-	if err == nil {
-		err = index(a, func(bucket, entry []byte) error { return t.tx.Bucket(bucket).Put(entry, nil) })
-	}
-	if err == nil {
-		err = t.toggle(a)
-	}
-	if err != nil {
-		return fmt.Errorf("write record of %s: %w", a.Key, err)
-	}
-	return nil
+	return t.write(a, (*bolt.Bucket).Put)
 }
 
 // Delete removes a record, which must be as it was stored, with its index
 // entries, and takes it out of its backend's fingerprint. It does nothing if
 // there is no such record.
 func (t *Tx) Delete(a *hostport.Attachment) error {
-	b, key := t.tx.Bucket(bucketAttachments), []byte(a.Key.String())
-	if b.Get(key) == nil {
+	if !t.recorded(a) {
 		return nil
 	}
-	err := b.Delete(key)
-	if err == nil {
-		err = index(a, func(bucket, entry []byte) error { return t.tx.Bucket(bucket).Delete(entry) })
-	}
-	if err == nil {
-		err = t.toggle(a)
-	}
-	if err != nil {
-		return fmt.Errorf("delete record of %s: %w", a.Key, err)
-	}
-	return nil
+	return t.write(a, func(b *bolt.Bucket, key, _ []byte) error { return b.Delete(key) })
 }
 
-func (t *Tx) toggle(a *hostport.Attachment) error {
-	p, err := t.Fingerprint(a.Backend)
-	if err != nil {
-		return err
+func (t *Tx) recorded(a *hostport.Attachment) bool {
+	return t.tx.Bucket(bucketAttachments).Get([]byte(a.Key.String())) != nil
+}
+
+// write does something to a record and to each of its index entries, and adds it to
+// the fingerprint, or takes it out.
+func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []byte) error) error {
+	v, err := encode(a)
+	fp, ferr := t.Fingerprint(a.Backend)
+	errs := []error{
+		err, ferr,
+		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), v),
+		t.put(keyFingerprint+a.Backend, fp.Toggle(a, t.opts.Layout)),
 	}
-	return t.put(keyFingerprint(a.Backend), p.Toggle(a, t.layout))
+	for _, p := range places(a) {
+		errs = append(errs, do(t.tx.Bucket(p.bucket), p.entry(a), nil))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("write or delete record of %s: %w", a.Key, err)
+	}
+	return nil
 }
 
 // All calls fn with every record, ordered by key.
 func (t *Tx) All(fn func(*hostport.Attachment) error) error {
 	return t.tx.Bucket(bucketAttachments).ForEach(func(k, v []byte) error {
-		a, err := record(string(k), v)
-		if err != nil {
+		a := new(hostport.Attachment)
+		if err := decodeRecord(string(k), v, a, &a.Key); err != nil {
 			return err
 		}
 		return fn(a)
 	})
 }
 
-// Records returns every record, ordered by key.
+// Records returns every record, ordered by key. They must be those of the stored
+// fingerprints: noise in a page of bbolt's can hide records without any other sign.
 func (t *Tx) Records() (all []*hostport.Attachment, err error) {
+	fingerprints := make(map[string]hostport.Fingerprint)
 	err = t.All(func(a *hostport.Attachment) error {
 		all = append(all, a)
+		fingerprints[a.Backend] = fingerprints[a.Backend].Toggle(a, t.opts.Layout)
 		return nil
 	})
+	for _, name := range t.opts.Backends {
+		stored, ferr := t.Fingerprint(name)
+		if err = errors.Join(err, ferr); err == nil && stored != fingerprints[name] {
+			err = damagef("records of backend %s are missing or altered", name)
+		}
+	}
 	return all, err
 }
 
 // ID returns what identifies this file: six hexadecimal digits that it got when
 // it was created.
-func (t *Tx) ID() string { return string(t.tx.Bucket(bucketMeta).Get(keyID)) }
+func (t *Tx) ID() string { return t.text(keyID) }
 
 // Version grows with each transaction that changed the file.
 func (t *Tx) Version() int { return t.tx.ID() }
 
 // Fingerprint returns the fingerprint of all records of a backend.
 func (t *Tx) Fingerprint(backend string) (p hostport.Fingerprint, err error) {
-	err = t.get(keyFingerprint(backend), &p)
+	err = t.get(keyFingerprint+backend, &p)
 	return p, err
 }
 
-// Intact returns an error that wraps ErrDamaged if all, which All gave, are not
-// the records whose fingerprint is stored: noise in a page of bbolt's can hide
-// records without any other sign.
-func (t *Tx) Intact(all []*hostport.Attachment) error {
-	is := make(map[string]hostport.Fingerprint)
-	for _, a := range all {
-		is[a.Backend] = is[a.Backend].Toggle(a, t.layout)
-	}
-	altered := func(name string) error {
-		return fmt.Errorf("%w: records of backend %s are missing or altered", ErrDamaged, name)
-	}
-	prefix := keyFingerprint("")
-	c := t.tx.Bucket(bucketMeta).Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
-		name := string(k[len(prefix):])
-		stored, err := t.Fingerprint(name)
-		if err != nil {
-			return err
-		}
-		if stored != is[name] {
-			return altered(name)
-		}
-		delete(is, name)
-	}
-	for name, fp := range is {
-		if fp != (hostport.Fingerprint{}) {
-			return altered(name)
-		}
-	}
-	return nil
-}
-
 // Seen returns what SetSeen stored for a backend, or "".
-func (t *Tx) Seen(backend string) string {
-	return string(t.tx.Bucket(bucketMeta).Get(keySeen(backend)))
-}
+func (t *Tx) Seen(backend string) string { return t.text(keySeen + backend) }
 
 // SetSeen stores what the backend's last Apply or Rewrite returned.
-func (t *Tx) SetSeen(backend, seen string) error {
-	return t.tx.Bucket(bucketMeta).Put(keySeen(backend), []byte(seen))
-}
+func (t *Tx) SetSeen(backend, seen string) error { return t.setText(keySeen+backend, seen) }
 
 // Rewritten returns when the rules of either backend were last written as a whole,
 // the zero Time if never.
 func (t *Tx) Rewritten() time.Time {
-	at, err := time.Parse(time.RFC3339, string(t.tx.Bucket(bucketMeta).Get(keyRewrite)))
-	if err != nil {
-		return time.Time{}
-	}
+	at, _ := time.Parse(time.RFC3339, t.text(keyRewritten)) // zero with an error
 	return at
 }
 
 // SetRewritten stores that time. It is for people: nothing depends on it.
 func (t *Tx) SetRewritten(at time.Time) error {
-	return t.tx.Bucket(bucketMeta).Put(keyRewrite, []byte(at.UTC().Format(time.RFC3339)))
+	return t.setText(keyRewritten, at.UTC().Format(time.RFC3339))
 }
 
 // Pending returns what is to be recovered, or nil.
 func (t *Tx) Pending() (*Pending, error) {
 	p := new(Pending)
-	if err := t.get(keyPending, p); err != nil {
+	if err := t.get(keyPending, p); err != nil || p.empty() {
 		return nil, err
-	}
-	if len(p.Backends) == 0 && len(p.Changed) == 0 {
-		return nil, nil
 	}
 	return p, nil
 }
 
 // SetPending replaces what is to be recovered: nothing if p is nil or empty.
 func (t *Tx) SetPending(p *Pending) error {
-	if p == nil || len(p.Backends) == 0 && len(p.Changed) == 0 {
-		return t.tx.Bucket(bucketMeta).Delete(keyPending)
+	if p.empty() {
+		return t.tx.Bucket(bucketMeta).Delete([]byte(keyPending))
 	}
 	slices.Sort(p.Backends)
 	p.Backends = slices.Compact(p.Backends)
@@ -264,31 +223,31 @@ func (t *Tx) View() (v View) {
 }
 
 // SetView stores the view of the running plugin.
-func (t *Tx) SetView(v View) error {
-	if v == (View{}) {
-		return t.tx.Bucket(bucketMeta).Delete(keyView)
-	}
-	return t.put(keyView, v)
-}
+func (t *Tx) SetView(v View) error { return t.put(keyView, v) }
 
 // Opened reports whether we set route_localnet on the interface.
 func (t *Tx) Opened(ifname string) bool {
-	k, _ := t.tx.Bucket(bucketOpened).Cursor().Seek([]byte(ifname))
-	return k != nil && string(k) == ifname
+	return t.tx.Bucket(bucketOpened).Get([]byte(ifname)) != nil
 }
 
 // SetOpened stores whether we set route_localnet on the interface.
 func (t *Tx) SetOpened(ifname string, ours bool) error {
 	if ours {
-		return t.tx.Bucket(bucketOpened).Put([]byte(ifname), nil)
+		return t.tx.Bucket(bucketOpened).Put([]byte(ifname), []byte{})
 	}
 	return t.tx.Bucket(bucketOpened).Delete([]byte(ifname))
 }
 
+func (t *Tx) text(key string) string { return string(t.tx.Bucket(bucketMeta).Get([]byte(key))) }
+
+func (t *Tx) setText(key, text string) error {
+	return t.tx.Bucket(bucketMeta).Put([]byte(key), []byte(text))
+}
+
 // get decodes a value of the metadata into v, which it leaves alone if there
 // is none.
-func (t *Tx) get(key []byte, v any) error {
-	b := t.tx.Bucket(bucketMeta).Get(key)
+func (t *Tx) get(key string, v any) error {
+	b := t.tx.Bucket(bucketMeta).Get([]byte(key))
 	if b == nil {
 		return nil
 	}
@@ -299,12 +258,12 @@ func (t *Tx) get(key []byte, v any) error {
 }
 
 // put encodes v into the metadata.
-func (t *Tx) put(key []byte, v any) error {
+func (t *Tx) put(key string, v any) error {
 	b, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", key, err)
 	}
-	return t.tx.Bucket(bucketMeta).Put(key, b)
+	return t.tx.Bucket(bucketMeta).Put([]byte(key), b)
 }
 
 // encode returns v in JSON behind a checksum: bbolt has checksums for its meta
