@@ -23,8 +23,6 @@ const (
 	codeDiffers uint = 103
 )
 
-var errNoPrevResult = errors.New("is required: the plugin must be chained after the one that makes the interface")
-
 // coded returns err as a *types.Error with its CNI code, and nil for nil.
 func coded(err error) error {
 	if err == nil {

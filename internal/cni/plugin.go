@@ -104,10 +104,11 @@ func (c *call) onHost() bool {
 
 // pass prints prevResult as it came.
 func (c *call) pass() error {
-	if c.config.PrevResult == nil {
-		return &netconf.FieldError{Field: "prevResult", Err: errNoPrevResult}
+	result, err := c.config.Result()
+	if err != nil {
+		return err
 	}
-	if _, err := fmt.Fprintf(c.stdout, "%s\n", c.config.PrevResult); err != nil {
+	if _, err := fmt.Fprintf(c.stdout, "%s\n", result); err != nil {
 		return types.NewError(types.ErrIOFailure, "print result: "+err.Error(), "")
 	}
 	return nil

@@ -2,6 +2,7 @@ package netconf
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -60,6 +61,7 @@ type FieldError struct {
 	Err   error
 }
 
+// Error begins with the field.
 func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
 
 // Unwrap returns the reason.
@@ -72,11 +74,6 @@ func fieldErrorf(field, format string, args ...any) *FieldError {
 // configuration is the field of errors about the document as a whole.
 const configuration = "network configuration"
 
-type validAttachment struct {
-	ContainerID string `json:"containerID"`
-	IfName      string `json:"ifname"`
-}
-
 // Parse reads a configuration. It returns a Config also with an error, with
 // defaults for what is wrong: DEL goes on with it, because what is recorded
 // must be removable even if the configuration has gone bad. The error joins one
@@ -85,74 +82,56 @@ func Parse(data []byte) (*Config, error) {
 	c := &Config{
 		DataDir:     DefaultDataDir,
 		LockTimeout: DefaultLockTimeout,
-		LogLevel:    slog.LevelInfo,
 		Options:     hostport.Options{SNAT: true, MarkMasqBit: DefaultMarkMasqBit},
 	}
-	r := &reader{}
-	if err := json.Unmarshal(data, &r.document); err != nil {
-		r.refuse(configuration, err)
-		return c, r.err()
+	var r reader
+	if !r.decode(configuration, data, &r.document) {
+		return c, errors.Join(r.errs...)
 	}
-	read(r, "cniVersion", &c.CNIVersion)
-	read(r, "name", &c.Name)
-	marked := r.readOptions(&c.Options)
-	r.readBackend(c, marked)
-	readPath(r, "dataDir", &c.DataDir)
-	readDuration(r, "lockTimeout", maxLockTimeout, &c.LockTimeout)
-	readChoice(r, "hostListener", map[string]bool{"ignore": false, "deny": true}, &c.DenyListeners)
-	readChoice(r, "podPorts", map[string]bool{"runtime": false, "agent": true}, &c.AskAgent)
-	readChoice(r, "logLevel", map[string]slog.Level{
-		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "warning": slog.LevelWarn, "error": slog.LevelError,
-	}, &c.LogLevel)
-	readPath(r, "logFile", &c.LogFile)
-	var runtimeConfig struct {
-		PortMappings json.RawMessage `json:"portMappings"`
+	r.read("cniVersion", &c.CNIVersion)
+	r.read("name", &c.Name)
+	c.Backend = r.readWord("backend", backend.Names()...)
+	r.readOptions(c)
+	r.readPath("dataDir", &c.DataDir)
+	r.readDuration("lockTimeout", maxLockTimeout, &c.LockTimeout)
+	c.DenyListeners = r.readWord("hostListener", "ignore", "deny") == "deny"
+	c.AskAgent = r.readWord("podPorts", "runtime", "agent") == "agent"
+	if level := r.readWord("logLevel", "debug", "info", "warn", "error"); level != "" {
+		_ = c.LogLevel.UnmarshalText([]byte(level)) // these words are slog's
 	}
-	if read(r, "runtimeConfig", &runtimeConfig) {
-		c.Mappings = r.readMappings("runtimeConfig.portMappings", runtimeConfig.PortMappings)
-	}
-	read(r, "prevResult", &c.PrevResult)
+	r.readPath("logFile", &c.LogFile)
+	var runtime reader
+	r.read("runtimeConfig", &runtime.document)
+	c.Mappings = r.readMappings("runtimeConfig.portMappings", runtime.get("portMappings"))
+	r.read("prevResult", &c.PrevResult)
 	const attachments = "cni.dev/valid-attachments"
-	c.Listed = r.get(attachments) != nil
-	readList(r, attachments, r.get(attachments), func(at func() string, v *validAttachment) {
-		if v.ContainerID == "" || v.IfName == "" {
-			r.failf(at(), "containerID and ifname are required")
-		}
-		c.ValidAttachments = append(c.ValidAttachments, hostport.Key(*v))
-	})
-	return c, r.err()
+	c.Listed = r.read(attachments, &c.ValidAttachments)
+	if slices.ContainsFunc(c.ValidAttachments, func(k hostport.Key) bool { return k.ContainerID == "" || k.IfName == "" }) {
+		r.failf(attachments, "containerID and ifname are required")
+	}
+	return c, errors.Join(r.errs...)
 }
 
-// readOptions reports whether there is a markMasqBit.
-func (r *reader) readOptions(o *hostport.Options) (marked bool) {
-	read(r, "snat", &o.SNAT)
-	read(r, "masqAll", &o.MasqueradeAll)
-	bit := float64(o.MarkMasqBit)
-	marked = read(r, "markMasqBit", &bit)
-	if n, err := whole[int](&bit, 0, 31); err != nil {
+// readOptions reads the options of rules. A configuration without a backend that has
+// what only iptables understands was written for the portmap plugin, whose
+// default is iptables.
+func (r *reader) readOptions(c *Config) {
+	o := &c.Options
+	r.read("snat", &o.SNAT)
+	r.read("masqAll", &o.MasqueradeAll)
+	bit := o.MarkMasqBit
+	marked := r.read("markMasqBit", &bit)
+	if err := outside(bit, 0, 31); err != nil {
 		r.failf("markMasqBit", "%w", err)
 	} else {
-		o.MarkMasqBit = n
+		o.MarkMasqBit = bit
 	}
-	read(r, "externalSetMarkChain", &o.ExternalSetMarkChain)
+	r.read("externalSetMarkChain", &o.ExternalSetMarkChain)
 	if o.ExternalSetMarkChain != "" && marked {
 		r.failf("markMasqBit", "cannot be combined with externalSetMarkChain")
 	}
-	readWords(r, "conditionsV4", &o.ConditionsV4)
-	readWords(r, "conditionsV6", &o.ConditionsV6)
-	return marked
-}
-
-// readBackend reads the backend's name. A configuration without one that has
-// what only iptables understands was written for the portmap plugin, whose
-// default is iptables.
-func (r *reader) readBackend(c *Config, marked bool) {
-	choices := map[string]string{}
-	for _, name := range backend.Names() {
-		choices[name] = name
-	}
-	readChoice(r, "backend", choices, &c.Backend)
-	o := c.Options
+	r.read("conditionsV4", &o.ConditionsV4)
+	r.read("conditionsV6", &o.ConditionsV6)
 	isWord := func(s string) bool { return s == "!" || strings.HasPrefix(s, "-") }
 	if c.Backend == "" && (marked || o.ExternalSetMarkChain != "" || slices.ContainsFunc(slices.Concat(o.ConditionsV4, o.ConditionsV6), isWord)) {
 		c.Backend = backend.Iptables

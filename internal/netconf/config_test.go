@@ -58,7 +58,6 @@ func TestParse(t *testing.T) {
 		{"masqAll", `{"masqAll":true}`, func(c *netconf.Config) { c.Options.MasqueradeAll = true }},
 		{"lowest mark", `{"backend":"nftables","markMasqBit":0}`, func(c *netconf.Config) { c.Backend, c.Options.MarkMasqBit = backend.Nftables, 0 }},
 		{"highest mark", `{"markMasqBit":31}`, func(c *netconf.Config) { c.Backend, c.Options.MarkMasqBit = backend.Iptables, 31 }},
-		{"mark as a float", `{"markMasqBit":1.4e1}`, func(c *netconf.Config) { c.Backend, c.Options.MarkMasqBit = backend.Iptables, 14 }},
 		{"mark chain", `{"externalSetMarkChain":"KUBE-MARK-MASQ"}`, func(c *netconf.Config) {
 			c.Backend, c.Options.ExternalSetMarkChain = backend.Iptables, "KUBE-MARK-MASQ"
 		}},
@@ -131,13 +130,13 @@ func TestParseRefuses(t *testing.T) {
 		{`{"markMasqBit":13.5}`, "markMasqBit"},
 		{`{"markMasqBit":"13"}`, "markMasqBit"},
 		{`{"markMasqBit":1e300}`, "markMasqBit"},
+		{`{"markMasqBit":1.4e1}`, "markMasqBit"},
 		{`{"markMasqBit":1e999}`, "markMasqBit"},
 		{`{"markMasqBit":99999999999999999999}`, "markMasqBit"},
 		{`{"markMasqBit":13,"externalSetMarkChain":"X"}`, "markMasqBit"},
 		{`{"externalSetMarkChain":5}`, "externalSetMarkChain"},
 		{`{"conditionsV4":"-d 192.0.2.1"}`, "conditionsV4"},
-		{`{"conditionsV4":["-d",null]}`, "conditionsV4[1]"},
-		{`{"conditionsV6":[1]}`, "conditionsV6[0]"},
+		{`{"conditionsV6":[1]}`, "conditionsV6"},
 		{`{"podPorts":"crio"}`, "podPorts"},
 		{`{"dataDir":"run/hostport"}`, "dataDir"},
 		{`{"dataDir":"../hostport"}`, "dataDir"},
@@ -160,9 +159,10 @@ func TestParseRefuses(t *testing.T) {
 		{`{"runtimeConfig":[]}`, "runtimeConfig"},
 		{`{"runtimeConfig":"x"}`, "runtimeConfig"},
 		{`{"cni.dev/valid-attachments":{}}`, "cni.dev/valid-attachments"},
-		{`{"cni.dev/valid-attachments":[{"ifname":"eth0"}]}`, "cni.dev/valid-attachments[0]"},
-		{`{"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"},{"containerID":"b"}]}`, "cni.dev/valid-attachments[1]"},
-		{`{"cni.dev/valid-attachments":["a",null]}`, "cni.dev/valid-attachments[0]"},
+		{`{"cni.dev/valid-attachments":[{"ifname":"eth0"}]}`, "cni.dev/valid-attachments"},
+		{`{"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"},{"containerID":"b"}]}`, "cni.dev/valid-attachments"},
+		{`{"cni.dev/valid-attachments":[null]}`, "cni.dev/valid-attachments"},
+		{`{"cni.dev/valid-attachments":["a"]}`, "cni.dev/valid-attachments"},
 	} {
 		c, err := netconf.Parse([]byte(tc.in))
 		wantField(t, tc.in, err, tc.field)
@@ -190,7 +190,7 @@ func wantField(t *testing.T, in string, err error, field string) {
 
 // Every wrong key is named, not only the first.
 func TestParseNamesAll(t *testing.T) {
-	_, err := netconf.Parse([]byte(`{"snat":1,"logLevel":"x","lockTimeout":"y","runtimeConfig":{"portMappings":[{"hostPort":0},{"containerPort":"1"}]}}`))
+	_, err := netconf.Parse([]byte(`{"snat":1,"logLevel":"x","lockTimeout":"y","runtimeConfig":{"portMappings":[{"hostPort":0},{"containerPort":-1}]}}`))
 	for _, field := range []string{
 		"snat: ", "logLevel: ", "lockTimeout: ",
 		"runtimeConfig.portMappings[0].hostPort: ", "runtimeConfig.portMappings[0].containerPort: ",

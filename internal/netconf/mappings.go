@@ -2,60 +2,61 @@ package netconf
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // portMapping is an entry of runtimeConfig.portMappings.
 type portMapping struct {
-	HostPort      *float64 `json:"hostPort"`
-	ContainerPort *float64 `json:"containerPort"`
-	Protocol      string   `json:"protocol"`
-	HostIP        string   `json:"hostIP"`
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP"`
 }
 
 // ParseMappings reads port mappings that did not come with a configuration,
 // written as in one. Without data there are none. Errors name field.
 func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, error) {
-	r := &reader{}
-	return r.readMappings(field, data), r.err()
+	var r reader
+	return r.readMappings(field, data), errors.Join(r.errs...)
 }
 
-func (r *reader) readMappings(key string, list json.RawMessage) []hostport.Mapping {
-	var out []hostport.Mapping
-	readList(r, key, list, func(at func() string, p *portMapping) {
-		out = append(out, r.readMapping(at, p))
-	})
-	if slices.ContainsFunc(r.errs, func(e *FieldError) bool { return strings.HasPrefix(e.Field, key) }) {
+// readMappings returns no mapping if one is wrong.
+func (r *reader) readMappings(field string, raw json.RawMessage) []hostport.Mapping {
+	var list []portMapping
+	if len(raw) == 0 || !r.decode(field, raw, &list) {
+		return nil
+	}
+	before := len(r.errs)
+	out := make([]hostport.Mapping, len(list))
+	for i, p := range list {
+		check := func(key string, err error) {
+			if err != nil {
+				r.failf(fmt.Sprintf("%s[%d].%s", field, i, key), "%w", err)
+			}
+		}
+		m := hostport.Mapping{HostPort: uint16(p.HostPort), ContainerPort: uint16(p.ContainerPort)}
+		check("hostPort", outside(p.HostPort, 1, 65535))
+		check("containerPort", outside(p.ContainerPort, 1, 65535))
+		var err error
+		m.Protocol, err = hostport.ParseProtocol(p.Protocol)
+		check("protocol", err)
+		m.HostIP, err = hostIP(p.HostIP)
+		check("hostIP", err)
+		out[i] = m
+	}
+	if len(r.errs) > before {
 		return nil
 	}
 	if i, j, found := hostport.Contradiction(out); found {
-		r.failf(fmt.Sprintf("%s[%d].hostPort", key, j), "%s is mapped to container port %d here and to %d in entry %d",
+		r.failf(fmt.Sprintf("%s[%d].hostPort", field, j), "%s is mapped to container port %d here and to %d in entry %d",
 			out[j], out[j].ContainerPort, out[i].ContainerPort, i)
 	}
 	return out
-}
-
-func (r *reader) readMapping(at func() string, p *portMapping) (m hostport.Mapping) {
-	check := func(key string, err error) {
-		if err != nil {
-			r.failf(at()+"."+key, "%w", err)
-		}
-	}
-	var err error
-	m.HostPort, err = whole[uint16](p.HostPort, 1, 65535)
-	check("hostPort", err)
-	m.ContainerPort, err = whole[uint16](p.ContainerPort, 1, 65535)
-	check("containerPort", err)
-	m.Protocol, err = hostport.ParseProtocol(p.Protocol)
-	check("protocol", err)
-	m.HostIP, err = hostIP(p.HostIP)
-	check("hostIP", err)
-	return m
 }
 
 // hostIP parses an address that can be mapped. "" is the zero Addr.
@@ -66,14 +67,10 @@ func hostIP(s string) (netip.Addr, error) {
 	ip, err := netip.ParseAddr(s)
 	ip = ip.Unmap()
 	switch {
-	case err != nil:
-		return ip, fmt.Errorf("want an IP address, not %.60q", s)
-	case ip.Zone() != "":
-		return ip, fmt.Errorf("%s has a zone, which a rule cannot match", ip.WithZone(""))
-	case ip.IsMulticast():
-		return ip, fmt.Errorf("%s is a multicast address, which no node owns", ip)
-	case ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return ip, fmt.Errorf("%s is the broadcast address, which no node owns", ip)
+	case err != nil || ip.Zone() != "":
+		return ip, fmt.Errorf("want an IP address without a zone, not %.60q", s)
+	case ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return ip, fmt.Errorf("%s is a multicast or broadcast address, which no node owns", ip)
 	default:
 		return ip, nil
 	}
@@ -83,11 +80,7 @@ func hostIP(s string) (netip.Addr, error) {
 // serve and those whose host IP is of a family that the pod lacks.
 func Split(ms []hostport.Mapping, pod []netip.Prefix) (served, skipped []hostport.Mapping) {
 	for _, m := range ms {
-		ok := false
-		for _, p := range pod {
-			ok = ok || m.Serves(hostport.FamilyOf(p.Addr()))
-		}
-		if ok {
+		if slices.ContainsFunc(pod, func(p netip.Prefix) bool { return m.Serves(hostport.FamilyOf(p.Addr())) }) {
 			served = append(served, m)
 		} else {
 			skipped = append(skipped, m)
