@@ -166,7 +166,7 @@ func (n *Node) adoptFirst(ctx context.Context, network string) {
 	if err != nil {
 		n.Log.Warn("not all of libcni's cache could be read", "reason", err)
 	}
-	if !slices.ContainsFunc(cached, func(c portmap.Cached) bool { return c.Portmap && c.Network == network }) {
+	if !slices.ContainsFunc(cached, func(c *portmap.Served) bool { return c.Portmap && c.Network == network }) {
 		return
 	}
 	got, err := n.Adopt(ctx, network, false)

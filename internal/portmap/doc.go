@@ -1,6 +1,6 @@
 // Package portmap reads what the portmap plugin left on a node: whom it serves,
 // from libcni's cache and from its own rules, and which rules have to go for
-// whom. It covers portmap v1.9 and earlier, on iptables (both variants) and on
+// whom. It covers portmap v0.7 to v1.9, on iptables (both variants) and on
 // nftables.
 //
 // It decides nothing. Whether a container still runs, and what becomes of it,

@@ -1,9 +1,8 @@
 package portmap
 
 import (
-	"bytes"
+	"maps"
 	"slices"
-	"strings"
 )
 
 // Foreign is a program other than portmap that has rules for host ports on the
@@ -16,41 +15,32 @@ type Foreign struct {
 	Where []string
 }
 
-// signs are the chains of table nat, and the tables of nf_tables, by which a program
-// is known. dockershim, gone since Kubernetes 1.24, had the chains that CRI-O has.
-var signs = []struct{ program, sign string }{
-	{"CRI-O", "chain KUBE-HOSTPORTS"},
-	{"Docker", "chain DOCKER"},
-	{"Podman", "chain NETAVARK-HOSTPORT-DNAT"},
-	{"CRI-O", "table crio-hostports"},
-	{"CRI-O", "table hostports"},
-	{"Docker", "table docker-bridges"},
-	{"Podman", "table netavark"},
+// program returns whose chain of table nat, or whose table of nf_tables, it is.
+// dockershim, gone since Kubernetes 1.24, had the chains that CRI-O has.
+func program(sign string) string {
+	switch sign {
+	case "chain KUBE-HOSTPORTS", "table crio-hostports", "table hostports":
+		return "CRI-O"
+	case "chain DOCKER", "table docker-bridges":
+		return "Docker"
+	case "chain NETAVARK-HOSTPORT-DNAT", "table netavark":
+		return "Podman"
+	}
+	return ""
 }
 
 // foreign collects where each program was seen.
 type foreign map[string][]string
 
 func (f foreign) see(sign, where string) {
-	for _, s := range signs {
-		if s.sign == sign && !slices.Contains(f[s.program], where) {
-			f[s.program] = append(f[s.program], where)
-		}
+	if p := program(sign); p != "" && !slices.Contains(f[p], where) {
+		f[p] = append(f[p], where)
 	}
 }
 
-func (f foreign) list() []Foreign {
-	var out []Foreign
-	for program, where := range f {
-		slices.Sort(where)
-		out = append(out, Foreign{Program: program, Where: where})
+func (f foreign) list() (out []Foreign) {
+	for _, program := range slices.Sorted(maps.Keys(f)) {
+		out = append(out, Foreign{Program: program, Where: slices.Sorted(slices.Values(f[program]))})
 	}
-	slices.SortFunc(out, func(a, b Foreign) int { return strings.Compare(a.Program, b.Program) })
 	return out
-}
-
-// madeByNerdctl reports whether nerdctl wrote the conflist: nerdctl's networks
-// have portmap in their chains, and nerdctl counts on it.
-func madeByNerdctl(conflist []byte) bool {
-	return bytes.Contains(conflist, []byte(`"nerdctlID"`))
 }

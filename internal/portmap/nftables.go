@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
-	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	nft "github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -28,25 +27,24 @@ const tableName = "cni_hostport"
 
 func ruleChains() []string { return []string{"hostports", "hostip_hostports", "masquerading"} }
 
-// nftTable is portmap's table of one family.
+// nftTable is portmap's table of one family, with the rules of containers.
 type nftTable struct {
 	family hostport.Family
 	rules  []nftRule
+	others bool // there are rules of nobody
 }
 
-// nftRule is a rule in one of ruleChains.
+// nftRule is a rule of a container.
 type nftRule struct {
-	chain  string
-	handle uint64
-	// containerID is "" if the rule is not portmap's.
+	chain       string
+	handle      uint64
 	containerID string
-	// forward is what the rule does; without a target it masquerades.
-	forward hostport.Forward
 }
 
 // readNftables reads portmap's tables in the calling thread's network namespace, and
-// tells others which tables there are. A kernel without nf_tables has none.
-func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
+// adds the containers that their rules name to all, and the tables of other programs
+// to others. A kernel without nf_tables has none.
+func readNftables(ctx context.Context, all *ruled, others foreign) ([]nftTable, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open nf_tables: %w", err)
@@ -71,7 +69,7 @@ func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
 	name := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, tableName)}
 	for i := range out {
 		t := &out[i]
-		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, nfnetlink.Family(t.family), name, func(_ byte, as nfnetlink.Attributes) { t.add(as) })
+		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, nfnetlink.Family(t.family), name, func(_ byte, as nfnetlink.Attributes) { t.add(as, all) })
 		if err != nil {
 			return out, fmt.Errorf("list rules of table %s %s: %w", familyNames[nfnetlink.Family(t.family)], tableName, err)
 		}
@@ -83,28 +81,32 @@ func readNftables(ctx context.Context, others foreign) ([]nftTable, error) {
 var familyNames = map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}
 
 // add adds a rule as it was listed, if it is in a chain that has rules of
-// containers.
-func (t *nftTable) add(as nfnetlink.Attributes) {
-	r := nftRule{
-		chain: as.Text(unix.NFTA_RULE_CHAIN), handle: as.Uint64(unix.NFTA_RULE_HANDLE),
-		containerID: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment),
-	}
-	if as.Text(unix.NFTA_RULE_TABLE) != tableName || !slices.Contains(ruleChains(), r.chain) {
+// containers, and adds what it does to its container.
+func (t *nftTable) add(as nfnetlink.Attributes, all *ruled) {
+	chain := as.Text(unix.NFTA_RULE_CHAIN)
+	if as.Text(unix.NFTA_RULE_TABLE) != tableName || !slices.Contains(ruleChains(), chain) {
 		return
 	}
+	id := nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
+	if id == "" {
+		t.others = true
+		return
+	}
+	t.rules = append(t.rules, nftRule{chain, as.Uint64(unix.NFTA_RULE_HANDLE), id})
 	var exprs []expr.Any
 	for _, data := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
 		e := nfnetlink.Attributes(data)
 		exprs = append(exprs, nft.DecodeExpression(nfnetlink.Family(t.family), e.Text(unix.NFTA_EXPR_NAME), e.Get(unix.NFTA_EXPR_DATA)))
 	}
-	r.forward = parseExpressions(t.family, exprs)
-	t.rules = append(t.rules, r)
+	s := all.get(backend.Nftables, "", id)
+	if m, to := parseExpressions(exprs); to.IsValid() { // else it masquerades
+		s.add(m, to)
+	}
 }
 
 // parseExpressions reads a rule "[ip daddr HOST] PROTOCOL dport PORT dnat to
-// ADDRESS:PORT". Of any other rule the result has no target.
-func parseExpressions(f hostport.Family, exprs []expr.Any) hostport.Forward {
-	var fw hostport.Forward
+// ADDRESS:PORT". Of any other rule the result leads nowhere.
+func parseExpressions(exprs []expr.Any) (m hostport.Mapping, to netip.AddrPort) {
 	var loaded expr.Any
 	registers := map[uint32][]byte{}
 	for _, e := range exprs {
@@ -113,7 +115,7 @@ func parseExpressions(f hostport.Family, exprs []expr.Any) hostport.Forward {
 			loaded = e
 		case *expr.Cmp:
 			if e.Op == expr.CmpOpEq {
-				compare(&fw, f, loaded, e.Data)
+				compare(&m, loaded, e.Data)
 			}
 		case *expr.Immediate:
 			registers[e.Register] = e.Data
@@ -121,86 +123,52 @@ func parseExpressions(f hostport.Family, exprs []expr.Any) hostport.Forward {
 			addr, ok := netip.AddrFromSlice(registers[e.RegAddrMin])
 			port := registers[e.RegProtoMin]
 			if e.Type == expr.NATTypeDestNAT && ok && len(port) >= 2 {
-				fw.To = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port))
+				to = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port))
 			}
 		}
 	}
-	return fw
+	return m, to
 }
 
-// Places of what portmap compares, in bytes.
-const (
-	destinationOffset4 = 16
-	destinationOffset6 = 24
-	dportOffset        = 2
-)
-
 // compare takes over the value that a loaded field is compared with.
-func compare(fw *hostport.Forward, f hostport.Family, loaded expr.Any, data []byte) {
+func compare(m *hostport.Mapping, loaded expr.Any, data []byte) {
 	switch l := loaded.(type) {
 	case *expr.Meta:
 		for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP, hostport.SCTP} {
 			if l.Key == expr.MetaKeyL4PROTO && len(data) == 1 && data[0] == p.Number() {
-				fw.Protocol = p
+				m.Protocol = p
 			}
 		}
 	case *expr.Payload:
-		destination := uint32(destinationOffset4)
-		if f == hostport.IPv6 {
-			destination = destinationOffset6
-		}
 		switch {
-		case l.Base == expr.PayloadBaseTransportHeader && l.Offset == dportOffset && len(data) == 2:
-			fw.HostPort = binary.BigEndian.Uint16(data)
-		case l.Base == expr.PayloadBaseNetworkHeader && l.Offset == destination:
-			fw.HostIP, _ = netip.AddrFromSlice(data)
+		case l.Base == expr.PayloadBaseTransportHeader && l.Offset == 2 && len(data) == 2:
+			m.HostPort = binary.BigEndian.Uint16(data)
+		case l.Base == expr.PayloadBaseNetworkHeader && (l.Offset == 16 || l.Offset == 24): // of IPv4 and IPv6
+			m.HostIP, _ = netip.AddrFromSlice(data)
 		}
 	}
 }
 
-// tell adds the containers that rules name, in the rules' order.
-func (t nftTable) tell(all *owners) {
-	for _, r := range t.rules {
-		if r.containerID == "" {
-			continue
-		}
-		o := all.get(owner{
-			containerID: r.containerID, backend: backend.Nftables,
-			options: hostport.Options{MarkMasqBit: netconf.DefaultMarkMasqBit},
-		})
-		if r.forward.To.IsValid() {
-			o.forwards = append(o.forwards, r.forward)
-		} else {
-			o.options.SNAT = true
-		}
-	}
-}
-
-// remove deletes the rules of the containers for which gone returns true, in one
-// transaction, and the table if no other rule is left.
-func (t nftTable) remove(gone func(containerID string) bool) error {
+// remove deletes the rules of the containers in gone, in one transaction, and the
+// table if no other rule is left.
+func (t nftTable) remove(gone map[string]bool) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nf_tables: %w", err)
 	}
-	var doomed []nftRule
+	table := &nftables.Table{Name: tableName, Family: nftables.TableFamily(nfnetlink.Family(t.family))}
+	last := !t.others
 	for _, r := range t.rules {
-		if r.containerID != "" && gone(r.containerID) {
-			doomed = append(doomed, r)
+		if !gone[r.containerID] {
+			last = false
+			continue
+		}
+		if err := conn.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: r.chain, Table: table}, Handle: r.handle}); err != nil {
+			return err
 		}
 	}
-	table := &nftables.Table{Name: tableName, Family: nftables.TableFamily(nfnetlink.Family(t.family))}
-	switch len(doomed) {
-	case len(t.rules):
+	if last {
 		conn.DelTable(table)
-	case 0:
-		return nil
-	default:
-		for _, r := range doomed {
-			if err := conn.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: r.chain, Table: table}, Handle: r.handle}); err != nil {
-				return err
-			}
-		}
 	}
 	return conn.Flush()
 }

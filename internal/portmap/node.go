@@ -1,11 +1,9 @@
 package portmap
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -55,21 +53,6 @@ type Node struct {
 	Run   Run
 }
 
-// Served is an attachment that portmap serves or served.
-type Served struct {
-	*hostport.Attachment
-	// Cached reports whether libcni's cache has the attachment. If not, it is
-	// known from rules alone: without interface, sandbox and pod, on nftables
-	// without the network, and with masqAll and conditions unknown there.
-	Cached bool
-	// Programmed reports whether the kernel has rules of portmap's for it.
-	Programmed bool
-	// Nerdctl reports whether nerdctl made the network.
-	Nerdctl bool
-
-	chain string
-}
-
 // Found is what portmap and others left on a node.
 type Found struct {
 	// Served are portmap's attachments, by container ID and interface. Two of
@@ -96,7 +79,7 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 	errs := []error{err}
 	others := foreign{}
 	found := &Found{}
-	var all owners
+	var all ruled
 	for _, tool := range n.Tools {
 		save, err := n.Run(ctx, tool.Save, "")
 		if err != nil {
@@ -112,45 +95,13 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 			others.see("chain "+chain, "chain "+chain)
 		}
 		found.nat = append(found.nat, readTool{tool, t})
-		t.tell(&all, tool.Family)
-	}
-	found.tables, err = readNftables(ctx, others)
-	errs = append(errs, err)
-	for _, t := range found.tables {
 		t.tell(&all)
 	}
+	found.tables, err = readNftables(ctx, &all, others)
+	errs = append(errs, err)
 	found.Served = serve(cache, all)
 	found.Foreign = others.list()
 	return found, errors.Join(errs...)
-}
-
-// serve puts together what the cache and the rules tell. The cache is believed
-// in all that it tells.
-func serve(cache []Cached, owners owners) []*Served {
-	var out []*Served
-	known := map[*owner]bool{}
-	for _, c := range cache {
-		s := &Served{Attachment: c.Attachment, Cached: true, Nerdctl: c.Nerdctl, chain: chainName(c.Network, c.ContainerID)}
-		for _, o := range owners {
-			if o.chain == s.chain || o.chain == "" && o.containerID == s.ContainerID && o.mayServe(s.Addresses) {
-				known[o] = true
-				s.Programmed = true
-				s.Backend = cmp.Or(s.Backend, o.backend)
-			}
-		}
-		if c.Portmap || s.Programmed {
-			out = append(out, s)
-		}
-	}
-	for _, o := range owners {
-		if !known[o] {
-			out = append(out, &Served{Attachment: o.attachment(), Programmed: true, chain: o.chain})
-		}
-	}
-	slices.SortStableFunc(out, func(a, b *Served) int {
-		return cmp.Or(cmp.Compare(a.ContainerID, b.ContainerID), cmp.Compare(a.IfName, b.IfName))
-	})
-	return out
 }
 
 // Remove removes the rules of those for which gone returns true, in one transaction
@@ -173,7 +124,7 @@ func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) er
 	}
 	var errs []error
 	for _, t := range f.nat {
-		text := t.removal(func(chain string) bool { return chains[chain] })
+		text := t.removal(chains)
 		if text == "" {
 			continue
 		}
@@ -183,7 +134,7 @@ func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) er
 		}
 	}
 	for _, t := range f.tables {
-		if err := t.remove(func(id string) bool { return containers[id] }); err != nil {
+		if err := t.remove(containers); err != nil {
 			errs = append(errs, fmt.Errorf("remove portmap's %s rules of nf_tables: %w", t.family, err))
 		}
 	}
