@@ -41,8 +41,8 @@ func (l Listener) String() string {
 // among the mappings, and reads /proc only if there is something to name. The
 // list is ordered by mapping, address and process. SCTP mappings have none.
 func Find(ctx context.Context, mappings []hostport.Mapping) ([]Listener, error) {
-	wanted := index(mappings)
-	var sockets []socket
+	var out []Listener
+	var sockets []socket // of out, one by one
 	for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP} {
 		if !slices.ContainsFunc(mappings, func(m hostport.Mapping) bool { return m.Protocol == p }) {
 			continue
@@ -52,26 +52,29 @@ func Find(ctx context.Context, mappings []hostport.Mapping) ([]Listener, error) 
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			found, err := dump(p, family, wanted)
+			all, err := dump(p, family)
 			if err != nil {
 				return nil, err
 			}
-			sockets = append(sockets, found...)
+			for _, s := range all {
+				for _, m := range mappings {
+					if m.Overlaps(s.takes) {
+						out = append(out, Listener{Mapping: m, Address: s.address})
+						sockets = append(sockets, s)
+					}
+				}
+			}
 		}
 	}
-	if len(sockets) == 0 {
+	if len(out) == 0 {
 		return nil, nil
 	}
 	holders, err := holders(ctx, sockets)
 	if err != nil {
 		return nil, err
 	}
-	var out []Listener
-	for _, s := range sockets {
-		for _, m := range wanted.overlapping(s) {
-			h := holders[s.inode]
-			out = append(out, Listener{Mapping: m, Address: s.address, PID: h.pid, Command: h.command})
-		}
+	for i, s := range sockets {
+		out[i].PID, out[i].Command = holders[s.inode].pid, holders[s.inode].command
 	}
 	slices.SortStableFunc(out, func(x, y Listener) int {
 		return cmp.Or(
@@ -84,37 +87,4 @@ func Find(ctx context.Context, mappings []hostport.Mapping) ([]Listener, error) 
 	})
 	// The sockets of a SO_REUSEPORT group are one listener to people.
 	return slices.Compact(out), nil
-}
-
-// endpoint is a transport protocol and port.
-type endpoint struct {
-	protocol hostport.Protocol
-	port     uint16
-}
-
-// demand is the mappings by the endpoint they want.
-type demand map[endpoint][]hostport.Mapping
-
-func index(mappings []hostport.Mapping) demand {
-	d := make(demand, len(mappings))
-	for _, m := range mappings {
-		e := endpoint{m.Protocol, m.HostPort}
-		d[e] = append(d[e], m)
-	}
-	return d
-}
-
-// overlapping are the mappings that would take packets from the socket.
-func (d demand) overlapping(s socket) []hostport.Mapping {
-	claim := hostport.Mapping{Protocol: s.protocol, HostPort: s.address.Port()}
-	if !s.dual {
-		claim.HostIP = s.address.Addr()
-	}
-	var out []hostport.Mapping
-	for _, m := range d[endpoint{claim.Protocol, claim.HostPort}] {
-		if m.Overlaps(claim) {
-			out = append(out, m)
-		}
-	}
-	return out
 }

@@ -1,9 +1,11 @@
 package listener
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,54 +27,25 @@ func holders(ctx context.Context, sockets []socket) (map[uint32]holder, error) {
 		missing[fmt.Sprintf("socket:[%d]", s.inode)] = s.inode
 	}
 	found := make(map[uint32]holder, len(missing))
-	for _, pid := range processes() {
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	slices.SortStableFunc(processes, func(a, b string) int { return cmp.Compare(len(a), len(b)) }) // 9 before 10
+	for _, dir := range processes {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if len(missing) == 0 {
 			break
 		}
-		dir := "/proc/" + strconv.Itoa(pid) + "/fd"
-		fds, err := os.ReadDir(dir)
-		if err != nil {
-			continue
-		}
+		fds, _ := os.ReadDir(dir + "/fd")
 		for _, fd := range fds {
-			link, err := os.Readlink(dir + "/" + fd.Name())
-			if err != nil {
-				continue
-			}
+			link, _ := os.Readlink(dir + "/fd/" + fd.Name())
 			if inode, ok := missing[link]; ok {
-				found[inode] = holder{pid, command(pid)}
+				pid, _ := strconv.Atoi(filepath.Base(dir))
+				command, _ := os.ReadFile(dir + "/comm")
+				found[inode] = holder{pid, strings.TrimSuffix(string(command), "\n")}
 				delete(missing, link)
 			}
 		}
 	}
 	return found, nil
-}
-
-// processes are the IDs of all processes, in order.
-func processes() []int {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = dir.Close() }()
-	names, _ := dir.Readdirnames(-1)
-	var pids []int
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	return pids
-}
-
-func command(pid int) string {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSuffix(string(b), "\n")
 }

@@ -15,7 +15,7 @@ func FuzzParse(f *testing.F) {
 		if !s.address.Addr().IsValid() || s.address.Addr().Is4In6() {
 			t.Errorf("address %v", s.address)
 		}
-		if s.dual && (s.address.Addr().Is4() || !s.address.Addr().IsUnspecified()) {
+		if !s.takes.HostIP.IsValid() && (s.address.Addr().Is4() || !s.address.Addr().IsUnspecified()) {
 			t.Errorf("%v is said to take both families", s.address)
 		}
 	})
