@@ -1,11 +1,13 @@
 package loopback
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Interface returns the name of the node's interface over which it reaches the
@@ -17,14 +19,20 @@ func Interface(pod netip.Addr) (string, error) {
 	if !pod.Is4() {
 		return "", fmt.Errorf("look up route to pod %s: 127.0.0.1 can only lead to an IPv4 address", pod)
 	}
-	routes, err := netlink.RouteGet(pod.AsSlice())
+	// One socket for both questions: each would open its own.
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return "", fmt.Errorf("look up route to pod %s: %w", pod, err)
 	}
-	if len(routes) == 0 {
-		return "", fmt.Errorf("look up route to pod %s: the kernel names none", pod)
+	defer h.Close()
+	routes, err := h.RouteGet(pod.AsSlice())
+	if err == nil && len(routes) == 0 {
+		err = errors.New("the kernel names none")
 	}
-	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", fmt.Errorf("look up route to pod %s: %w", pod, err)
+	}
+	link, err := h.LinkByIndex(routes[0].LinkIndex)
 	if err != nil {
 		return "", fmt.Errorf("look up interface %d on the route to pod %s: %w", routes[0].LinkIndex, pod, err)
 	}

@@ -28,47 +28,40 @@ func Close(ifname string) error {
 // Check returns nil if route_localnet is on for the interface, and names the
 // difference if it is not.
 func Check(ifname string) error {
-	value, err := get(ifname)
-	if err != nil {
-		return err
+	value, err := access(ifname)
+	if err == nil && value == "0" {
+		err = fmt.Errorf("net.ipv4.conf.%s.route_localnet is 0, want 1: 127.0.0.1 does not reach the pod", ifname)
 	}
-	if value == "0" {
-		return fmt.Errorf("net.ipv4.conf.%s.route_localnet is 0, want 1: 127.0.0.1 does not reach the pod", ifname)
-	}
-	return nil
-}
-
-func get(ifname string) (string, error) {
-	name, err := setting(ifname)
-	if err != nil {
-		return "", err
-	}
-	value, err := sysctl.Sysctl(name)
-	if err != nil {
-		return "", fmt.Errorf("read route_localnet of interface %s: %w", ifname, err)
-	}
-	return value, nil
+	return err
 }
 
 // set writes the setting if it differs, and reports whether it did.
 func set(ifname, value string) (changed bool, err error) {
-	before, err := get(ifname)
+	before, err := access(ifname)
 	if err != nil || before == value {
 		return false, err
 	}
-	name, err := setting(ifname)
-	if err != nil {
-		return false, err
-	}
-	if _, err := sysctl.Sysctl(name, value); err != nil {
+	if _, err = access(ifname, value); err != nil {
 		// An interface that went meanwhile is EACCES here, because procfs is
 		// asked to create a file. Reading tells.
-		if _, gone := get(ifname); errors.Is(gone, fs.ErrNotExist) {
+		if _, gone := access(ifname); errors.Is(gone, fs.ErrNotExist) {
 			err = gone
 		}
-		return false, fmt.Errorf("set route_localnet of interface %s to %s: %w", ifname, value, err)
 	}
-	return true, nil
+	return err == nil, err
+}
+
+// access reads the setting, or writes it.
+func access(ifname string, value ...string) (string, error) {
+	name, err := setting(ifname)
+	if err != nil {
+		return "", err
+	}
+	is, err := sysctl.Sysctl(name, value...)
+	if err != nil {
+		return "", fmt.Errorf("route_localnet of interface %s: %w", ifname, err)
+	}
+	return is, nil
 }
 
 // setting returns the sysctl name of the interface's route_localnet. Its first
