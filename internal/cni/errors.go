@@ -5,7 +5,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/node"
 )
@@ -28,29 +27,28 @@ func coded(err error) error {
 	if err == nil {
 		return nil
 	}
-	var (
-		cniError  *types.Error
-		field     *netconf.FieldError
-		conflict  *node.ConflictError
-		listening *node.ListeningError
-		differs   *node.DiffersError
-	)
-	switch {
-	case errors.As(err, &cniError):
-		return cniError
-	case errors.As(err, &field):
-		return invalid(err)
-	case errors.As(err, &conflict):
-		return types.NewError(codePortHeld, conflict.Error(), "")
-	case errors.As(err, &listening):
-		return types.NewError(codeListener, listening.Error(), "")
-	case errors.As(err, &differs):
-		return types.NewError(codeDiffers, err.Error(), "")
-	case node.Busy(err):
-		return types.NewError(types.ErrTryAgainLater, err.Error(), "another process is changing this node's rules; try again later")
-	default:
-		return types.NewError(codeKernel, err.Error(), "")
+	if e, ok := errors.AsType[*types.Error](err); ok {
+		return e
 	}
+	code, details := codeKernel, ""
+	switch {
+	case is[*netconf.FieldError](err):
+		return invalid(err)
+	case is[*node.ConflictError](err):
+		code = codePortHeld
+	case is[*node.ListeningError](err):
+		code = codeListener
+	case is[*node.DiffersError](err):
+		code = codeDiffers
+	case node.Busy(err):
+		code, details = types.ErrTryAgainLater, "another process is changing this node's rules; try again later"
+	}
+	return types.NewError(code, err.Error(), details)
+}
+
+func is[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
 }
 
 // result returns the word for what became of a call.
@@ -78,7 +76,3 @@ func result(err error) string {
 func invalid(err error) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, "invalid network configuration: "+err.Error(), "")
 }
-
-// oneLine keeps text to one printable line of a length that logs and events can
-// hold.
-func oneLine(s string) string { return backend.OneLine(s, 8<<10) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,47 +15,44 @@ import (
 
 // logger returns a logger for the configured file, or for warnings on standard
 // error, which runtimes keep. A file that cannot be opened is a warning there.
-// done closes the file.
-func (p *plugin) logger(c *netconf.Config) (log *slog.Logger, done func()) {
-	toStderr := func() *slog.Logger {
-		return slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: max(c.LogLevel, slog.LevelWarn)}))
-	}
+func (p *plugin) logger(c *netconf.Config) *slog.Logger {
+	toStderr := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: max(c.LogLevel, slog.LevelWarn)}))
 	if c.LogFile == "" {
-		return toStderr(), func() {}
+		return toStderr
 	}
 	// O_APPEND keeps the lines of processes that run at once apart.
 	f, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		log = toStderr()
-		log.Warn("log file cannot be opened", "reason", err)
-		return log, func() {}
+		toStderr.Warn("log file cannot be opened", "reason", err)
+		return toStderr
 	}
-	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: c.LogLevel})), func() { _ = f.Close() }
+	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: c.LogLevel})) // closed with the process
 }
 
-// outcome writes the one line that a call leaves in the log.
+// outcome counts a call and writes the one line that it leaves in the log, unless
+// there was nothing to do. Runtimes ask for STATUS every few seconds.
 func (c *call) outcome(verb string, took time.Duration, err error) {
-	attrs := []any{"container", c.args.ContainerID, "interface", c.args.IfName, "ports", ports(c.mappings), "duration", took}
-	switch {
-	case err != nil:
+	if verb == "STATUS" || err == nil && len(c.config.Mappings) == 0 && verb != "GC" {
+		return
+	}
+	attrs := []any{"container", c.args.ContainerID, "interface", c.args.IfName, "ports", ports(c.config.Mappings), "duration", took}
+	if err != nil {
 		c.Log.Error(verb+" failed", append(attrs, "error", err)...)
-	case !c.idle:
+	} else {
 		c.Log.Info(verb, attrs...)
 	}
+	c.CountRequest(verb, result(err), took)
 }
 
 // ports lists host ports for the log, not more than a line can hold.
 func ports(ms []hostport.Mapping) string {
 	const most = 16
-	s := ""
-	for i, m := range ms {
-		if i == most {
-			return fmt.Sprintf("%s and %d more", s, len(ms)-most)
-		}
-		if i > 0 {
-			s += ","
-		}
-		s += m.String()
+	var names []string
+	for _, m := range ms[:min(most, len(ms))] {
+		names = append(names, m.String())
 	}
-	return s
+	if more := len(ms) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names, ","), more)
+	}
+	return strings.Join(names, ",")
 }

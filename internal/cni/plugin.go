@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/internal/sandbox"
@@ -54,13 +55,10 @@ func Main(build string) int {
 type call struct {
 	*plugin
 	*node.Node
-	args   *skel.CmdArgs
+	args *skel.CmdArgs
+	// config has the mappings that the log names: those of the record if one was
+	// deleted. Without any there was nothing to do.
 	config *netconf.Config
-	// mappings are what the log names: those of the configuration, or of the
-	// record that was deleted.
-	mappings []hostport.Mapping
-	// idle is true if there was nothing to do, which is not logged.
-	idle bool
 }
 
 func (c *call) key() hostport.Key {
@@ -77,21 +75,15 @@ func (p *plugin) verb(name string, fn func(context.Context, *call) error) func(*
 		if err != nil && name != "DEL" {
 			return coded(err)
 		}
-		log, done := p.logger(config)
-		defer done()
 		c := &call{
-			plugin: p, args: args, config: config, mappings: config.Mappings,
-			Node: &node.Node{Dir: config.DataDir, Timeout: config.LockTimeout, Log: log, Runtime: true, AdoptInto: config.Backend},
+			plugin: p, args: args, config: config,
+			Node: &node.Node{
+				Dir: config.DataDir, Timeout: config.LockTimeout, Log: p.logger(config), Runtime: true, AdoptInto: config.Backend,
+			},
 		}
 		start := time.Now()
 		err = fn(context.Background(), c)
-		if name != "STATUS" { // runtimes ask every few seconds
-			took := time.Since(start)
-			c.outcome(name, took, err)
-			if !c.idle {
-				c.CountRequest(name, result(err), took)
-			}
-		}
+		c.outcome(name, time.Since(start), err)
 		return coded(err)
 	}
 }
@@ -117,7 +109,8 @@ func (c *call) pass() error {
 // fail prints a CNI error object and returns the exit status. Some errors quote
 // container IDs and network names as they came.
 func (p *plugin) fail(e *types.Error) int {
-	e.Msg, e.Details = oneLine(e.Msg), oneLine(e.Details)
+	const most = 8 << 10 // what logs and events can hold
+	e.Msg, e.Details = backend.OneLine(e.Msg, most), backend.OneLine(e.Details, most)
 	object, err := json.MarshalIndent(struct {
 		CNIVersion string `json:"cniVersion"`
 		*types.Error

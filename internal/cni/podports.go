@@ -6,7 +6,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/hostport-cni/hostport/internal/crio"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/podports"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -32,7 +31,7 @@ func (c *call) findMappings(ctx context.Context) error {
 		return types.NewError(types.ErrTryAgainLater, "host ports of pod "+pod.String()+" are not known: "+err.Error(),
 			"the runtime sends no port mappings, and podPorts says to ask hostport-agent; try again later")
 	default:
-		c.config.Mappings, c.mappings = known, known
+		c.config.Mappings = known
 	}
 	return nil
 }
@@ -51,11 +50,4 @@ func sameMappings(a, b []hostport.Mapping) bool {
 		return !slices.ContainsFunc(a, func(m hostport.Mapping) bool { return !slices.Contains(b, m) })
 	}
 	return within(a, b) && within(b, a)
-}
-
-// warnBesideCRIO says that CRI-O serves host ports as well.
-func (c *call) warnBesideCRIO() {
-	if c.config.AskAgent && crio.Read(crio.Places()) == crio.ByItself {
-		c.Log.Warn("CRI-O serves host ports itself, beside this plugin: set disable_hostport_mapping = true in [crio.runtime]")
-	}
 }

@@ -6,34 +6,26 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/hostport-cni/hostport/internal/crio"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 func add(ctx context.Context, c *call) error {
-	if c.onHost() {
-		c.idle = true
-		return c.pass()
-	}
-	if err := c.findMappings(ctx); err != nil {
-		return err
-	}
 	a, err := c.attachment(ctx)
 	if err != nil {
 		return err
 	}
-	switch {
-	case len(a.Mappings) == 0: // an earlier ADD may have had some
-		var removed *hostport.Attachment
-		removed, err = c.Forget(ctx, a.Key)
-		c.idle = removed == nil
-	case c.config.DenyListeners:
-		if err = c.DenyListeners(ctx, a); err == nil {
+	if len(a.Mappings) == 0 { // an earlier ADD may have had some
+		err = c.deleted(c.Forget(ctx, a.Key))
+	} else {
+		if c.config.DenyListeners {
+			err = c.DenyListeners(ctx, a)
+		}
+		if err == nil {
 			err = c.Add(ctx, a)
 		}
-	default:
-		err = c.Add(ctx, a)
 	}
 	if err != nil {
 		return err
@@ -45,32 +37,19 @@ func add(ctx context.Context, c *call) error {
 // node's own namespace too: a path like /proc/PID/ns/net may lead there by now,
 // if the process ID was used again.
 func del(ctx context.Context, c *call) error {
-	removed, err := c.remove(ctx, len(c.mappings) > 0 && !c.onHost())
-	c.mappings = nil
+	return c.deleted(c.Delete(ctx, c.key(), c.config.Name, len(c.config.Mappings) > 0 && !c.onHost()))
+}
+
+// deleted notes for the log what was deleted.
+func (c *call) deleted(removed *hostport.Attachment, err error) error {
+	c.config.Mappings = nil
 	if removed != nil {
-		c.mappings = removed.Mappings
+		c.config.Mappings = removed.Mappings
 	}
 	return err
 }
 
-// remove deletes the attachment. mapped is true if the configuration says that
-// it had mappings.
-func (c *call) remove(ctx context.Context, mapped bool) (*hostport.Attachment, error) {
-	removed, err := c.Delete(ctx, c.key(), c.config.Name, mapped)
-	c.idle = removed == nil
-	return removed, err
-}
-
 func check(ctx context.Context, c *call) error {
-	if c.idle = c.onHost(); c.idle {
-		return nil
-	}
-	if err := c.findMappings(ctx); err != nil {
-		return err
-	}
-	if c.idle = len(c.mappings) == 0; c.idle {
-		return nil
-	}
 	a, err := c.attachment(ctx)
 	if err != nil || len(a.Mappings) == 0 {
 		return err
@@ -83,7 +62,9 @@ func gc(ctx context.Context, c *call) error {
 }
 
 func status(ctx context.Context, c *call) error {
-	c.warnBesideCRIO()
+	if c.config.AskAgent && crio.Read(crio.Places()) == crio.ByItself {
+		c.Log.Warn("CRI-O serves host ports itself, beside this plugin: set disable_hostport_mapping = true in [crio.runtime]")
+	}
 	b, err := c.backend(ctx)
 	if err != nil {
 		return err
@@ -109,8 +90,14 @@ func (c *call) backend(ctx context.Context) (string, error) {
 }
 
 // attachment returns what the call asks for, without the mappings whose host IP
-// is of a family that the pod lacks.
+// is of a family that the pod lacks. A pod in the node's own namespace has its ports
+// already, and so no mappings.
 func (c *call) attachment(ctx context.Context) (*hostport.Attachment, error) {
+	if c.onHost() {
+		c.config.Mappings = nil
+	} else if err := c.findMappings(ctx); err != nil {
+		return nil, err
+	}
 	a := &hostport.Attachment{
 		Key:     c.key(),
 		Network: c.config.Name,
