@@ -20,6 +20,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/hostport-cni/hostport/internal/podports"
+	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/test/netns"
 )
 
@@ -225,6 +226,42 @@ func TestStatus(t *testing.T) {
 		}
 		if e := out.error(t); e.Code != tc.code || !strings.Contains(e.Msg, tc.word) {
 			t.Errorf("%s: error %d %q, want %d and %q", tc.key, e.Code, e.Msg, tc.code, tc.word)
+		}
+	}
+}
+
+// A call that fails before it knows of any mapping is counted, and one that had
+// nothing to do is not.
+func TestCounts(t *testing.T) {
+	n := netns.New(t)
+	config := configuration(t, `"backend":"nftables","lockTimeout":"50ms"`)
+	var c struct{ DataDir string }
+	if err := json.Unmarshal([]byte(config), &c); err != nil {
+		t.Fatal(err)
+	}
+	s, err := state.Open(t.Context(), state.Options{Dir: c.DataDir, Timeout: time.Second, BootID: "another", Layout: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	del := map[string]string{"CNI_COMMAND": "DEL"}
+	if e := run(t, n, config, del).error(t); e.Code != types.ErrTryAgainLater {
+		t.Errorf("DEL beside another call: error %d %q, want %d", e.Code, e.Msg, types.ErrTryAgainLater)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, env := range []map[string]string{del, {"CNI_COMMAND": "ADD"}, {"CNI_COMMAND": "CHECK"}} {
+		if out := run(t, n, config, env); out.code != 0 {
+			t.Errorf("%v: exit status %d: %s", env, out.code, out.stdout)
+		}
+	}
+	got, err := state.Counts(c.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, count := range got {
+		if want := map[string]uint64{"DEL/busy": 1}[name]; count.Number != want {
+			t.Errorf("%s was counted %d times, want %d", name, count.Number, want)
 		}
 	}
 }
