@@ -9,24 +9,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // logger returns a logger for the configured file, or for warnings on standard
 // error, which runtimes keep. A file that cannot be opened is a warning there.
-func (p *plugin) logger(c *netconf.Config) *slog.Logger {
-	toStderr := slog.New(slog.NewTextHandler(p.stderr, &slog.HandlerOptions{Level: max(c.LogLevel, slog.LevelWarn)}))
-	if c.LogFile == "" {
+func (c *call) logger() *slog.Logger {
+	toStderr := slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: max(c.config.LogLevel, slog.LevelWarn)}))
+	if c.config.LogFile == "" {
 		return toStderr
 	}
 	// O_APPEND keeps the lines of processes that run at once apart.
-	f, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(c.config.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		toStderr.Warn("log file cannot be opened", "reason", err)
 		return toStderr
 	}
-	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: c.LogLevel})) // closed with the process
+	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: c.config.LogLevel})) // closed with the process
 }
 
 // outcome counts a call and writes the one line that it leaves in the log, unless

@@ -19,73 +19,62 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// plugin is one invocation: a process serves one verb.
-type plugin struct {
-	stdout, stderr io.Writer
-	// version is that of the specification that is spoken: the newest until
-	// the configuration names one that is supported.
-	version string
-}
-
 // Main serves the verb that the environment names and returns the exit status:
 // 0, or 1 with a CNI error object on standard output. build is the version of
 // the plugin itself, for people who run it without a verb.
 func Main(build string) int {
 	versions := netconf.Versions()
-	p := &plugin{stdout: os.Stdout, stderr: os.Stderr, version: versions[len(versions)-1]}
+	newest := &netconf.Config{CNIVersion: versions[len(versions)-1]}
+	c := &call{stdout: os.Stdout, stderr: os.Stderr, config: newest}
 	// skel refuses a sandbox that is the node's own network namespace. Such pods
 	// are served here: they have their ports already.
 	if err := os.Setenv("CNI_NETNS_OVERRIDE", "1"); err != nil {
-		return p.fail(types.NewError(types.ErrInternal, err.Error(), ""))
+		return c.fail(types.NewError(types.ErrInternal, err.Error(), ""))
 	}
 	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
-		Add:    p.verb("ADD", add),
-		Del:    p.verb("DEL", del),
-		Check:  p.verb("CHECK", check),
-		GC:     p.verb("GC", gc),
-		Status: p.verb("STATUS", status),
+		Add:    c.verb("ADD", add),
+		Del:    c.verb("DEL", del),
+		Check:  c.verb("CHECK", check),
+		GC:     c.verb("GC", gc),
+		Status: c.verb("STATUS", status),
 	}, version.PluginSupports(versions...), "CNI hostport plugin "+build)
 	if err != nil {
-		return p.fail(err)
+		return c.fail(err)
 	}
 	return 0
 }
 
-// call is what a verb is called with.
+// call is one invocation: a process serves one verb.
 type call struct {
-	*plugin
 	*node.Node
-	args *skel.CmdArgs
+	stdout, stderr io.Writer
+	args           *skel.CmdArgs
 	// config has the mappings that the log names: those of the record if one was
-	// deleted. Without any there was nothing to do.
+	// deleted. Without any there was nothing to do. Until skel has found its
+	// version to be supported, config has the newest version alone.
 	config *netconf.Config
-}
-
-func (c *call) key() hostport.Key {
-	return hostport.Key{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
 }
 
 // verb returns what skel is to call for a verb: it reads the configuration,
 // runs fn, writes the line of the log and gives an error its code. Only DEL goes
 // on with a wrong configuration: the record says what is to be deleted.
-func (p *plugin) verb(name string, fn func(context.Context, *call) error) func(*skel.CmdArgs) error {
+func (c *call) verb(name string, fn func(context.Context, *call) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		config, err := netconf.Parse(args.StdinData)
-		p.version = config.CNIVersion
+		c.args, c.config = args, config
 		if err != nil && name != "DEL" {
 			return coded(err)
 		}
-		c := &call{
-			plugin: p, args: args, config: config,
-			Node: &node.Node{
-				Dir: config.DataDir, Timeout: config.LockTimeout, Log: p.logger(config), Runtime: true, AdoptInto: config.Backend,
-			},
-		}
+		c.Node = &node.Node{Dir: config.DataDir, Timeout: config.LockTimeout, Log: c.logger(), Runtime: true, AdoptInto: config.Backend}
 		start := time.Now()
 		err = fn(context.Background(), c)
 		c.outcome(name, time.Since(start), err)
 		return coded(err)
 	}
+}
+
+func (c *call) key() hostport.Key {
+	return hostport.Key{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
 }
 
 // onHost reports whether the sandbox is the node's own network namespace.
@@ -108,18 +97,18 @@ func (c *call) pass() error {
 
 // fail prints a CNI error object and returns the exit status. Some errors quote
 // container IDs and network names as they came.
-func (p *plugin) fail(e *types.Error) int {
+func (c *call) fail(e *types.Error) int {
 	const most = 8 << 10 // what logs and events can hold
 	e.Msg, e.Details = backend.OneLine(e.Msg, most), backend.OneLine(e.Details, most)
 	object, err := json.MarshalIndent(struct {
 		CNIVersion string `json:"cniVersion"`
 		*types.Error
-	}{p.version, e}, "", "    ")
+	}{c.config.CNIVersion, e}, "", "    ")
 	if err == nil {
-		_, err = fmt.Fprintf(p.stdout, "%s\n", object)
+		_, err = fmt.Fprintf(c.stdout, "%s\n", object)
 	}
 	if err != nil {
-		_, _ = fmt.Fprintln(p.stderr, err)
+		_, _ = fmt.Fprintln(c.stderr, err)
 	}
 	return 1
 }
