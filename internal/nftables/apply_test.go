@@ -156,7 +156,7 @@ func TestAddAgain(t *testing.T) {
 	w.nft("delete element inet hostport v4 { tcp . 8001 }")
 	n.add(conditions("iifname eth1"))
 	n.wantClean()
-	w.nft("flush chain inet hostport " + conditionChainName(conditions("iifname eth1"), hostport.IPv4))
+	w.nft("flush chain inet hostport " + conditionChain(pod(1).Key, []string{"iifname eth1"}, hostport.IPv4).name)
 	n.add(conditions("iifname eth1"))
 	n.wantClean()
 	n.add(pod(1))

@@ -27,7 +27,7 @@ func FuzzAttributes(f *testing.F) {
 		}
 		_ = decodeExpr(b)
 		_ = nfnetlink.Comment(b, userdata.TypeComment)
-		for _, set := range []string{mapV4, mapV6, mapV4HostIP, mapV6HostIP, mapCond4, "client4_24", "client6_0", "other"} {
+		for _, set := range []string{"v4", "v6", "v4_hostip", "v6_hostip", "cond4", "client4_24", "client6_0", "other"} {
 			e := decodeElement(set, b)
 			if e.String() == "" {
 				t.Error("an element without a name")

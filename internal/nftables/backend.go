@@ -1,14 +1,13 @@
 package nftables
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"github.com/mdlayher/netlink/nltest"
-	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
@@ -55,7 +54,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	}
 	s := parseSeen(c.Seen)
 	if s.generation != 0 {
-		err = b.send(p.write, s.generation)
+		err = b.send(tableName, p.write, s.generation)
 		if err == nil && p.writes() {
 			s.generation++
 		}
@@ -67,31 +66,21 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		}
 		s.generation, err = b.settle(ctx, p.write, s.generation)
 	}
-	if mismatch(err) {
-		return "", b.drift(ctx, p, err)
+	if lack := b.lacking(ctx, err, p.first); lack != nil {
+		return "", lack
 	}
-	if err != nil {
-		return "", b.reason(ctx, err)
+	if mismatch(err) {
+		return "", fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
 	switch {
+	case err != nil:
+		return "", explain(err)
 	case p.first:
 		s.table, err = b.tableHandle(ctx)
 	case p.last:
 		s.table = ""
 	}
 	return s.String(), err
-}
-
-// drift is the error of a transaction that did not fit the kernel. Where no table
-// of ours was expected, the kernel may lack what one needs: without the module of
-// an expression it says ENOENT.
-func (b *Backend) drift(ctx context.Context, p plan, err error) error {
-	if p.first {
-		if lack := b.lacks(ctx); lack != nil {
-			return fmt.Errorf("%w: %w", lack, err)
-		}
-	}
-	return fmt.Errorf("%w: %w", backend.ErrDrift, err)
 }
 
 // Rewrite replaces the table in one transaction. One that is right already is left
@@ -102,59 +91,27 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 		b.log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
 	}
 	s := seen{generation: b.generation()}
-	have, err := b.snapshot(ctx)
-	if err != nil || len(have.differences(all, true)) > 0 {
+	have, err := b.read(ctx, anySet)
+	if err != nil || len(compare(have, all, true)) > 0 {
 		s.generation, err = b.settle(ctx, func(t *batch) { t.rewrite(all) }, s.generation)
 	}
-	if err != nil {
-		return "", fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err))
+	if err := cmp.Or(b.lacking(ctx, err, true), explain(err)); err != nil {
+		return "", fmt.Errorf("rewrite table %s: %w", tableName, err)
 	}
 	s.table, err = b.tableHandle(ctx)
 	return s.String(), err
 }
 
-// send sends one transaction, to generation g of the ruleset unless that is 0.
-func (b *Backend) send(build func(*batch), g uint32) error {
-	conn, err := b.conn()
-	if err != nil {
-		return err
-	}
-	t := newBatch(conn, tableName)
+// send sends one transaction about a table, to generation g of the ruleset unless
+// that is 0.
+func (b *Backend) send(table string, build func(*batch), g uint32) error {
+	t := &batch{b.conn(), &nftables.Table{Name: table, Family: nftables.TableFamilyINet}}
 	build(t)
-	if t.err != nil {
-		return t.err
-	}
-	flush := conn.Flush
-	if g != 0 {
-		flush = func() error { return conn.FlushWithGenID(g) }
-	}
-	if err := flush(); err != nil {
-		return fmt.Errorf("commit to table %s: %w", tableName, explain(err))
+	if err := t.conn.FlushWithGenID(g); err != nil {
+		return fmt.Errorf("commit to table %s: %w", table, err)
 	}
 	return nil
 }
 
-// conn returns a connection of the library's.
-func (b *Backend) conn() (*nftables.Conn, error) {
-	opts := []nftables.ConnOption{nftables.WithNetNSFd(b.netns)}
-	if b.dial != nil {
-		opts = append(opts, nftables.WithTestDial(b.dial))
-	}
-	conn, err := nftables.New(opts...)
-	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w", explain(err))
-	}
-	return conn, nil
-}
-
-// open returns a connection for our own listings.
-func (b *Backend) open() (*netlink.Conn, error) {
-	if b.dial != nil {
-		return nltest.Dial(b.dial), nil
-	}
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.netns})
-	if err != nil {
-		return nil, fmt.Errorf("open netlink: %w", explain(err))
-	}
-	return c, nil
-}
+// conn returns a connection that is opened for each transaction.
+func (b *Backend) conn() *nftables.Conn { return &nftables.Conn{NetNS: b.netns, TestDial: b.dial} }

@@ -189,7 +189,7 @@ func TestOwners(t *testing.T) {
 	}
 	var want []*hostport.Attachment
 	for _, a := range n.held {
-		if len(elements(a)) > 0 {
+		if len(own(a)) > 0 {
 			want = append(want, readable(a))
 		}
 	}

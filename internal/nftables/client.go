@@ -6,8 +6,8 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -33,6 +33,9 @@ func (c clientSet) name() string {
 
 // parseClientSet reads such a name.
 func parseClientSet(name string) (c clientSet, ok bool) {
+	if !strings.HasPrefix(name, "client") {
+		return c, false
+	}
 	_, err := fmt.Sscanf(name, "client%d_%d", &c.family, &c.bits)
 	known := err == nil && slices.Contains(hostport.Families(), c.family) && c.name() == name
 	return c, known && 0 <= c.bits && c.bits <= addrBits(c.family)
@@ -45,34 +48,48 @@ func addrBits(f hostport.Family) int {
 	return 128
 }
 
+func (c clientSet) declare() set {
+	if c.bits == 0 {
+		return set{name: c.name(), key: concat(addrType(c.family))}
+	}
+	return set{name: c.name(), key: concat(addrType(c.family), addrType(c.family))}
+}
+
+// rule masquerades the clients of the set.
+func (c clientSet) rule() rule {
+	f, match := c.family, isFamily(c.family)
+	if c.bits == 0 {
+		match = append(match, loadAddr(f, false, reg1))
+	} else {
+		match = append(match, loadAddr(f, true, reg1))
+		if c.bits < addrBits(f) {
+			match = append(match, mask(net.CIDRMask(c.bits, addrBits(f))))
+		}
+		match = append(match, loadAddr(f, false, reg32(words(f))))
+	}
+	return newRule(match, []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: c.name()}, &expr.Masq{}})
+}
+
 // clientSets is a group of sets. The table has a set and a rule for each that
-// an attachment uses.
+// an attachment uses: the lookups cost the same for one pod and for thousands.
 type clientSets map[clientSet]bool
 
-// add adds the sets that an attachment uses.
-func (cs clientSets) add(a *hostport.Attachment) {
-	for _, f := range hostport.Families() {
-		if len(a.Forwards(f)) == 0 {
-			continue
-		}
-		for _, client := range a.Clients(f) {
-			cs[clientSet{f, client.Bits()}] = true
-		}
-	}
-}
-
-func clientSetsOf(all []*hostport.Attachment) clientSets {
+// clientSetsIn returns those that are among some objects, or have elements there.
+func clientSetsIn(objects []object) clientSets {
 	cs := make(clientSets)
-	for _, a := range all {
-		cs.add(a)
+	for _, o := range objects {
+		var name string
+		switch o := o.(type) {
+		case set:
+			name = o.name
+		case element:
+			name = o.set
+		}
+		if c, ok := parseClientSet(name); ok {
+			cs[c] = true
+		}
 	}
 	return cs
-}
-
-func (cs clientSets) union(o clientSets) clientSets {
-	u := maps.Clone(cs)
-	maps.Copy(u, o)
-	return u
 }
 
 // without returns the sets that o lacks.
@@ -87,56 +104,4 @@ func (cs clientSets) sorted() []clientSet {
 	return slices.SortedFunc(maps.Keys(cs), func(x, y clientSet) int {
 		return cmp.Or(cmp.Compare(x.family, y.family), cmp.Compare(x.bits, y.bits))
 	})
-}
-
-func (c clientSet) declare() set {
-	addr := addrType(c.family)
-	if c.bits == 0 {
-		return set{name: c.name(), key: addr}
-	}
-	return set{name: c.name(), key: nftables.MustConcatSetType(addr, addr)}
-}
-
-func (cs clientSets) declarations() []set {
-	var out []set
-	for _, c := range cs.sorted() {
-		out = append(out, c.declare())
-	}
-	return out
-}
-
-// rule masquerades the clients of one set.
-func (c clientSet) rule() rule {
-	f, match := c.family, isFamily(c.family)
-	if c.bits == 0 {
-		match = append(match, loadDestination(f, reg1))
-	} else {
-		match = append(match, loadSource(f, reg1))
-		if c.bits < addrBits(f) {
-			match = append(match, mask(net.CIDRMask(c.bits, addrBits(f))))
-		}
-		match = append(match, loadDestination(f, reg32(words(f))))
-	}
-	return newRule(match, []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: c.name()}, &expr.Masq{}})
-}
-
-// chain has one rule for each set: the lookups cost the same for one pod and
-// for thousands.
-func (cs clientSets) chain() chain {
-	c := chain{name: chainClients}
-	for _, s := range cs.sorted() {
-		c.rules = append(c.rules, s.rule())
-	}
-	return c
-}
-
-// clientSetsIn returns those that are declared in the kernel.
-func clientSetsIn(sets map[string]declaration) clientSets {
-	cs := make(clientSets)
-	for name := range sets {
-		if c, ok := parseClientSet(name); ok {
-			cs[c] = true
-		}
-	}
-	return cs
 }

@@ -78,12 +78,7 @@ func TestForeignCommits(t *testing.T) {
 
 // foreignCommit is one transaction of somebody else's.
 func (w *world) foreignCommit() error {
-	conn, err := w.backend().conn()
-	if err != nil {
-		return err
-	}
-	newBatch(conn, "somebody").dropTable()
-	return conn.Flush()
+	return w.backend().send("somebody", (*batch).dropTable, 0)
 }
 
 // A random sequence of changes and damage, each followed by a change, leaves

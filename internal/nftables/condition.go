@@ -1,11 +1,10 @@
 package nftables
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,13 +22,55 @@ type condition struct {
 	// text is the condition as nft would read it. It has no quotes, so that it can
 	// stand in a comment.
 	text string
-	// values are the matches of which one must hold, or none if it is negated.
+	// values are those of which the packet must have one, or none if it is negated.
 	negated bool
 	values  []value
 }
 
-// value matches one value, or any other, by how it compares.
-type value func(compare func([]byte) *expr.Cmp) []expr.Any
+// conditionChain returns the chain that turns away what does not meet an
+// attachment's conditions of one family, before its mappings are looked up. Only
+// packets to ports that the attachment holds pass through it. Other conditions of
+// the same attachment have another chain, so that an element that leads to a chain
+// changes with it.
+//
+// Conditions that cannot be read, by an older version perhaps, let nothing pass:
+// better no mapping than one that is open to all.
+func conditionChain(owner hostport.Key, texts []string, f hostport.Family) chain {
+	h := fnv.New64a()
+	h.Write([]byte(owner.String()))
+	for _, text := range texts {
+		h.Write([]byte("\x00" + text))
+	}
+	c := chain{name: fmt.Sprintf("cond%d_%016x", f, h.Sum64()), of: owner}
+	conditions, err := parseConditions(texts, f)
+	if err != nil {
+		c.rules = []rule{newRule(refuse())}
+	}
+	for _, condition := range conditions {
+		c.rules = append(c.rules, condition.rules()...)
+	}
+	return c
+}
+
+func refuse() []expr.Any { return verdict(expr.VerdictGoto, chainUnmapped) }
+
+// rules refuse the packets that do not meet the condition: one rule with all
+// values if it must be any of them, a rule for each if it must be none.
+func (c condition) rules() []rule {
+	var out []rule
+	var all []expr.Any
+	for _, v := range c.values {
+		if c.negated {
+			out = append(out, rule{slices.Concat(v.match(expr.CmpOpEq), refuse()), c.text})
+		} else {
+			all = append(all, v.match(expr.CmpOpNeq)...)
+		}
+	}
+	if !c.negated {
+		out = []rule{{append(all, refuse()...), c.text}}
+	}
+	return out
+}
 
 // parseConditions reads an attachment's conditions for packets of family f.
 // They are whole matches, one or more to a text, or as portmap takes them, one
@@ -61,11 +102,9 @@ func parseConditions(texts []string, f hostport.Family) ([]condition, error) {
 //
 // op is one of == eq != ne. Several may follow each other; all must be met.
 func parseMatches(text string, f hostport.Family) ([]condition, error) {
-	tokens, err := scan(text)
-	if err != nil {
-		return nil, err
-	}
-	p := &parser{tokens: tokens, family: f}
+	signs := strings.NewReplacer("{", " { ", "}", " } ", ",", " , ", "&", " & ", "==", " == ", "!=", " != ")
+	p := &parser{family: f}
+	p.tokens = strings.FieldsFunc(signs.Replace(text), func(r rune) bool { return r == ' ' || r == '\t' })
 	var out []condition
 	for len(p.tokens) > 0 {
 		c, err := p.condition()
@@ -83,24 +122,8 @@ func parseMatches(text string, f hostport.Family) ([]condition, error) {
 	return out, nil
 }
 
-// scan splits text into words, quoted names, and the signs of the language. A
-// name that was quoted keeps its leading quote, so that it cannot be a keyword.
-func scan(text string) ([]string, error) {
-	token := regexp.MustCompile(`^[ \t]*("[^"]*"|[!=]=|[{},&]|[^ \t{},&"!=]+)`)
-	var out []string
-	for text = strings.TrimRight(text, " \t"); text != ""; {
-		m := token.FindStringSubmatch(text)
-		if m == nil {
-			return nil, fmt.Errorf("unexpected %q", strings.TrimLeft(text, " \t")[:1])
-		}
-		out = append(out, strings.TrimSuffix(m[1], `"`))
-		text = text[len(m[0]):]
-	}
-	return out, nil
-}
-
 type parser struct {
-	tokens []string
+	tokens []string // words and signs
 	family hostport.Family
 }
 
@@ -115,34 +138,40 @@ func (p *parser) next() string {
 
 // take drops the next token if it is one of these.
 func (p *parser) take(words ...string) bool {
-	for _, w := range words {
-		if len(p.tokens) > 0 && p.tokens[0] == w {
-			p.tokens = p.tokens[1:]
-			return true
-		}
+	found := len(p.tokens) > 0 && slices.Contains(words, p.tokens[0])
+	if found {
+		p.next()
 	}
-	return false
+	return found
 }
 
 func (p *parser) condition() (condition, error) {
 	t := p.next()
-	meta := t == "meta"
-	if meta {
-		t = p.next()
+	if t == "meta" {
+		t += " " + p.next()
 	}
-	switch {
-	case t == "iifname":
-		return p.iface()
-	case t == "mark":
+	switch t {
+	case "iifname", "meta iifname":
+		return p.list("iifname", parseInterface)
+	case "mark", "meta mark":
 		return p.mark()
-	case meta:
-		return condition{}, unknownMatch("meta " + t)
-	case t != "ip" && t != "ip6":
-		return condition{}, unknownMatch(t)
-	case (t == "ip") != (p.family == hostport.IPv4):
-		return condition{}, fmt.Errorf("%s does not match packets of %s", t, p.family)
+	case "ip", "ip6":
+		side := p.next()
+		if side != "saddr" && side != "daddr" {
+			return condition{}, unknownMatch(t + " " + side)
+		}
+		if (t == "ip") != (p.family == hostport.IPv4) {
+			return condition{}, fmt.Errorf("%s does not match packets of %s", t, p.family)
+		}
+		return p.list(t+" "+side, func(t string) (string, value, error) {
+			n, err := parseNet(t, p.family)
+			if err != nil {
+				return "", value{}, err
+			}
+			return n.String(), inNet(n, side == "saddr"), nil
+		})
 	default:
-		return p.address(t)
+		return condition{}, unknownMatch(t)
 	}
 }
 
@@ -150,114 +179,72 @@ func unknownMatch(text string) error {
 	return fmt.Errorf("unknown match %q (known: ip saddr, ip daddr, ip6 saddr, ip6 daddr, iifname, meta mark)", text)
 }
 
-func (p *parser) address(protocol string) (condition, error) {
-	side := p.next()
-	if side != "saddr" && side != "daddr" {
-		return condition{}, unknownMatch("ip " + side)
+func parseNet(t string, f hostport.Family) (netip.Prefix, error) {
+	n, err := netip.ParsePrefix(t)
+	if a, notAddr := netip.ParseAddr(t); notAddr == nil && a.Zone() == "" {
+		n, err = netip.PrefixFrom(a, a.BitLen()), nil
 	}
-	return p.list(protocol+" "+side, func(t string) (string, value, error) {
-		n, err := parseNet(t)
-		if err != nil {
-			return "", nil, err
-		}
-		if hostport.FamilyOf(n.Addr()) != p.family || n.Addr().Is4In6() {
-			return "", nil, fmt.Errorf("%s is not of %s", n, p.family)
-		}
-		if n.Bits() == 0 {
-			return "", nil, fmt.Errorf("%s is every address: leave the match out", n)
-		}
-		return n.Masked().String(), func(compare func([]byte) *expr.Cmp) []expr.Any {
-			return slices.Concat(isFamily(p.family), inNet(n, side == "saddr", compare))
-		}, nil
-	})
+	switch {
+	case err != nil:
+		return n, fmt.Errorf("%q is not an address or a network", t)
+	case n.Addr().Is4() != (f == hostport.IPv4) || n.Addr().Is4In6():
+		return n, fmt.Errorf("%s is not of %s", n, f)
+	case n.Bits() == 0:
+		return n, fmt.Errorf("%s is every address: leave the match out", n)
+	}
+	return n.Masked(), nil
 }
 
-func parseNet(t string) (netip.Prefix, error) {
-	if strings.Contains(t, "/") {
-		n, err := netip.ParsePrefix(t)
-		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("%q is not a network", t)
-		}
-		return n, nil
+// parseInterface takes a name, quoted or not, that may end in "*". It is narrower
+// than the kernel, which takes nearly any byte.
+func parseInterface(t string) (string, value, error) {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:@-"
+	name := t
+	if inside, quoted := strings.CutPrefix(t, `"`); quoted && strings.HasSuffix(inside, `"`) {
+		name = strings.TrimSuffix(inside, `"`)
 	}
-	a, err := netip.ParseAddr(t)
-	if err != nil || a.Zone() != "" {
-		return netip.Prefix{}, fmt.Errorf("%q is not an address or a network", t)
-	}
-	return netip.PrefixFrom(a, a.BitLen()), nil
-}
-
-func (p *parser) iface() (condition, error) {
-	return p.list("iifname", func(t string) (string, value, error) {
-		name := strings.TrimPrefix(t, `"`)
-		if !validIfname(name) {
-			return "", nil, fmt.Errorf("%q is not an interface name", name)
-		}
-		return name, func(compare func([]byte) *expr.Cmp) []expr.Any {
-			return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg1}, compare(namePattern(name))}
-		}, nil
-	})
-}
-
-// namePattern returns the name with its final zero, or for a wildcard without.
-func namePattern(name string) []byte {
-	if base, ok := strings.CutSuffix(name, "*"); ok {
-		return []byte(base)
-	}
-	return ifname(name)
-}
-
-// validIfname is narrower than the kernel, which takes nearly any byte.
-func validIfname(name string) bool {
 	base := strings.TrimSuffix(name, "*")
-	if base == "" || len(base) > 15 {
-		return false
+	if base == "" || len(base) > 15 || strings.Trim(base, letters) != "" {
+		return "", value{}, fmt.Errorf("%q is not an interface name", name)
 	}
-	for _, r := range base {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', strings.ContainsRune("._:@-", r):
-		default:
-			return false
-		}
-	}
-	return true
+	return name, fromInterface(name), nil
 }
 
 func (p *parser) mark() (condition, error) {
-	bits := ^uint32(0)
+	maskText := "0xffffffff"
 	masked := p.take("&", "and")
-	var err error
 	if masked {
-		if bits, err = parseMark(p.next()); err != nil {
-			return condition{}, err
-		}
+		maskText = p.next()
 	}
-	op := p.operator()
+	c := condition{negated: p.negated()}
 	number, slashMask, slash := strings.Cut(p.next(), "/")
+	if slash && masked {
+		return c, errors.New("two masks on one mark")
+	} else if slash {
+		maskText = slashMask
+	}
+	bits, err := parseMark(maskText)
+	if err != nil {
+		return c, err
+	}
 	mark, err := parseMark(number)
 	if err != nil {
-		return condition{}, err
-	}
-	if slash {
-		if masked {
-			return condition{}, errors.New("two masks on one mark")
-		}
-		if bits, err = parseMark(slashMask); err != nil {
-			return condition{}, err
-		}
+		return c, err
 	}
 	if bits == 0 || mark&^bits != 0 {
-		return condition{}, fmt.Errorf("no mark is %#x under the mask %#x", mark, bits)
+		return c, fmt.Errorf("no mark is %#x under the mask %#x", mark, bits)
 	}
-	text := fmt.Sprintf("meta mark %s%#x", op, mark)
-	match := []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: reg1}}
+	v := value{loadMeta(expr.MetaKeyMARK), binaryutil.NativeEndian.PutUint32(mark)}
+	field, op := "meta mark", ""
 	if bits != ^uint32(0) {
-		text = fmt.Sprintf("meta mark & %#x %s%#x", bits, cmp.Or(op, "== "), mark)
-		match = append(match, mask(binaryutil.NativeEndian.PutUint32(bits)))
+		v.load = append(v.load, mask(binaryutil.NativeEndian.PutUint32(bits)))
+		field, op = fmt.Sprintf("meta mark & %#x", bits), "== "
 	}
-	return condition{text, op != "", []value{func(compare func([]byte) *expr.Cmp) []expr.Any {
-		return append(slices.Clip(match), compare(binaryutil.NativeEndian.PutUint32(mark)))
-	}}}, nil
+	if c.negated {
+		op = "!= "
+	}
+	c.text, c.values = fmt.Sprintf("%s %s%#x", field, op, mark), []value{v}
+	return c, nil
 }
 
 func parseMark(t string) (uint32, error) {
@@ -268,19 +255,18 @@ func parseMark(t string) (uint32, error) {
 	return uint32(n), nil
 }
 
-// operator returns "!= " for a negation, else "".
-func (p *parser) operator() string {
+// negated reads an operator, which may be left out.
+func (p *parser) negated() bool {
 	if p.take("!=", "ne") {
-		return "!= "
+		return true
 	}
 	p.take("==", "eq")
-	return ""
+	return false
 }
 
 // list reads what follows the name of a match: one value, or several in braces.
 func (p *parser) list(match string, parse func(string) (string, value, error)) (condition, error) {
-	op := p.operator()
-	c := condition{negated: op != ""}
+	c := condition{negated: p.negated()}
 	var texts []string
 	braces := p.take("{")
 	for more := true; more; {
@@ -294,9 +280,14 @@ func (p *parser) list(match string, parse func(string) (string, value, error)) (
 			return condition{}, fmt.Errorf("%q where , or } should be", p.next())
 		}
 	}
-	c.text = match + " " + op + texts[0]
-	if len(texts) > 1 {
-		c.text = match + " " + op + "{ " + strings.Join(texts, ", ") + " }"
+	c.text = match + " "
+	if c.negated {
+		c.text += "!= "
+	}
+	if len(texts) == 1 {
+		c.text += texts[0]
+	} else {
+		c.text += "{ " + strings.Join(texts, ", ") + " }"
 	}
 	return c, nil
 }

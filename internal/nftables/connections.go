@@ -2,7 +2,7 @@ package nftables
 
 import (
 	"context"
-	"errors"
+	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -10,27 +10,20 @@ import (
 
 // Connections reads the counters of the elements that lead to pods: chains of nat
 // see the first packet of a connection alone.
-func (b *Backend) Connections(ctx context.Context) ([]backend.Connections, error) {
-	var out []backend.Connections
-	var errs []error
-	for _, f := range hostport.Families() {
-		for _, hostIP := range []bool{false, true} {
-			set, _ := forwardMaps(f, hostIP)
-			elements, err := b.dumpElements(ctx, set)
-			errs = append(errs, err)
-			for _, e := range elements {
-				owner, tagged := hostport.ParseTag(e.comment)
-				m, sided := e.hostSide()
-				if !tagged || !sided {
-					continue
-				}
-				c := backend.Connections{Owner: owner.Key, Family: f, Protocol: m.Protocol, HostPort: m.HostPort, Number: e.packets}
-				if hostIP {
-					c.HostIP = m.HostIP
-				}
-				out = append(out, c)
+func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
+	have, err := b.read(ctx, func(set string) bool { return strings.HasPrefix(set, toPod) })
+	for _, e := range only[element](have) {
+		m, ok := e.hostSide()
+		if owner := e.owner(); ok && owner != (hostport.Key{}) {
+			c := backend.Connections{
+				Owner: owner, Family: hostport.FamilyOf(m.HostIP),
+				Protocol: m.Protocol, HostPort: m.HostPort, Number: e.packets,
 			}
+			if !m.Wildcard() {
+				c.HostIP = m.HostIP
+			}
+			out = append(out, c)
 		}
 	}
-	return out, errors.Join(errs...)
+	return out, err
 }

@@ -3,37 +3,31 @@ package nftables
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
+	"github.com/mdlayher/netlink/nltest"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// dump lists objects of the backend's family. A kernel without nf_tables has none.
-func (b *Backend) dump(ctx context.Context, kind uint16, attrs []netlink.Attribute, each func(nfnetlink.Attributes)) error {
-	conn, err := b.open()
-	if err == nil {
-		defer conn.Close()
-		err = nfnetlink.List(ctx, conn, kind, unix.NFPROTO_INET, attrs, func(_ byte, as nfnetlink.Attributes) { each(as) })
-	}
-	if err == nil || unsupported(err) {
-		return nil
-	}
-	return fmt.Errorf("read table %s: %w", tableName, explain(err))
-}
+// anySet has read return the elements of all sets.
+func anySet(string) bool { return true }
 
-// dumpRules reads the rules of all chains of the table.
-func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
+// read returns the objects of the table, of all sets those elements that are asked
+// for. With an error it returns what could be read.
+func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out []object, err error) {
+	var errs []error
+	list := func(kind uint16, each func(nfnetlink.Attributes), set ...string) {
+		errs = append(errs, b.dump(ctx, unix.NFPROTO_INET, kind, each, append([]string{tableName}, set...)...))
+	}
 	rules := make(map[string][]rule)
-	request := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, tableName)}
-	err := b.dump(ctx, unix.NFT_MSG_GETRULE, request, func(as nfnetlink.Attributes) {
-		if as.Text(unix.NFTA_RULE_TABLE) != tableName {
-			return
-		}
+	list(unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
 		r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
 		for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
 			r.exprs = append(r.exprs, decodeExpr(e))
@@ -41,83 +35,48 @@ func (b *Backend) dumpRules(ctx context.Context) (map[string][]rule, error) {
 		chain := as.Text(unix.NFTA_RULE_CHAIN)
 		rules[chain] = append(rules[chain], r)
 	})
-	return rules, err
-}
-
-// nftaTableHandle is NFTA_TABLE_HANDLE (Linux 4.16), which the library lacks.
-const nftaTableHandle = 4
-
-// tableHandle returns the number by which the kernel knows the table, "" if there
-// is none.
-func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
-	err = b.dump(ctx, unix.NFT_MSG_GETTABLE, nil, func(as nfnetlink.Attributes) {
-		if as.Text(unix.NFTA_TABLE_NAME) == tableName {
-			handle = hex.EncodeToString(as.Get(nftaTableHandle))
-		}
-	})
-	return handle, err
-}
-
-// dumpChains reads the chains of the table. The kernel lists those of all
-// tables of the family.
-func (b *Backend) dumpChains(ctx context.Context) (map[string]hook, error) {
-	chains := make(map[string]hook)
-	err := b.dump(ctx, unix.NFT_MSG_GETCHAIN, nil, func(as nfnetlink.Attributes) {
-		if as.Text(unix.NFTA_CHAIN_TABLE) != tableName {
-			return
-		}
-		h := as.Nested(unix.NFTA_CHAIN_HOOK)
-		chains[as.Text(unix.NFTA_CHAIN_NAME)] = hook{
+	list(unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
+		name, h := as.Text(unix.NFTA_CHAIN_NAME), as.Nested(unix.NFTA_CHAIN_HOOK)
+		out = append(out, chain{name: name, rules: rules[name], hook: hook{
 			kind:     nftables.ChainType(as.Text(unix.NFTA_CHAIN_TYPE)),
 			number:   nftables.ChainHook(h.Uint32(unix.NFTA_HOOK_HOOKNUM)),
 			priority: nftables.ChainPriority(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
 			policy:   nftables.ChainPolicy(as.Uint32(unix.NFTA_CHAIN_POLICY)),
+		}})
+	})
+	list(unix.NFT_MSG_GETSET, func(as nfnetlink.Attributes) {
+		if as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS == 0 {
+			out = append(out, decodeSet(as))
 		}
 	})
-	return chains, err
-}
-
-// declaration is what the kernel says of a set besides its elements. Types are the
-// numbers by which nft knows them, which the kernel only keeps: 0 for the data of a
-// set that is no map.
-type declaration struct {
-	key, data uint32
-	counters  bool
-}
-
-func (b *Backend) dumpSets(ctx context.Context) (map[string]declaration, error) {
-	sets := make(map[string]declaration)
-	request := []netlink.Attribute{nfnetlink.Name(unix.NFTA_SET_TABLE, tableName)}
-	err := b.dump(ctx, unix.NFT_MSG_GETSET, request, func(as nfnetlink.Attributes) {
-		if as.Text(unix.NFTA_SET_TABLE) != tableName || as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS != 0 {
-			return
+	for _, s := range only[set](out) {
+		if elements(s.name) {
+			list(unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
+				for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
+					out = append(out, decodeElement(s.name, e))
+				}
+			}, s.name)
 		}
-		sets[as.Text(unix.NFTA_SET_NAME)] = declaration{
-			key:      as.Uint32(unix.NFTA_SET_KEY_TYPE),
-			data:     as.Uint32(unix.NFTA_SET_DATA_TYPE),
-			counters: as.Get(nftaSetExpr) != nil,
-		}
-	})
-	return sets, err
+	}
+	return out, errors.Join(errs...)
 }
 
 // nftaSetExpr is NFTA_SET_EXPR, an expression that every element has. The
 // name is missing in golang.org/x/sys/unix.
 const nftaSetExpr = 17
 
-// dumpElements reads a set or map.
-func (b *Backend) dumpElements(ctx context.Context, set string) ([]element, error) {
-	var out []element
-	request := []netlink.Attribute{
-		nfnetlink.Name(unix.NFTA_SET_ELEM_LIST_TABLE, tableName),
-		nfnetlink.Name(unix.NFTA_SET_ELEM_LIST_SET, set),
+func decodeSet(as nfnetlink.Attributes) set {
+	s := set{name: as.Text(unix.NFTA_SET_NAME), counters: as.Get(nftaSetExpr) != nil}
+	s.key.SetNFTMagic(as.Uint32(unix.NFTA_SET_KEY_TYPE))
+	s.key.Bytes = as.Uint32(unix.NFTA_SET_KEY_LEN)
+	switch data := as.Uint32(unix.NFTA_SET_DATA_TYPE); data {
+	case unix.NFT_DATA_VERDICT:
+		s.data = concat(nftables.TypeVerdict)
+	default:
+		s.data.SetNFTMagic(data)
+		s.data.Bytes = as.Uint32(unix.NFTA_SET_DATA_LEN)
 	}
-	err := b.dump(ctx, unix.NFT_MSG_GETSETELEM, request, func(as nfnetlink.Attributes) {
-		for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
-			out = append(out, decodeElement(set, e))
-		}
-	})
-	return out, err
+	return s
 }
 
 func decodeElement(set string, as nfnetlink.Attributes) element {
@@ -130,4 +89,61 @@ func decodeElement(set string, as nfnetlink.Attributes) element {
 		comment: nfnetlink.Comment(as.Get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
 		packets: as.Nested(unix.NFTA_SET_ELEM_EXPR).Nested(unix.NFTA_EXPR_DATA).Uint64(unix.NFTA_COUNTER_PACKETS),
 	}
+}
+
+// nftaTableHandle is NFTA_TABLE_HANDLE (Linux 4.16), which the library lacks.
+const nftaTableHandle = 4
+
+// tableHandle returns the number by which the kernel knows the table, "" if there
+// is none.
+func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
+	err = b.dump(ctx, unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+		handle = hex.EncodeToString(as.Get(nftaTableHandle))
+	}, tableName)
+	return handle, err
+}
+
+// kubeProxyTable is the name of kube-proxy's tables in its nftables mode, one
+// in family ip and one in ip6 (Kubernetes 1.29).
+const kubeProxyTable = "kube-proxy"
+
+// KubeProxy reports whether kube-proxy in nftables mode programs this
+// namespace. A kernel without nf_tables has none.
+func (b *Backend) KubeProxy(ctx context.Context) (found bool, err error) {
+	for _, f := range hostport.Families() {
+		failed := b.dump(ctx, nfnetlink.Family(f), unix.NFT_MSG_GETTABLE, func(nfnetlink.Attributes) { found = true }, kubeProxyTable)
+		err = errors.Join(err, failed)
+	}
+	return found, err
+}
+
+// dump lists objects of a table, or elements of one of its sets: the names of both
+// are the first attributes of requests and answers of every kind. Not every listing
+// heeds the name of the table. A kernel without nf_tables has none.
+func (b *Backend) dump(ctx context.Context, family byte, kind uint16, each func(nfnetlink.Attributes), names ...string) error {
+	var request []netlink.Attribute
+	for i, name := range names {
+		request = append(request, nfnetlink.Name(uint16(i+1), name))
+	}
+	conn, err := b.open()
+	if err == nil {
+		defer conn.Close()
+		err = nfnetlink.List(ctx, conn, kind, family, request, func(_ byte, as nfnetlink.Attributes) {
+			if as.Text(unix.NFTA_TABLE_NAME) == names[0] {
+				each(as)
+			}
+		})
+	}
+	if err == nil || unsupported(err) || errors.Is(err, unix.EINVAL) { // no such subsystem
+		return nil
+	}
+	return fmt.Errorf("read table %s: %w", names[0], explain(err))
+}
+
+// open returns a connection for listings.
+func (b *Backend) open() (*netlink.Conn, error) {
+	if b.dial != nil {
+		return nltest.Dial(b.dial), nil
+	}
+	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.netns})
 }

@@ -2,10 +2,13 @@ package nftables
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -17,16 +20,43 @@ type element struct {
 	value   string // bytes; "" in sets and verdict maps
 	jump    string // the chain, in verdict maps
 	comment string
-	packets uint64 // that met it, as it was read
+	of      hostport.Key // of one that should be there
+	packets uint64       // that met it, as it was read
 }
 
-// id tells elements apart: the kernel knows them by set and key.
 func (e element) id() string { return e.set + "\x00" + e.key }
 
-// elements returns all that the kernel holds for some attachments, in the order
-// in which it is written.
-func elements(all ...*hostport.Attachment) []element {
-	var out []element
+func (e element) owner() hostport.Key {
+	if e.of != (hostport.Key{}) {
+		return e.of
+	}
+	a, _ := hostport.ParseTag(e.comment)
+	return a.Key
+}
+
+func (e element) differs(have object) []string {
+	h := have.(element)
+	switch {
+	case h.value != e.value || h.jump != e.jump:
+		return []string{fmt.Sprintf("%s should be %s", h, e)}
+	case h.comment != e.comment:
+		return []string{fmt.Sprintf("%s is marked as of %q instead of %q", h, h.comment, e.comment)}
+	default:
+		return nil
+	}
+}
+
+// own returns what the table holds for some attachments, without the base: their
+// chains of conditions, and elements, each key once.
+func own(all ...*hostport.Attachment) []object {
+	var chains, elements []object
+	had := make(map[string]bool)
+	add := func(e element) {
+		if id := e.id(); !had[id] {
+			had[id] = true
+			elements = append(elements, e)
+		}
+	}
 	for _, a := range all {
 		tag, pod := a.Tag(maxComment), podTag(a)
 		for _, f := range hostport.Families() {
@@ -34,42 +64,30 @@ func elements(all ...*hostport.Attachment) []element {
 			if len(forwards) == 0 {
 				continue
 			}
+			var conditions chain
+			if texts := a.Options.Conditions(f); len(texts) > 0 {
+				conditions = conditionChain(a.Key, texts, f)
+				chains = append(chains, conditions)
+			}
 			for _, fw := range forwards {
-				toPod, toConditions := forwardMaps(f, fw.HostIP.IsValid())
+				hostIP, key := fw.HostIP.IsValid(), hostKey(fw)
 				value := string(appendPort(fw.To.Addr().AsSlice(), fw.To.Port()))
-				out = append(out, element{set: toPod, key: hostKey(fw), value: value, comment: tag})
-				if len(a.Options.Conditions(f)) > 0 {
-					out = append(out, element{set: toConditions, key: hostKey(fw), jump: conditionChainName(a, f), comment: tag})
+				add(element{set: mapName(toPod, f, hostIP), key: key, value: value, comment: tag, of: a.Key})
+				if conditions.name != "" {
+					add(element{set: mapName(toConditions, f, hostIP), key: key, jump: conditions.name, comment: tag, of: a.Key})
 				}
 			}
 			for _, c := range a.Clients(f) {
-				out = append(out, clientElement(f, c, forwards[0].To.Addr(), pod))
+				e := element{set: clientSet{f, c.Bits()}.name(), comment: pod, of: a.Key}
+				if c.Bits() > 0 {
+					e.key = string(c.Masked().Addr().AsSlice())
+				}
+				e.key += string(forwards[0].To.Addr().AsSlice())
+				add(e)
 			}
 		}
 	}
-	return distinct(out)
-}
-
-// distinct drops elements whose key came before.
-func distinct(es []element) []element {
-	seen := make(map[string]bool, len(es))
-	out := es[:0:0]
-	for _, e := range es {
-		if id := e.id(); !seen[id] {
-			seen[id] = true
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-func clientElement(f hostport.Family, client netip.Prefix, pod netip.Addr, tag string) element {
-	e := element{set: clientSet{f, client.Bits()}.name(), comment: tag}
-	if client.Bits() > 0 {
-		e.key = string(client.Masked().Addr().AsSlice())
-	}
-	e.key += string(pod.AsSlice())
-	return e
+	return slices.Concat(chains, elements)
 }
 
 func hostKey(fw hostport.Forward) string {
@@ -91,4 +109,79 @@ func appendPort(b []byte, port uint16) []byte {
 func podTag(a *hostport.Attachment) string {
 	t := strings.SplitN(a.Tag(math.MaxInt), " ", 4)[3]
 	return t[:min(len(t), maxComment)]
+}
+
+// String describes the element: "8080/tcp -> 10.244.0.40:80
+// (map v4)". The bytes come from the kernel and may be anyone's.
+func (e element) String() string {
+	if client, pod, ok := e.client(); ok {
+		return fmt.Sprintf("masquerading of %s on the way to %s (set %s)", client, pod, e.set)
+	}
+	switch m, ok := e.hostSide(); {
+	case !ok:
+		return fmt.Sprintf("element %x of %s", e.key, e.set)
+	case e.jump != "":
+		return fmt.Sprintf("%s with the conditions in chain %s (map %s)", m, e.jump, e.set)
+	default:
+		return fmt.Sprintf("%s -> %s (map %s)", m, e.to(), e.set)
+	}
+}
+
+// client decodes an element of a set of clients.
+func (e element) client() (client netip.Prefix, pod netip.Addr, ok bool) {
+	c, ok := parseClientSet(e.set)
+	n := addrBits(c.family) / 8
+	key := e.key
+	if c.bits == 0 {
+		key = string(make([]byte, n)) + key
+	}
+	if !ok || len(key) != 2*n {
+		return netip.Prefix{}, netip.Addr{}, false
+	}
+	network, rest := cutAddr([]byte(key), n)
+	pod, _ = cutAddr(rest, n)
+	return netip.PrefixFrom(network, c.bits), pod, true
+}
+
+// hostSide decodes the key of a map of host ports. The mapping's host IP is
+// written out, also the wildcard, and its container port is not known.
+func (e element) hostSide() (m hostport.Mapping, ok bool) {
+	key, f := []byte(e.key), hostport.IPv4
+	name, hostIP := strings.CutSuffix(e.set, hostIPSuffix)
+	if strings.HasSuffix(name, "6") {
+		f = hostport.IPv6
+	}
+	m.HostIP = backend.Wildcard(f)
+	if hostIP {
+		m.HostIP, key = cutAddr(key, addrBits(f)/8)
+	}
+	if len(key) != 8 {
+		return hostport.Mapping{}, false
+	}
+	m.HostPort = binary.BigEndian.Uint16(key[4:])
+	for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP, hostport.SCTP} {
+		if p.Number() == key[0] {
+			m.Protocol = p
+			return m, m.HostPort != 0
+		}
+	}
+	return hostport.Mapping{}, false
+}
+
+// to decodes the value of a map to pods: the zero AddrPort if it is none.
+func (e element) to() netip.AddrPort {
+	n := len(e.value) - 4
+	if n != 4 && n != 16 {
+		return netip.AddrPort{}
+	}
+	addr, port := cutAddr([]byte(e.value), n)
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port))
+}
+
+func cutAddr(b []byte, n int) (netip.Addr, []byte) {
+	if len(b) < n {
+		return netip.Addr{}, nil
+	}
+	a, _ := netip.AddrFromSlice(b[:n])
+	return a, b[n:]
 }

@@ -1,9 +1,6 @@
 package nftables
 
 import (
-	"reflect"
-	"slices"
-
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -76,9 +73,3 @@ func newExpr(name string) expr.Any {
 		return nil
 	}
 }
-
-// same reports whether both rules do the same: equal expressions, whatever
-// tool wrote them. Comments do not count.
-func (r rule) same(o rule) bool { return slices.EqualFunc(r.exprs, o.exprs, sameExpr) }
-
-func sameExpr(x, y expr.Any) bool { return x != nil && reflect.DeepEqual(x, y) }

@@ -3,6 +3,8 @@ package nftables
 import (
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -30,46 +32,35 @@ func reg32(n uint32) uint32 {
 // words is the number of four-byte registers that an address takes.
 func words(f hostport.Family) uint32 { return uint32(addrBits(f)) / 32 }
 
+// value is a field of a packet, and what it is compared with.
+type value struct {
+	load []expr.Any // into the first register
+	data []byte
+}
+
+func (v value) match(op expr.CmpOp) []expr.Any {
+	return append(slices.Clip(v.load), &expr.Cmp{Op: op, Register: reg1, Data: v.data})
+}
+
+func loadMeta(key expr.MetaKey) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: reg1}}
+}
+
 // isFamily matches the packets of one family.
 func isFamily(f hostport.Family) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1},
-		equal([]byte{nfnetlink.Family(f)}),
+	return value{loadMeta(expr.MetaKeyNFPROTO), []byte{nfnetlink.Family(f)}}.match(expr.CmpOpEq)
+}
+
+// loadAddr loads a packet's source or destination.
+func loadAddr(f hostport.Family, source bool, register uint32) *expr.Payload {
+	p := &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}
+	if f == hostport.IPv6 {
+		p.Offset, p.Len = 24, 16
 	}
-}
-
-func equal(data []byte) *expr.Cmp {
-	return &expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: data}
-}
-
-func unequal(data []byte) *expr.Cmp {
-	return &expr.Cmp{Op: expr.CmpOpNeq, Register: reg1, Data: data}
-}
-
-// loadAddr loads the first n bytes of a packet's source or destination.
-func loadAddr(f hostport.Family, source bool, n, register uint32) *expr.Payload {
-	offsets := map[hostport.Family][2]uint32{hostport.IPv4: {16, 12}, hostport.IPv6: {24, 8}}
-	offset := offsets[f][0]
 	if source {
-		offset = offsets[f][1]
+		p.Offset -= p.Len
 	}
-	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}
-}
-
-func loadSource(f hostport.Family, register uint32) *expr.Payload {
-	return loadAddr(f, true, words(f)*4, register)
-}
-
-func loadDestination(f hostport.Family, register uint32) *expr.Payload {
-	return loadAddr(f, false, words(f)*4, register)
-}
-
-// loadPort loads protocol and destination port.
-func loadPort(n uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32(n)},
-		&expr.Payload{DestRegister: reg32(n + 1), Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-	}
+	return p
 }
 
 // mask keeps some bits of what the first register holds.
@@ -79,29 +70,32 @@ func mask(bits []byte) *expr.Bitwise {
 
 // inNet compares an address with a prefix. Where the prefix ends on a byte,
 // only those bytes are loaded, as nft does it.
-func inNet(p netip.Prefix, source bool, compare func([]byte) *expr.Cmp) []expr.Any {
+func inNet(p netip.Prefix, source bool) value {
 	f := hostport.FamilyOf(p.Addr())
-	network := p.Masked().Addr().AsSlice()
+	network, load := p.Masked().Addr().AsSlice(), loadAddr(f, source, reg1)
 	if p.Bits()%8 == 0 {
-		n := p.Bits() / 8
-		return []expr.Any{loadAddr(f, source, uint32(n), reg1), compare(network[:n])}
+		load.Len = uint32(p.Bits()) / 8
+		return value{append(isFamily(f), load), network[:load.Len]}
 	}
-	return []expr.Any{loadAddr(f, source, words(f)*4, reg1), mask(net.CIDRMask(p.Bits(), addrBits(f))), compare(network)}
+	return value{append(isFamily(f), load, mask(net.CIDRMask(p.Bits(), addrBits(f)))), network}
 }
 
-// ifname is an interface name as the kernel compares it.
-func ifname(name string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return b
+// fromInterface compares the name of the interface that a packet comes by, as the
+// kernel does: with the zeros after it, or without where it ends in "*".
+func fromInterface(name string) value {
+	data := make([]byte, unix.IFNAMSIZ)
+	if base, wildcard := strings.CutSuffix(name, "*"); wildcard {
+		data = []byte(base)
+	}
+	copy(data, name)
+	return value{loadMeta(expr.MetaKeyIIFNAME), data}
 }
 
 // label is the connection tracking label with one bit set. The kernel keeps
 // labels in words of the machine's own byte order.
 func label(bit int) []byte {
 	b := make([]byte, 16)
-	word := binaryutil.NativeEndian.PutUint32(1 << (bit % 32))
-	copy(b[bit/32*4:], word)
+	copy(b[bit/32*4:], binaryutil.NativeEndian.PutUint32(1<<(bit%32)))
 	return b
 }
 
@@ -114,32 +108,23 @@ func setLabel(bit int) []expr.Any {
 	}
 }
 
-func hasLabel(bit int) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeyLABELS, Register: reg1},
-		mask(label(bit)),
-		unequal(make([]byte, 16)),
-	}
+// hasBits matches connections of which any of some bits is set.
+func hasBits(key expr.CtKey, bits []byte) []expr.Any {
+	return value{[]expr.Any{&expr.Ct{Key: key, Register: reg1}, mask(bits)}, make([]byte, len(bits))}.match(expr.CmpOpNeq)
 }
 
 // isTranslated matches connections whose destination was rewritten, by anyone.
 func isTranslated() []expr.Any {
 	const ipsDstNAT = 1 << 5 // IPS_DST_NAT of nf_conntrack_common.h
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATUS, Register: reg1},
-		mask(binaryutil.NativeEndian.PutUint32(ipsDstNAT)),
-		unequal(make([]byte, 4)),
-	}
+	return hasBits(expr.CtKeySTATUS, binaryutil.NativeEndian.PutUint32(ipsDstNAT))
 }
 
 // isLocal matches packets to an address of the node, by the main tables of routes.
 // With input, it matches those to an address of the interface that they come by:
 // where that is in a VRF, its addresses are in the VRF's table alone.
 func isLocal(input bool) []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: reg1, FlagDADDR: true, FlagIIF: input, ResultADDRTYPE: true},
-		equal(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)),
-	}
+	fib := &expr.Fib{Register: reg1, FlagDADDR: true, FlagIIF: input, ResultADDRTYPE: true}
+	return value{[]expr.Any{fib}, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)}.match(expr.CmpOpEq)
 }
 
 func verdict(kind expr.VerdictKind, chain string) []expr.Any {

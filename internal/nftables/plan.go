@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/google/nftables"
@@ -10,19 +11,19 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// plan is a change in elements, chains and sets.
+// plan is a change in objects.
 type plan struct {
-	remove, add, keep                   []element
-	removeChains, addChains, keepChains []chain
-
+	// before is what the table holds of the change: of its attachments, and of the
+	// base, if reshape says that a set of clients comes or goes, and its rule.
+	before  []object
+	reshape bool
 	// first says that the table is not there before the change, last that it
 	// goes with it.
 	first, last bool
-	// before and after are sets of clients in use: those that matter to the
-	// change, or, with reshape, all.
-	before, after clientSets
-	// reshape says that a set comes or goes, and its rule with it.
-	reshape bool
+
+	gone, come []object
+	refill     []chain  // that get other rules
+	kept       []object // elements
 }
 
 // newPlan compares both sides of a change. It asks for the other attachments
@@ -30,55 +31,66 @@ type plan struct {
 // always the first record that is read uses it too.
 func newPlan(c backend.Change) (plan, error) {
 	p := plan{
-		first: c.Before == hostport.Fingerprint{}, last: c.After == hostport.Fingerprint{},
-		before: clientSetsOf(c.Remove), after: clientSetsOf(c.Add),
+		before: own(c.Remove...),
+		first:  c.Before == hostport.Fingerprint{}, last: c.After == hostport.Fingerprint{},
 	}
-	p.remove, p.add, p.keep = split(elements(c.Remove...), elements(c.Add...), func(e element) element { return e })
-	// The name of a chain of conditions stands for its rules.
-	p.removeChains, p.addChains, p.keepChains = split(conditionChains(c.Remove...), conditionChains(c.Add...),
-		func(c chain) string { return c.name })
-	changed := p.before.without(p.after).union(p.after.without(p.before))
-	if p.first || p.last || len(changed) == 0 {
+	after := own(c.Add...)
+	if len(p.before)+len(after) == 0 {
 		return p, nil
 	}
-	used := make(clientSets)
-	found, err := c.Others.Any(func(a *hostport.Attachment) bool {
-		used.add(a)
-		return len(changed.without(used)) == 0
-	})
-	if err != nil {
-		return plan{}, fmt.Errorf("look for other users of client sets: %w", err)
+	was, is := clientSetsIn(p.before), clientSetsIn(after)
+	changed := was.without(is)
+	maps.Copy(changed, is.without(was))
+	if !p.first && !p.last && len(changed) > 0 {
+		used := make(clientSets)
+		found, err := c.Others.Any(func(a *hostport.Attachment) bool {
+			maps.Copy(used, clientSetsIn(own(a)))
+			return len(changed.without(used)) == 0
+		})
+		if err != nil {
+			return plan{}, fmt.Errorf("look for other users of client sets: %w", err)
+		}
+		p.reshape = !found // and all others were read
+		maps.Copy(was, used)
+		maps.Copy(is, used)
 	}
-	p.before, p.after = p.before.union(used), p.after.union(used)
-	p.reshape = !found // and all others were read
+	if p.reshape {
+		p.before = slices.Concat(base(was), p.before)
+	}
+	if p.first || p.reshape {
+		after = slices.Concat(base(is), after)
+	}
+	p.compare(after)
 	return p, nil
 }
 
-// split compares what is before a change and after it. What has the same identity
-// on both sides is to be left in place, with its counters.
-func split[T any, ID comparable](before, after []T, id func(T) ID) (remove, add, keep []T) {
-	had := make(map[ID]bool, len(before))
-	for _, x := range before {
-		had[id(x)] = true
-	}
-	for _, x := range after {
-		if had[id(x)] {
-			keep = append(keep, x)
-			delete(had, id(x))
-		} else {
-			add = append(add, x)
+func (p *plan) compare(after []object) {
+	var both [][2]object
+	p.gone, p.come, both = pair(p.before, after)
+	for _, x := range both {
+		same := len(x[1].differs(x[0])) == 0
+		switch o := x[1].(type) {
+		case element:
+			if same {
+				p.kept = append(p.kept, o)
+			} else {
+				p.gone, p.come = append(p.gone, x[0]), append(p.come, o)
+			}
+		case chain:
+			if !same {
+				p.refill = append(p.refill, o)
+			}
 		}
 	}
-	return slices.DeleteFunc(before, func(x T) bool { return !had[id(x)] }), add, keep
 }
-
-// empty reports that neither side has rules: a batch without messages is not
-// sent.
-func (p plan) empty() bool { return len(p.remove)+len(p.add)+len(p.keep) == 0 }
 
 // writes reports whether the transaction changes anything. The kernel counts
 // no commit for one that does not.
-func (p plan) writes() bool { return len(p.remove)+len(p.add) > 0 }
+func (p plan) writes() bool { return len(p.gone)+len(p.come) > 0 }
+
+// empty reports that neither side has rules: a batch without messages is not
+// sent.
+func (p plan) empty() bool { return !p.writes() && len(p.kept) == 0 }
 
 // write puts the change into a batch. Only what deletes something waits for a
 // grace period of the kernel, when the socket is closed (0.4 ms on Linux 6.18,
@@ -90,31 +102,20 @@ func (p plan) write(b *batch) {
 		return
 	}
 	if p.first {
-		b.create(p.after)
+		b.conn.CreateTable(b.table)
 	}
-	b.deleteElements(p.remove)
-	for _, c := range p.removeChains {
+	b.eachSet(p.gone, b.conn.SetDeleteElements)
+	for _, c := range only[chain](p.gone) {
 		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: c.name})
-	}
-	if p.reshape {
-		p.writeShape(b)
-	}
-	for _, c := range p.addChains {
-		b.addChain(c)
 	}
 	// What is kept is written once more: it costs nothing where it is there, and
 	// puts back what somebody deleted.
-	b.addElements(slices.Concat(p.keep, p.add))
-}
-
-// writeShape adds the sets that come, then writes the rules, always in the same
-// order, then deletes the sets that nothing refers to any more.
-func (p plan) writeShape(b *batch) {
-	for _, c := range p.after.without(p.before).sorted() {
-		b.addSet(c.declare())
+	b.add(slices.Concat(p.come, p.kept))
+	for _, c := range p.refill {
+		b.conn.FlushChain(&nftables.Chain{Table: b.table, Name: c.name})
+		b.addRules(c)
 	}
-	b.refill(p.after.chain())
-	for _, c := range p.before.without(p.after).sorted() {
-		b.conn.DelSet(&nftables.Set{Table: b.table, Name: c.name()})
+	for _, s := range only[set](p.gone) { // to which nothing refers any more
+		b.conn.DelSet(&nftables.Set{Table: b.table, Name: s.name})
 	}
 }

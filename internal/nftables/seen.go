@@ -3,6 +3,8 @@ package nftables
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,13 +38,9 @@ func parseSeen(text string) seen {
 
 // generation asks for the ruleset's generation, 0 if it cannot be told.
 func (b *Backend) generation() uint32 {
-	conn, err := b.conn()
+	gen, err := b.conn().GetGen()
 	if err != nil {
 		return 0 // the commit will tell
-	}
-	gen, err := conn.GetGen()
-	if err != nil {
-		return 0
 	}
 	return gen.ID
 }
@@ -52,27 +50,21 @@ func (b *Backend) generation() uint32 {
 // Where others commit all the time the change does not wait for a pause of
 // theirs. It returns the new generation, 0 if others may have committed since.
 func (b *Backend) settle(ctx context.Context, build func(*batch), g uint32) (uint32, error) {
-	if g != 0 {
-		err := b.send(build, g)
-		if err == nil {
-			return b.settled(g), nil
-		}
-		if !nfnetlink.Transient(err) {
-			return 0, err
-		}
+	if g == 0 {
+		return 0, nfnetlink.Retry(ctx, func() error { return b.send(tableName, build, 0) })
 	}
-	return 0, nfnetlink.Retry(ctx, func() error { return b.send(build, 0) })
-}
-
-// settled returns the generation after a transaction for generation g, 0 where
-// others have committed since. It asks and does not count: what was written may
-// have been there already, and then the kernel commits nothing. With a
-// generation too many on record, the next foreign commit would look like ours.
-func (b *Backend) settled(g uint32) uint32 {
-	if now := b.generation(); now == g || now == g+1 {
-		return now
+	err := b.send(tableName, build, g)
+	if nfnetlink.Transient(err) {
+		return b.settle(ctx, build, 0)
 	}
-	return 0
+	// It asks and does not count: what was written may have been there already, and
+	// then the kernel commits nothing. With a generation too many on record, the next
+	// foreign commit would look like ours.
+	now := b.generation()
+	if err != nil || now != g && now != g+1 {
+		now = 0
+	}
+	return now, err
 }
 
 // verify reads whether the table is the one that s and the plan's before tell
@@ -84,31 +76,24 @@ func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
 	if p.first {
 		return nil // creating the table fails if there is one
 	}
-	gone := p.before.without(p.after).declarations()
-	if p.last {
-		gone = sets(p.before)
-	} else if err := b.verifyRules(ctx, p, s); err != nil {
+	gone := only[set](p.gone)
+	have, err := b.read(ctx, func(name string) bool {
+		return p.last || slices.ContainsFunc(gone, func(s set) bool { return s.name == name })
+	})
+	if err == nil && !p.last {
+		err = b.verifyShape(ctx, p, s, have)
+	}
+	if err != nil {
 		return err
 	}
-	ours := make(map[string]bool)
-	for _, e := range p.remove {
-		ours[e.id()] = true
-	}
-	for _, d := range gone {
-		es, err := b.dumpElements(ctx, d.name)
-		if err != nil {
-			return err
-		}
-		for _, e := range es {
-			if !ours[e.id()] {
-				return fmt.Errorf("%w: %s is not on record", backend.ErrDrift, e)
-			}
-		}
+	_, strangers, _ := pair(p.gone, have)
+	for _, e := range only[element](strangers) {
+		return fmt.Errorf("%w: %s is not on record", backend.ErrDrift, e)
 	}
 	return nil
 }
 
-func (b *Backend) verifyRules(ctx context.Context, p plan, s *seen) error {
+func (b *Backend) verifyShape(ctx context.Context, p plan, s *seen, have []object) error {
 	table, err := b.tableHandle(ctx)
 	if err != nil {
 		return err
@@ -120,22 +105,15 @@ func (b *Backend) verifyRules(ctx context.Context, p plan, s *seen) error {
 		return fmt.Errorf("%w: table inet %s was restored from a snapshot", backend.ErrDrift, tableName)
 	}
 	s.table = table
-	declared, err := b.dumpSets(ctx)
-	if err != nil {
-		return err
+	want := p.before
+	if !p.reshape {
+		clients := clientSetsIn(want)
+		maps.Copy(clients, clientSetsIn(have))
+		want = slices.Concat(base(clients), want)
 	}
-	have, err := b.dumpRules(ctx)
-	if err != nil {
-		return err
-	}
-	clients := clientSetsIn(declared)
-	if len(p.before.without(clients)) > 0 || p.reshape && len(clients.without(p.before)) > 0 {
-		return fmt.Errorf("%w: other sets of clients", backend.ErrDrift)
-	}
-	for _, c := range append(chains(clients), p.keepChains...) {
-		if !c.same(have[c.name]) {
-			return fmt.Errorf("%w: chain %s differs", backend.ErrDrift, c.name)
-		}
+	want = slices.DeleteFunc(slices.Clone(want), func(o object) bool { return !isShape(o) })
+	for _, d := range differences(have, want, func(object) bool { return false }) {
+		return fmt.Errorf("%w: %s", backend.ErrDrift, d.Text)
 	}
 	return nil
 }

@@ -21,27 +21,26 @@ const probeTable = "hostport-probe"
 // that has it, the option what a smaller configuration may leave out.
 type feature struct {
 	name, since, option string
-	use                 func(*batch)
+	uses                []object
 }
 
 // features returns them in the order in which they are probed, so that the first
 // that is missing is the one to name. The newest is what sets the oldest
 // kernel: counters on the elements of maps.
 func features() []feature {
-	clients := clientSets{{hostport.IPv4, 24}: true}
-	one := func(parts ...[]expr.Any) func(*batch) {
-		return func(b *batch) { b.addChain(chain{name: "rule", rules: []rule{newRule(parts...)}}) }
+	whole := base(clientSets{{hostport.IPv4, 24}: true})
+	one := func(expressions []expr.Any) []object {
+		return []object{chain{name: "rule", rules: []rule{newRule(expressions)}}}
 	}
+	nat := chain{name: "nat", hook: at(nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT)}
 	return []feature{
-		{"nf_tables with family inet", "3.14", "CONFIG_NF_TABLES_INET", func(*batch) {}},
+		{"nf_tables with family inet", "3.14", "CONFIG_NF_TABLES_INET", nil},
 		{"the fib expression", "4.10", "CONFIG_NFT_FIB_INET", one(isLocal(false))},
 		{"connection tracking labels", "3.16", "CONFIG_NFT_CT and CONFIG_NF_CONNTRACK_LABELS", one(setLabel(labelSeen))},
-		{"NAT in family inet", "5.2", "CONFIG_NFT_NAT", func(b *batch) {
-			b.addChain(chain{name: "nat", hook: at(nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT)})
-		}},
+		{"NAT in family inet", "5.2", "CONFIG_NFT_NAT", []object{nat}},
 		{"masquerading in family inet", "5.2", "CONFIG_NFT_MASQ", one([]expr.Any{&expr.Masq{}})},
-		{"maps with counters on their elements", "5.7", "CONFIG_NF_TABLES", func(b *batch) { b.addSet(sets(clients)[0]) }},
-		{"the rules of table " + tableName, "5.7", "CONFIG_NF_TABLES", func(b *batch) { b.addBase(clients) }},
+		{"maps with counters on their elements", "5.7", "CONFIG_NF_TABLES", whole[:1]},
+		{"the rules of table " + tableName, "5.7", "CONFIG_NF_TABLES", whole},
 	}
 }
 
@@ -82,43 +81,38 @@ func (b *Backend) lacks(ctx context.Context) error {
 	return whole
 }
 
-// reason puts the feature that the kernel lacks before the error of a transaction
-// that may have failed for it.
-func (b *Backend) reason(ctx context.Context, err error) error {
-	if !mismatch(err) && !unsupported(err) {
-		return err
+// lacking returns an error that names the feature that the kernel lacks, if a
+// transaction failed for it, else nil. One that makes the table may fail as one that
+// finds another table: without the module of an expression the kernel says ENOENT.
+func (b *Backend) lacking(ctx context.Context, err error, makes bool) error {
+	if unsupported(err) || makes && mismatch(err) {
+		if lack := b.lacks(ctx); lack != nil {
+			return fmt.Errorf("%w: %w", lack, err)
+		}
 	}
-	if lack := b.lacks(ctx); lack != nil {
-		return fmt.Errorf("%w: %w", lack, err)
-	}
-	return err
+	return nil
 }
 
 // probe uses a feature and then deletes a chain that another one jumps to,
 // which every kernel refuses as busy.
 func (b *Backend) probe(ctx context.Context, f feature) error {
 	err := nfnetlink.Retry(ctx, func() error {
-		conn, err := b.conn()
-		if err != nil {
-			return err
-		}
-		t := newBatch(conn, probeTable)
-		conn.AddTable(t.table)
-		f.use(t)
-		t.addChain(chain{name: "held"})
-		t.addChain(chain{name: "holder", rules: []rule{newRule(verdict(expr.VerdictJump, "held"))}})
-		conn.DelChain(&nftables.Chain{Table: t.table, Name: "held"})
-		if t.err != nil {
-			return t.err
-		}
-		return conn.Flush()
+		return b.send(probeTable, func(t *batch) {
+			t.conn.AddTable(t.table)
+			t.add(f.uses)
+			t.add([]object{
+				chain{name: "held"},
+				chain{name: "holder", rules: []rule{newRule(verdict(expr.VerdictJump, "held"))}},
+			})
+			t.conn.DelChain(&nftables.Chain{Table: t.table, Name: "held"})
+		}, 0)
 	})
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return nil
 	case err == nil:
-		return errors.New("probe: the kernel deleted a chain that is in use")
+		return errors.New("the kernel deleted a chain that is in use")
 	default:
-		return fmt.Errorf("probe: %w", err)
+		return err
 	}
 }

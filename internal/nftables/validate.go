@@ -14,6 +14,10 @@ func (b *Backend) Validate(o hostport.Options) error {
 	if o.ExternalSetMarkChain != "" {
 		return errors.New("externalSetMarkChain: the nftables backend masquerades without marks; remove the key, or set backend to iptables")
 	}
+	return validateConditions(o)
+}
+
+func validateConditions(o hostport.Options) error {
 	for _, f := range hostport.Families() {
 		if _, err := parseConditions(o.Conditions(f), f); err != nil {
 			return fmt.Errorf("conditionsV%d: %w", f, err)

@@ -181,14 +181,14 @@ func TestRetriesAreBounded(t *testing.T) {
 // A listing that changed under way is read again.
 func TestInterruptedListing(t *testing.T) {
 	w := &wire{torn: 3}
-	if _, err := w.backend().dumpRules(t.Context()); err != nil {
+	if _, err := w.backend().tableHandle(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if w.read != 4 {
 		t.Errorf("%d listings, want 4", w.read)
 	}
 	w = &wire{torn: 1000}
-	if _, err := w.backend().dumpRules(t.Context()); !errors.Is(err, nfnetlink.ErrInterrupted) {
+	if _, err := w.backend().tableHandle(t.Context()); !errors.Is(err, nfnetlink.ErrInterrupted) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -211,9 +211,8 @@ func TestDumpErrors(t *testing.T) {
 		t.Errorf("Check = %v", err)
 	}
 	w = &wire{dumps: []unix.Errno{unix.ENOENT}}
-	got, err := w.backend().dumpElements(t.Context(), mapV4)
-	if err != nil || len(got) != 0 {
-		t.Errorf("elements of a map that is not there: %v, %v", got, err)
+	if got, err := w.backend().tableHandle(t.Context()); err != nil || got != "" {
+		t.Errorf("a table that is not there: %v, %v", got, err)
 	}
 }
 
@@ -258,7 +257,7 @@ func TestOwnersAreKeptOnError(t *testing.T) {
 	n := &node{t: t, backend: w.backend()}
 	n.add(pod(1), pod(2))
 	fails := w.backend()
-	fails.dial = failing(n.backend, mapV6)
+	fails.dial = failing(n.backend, "v6")
 	got, err := fails.Owners(t.Context())
 	if !errors.Is(err, unix.ENOBUFS) || len(got) != 2 {
 		t.Errorf("Owners = %d attachments, %v; want 2 and an error", len(got), err)

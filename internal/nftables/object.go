@@ -1,0 +1,128 @@
+package nftables
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// object is a set, a chain or an element of the table, as it should be or as the
+// kernel has it.
+type object interface {
+	// id tells the objects of the table apart.
+	id() string
+	String() string
+	// owner is the attachment that it is for, the zero Key if that is not known.
+	owner() hostport.Key
+	// differs says how the kernel's object of the same id is not like this one.
+	differs(have object) []string
+}
+
+// only returns the objects of one type.
+func only[T object](all []object) (out []T) {
+	for _, x := range all {
+		if o, ok := x.(T); ok {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// pair compares two lists by id. It returns what each has alone, and pairs.
+func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
+	inX := make(map[string]object, len(x))
+	for _, o := range x {
+		inX[o.id()] = o
+	}
+	for _, o := range y {
+		id := o.id()
+		if other := inX[id]; other != nil {
+			both = append(both, [2]object{other, o})
+			delete(inX, id)
+		} else {
+			onlyY = append(onlyY, o)
+		}
+	}
+	for _, o := range x {
+		if inX[o.id()] != nil {
+			onlyX = append(onlyX, o)
+		}
+	}
+	return onlyX, onlyY, both
+}
+
+// set is a set or map. The types are without names, which the kernel does not keep.
+type set struct {
+	name      string
+	key, data nftables.SetDatatype // data is zero in a set
+	counters  bool
+}
+
+func (s set) String() string {
+	if s.data == (nftables.SetDatatype{}) {
+		return "set " + s.name
+	}
+	return "map " + s.name
+}
+
+func (s set) id() string          { return s.String() }
+func (s set) owner() hostport.Key { return hostport.Key{} }
+
+func (s set) differs(have object) []string {
+	if have == object(s) {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s is declared otherwise", s)}
+}
+
+// chain is a chain with all of its rules.
+type chain struct {
+	name  string
+	hook  hook // zero: reached by jumps only
+	rules []rule
+	of    hostport.Key // whose conditions it holds
+}
+
+// hook is where a base chain sits.
+type hook struct {
+	kind     nftables.ChainType
+	number   nftables.ChainHook
+	priority nftables.ChainPriority
+	policy   nftables.ChainPolicy
+}
+
+// rule is one rule as expressions, with the comment that nft shows.
+type rule struct {
+	exprs   []expr.Any
+	comment string
+}
+
+func (c chain) String() string      { return "chain " + c.name }
+func (c chain) id() string          { return c.String() }
+func (c chain) owner() hostport.Key { return c.of }
+
+// differs takes rules for the same if their expressions are equal, whatever tool
+// wrote them. Comments do not count.
+func (c chain) differs(have object) (out []string) {
+	h := have.(chain)
+	if h.hook != c.hook {
+		out = append(out, fmt.Sprintf("%s is attached elsewhere than it should be", c))
+	}
+	if len(h.rules) != len(c.rules) {
+		return append(out, fmt.Sprintf("%s has %d rules instead of %d", c, len(h.rules), len(c.rules)))
+	}
+	for i, r := range c.rules {
+		if !slices.EqualFunc(h.rules[i].exprs, r.exprs, sameExpr) {
+			out = append(out, fmt.Sprintf("rule %d of %s differs", i+1, c))
+		}
+	}
+	return out
+}
+
+// sameExpr reports whether expressions are equal. One that is not known equals none.
+func sameExpr(x, y expr.Any) bool { return x != nil && reflect.DeepEqual(x, y) }
