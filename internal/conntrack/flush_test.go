@@ -52,27 +52,25 @@ func fixture() map[string]flow {
 func TestFlush(t *testing.T) {
 	n := node(t)
 	for _, tc := range []struct {
-		name    string
-		targets []Target
-		gone    []string
+		name     string
+		mappings []hostport.Forward
+		gone     []string
 	}{
 		{"none", nil, nil},
-		{"another port", []Target{{Port: 1}}, nil},
-		{"any address", []Target{{Port: 5353}}, []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2", "v6", "v6 second", "v6 loopback"}},
-		{"any, IPv6 only", []Target{{Port: 5353, Family: hostport.IPv6}}, []string{"v6", "v6 second", "v6 loopback"}},
-		{"0.0.0.0", []Target{{Port: 5353, HostIP: netip.IPv4Unspecified()}}, []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2"}},
-		{"::", []Target{{Port: 5353, HostIP: netip.IPv6Unspecified()}}, []string{"v6", "v6 second", "v6 loopback"}},
-		{"IPv4 address", []Target{{Port: 5353, HostIP: netip.MustParseAddr("192.0.2.1")}}, []string{"v4", "v4 led on", "v4 zone"}},
-		{"mapped IPv4 address", []Target{{Port: 5353, HostIP: netip.MustParseAddr("::ffff:192.0.2.1")}}, []string{"v4", "v4 led on", "v4 zone"}},
-		{"IPv6 address", []Target{{Port: 5353, HostIP: netip.MustParseAddr("fd00::1")}}, []string{"v6 second"}},
-		{"IPv6 address, IPv4 only", []Target{{Port: 5353, HostIP: netip.MustParseAddr("fd00::1"), Family: hostport.IPv4}}, nil},
-		{"two addresses", []Target{{Port: 5353, HostIP: netip.MustParseAddr("fd00::1")}, {Port: 5353, HostIP: netip.MustParseAddr("2001:db8::1")}}, []string{"v6", "v6 second"}},
-		{"address, then any", []Target{{Port: 5353, HostIP: netip.MustParseAddr("fd00::1")}, {Port: 5353, HostIP: netip.IPv6Unspecified()}}, []string{"v6", "v6 second", "v6 loopback"}},
-		{"any, then address", []Target{{Port: 5353, HostIP: netip.IPv6Unspecified()}, {Port: 5353, HostIP: netip.MustParseAddr("fd00::1")}}, []string{"v6", "v6 second", "v6 loopback"}},
-		{"two ports", []Target{{Port: 5354}, {Port: 1006}}, []string{"v4 other port", "v4 from port"}},
+		{"another port", anyAddress(1), nil},
+		{"another protocol", []hostport.Forward{{Protocol: hostport.TCP, HostPort: 5353, To: pod4}}, nil},
+		{"any address", anyAddress(5353), []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2", "v6", "v6 second", "v6 loopback"}},
+		{"any, IPv4 only", anyAddress(5353)[:1], []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2"}},
+		{"any, IPv6 only", anyAddress(5353)[1:], []string{"v6", "v6 second", "v6 loopback"}},
+		{"IPv4 address", at(5353, "192.0.2.1"), []string{"v4", "v4 led on", "v4 zone"}},
+		{"IPv6 address", at(5353, "fd00::1"), []string{"v6 second"}},
+		{"two addresses", at(5353, "fd00::1", "2001:db8::1"), []string{"v6", "v6 second"}},
+		{"address, then any", append(at(5353, "fd00::1"), anyAddress(5353)[1:]...), []string{"v6", "v6 second", "v6 loopback"}},
+		{"any, then address", append(anyAddress(5353)[1:], at(5353, "fd00::1")...), []string{"v6", "v6 second", "v6 loopback"}},
+		{"two ports", append(anyAddress(5354), anyAddress(1006)...), []string{"v4 other port", "v4 from port"}},
 		{"many ports", manyPorts(), []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2", "v4 other port", "v6", "v6 second", "v6 loopback"}},
 	} {
-		for by, name := range []string{byPort: "by port", byProtocol: "by protocol", byFamily: "by family"} {
+		for name, filters := range map[string][]int{"by port": nil, "by protocol": {anyPort}, "by family": {unfiltered}} {
 			t.Run(tc.name+"/"+name, func(t *testing.T) {
 				must(t, n.Do(func(ns.NetNS) error {
 					must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable))
@@ -84,7 +82,7 @@ func TestFlush(t *testing.T) {
 						}
 					}
 					slices.Sort(want)
-					removed, err := flush(t.Context(), tc.targets, filterKind(by))
+					removed, err := flush(t.Context(), tc.mappings, filters...)
 					must(t, err)
 					if removed != len(tc.gone) {
 						t.Errorf("removed %d, want %d", removed, len(tc.gone))
@@ -92,7 +90,7 @@ func TestFlush(t *testing.T) {
 					if d := cmp.Diff(want, flows(t)); d != "" {
 						t.Errorf("entries left (-want +got):\n%s", d)
 					}
-					again, err := flush(t.Context(), tc.targets, filterKind(by))
+					again, err := flush(t.Context(), tc.mappings, filters...)
 					if again != 0 || err != nil {
 						t.Errorf("a second time: %d, %v", again, err)
 					}
@@ -103,10 +101,34 @@ func TestFlush(t *testing.T) {
 	}
 }
 
-func manyPorts() []Target {
-	var out []Target
+// The pods that mappings lead to.
+var (
+	pod4 = netip.MustParseAddrPort("10.9.0.40:53")
+	pod6 = netip.MustParseAddrPort("[fd00:9::40]:53")
+)
+
+// anyAddress is a UDP mapping at every address of the node, in both families.
+func anyAddress(port uint16) []hostport.Forward {
+	return []hostport.Forward{
+		{Protocol: hostport.UDP, HostPort: port, To: pod4}, {Protocol: hostport.UDP, HostPort: port, To: pod6},
+	}
+}
+
+// at are UDP mappings at addresses of the node.
+func at(port uint16, hostIPs ...string) (out []hostport.Forward) {
+	for _, s := range hostIPs {
+		m := hostport.Forward{Protocol: hostport.UDP, HostIP: netip.MustParseAddr(s), HostPort: port, To: pod4}
+		if m.HostIP.Is6() {
+			m.To = pod6
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+func manyPorts() (out []hostport.Forward) {
 	for port := range uint16(500) {
-		out = append(out, Target{Port: 5000 + port})
+		out = append(out, anyAddress(5000+port)...)
 	}
 	return out
 }
@@ -129,7 +151,7 @@ func TestFlushMany(t *testing.T) {
 		for i := range stale {
 			add(t, udp(fmt.Sprintf("198.51.100.7:%d", 1024+i), "192.0.2.1:53"), udp(fmt.Sprintf("10.9.0.40:%d", 1024+i), "198.51.100.53:53"))
 		}
-		removed, err := Flush(t.Context(), []Target{{Port: 53}})
+		removed, err := Flush(t.Context(), anyAddress(53))
 		if removed != stale || err != nil {
 			t.Errorf("Flush = %d, %v; want %d", removed, err, stale)
 		}
@@ -149,21 +171,21 @@ func TestKernelFilters(t *testing.T) {
 			add(t, f)
 		}
 		for _, tc := range []struct {
-			by   filterKind
+			by   int
 			f    hostport.Family
 			want int
 		}{
-			{byPort, hostport.IPv4, 6},
-			{byPort, hostport.IPv6, 4},
-			{byProtocol, hostport.IPv4, 9},
-			{byProtocol, hostport.IPv6, 4},
-			{byFamily, hostport.IPv4, 10},
-			{byFamily, hostport.IPv6, 4},
+			{5353, hostport.IPv4, 6},
+			{5353, hostport.IPv6, 4},
+			{anyPort, hostport.IPv4, 9},
+			{anyPort, hostport.IPv6, 4},
+			{unfiltered, hostport.IPv4, 10},
+			{unfiltered, hostport.IPv6, 4},
 		} {
 			s, err := dial()
 			must(t, err)
 			got := 0
-			err = s.execute(dumpRequest(tc.f, tc.by, 5353), func([]byte) error { got++; return nil })
+			err = s.dump(tc.f, tc.by).ExecuteIter(unix.NETLINK_NETFILTER, 0, func([]byte) bool { got++; return true })
 			s.close()
 			if err != nil || got != tc.want {
 				t.Errorf("filter %d of %s: %d entries, %v; want %d", tc.by, tc.f, got, err, tc.want)
@@ -182,18 +204,16 @@ func TestRemoveOnlyWhatWasListed(t *testing.T) {
 		s, err := dial()
 		must(t, err)
 		defer s.close()
-		w, err := newWanted([]Target{{Port: 5353}}, hostport.IPv4)
+		stale, err := s.find(t.Context(), hostport.IPv4, []int{5353}, func(entry) bool { return true })
 		must(t, err)
-		stale, err := s.find(t.Context(), w, byPort)
-		must(t, err)
-		if n, err := s.remove(t.Context(), stale); n != 1 || err != nil {
+		if n, err := s.remove(t.Context(), hostport.IPv4, stale); n != 1 || err != nil {
 			t.Fatalf("remove = %d, %v; want 1", n, err)
 		}
 		for i := range 256 { // take the memory of the old entry
 			add(t, udp(fmt.Sprintf("198.51.100.8:%d", 1024+i), "192.0.2.1:5354"))
 		}
 		add(t, f)
-		if n, err := s.remove(t.Context(), stale); n != 0 || err != nil {
+		if n, err := s.remove(t.Context(), hostport.IPv4, stale); n != 0 || err != nil {
 			t.Errorf("remove of the entry's earlier form = %d, %v; want 0", n, err)
 		}
 		if !slices.Contains(flows(t), f.String()) {
@@ -236,15 +256,13 @@ func TestKernelRefusesFilter(t *testing.T) {
 		s, err := dial()
 		must(t, err)
 		defer s.close()
-		r := dumpRequest(hostport.IPv4, byPort, 5353)
+		r := s.dump(hostport.IPv4, 5353)
 		r.Data[len(r.Data)-1] = filter(1 << 31)
-		err = s.execute(r, func([]byte) error { return nil })
+		_, err = r.Execute(unix.NETLINK_NETFILTER, 0)
 		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) {
 			t.Errorf("an unknown filter: %v, want EINVAL or EOPNOTSUPP", err)
 		}
-		w, err := newWanted([]Target{{Port: 5353}}, hostport.IPv4)
-		must(t, err)
-		if found, _, err := s.walk(t.Context(), w, byFamily, 0); err != nil || len(found) != 1 {
+		if found, _, err := s.walk(t.Context(), hostport.IPv4, unfiltered, func(entry) bool { return true }); err != nil || len(found) != 1 {
 			t.Errorf("after it: %v, %v; want one entry", found, err)
 		}
 		return nil
@@ -254,7 +272,7 @@ func TestKernelRefusesFilter(t *testing.T) {
 func TestFlushErrors(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Flush(ctx, []Target{{Port: 53}}); !errors.Is(err, context.Canceled) {
+	if _, err := Flush(ctx, anyAddress(53)); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	done := make(chan error)
@@ -264,7 +282,7 @@ func TestFlushErrors(t *testing.T) {
 			done <- errno
 			return
 		}
-		_, err := Flush(context.Background(), []Target{{Port: 53}})
+		_, err := Flush(context.Background(), anyAddress(53))
 		done <- err
 	}()
 	if err := <-done; !errors.Is(err, unix.EPERM) {

@@ -1,23 +1,20 @@
 package conntrack
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// filterKind is by what the kernel is asked to filter a dump.
-type filterKind uint8
-
-// From the finest to none at all.
+// What the kernel is asked to filter a dump by, other than UDP and one destination
+// port.
 const (
-	byPort     filterKind = iota // UDP to one destination port
-	byProtocol                   // UDP
-	byFamily                     // IPv4 or IPv6, which every kernel can
+	anyPort    = 0  // UDP
+	unfiltered = -1 // the family alone, which every kernel can
 )
 
 // Attributes of linux/netfilter/nfnetlink_conntrack.h that filter a dump, since
@@ -35,9 +32,6 @@ type socket map[int]*nl.SocketHandle
 
 func dial() (socket, error) {
 	s, err := nl.Subscribe(unix.NETLINK_NETFILTER)
-	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return nil, fmt.Errorf("open netfilter socket: the kernel has no netfilter over netlink (CONFIG_NETFILTER_NETLINK): %w", err)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter socket: %w", err)
 	}
@@ -52,34 +46,19 @@ func dial() (socket, error) {
 
 func (s socket) close() { s[unix.NETLINK_NETFILTER].Close() }
 
-// execute sends a request and calls f with the data of each message of the
-// answer, until f fails.
-func (s socket) execute(r *nl.NetlinkRequest, f func(data []byte) error) error {
-	var failed error
-	r.Sockets = s
-	err := r.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(data []byte) bool {
-		failed = f(data)
-		return failed == nil
-	})
-	if failed != nil {
-		return failed
-	}
-	return err
-}
-
-// dumpRequest asks for the entries of a family, filtered.
-func dumpRequest(f hostport.Family, by filterKind, port uint16) *nl.NetlinkRequest {
-	r := newRequest(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, f)
-	if by == byFamily {
+// dump asks for the entries of a family, filtered.
+func (s socket) dump(f hostport.Family, by int) *nl.NetlinkRequest {
+	r := s.request(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, f)
+	if by == unfiltered {
 		return r
 	}
 	flags := uint32(flagProtoNum)
 	tuple := nl.NewRtAttr(nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, nil)
 	proto := tuple.AddRtAttr(nl.CTA_TUPLE_PROTO|unix.NLA_F_NESTED, nil)
 	proto.AddRtAttr(nl.CTA_PROTO_NUM, nl.Uint8Attr(hostport.UDP.Number()))
-	if by == byPort {
+	if by != anyPort {
 		flags |= flagProtoDstPort
-		proto.AddRtAttr(nl.CTA_PROTO_DST_PORT, nl.BEUint16Attr(port))
+		proto.AddRtAttr(nl.CTA_PROTO_DST_PORT, nl.BEUint16Attr(uint16(by)))
 	}
 	r.AddData(tuple)
 	r.AddData(filter(flags))
@@ -92,11 +71,11 @@ func filter(flags uint32) *nl.RtAttr {
 	return a
 }
 
-// deleteRequest asks to delete one entry. The ID, made of the entry's address
+// delete asks to delete one entry. The ID, made of the entry's address
 // in memory, keeps a flow that was decided anew meanwhile, unless its entry came
 // to lie in the same place.
-func deleteRequest(e entry) *nl.NetlinkRequest {
-	r := newRequest(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, hostport.FamilyOf(e.destination))
+func (s socket) delete(f hostport.Family, e entry) *nl.NetlinkRequest {
+	r := s.request(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, f)
 	r.AddData(nl.NewRtAttr(nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, e.tuple))
 	if e.zone != nil {
 		r.AddData(nl.NewRtAttr(nl.CTA_ZONE, e.zone))
@@ -107,12 +86,9 @@ func deleteRequest(e entry) *nl.NetlinkRequest {
 	return r
 }
 
-func newRequest(kind, flags int, f hostport.Family) *nl.NetlinkRequest {
-	family := uint8(unix.AF_INET)
-	if f == hostport.IPv6 {
-		family = unix.AF_INET6
-	}
+func (s socket) request(kind, flags int, f hostport.Family) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|kind, flags)
-	r.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: nfnetlink.Family(f), Version: nl.NFNETLINK_V0})
+	r.Sockets = s
 	return r
 }

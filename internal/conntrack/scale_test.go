@@ -56,23 +56,24 @@ func BenchmarkFlush(b *testing.B) {
 			must(b, n.Do(func(ns.NetNS) error { crowd(b); return nil }))
 		}
 		for _, ports := range []int{1, 3, 500} {
-			for by, filter := range []string{byPort: "port", byProtocol: "protocol", byFamily: "family"} {
-				if ports > maxWalks && filterKind(by) == byPort {
-					continue // Flush would not
-				}
+			filters := map[string][]int{"protocol": {anyPort}, "family": {unfiltered}}
+			if ports <= maxWalks {
+				filters["port"] = nil // as Flush chooses
+			}
+			for filter, by := range filters {
 				name := fmt.Sprintf("entries=%d/ports=%d/filter=%s", size, ports, filter)
 				b.Run(name, func(b *testing.B) {
-					must(b, n.Do(func(ns.NetNS) error { benchmark(b, ports, filterKind(by)); return nil }))
+					must(b, n.Do(func(ns.NetNS) error { benchmark(b, ports, by); return nil }))
 				})
 			}
 		}
 	}
 }
 
-func benchmark(b *testing.B, ports int, by filterKind) {
-	var targets []Target
+func benchmark(b *testing.B, ports int, by []int) {
+	var mappings []hostport.Forward
 	for p := range ports {
-		targets = append(targets, Target{Port: uint16(20000 + p), Family: hostport.IPv4})
+		mappings = append(mappings, anyAddress(uint16(20000 + p))[0])
 	}
 	stale := make([]flow, 10)
 	for i := range stale {
@@ -85,7 +86,7 @@ func benchmark(b *testing.B, ports int, by filterKind) {
 		add(b, stale...)
 		before := threadTime(b)
 		b.StartTimer()
-		n, err := flush(b.Context(), targets, by)
+		n, err := flush(b.Context(), mappings, by...)
 		b.StopTimer()
 		cpu += threadTime(b) - before
 		if err != nil || n != len(stale) {

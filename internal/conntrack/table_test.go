@@ -62,12 +62,12 @@ func (f flow) String() string {
 }
 
 // request asks to make the entry.
-func (f flow) request() *nl.NetlinkRequest {
+func (f flow) request(s socket) *nl.NetlinkRequest {
 	to := f.to
 	if !to.IsValid() {
 		to = f.dst
 	}
-	r := newRequest(nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, hostport.FamilyOf(f.dst.Addr()))
+	r := s.request(nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, hostport.FamilyOf(f.dst.Addr()))
 	r.AddData(tuple(nl.CTA_TUPLE_ORIG, f.protocol, f.src, f.dst))
 	r.AddData(tuple(nl.CTA_TUPLE_REPLY, f.protocol, to, f.src))
 	r.AddData(nl.NewRtAttr(nl.CTA_TIMEOUT, nl.BEUint32Attr(3600)))
@@ -106,7 +106,8 @@ func add(t testing.TB, flows ...flow) {
 	must(t, err)
 	defer s.close()
 	for _, f := range flows {
-		must(t, s.execute(f.request(), func([]byte) error { return nil }))
+		_, err := f.request(s).Execute(unix.NETLINK_NETFILTER, 0)
+		must(t, err)
 	}
 }
 

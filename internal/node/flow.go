@@ -12,23 +12,13 @@ import (
 // to where their port led before. It comes too late to fail the change, which
 // the kernel has taken.
 func (s *session) flush(ctx context.Context, lists ...[]*hostport.Attachment) {
-	var targets []conntrack.Target
-	seen := map[conntrack.Target]bool{}
+	var forwards []hostport.Forward
 	for _, a := range slices.Concat(lists...) {
 		for _, f := range hostport.Families() {
-			for _, fw := range a.Forwards(f) {
-				t := conntrack.Target{Port: fw.HostPort, HostIP: fw.HostIP, Family: f}
-				if fw.Protocol == hostport.UDP && !seen[t] {
-					seen[t] = true
-					targets = append(targets, t)
-				}
-			}
+			forwards = append(forwards, a.Forwards(f)...)
 		}
 	}
-	if len(targets) == 0 {
-		return
-	}
-	if _, err := conntrack.Flush(ctx, targets); err != nil {
+	if _, err := conntrack.Flush(ctx, forwards); err != nil {
 		s.Log.Warn("stale UDP flows may remain", "reason", err)
 	}
 }
