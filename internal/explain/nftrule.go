@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
-	"github.com/hostport-cni/hostport/internal/nftables"
 )
 
 // nftRule is a rule of nf_tables. Its expressions are decoded when it is first
@@ -38,8 +37,8 @@ func (r *nftRule) expressions() []nftExpr {
 	}
 	r.decoded = true
 	for _, e := range r.raw.All() {
-		name, data := nfnetlink.Attributes(e).Text(unix.NFTA_EXPR_NAME), nfnetlink.Attributes(e).Get(unix.NFTA_EXPR_DATA)
-		r.exprs = append(r.exprs, nftExpr{name, nftables.DecodeExpression(r.family, name, data)})
+		name, known := nfnetlink.Expression(r.family, e)
+		r.exprs = append(r.exprs, nftExpr{name, known})
 	}
 	return r.exprs
 }

@@ -25,7 +25,7 @@ func FuzzAttributes(f *testing.F) {
 		if n > len(b)/unix.NLA_HDRLEN {
 			t.Errorf("%d attributes in %d bytes", n, len(b))
 		}
-		_ = decodeExpr(b)
+		_, _ = nfnetlink.Expression(unix.NFPROTO_INET, b)
 		_ = nfnetlink.Comment(b, userdata.TypeComment)
 		for _, set := range []string{"v4", "v6", "v4_hostip", "v6_hostip", "cond4", "client4_24", "client6_0", "other"} {
 			e := decodeElement(set, b)

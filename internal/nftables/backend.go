@@ -19,25 +19,19 @@ type Options struct {
 	// NetNS is a file descriptor of the network namespace to work in, open for
 	// as long as the backend is used; 0 is that of the calling thread.
 	NetNS int
-	// Log gets what an operator should know; nil discards it.
+	// Log gets what an operator should know.
 	Log *slog.Logger
 }
 
 // Backend programs attachments into table inet hostport of one network
 // namespace. It holds no connection and no state; making one costs nothing.
 type Backend struct {
-	netns int
-	log   *slog.Logger
-	dial  nltest.Func
+	Options
+	dial nltest.Func // for tests
 }
 
 // New returns a backend.
-func New(o Options) *Backend {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	return &Backend{netns: o.NetNS, log: o.Log}
-}
+func New(o Options) *Backend { return &Backend{Options: o} }
 
 // Apply carries out one change in one transaction. The steady path reads
 // nothing if nobody committed to the ruleset since c.Seen. Otherwise it reads
@@ -88,7 +82,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 // ports are not mapped for anyone.
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint) (string, error) {
 	for _, d := range unreadable(all...) {
-		b.log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
+		b.Log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
 	}
 	s := seen{generation: b.generation()}
 	have, err := b.read(ctx, anySet)
@@ -114,4 +108,4 @@ func (b *Backend) send(table string, build func(*batch), g uint32) error {
 }
 
 // conn returns a connection that is opened for each transaction.
-func (b *Backend) conn() *nftables.Conn { return &nftables.Conn{NetNS: b.netns, TestDial: b.dial} }
+func (b *Backend) conn() *nftables.Conn { return &nftables.Conn{NetNS: b.NetNS, TestDial: b.dial} }

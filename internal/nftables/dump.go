@@ -30,7 +30,8 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 	list(unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
 		r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
 		for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
-			r.exprs = append(r.exprs, decodeExpr(e))
+			_, known := nfnetlink.Expression(unix.NFPROTO_INET, e)
+			r.exprs = append(r.exprs, known)
 		}
 		chain := as.Text(unix.NFTA_RULE_CHAIN)
 		rules[chain] = append(rules[chain], r)
@@ -145,5 +146,5 @@ func (b *Backend) open() (*netlink.Conn, error) {
 	if b.dial != nil {
 		return nltest.Dial(b.dial), nil
 	}
-	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.netns})
+	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.NetNS})
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -130,58 +129,47 @@ func (e element) String() string {
 // client decodes an element of a set of clients.
 func (e element) client() (client netip.Prefix, pod netip.Addr, ok bool) {
 	c, ok := parseClientSet(e.set)
-	n := addrBits(c.family) / 8
-	key := e.key
+	n, key := addrBits(c.family)/8, []byte(e.key)
 	if c.bits == 0 {
-		key = string(make([]byte, n)) + key
+		key = append(make([]byte, n), key...)
 	}
 	if !ok || len(key) != 2*n {
 		return netip.Prefix{}, netip.Addr{}, false
 	}
-	network, rest := cutAddr([]byte(key), n)
-	pod, _ = cutAddr(rest, n)
+	network, _ := netip.AddrFromSlice(key[:n])
+	pod, _ = netip.AddrFromSlice(key[n:])
 	return netip.PrefixFrom(network, c.bits), pod, true
 }
 
 // hostSide decodes the key of a map of host ports. The mapping's host IP is
 // written out, also the wildcard, and its container port is not known.
 func (e element) hostSide() (m hostport.Mapping, ok bool) {
-	key, f := []byte(e.key), hostport.IPv4
-	name, hostIP := strings.CutSuffix(e.set, hostIPSuffix)
-	if strings.HasSuffix(name, "6") {
-		f = hostport.IPv6
+	n := len(e.key) - 8
+	switch {
+	case n > 0:
+		m.HostIP, ok = netip.AddrFromSlice([]byte(e.key[:n]))
+	case n < 0:
+		return m, false
+	case strings.HasSuffix(e.set, "6"):
+		m.HostIP, ok = netip.IPv6Unspecified(), true
+	default:
+		m.HostIP, ok = netip.IPv4Unspecified(), true
 	}
-	m.HostIP = backend.Wildcard(f)
-	if hostIP {
-		m.HostIP, key = cutAddr(key, addrBits(f)/8)
-	}
-	if len(key) != 8 {
-		return hostport.Mapping{}, false
-	}
-	m.HostPort = binary.BigEndian.Uint16(key[4:])
 	for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP, hostport.SCTP} {
-		if p.Number() == key[0] {
+		if p.Number() == e.key[n] {
 			m.Protocol = p
-			return m, m.HostPort != 0
 		}
 	}
-	return hostport.Mapping{}, false
+	m.HostPort = binary.BigEndian.Uint16([]byte(e.key[n+4:]))
+	return m, ok && m.Protocol != "" && m.HostPort != 0
 }
 
 // to decodes the value of a map to pods: the zero AddrPort if it is none.
 func (e element) to() netip.AddrPort {
-	n := len(e.value) - 4
-	if n != 4 && n != 16 {
+	n := max(0, len(e.value)-4)
+	addr, ok := netip.AddrFromSlice([]byte(e.value[:n]))
+	if !ok {
 		return netip.AddrPort{}
 	}
-	addr, port := cutAddr([]byte(e.value), n)
-	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(port))
-}
-
-func cutAddr(b []byte, n int) (netip.Addr, []byte) {
-	if len(b) < n {
-		return netip.Addr{}, nil
-	}
-	a, _ := netip.AddrFromSlice(b[:n])
-	return a, b[n:]
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16([]byte(e.value[n:])))
 }

@@ -33,12 +33,10 @@ const (
 func mapName(to string, f hostport.Family, hostIP bool) string {
 	name := fmt.Sprintf("%s%d", to, f)
 	if hostIP {
-		name += hostIPSuffix
+		name += "_hostip"
 	}
 	return name
 }
-
-const hostIPSuffix = "_hostip"
 
 // Bits of the connection tracking label, which has 128. Packets are not
 // marked, and other software that labels connections (Open vSwitch) does so in

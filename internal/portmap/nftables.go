@@ -16,7 +16,6 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
-	nft "github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -95,8 +94,8 @@ func (t *nftTable) add(as nfnetlink.Attributes, all *ruled) {
 	t.rules = append(t.rules, nftRule{chain, as.Uint64(unix.NFTA_RULE_HANDLE), id})
 	var exprs []expr.Any
 	for _, data := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
-		e := nfnetlink.Attributes(data)
-		exprs = append(exprs, nft.DecodeExpression(nfnetlink.Family(t.family), e.Text(unix.NFTA_EXPR_NAME), e.Get(unix.NFTA_EXPR_DATA)))
+		_, e := nfnetlink.Expression(nfnetlink.Family(t.family), data)
+		exprs = append(exprs, e)
 	}
 	s := all.get(backend.Nftables, "", id)
 	if m, to := parseExpressions(exprs); to.IsValid() { // else it masquerades
