@@ -31,16 +31,18 @@ func (b *batch) dropTable() {
 func (b *batch) rewrite(all []*hostport.Attachment) {
 	b.dropTable()
 	if objects := own(all...); len(objects) > 0 {
-		b.conn.CreateTable(b.table)
 		b.add(slices.Concat(base(clientSetsIn(objects)), objects))
 	}
 }
 
-// add adds sets, chains with their rules, and elements last. An element that is there
-// already is left alone if it leads to the same, else the transaction fails.
+// add adds the table, sets, chains with their rules, and elements last. The
+// transaction fails if there is a table. An element that is there already is left
+// alone if it leads to the same, else the transaction fails.
 func (b *batch) add(objects []object) {
 	for _, o := range objects {
 		switch o := o.(type) {
+		case table:
+			b.conn.CreateTable(b.table)
 		case set:
 			_ = b.conn.AddSet(&nftables.Set{
 				Table: b.table, Name: o.name, Counter: o.counters,

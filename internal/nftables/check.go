@@ -32,7 +32,6 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 // compare compares the table with what these attachments need. They are all
 // that there are if whole is set: then everything else is one too many.
 func compare(have []object, atts []*hostport.Attachment, whole bool) []backend.Difference {
-	var out []backend.Difference
 	want := own(atts...)
 	if len(want) > 0 {
 		clients := clientSetsIn(want)
@@ -42,42 +41,42 @@ func compare(have []object, atts []*hostport.Attachment, whole bool) []backend.D
 			maps.Copy(clients, clientSetsIn(have))
 		}
 		want = slices.Concat(base(clients), want)
-	} else if whole && len(have) > 0 {
-		out = append(out, backend.Difference{Text: "table inet " + tableName + " should not be there"})
-		have = slices.DeleteFunc(have, isShape)
 	}
 	owners := make(map[hostport.Key]bool)
 	for _, a := range atts {
 		owners[a.Key] = true
 	}
-	return append(out, differences(have, want, func(o object) bool { return whole || owners[o.owner()] })...)
+	return differences(have, want, func(o object) bool {
+		_, isTable := o.(table)
+		return owners[o.owner()] || whole && (len(want) > 0 || isTable || isElement(o))
+	})
 }
 
-// isShape reports whether an object is none of the elements.
-func isShape(o object) bool {
+func isElement(o object) bool {
 	_, is := o.(element)
-	return !is
+	return is
 }
 
 // differences compares the table with what is wanted. Other objects count if
 // extra returns true.
 func differences(have, want []object, extra func(object) bool) (out []backend.Difference) {
-	if len(have) == 0 && len(want) > 0 {
-		return []backend.Difference{{Text: "table inet " + tableName + " is missing: another program removed it"}}
-	}
+	add := func(o object, text string) { out = append(out, backend.Difference{Owner: o.owner(), Text: text}) }
 	others, missing, both := pair(have, want)
+	if len(have) == 0 && len(want) > 0 {
+		missing = want[:1] // the table, hence all else
+	}
 	for _, o := range missing {
-		out = append(out, backend.Difference{Owner: o.owner(), Text: o.String() + " is missing"})
+		add(o, o.String()+" is missing")
 	}
 	for _, x := range both {
 		for _, text := range x[1].differs(x[0]) {
-			out = append(out, backend.Difference{Owner: x[1].owner(), Text: text})
+			add(x[1], text)
 		}
 	}
 	others = slices.DeleteFunc(others, func(o object) bool { return !extra(o) })
 	slices.SortFunc(others, func(x, y object) int { return cmp.Compare(x.id(), y.id()) })
 	for _, o := range others {
-		out = append(out, backend.Difference{Owner: o.owner(), Text: o.String() + " should not be there"})
+		add(o, o.String()+" should not be there")
 	}
 	return out
 }

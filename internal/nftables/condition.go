@@ -72,6 +72,25 @@ func (c condition) rules() []rule {
 	return out
 }
 
+// Validate refuses what only the iptables backend has, and conditions of other
+// forms than this backend translates: the error quotes the text and names the
+// key. The mark bit is not looked at: it has a default, and is not used.
+func (b *Backend) Validate(o hostport.Options) error {
+	if o.ExternalSetMarkChain != "" {
+		return errors.New("externalSetMarkChain: the nftables backend masquerades without marks; remove the key, or set backend to iptables")
+	}
+	return validateConditions(o)
+}
+
+func validateConditions(o hostport.Options) error {
+	for _, f := range hostport.Families() {
+		if _, err := parseConditions(o.Conditions(f), f); err != nil {
+			return fmt.Errorf("conditionsV%d: %w", f, err)
+		}
+	}
+	return nil
+}
+
 // parseConditions reads an attachment's conditions for packets of family f.
 // They are whole matches, one or more to a text, or as portmap takes them, one
 // match in a list of words: ["ip", "saddr", "192.0.2.1"]. The error quotes the
@@ -101,13 +120,11 @@ func parseConditions(texts []string, f hostport.Family) ([]condition, error) {
 //	[meta] mark [(& | and) MASK] [op] (VALUE | VALUE/MASK)
 //
 // op is one of == eq != ne. Several may follow each other; all must be met.
-func parseMatches(text string, f hostport.Family) ([]condition, error) {
+func parseMatches(text string, f hostport.Family) (out []condition, err error) {
 	signs := strings.NewReplacer("{", " { ", "}", " } ", ",", " , ", "&", " & ", "==", " == ", "!=", " != ")
-	p := &parser{family: f}
-	p.tokens = strings.FieldsFunc(signs.Replace(text), func(r rune) bool { return r == ' ' || r == '\t' })
-	var out []condition
-	for len(p.tokens) > 0 {
-		c, err := p.condition()
+	p := parser(strings.FieldsFunc(signs.Replace(text), func(r rune) bool { return r == ' ' || r == '\t' }))
+	for len(p) > 0 {
+		c, err := p.match(f)
 		if err != nil {
 			return nil, err
 		}
@@ -122,110 +139,126 @@ func parseMatches(text string, f hostport.Family) ([]condition, error) {
 	return out, nil
 }
 
-type parser struct {
-	tokens []string // words and signs
-	family hostport.Family
-}
+// parser is the words and signs that are left to read.
+type parser []string
 
-func (p *parser) next() string {
-	if len(p.tokens) == 0 {
-		return ""
+// next takes the next token, "" at the end.
+func (p *parser) next() (token string) {
+	if len(*p) > 0 {
+		token, *p = (*p)[0], (*p)[1:]
 	}
-	t := p.tokens[0]
-	p.tokens = p.tokens[1:]
-	return t
+	return token
 }
 
-// take drops the next token if it is one of these.
-func (p *parser) take(words ...string) bool {
-	found := len(p.tokens) > 0 && slices.Contains(words, p.tokens[0])
+// take drops the tokens of a text, if they are next.
+func (p *parser) take(text string) bool {
+	words := strings.Fields(text)
+	found := len(*p) >= len(words) && slices.Equal((*p)[:len(words)], words)
 	if found {
-		p.next()
+		*p = (*p)[len(words):]
 	}
 	return found
 }
 
-func (p *parser) condition() (condition, error) {
-	t := p.next()
-	if t == "meta" {
-		t += " " + p.next()
-	}
-	switch t {
-	case "iifname", "meta iifname":
+func (p *parser) match(f hostport.Family) (c condition, err error) {
+	ip := map[hostport.Family]string{hostport.IPv4: "ip", hostport.IPv6: "ip6"}[f]
+	switch {
+	case p.take(ip + " saddr"):
+		return p.list(ip+" saddr", func(t string) (string, value, error) { return parseNet(t, f, true) })
+	case p.take(ip + " daddr"):
+		return p.list(ip+" daddr", func(t string) (string, value, error) { return parseNet(t, f, false) })
+	case p.take("iifname"), p.take("meta iifname"):
 		return p.list("iifname", parseInterface)
-	case "mark", "meta mark":
+	case p.take("mark"), p.take("meta mark"):
 		return p.mark()
-	case "ip", "ip6":
-		side := p.next()
-		if side != "saddr" && side != "daddr" {
-			return condition{}, unknownMatch(t + " " + side)
-		}
-		if (t == "ip") != (p.family == hostport.IPv4) {
-			return condition{}, fmt.Errorf("%s does not match packets of %s", t, p.family)
-		}
-		return p.list(t+" "+side, func(t string) (string, value, error) {
-			n, err := parseNet(t, p.family)
-			if err != nil {
-				return "", value{}, err
-			}
-			return n.String(), inNet(n, side == "saddr"), nil
-		})
 	default:
-		return condition{}, unknownMatch(t)
+		text := strings.Join((*p)[:min(2, len(*p))], " ")
+		return c, fmt.Errorf("unknown match %q of %s (known: %s saddr, %s daddr, iifname, meta mark)", text, f, ip, ip)
 	}
 }
 
-func unknownMatch(text string) error {
-	return fmt.Errorf("unknown match %q (known: ip saddr, ip daddr, ip6 saddr, ip6 daddr, iifname, meta mark)", text)
+// list reads what follows the name of a match: one value, or several in braces.
+func (p *parser) list(name string, parse func(string) (string, value, error)) (c condition, err error) {
+	c.negated = p.negated()
+	var texts []string
+	braces := p.take("{")
+	for more := true; more; more = braces && !p.take("}") {
+		if len(texts) > 0 && !p.take(",") {
+			return c, fmt.Errorf("%q where , or } should be", p.next())
+		}
+		text, v, err := parse(p.next())
+		if err != nil {
+			return c, err
+		}
+		texts, c.values = append(texts, text), append(c.values, v)
+	}
+	c.text = strings.Join(texts, ", ")
+	if len(texts) > 1 {
+		c.text = "{ " + c.text + " }"
+	}
+	if c.negated {
+		c.text = "!= " + c.text
+	}
+	c.text = name + " " + c.text
+	return c, nil
 }
 
-func parseNet(t string, f hostport.Family) (netip.Prefix, error) {
+// negated reads an operator, which may be left out.
+func (p *parser) negated() bool {
+	if p.take("!=") || p.take("ne") {
+		return true
+	}
+	_ = p.take("==") || p.take("eq")
+	return false
+}
+
+func parseNet(t string, f hostport.Family, source bool) (string, value, error) {
 	n, err := netip.ParsePrefix(t)
 	if a, notAddr := netip.ParseAddr(t); notAddr == nil && a.Zone() == "" {
 		n, err = netip.PrefixFrom(a, a.BitLen()), nil
 	}
 	switch {
 	case err != nil:
-		return n, fmt.Errorf("%q is not an address or a network", t)
+		return "", value{}, fmt.Errorf("%q is not an address or a network", t)
 	case n.Addr().Is4() != (f == hostport.IPv4) || n.Addr().Is4In6():
-		return n, fmt.Errorf("%s is not of %s", n, f)
+		return "", value{}, fmt.Errorf("%s is not of %s", n, f)
 	case n.Bits() == 0:
-		return n, fmt.Errorf("%s is every address: leave the match out", n)
+		return "", value{}, fmt.Errorf("%s is every address: leave the match out", n)
 	}
-	return n.Masked(), nil
+	return n.Masked().String(), inNet(n, source), nil
 }
 
 // parseInterface takes a name, quoted or not, that may end in "*". It is narrower
 // than the kernel, which takes nearly any byte.
 func parseInterface(t string) (string, value, error) {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:@-"
-	name := t
-	if inside, quoted := strings.CutPrefix(t, `"`); quoted && strings.HasSuffix(inside, `"`) {
-		name = strings.TrimSuffix(inside, `"`)
-	}
+	name, opened := strings.CutPrefix(t, `"`)
+	name, closed := strings.CutSuffix(name, `"`)
 	base := strings.TrimSuffix(name, "*")
-	if base == "" || len(base) > 15 || strings.Trim(base, letters) != "" {
-		return "", value{}, fmt.Errorf("%q is not an interface name", name)
+	if opened != closed || base == "" || len(base) > 15 || strings.Trim(base, letters) != "" {
+		return "", value{}, fmt.Errorf("%q is not an interface name", t)
 	}
 	return name, fromInterface(name), nil
 }
 
-func (p *parser) mark() (condition, error) {
-	maskText := "0xffffffff"
-	masked := p.take("&", "and")
+// mark reads what follows the name of the match.
+func (p *parser) mark() (c condition, err error) {
+	bits := ^uint32(0)
+	masked := p.take("&") || p.take("and")
 	if masked {
-		maskText = p.next()
+		bits, err = parseMark(p.next())
 	}
-	c := condition{negated: p.negated()}
-	number, slashMask, slash := strings.Cut(p.next(), "/")
-	if slash && masked {
-		return c, errors.New("two masks on one mark")
-	} else if slash {
-		maskText = slashMask
-	}
-	bits, err := parseMark(maskText)
-	if err != nil {
+	c.negated = p.negated()
+	number, after, slash := strings.Cut(p.next(), "/")
+	switch {
+	case err != nil:
 		return c, err
+	case slash && masked:
+		return c, errors.New("two masks on one mark")
+	case slash:
+		if bits, err = parseMark(after); err != nil {
+			return c, err
+		}
 	}
 	mark, err := parseMark(number)
 	if err != nil {
@@ -235,15 +268,18 @@ func (p *parser) mark() (condition, error) {
 		return c, fmt.Errorf("no mark is %#x under the mask %#x", mark, bits)
 	}
 	v := value{loadMeta(expr.MetaKeyMARK), binaryutil.NativeEndian.PutUint32(mark)}
-	field, op := "meta mark", ""
+	c.text = "meta mark "
 	if bits != ^uint32(0) {
 		v.load = append(v.load, mask(binaryutil.NativeEndian.PutUint32(bits)))
-		field, op = fmt.Sprintf("meta mark & %#x", bits), "== "
+		c.text += fmt.Sprintf("& %#x ", bits)
 	}
 	if c.negated {
-		op = "!= "
+		c.text += "!= "
+	} else if len(v.load) > 1 {
+		c.text += "== "
 	}
-	c.text, c.values = fmt.Sprintf("%s %s%#x", field, op, mark), []value{v}
+	c.text += fmt.Sprintf("%#x", mark)
+	c.values = []value{v}
 	return c, nil
 }
 
@@ -253,41 +289,4 @@ func parseMark(t string) (uint32, error) {
 		return 0, fmt.Errorf("%q is not a packet mark", t)
 	}
 	return uint32(n), nil
-}
-
-// negated reads an operator, which may be left out.
-func (p *parser) negated() bool {
-	if p.take("!=", "ne") {
-		return true
-	}
-	p.take("==", "eq")
-	return false
-}
-
-// list reads what follows the name of a match: one value, or several in braces.
-func (p *parser) list(match string, parse func(string) (string, value, error)) (condition, error) {
-	c := condition{negated: p.negated()}
-	var texts []string
-	braces := p.take("{")
-	for more := true; more; {
-		text, v, err := parse(p.next())
-		if err != nil {
-			return condition{}, err
-		}
-		texts, c.values = append(texts, text), append(c.values, v)
-		more = braces && !p.take("}")
-		if more && !p.take(",") {
-			return condition{}, fmt.Errorf("%q where , or } should be", p.next())
-		}
-	}
-	c.text = match + " "
-	if c.negated {
-		c.text += "!= "
-	}
-	if len(texts) == 1 {
-		c.text += texts[0]
-	} else {
-		c.text += "{ " + strings.Join(texts, ", ") + " }"
-	}
-	return c, nil
 }

@@ -26,6 +26,9 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 	list := func(kind uint16, each func(nfnetlink.Attributes), set ...string) {
 		errs = append(errs, b.dump(ctx, unix.NFPROTO_INET, kind, each, append([]string{tableName}, set...)...))
 	}
+	list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+		out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle))})
+	})
 	rules := make(map[string][]rule)
 	list(unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
 		r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}

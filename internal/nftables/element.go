@@ -11,8 +11,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// element is one entry of a set or map, as the kernel holds it: each field of
-// a concatenation is padded to four bytes.
+// element is one entry of a set or map, as the kernel holds it.
 type element struct {
 	set     string
 	key     string // bytes
@@ -69,38 +68,37 @@ func own(all ...*hostport.Attachment) []object {
 				chains = append(chains, conditions)
 			}
 			for _, fw := range forwards {
-				hostIP, key := fw.HostIP.IsValid(), hostKey(fw)
-				value := string(appendPort(fw.To.Addr().AsSlice(), fw.To.Port()))
+				hostIP := fw.HostIP.IsValid()
+				key := fields(fw.HostIP.AsSlice(), []byte{fw.Protocol.Number()}, bigEndian(fw.HostPort))
+				value := fields(fw.To.Addr().AsSlice(), bigEndian(fw.To.Port()))
 				add(element{set: mapName(toPod, f, hostIP), key: key, value: value, comment: tag, of: a.Key})
 				if conditions.name != "" {
 					add(element{set: mapName(toConditions, f, hostIP), key: key, jump: conditions.name, comment: tag, of: a.Key})
 				}
 			}
 			for _, c := range a.Clients(f) {
-				e := element{set: clientSet{f, c.Bits()}.name(), comment: pod, of: a.Key}
+				var network []byte
 				if c.Bits() > 0 {
-					e.key = string(c.Masked().Addr().AsSlice())
+					network = c.Masked().Addr().AsSlice()
 				}
-				e.key += string(forwards[0].To.Addr().AsSlice())
-				add(e)
+				key := fields(network, forwards[0].To.Addr().AsSlice())
+				add(element{set: clientSet{f, c.Bits()}.name(), key: key, comment: pod, of: a.Key})
 			}
 		}
 	}
 	return slices.Concat(chains, elements)
 }
 
-func hostKey(fw hostport.Forward) string {
+// fields returns a concatenation: each field is padded to four bytes.
+func fields(parts ...[]byte) string {
 	var b []byte
-	if fw.HostIP.IsValid() {
-		b = fw.HostIP.AsSlice()
+	for _, p := range parts {
+		b = append(append(b, p...), make([]byte, -len(p)&3)...)
 	}
-	b = append(b, fw.Protocol.Number(), 0, 0, 0)
-	return string(appendPort(b, fw.HostPort))
+	return string(b)
 }
 
-func appendPort(b []byte, port uint16) []byte {
-	return append(binary.BigEndian.AppendUint16(b, port), 0, 0)
-}
+func bigEndian(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 
 // podTag returns the part of the owner tag that names network and pod. On the
 // elements of mappings that part is often cut, because a container ID takes half

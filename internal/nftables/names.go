@@ -3,6 +3,8 @@ package nftables
 import (
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -48,3 +50,8 @@ const (
 
 // maxComment is the longest comment that nft reads back, in bytes.
 const maxComment = 128
+
+// Concerned reports whether a change of a table may have touched our rules.
+func Concerned(family uint8, table string) bool {
+	return family == unix.NFPROTO_INET && table == tableName
+}

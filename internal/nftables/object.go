@@ -11,8 +11,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// object is a set, a chain or an element of the table, as it should be or as the
-// kernel has it.
+// object is the table, or a set, a chain or an element of it, as it should be or as
+// the kernel has it.
 type object interface {
 	// id tells the objects of the table apart.
 	id() string
@@ -54,6 +54,24 @@ func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
 		}
 	}
 	return onlyX, onlyY, both
+}
+
+// table is the table itself.
+type table struct {
+	// handle is "" if not known. The kernel never gives one out twice: a table that
+	// somebody restored has another one, whatever is in it (Linux 4.16).
+	handle string
+}
+
+func (t table) String() string      { return "table inet " + tableName }
+func (t table) id() string          { return t.String() }
+func (t table) owner() hostport.Key { return hostport.Key{} }
+
+func (t table) differs(have object) []string {
+	if t.handle == "" || have == object(t) {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s was restored from a snapshot", t)}
 }
 
 // set is a set or map. The types are without names, which the kernel does not keep.

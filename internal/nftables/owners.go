@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -17,25 +18,18 @@ import (
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	have, err := b.read(ctx, anySet)
 	elements, found := only[element](have), make(backend.Recovered)
-	slices.SortFunc(elements, func(x, y element) int { return cmp.Compare(x.key, y.key) })
-	for _, f := range hostport.Families() {
-		for _, hostIP := range []bool{true, false} {
-			for _, e := range elements {
-				if m, ok := e.hostSide(); ok && e.set == mapName(toPod, f, hostIP) {
-					found.Add(e.comment, m, e.to())
-				}
-			}
+	slices.SortFunc(elements, func(x, y element) int {
+		return cmp.Or(cmp.Compare(x.set, y.set), cmp.Compare(x.key, y.key))
+	})
+	for _, e := range elements {
+		if m, ok := e.hostSide(); ok && strings.HasPrefix(e.set, toPod) {
+			found.Add(e.comment, m, e.to())
 		}
 	}
-	readClients(elements, found)
-	readConditions(elements, only[chain](have), found)
-	return found.All(backend.Nftables), err
-}
-
-// readClients reads who is masqueraded on the way to each pod, and from the
-// comments, which do not begin with the container ID and so are not cut before
-// them, network and pod.
-func readClients(elements []element, found backend.Recovered) {
+	rules := make(map[string][]rule)
+	for _, c := range only[chain](have) {
+		rules[c.name] = c.rules
+	}
 	pods := make(map[netip.Addr][]*hostport.Attachment)
 	for _, a := range found {
 		for _, p := range a.Addresses {
@@ -45,44 +39,58 @@ func readClients(elements []element, found backend.Recovered) {
 	for _, e := range elements {
 		network, pod, _ := e.client()
 		for _, a := range pods[pod] {
-			a.Options.SNAT = true
-			a.Options.MasqueradeAll = a.Options.MasqueradeAll || network.Bits() == 0
-			for i, p := range a.Addresses {
-				if p.Addr() == pod && network.Bits() > 0 && network.Contains(pod) {
-					a.Addresses[i] = netip.PrefixFrom(pod, network.Bits())
-				}
-			}
-			const anyOwner = "id if 0 "
-			if whole, ok := hostport.ParseTag(anyOwner + e.comment); ok {
-				a.Network, a.Pod = whole.Network, whole.Pod
-			}
+			readClient(a, network, pod, e.comment)
+		}
+		if a := found[e.owner()]; a != nil && e.jump != "" {
+			readConditions(a, e, rules[e.jump])
+		}
+	}
+	return found.All(backend.Nftables), err
+}
+
+// readClient reads who is masqueraded on the way to a pod, and from the comment, which
+// does not begin with the container ID and so is not cut before them, network and pod.
+func readClient(a *hostport.Attachment, network netip.Prefix, pod netip.Addr, comment string) {
+	a.Options.SNAT = true
+	a.Options.MasqueradeAll = a.Options.MasqueradeAll || network.Bits() == 0
+	for i, p := range a.Addresses {
+		if p.Addr() == pod && network.Bits() > 0 && network.Contains(pod) {
+			a.Addresses[i] = netip.PrefixFrom(pod, network.Bits())
+		}
+	}
+	const anyOwner = "id if 0 "
+	if whole, ok := hostport.ParseTag(anyOwner + comment); ok {
+		a.Network, a.Pod = whole.Network, whole.Pod
+	}
+}
+
+// readConditions reads the conditions of one family, one to a string, from the chain
+// to which an element leads.
+func readConditions(a *hostport.Attachment, e element, rules []rule) {
+	texts := &a.Options.ConditionsV4
+	if m, _ := e.hostSide(); m.HostIP.Is6() {
+		texts = &a.Options.ConditionsV6
+	}
+	for _, r := range rules {
+		if r.comment != "" && !slices.Contains(*texts, r.comment) {
+			*texts = append(*texts, r.comment)
 		}
 	}
 }
 
-// readConditions reads the conditions of each family, one to a string, from the
-// chains that the maps of conditions lead to.
-func readConditions(elements []element, chains []chain, found backend.Recovered) {
-	rules := make(map[string][]rule)
-	for _, c := range chains {
-		rules[c.name] = c.rules
-	}
-	for _, e := range elements {
-		a := found[e.owner()]
-		if a == nil || e.jump == "" {
-			continue
-		}
-		texts := &a.Options.ConditionsV4
-		if m, _ := e.hostSide(); m.HostIP.Is6() {
-			texts = &a.Options.ConditionsV6
-		}
-		if len(*texts) > 0 {
-			continue // an element before this one led to the same chain
-		}
-		for _, r := range rules[e.jump] {
-			if r.comment != "" && !slices.Contains(*texts, r.comment) {
-				*texts = append(*texts, r.comment)
+// Connections reads the counters of the elements that lead to pods: chains of nat
+// see the first packet of a connection alone.
+func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
+	have, err := b.read(ctx, func(set string) bool { return strings.HasPrefix(set, toPod) })
+	for _, e := range only[element](have) {
+		m, ok := e.hostSide()
+		if owner := e.owner(); ok && owner != (hostport.Key{}) {
+			c := backend.Connections{Owner: owner, Family: hostport.FamilyOf(m.HostIP), Protocol: m.Protocol, HostPort: m.HostPort, Number: e.packets}
+			if !m.Wildcard() {
+				c.HostIP = m.HostIP
 			}
+			out = append(out, c)
 		}
 	}
+	return out, err
 }

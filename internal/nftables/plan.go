@@ -101,9 +101,6 @@ func (p plan) write(b *batch) {
 		b.dropTable()
 		return
 	}
-	if p.first {
-		b.conn.CreateTable(b.table)
-	}
 	b.eachSet(p.gone, b.conn.SetDeleteElements)
 	for _, c := range only[chain](p.gone) {
 		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: c.name})

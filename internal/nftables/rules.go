@@ -21,11 +21,11 @@ const (
 	priorityRaw  = nftables.ChainPriority(-300)
 )
 
-// base returns all sets, and all chains but those of the attachments' own
-// conditions, of a table with these clients: each after those that it refers to, and
-// the sets in the order in which nft lists them.
+// base returns a table with these clients: it, all sets, and all chains but those of
+// the attachments' own conditions, each after those that it refers to, and the sets in
+// the order in which nft lists them.
 func base(clients clientSets) []object {
-	var out []object
+	out := []object{table{}}
 	for _, f := range hostport.Families() {
 		addr := addrType(f)
 		for _, to := range []string{toPod, toConditions} {

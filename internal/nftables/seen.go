@@ -18,10 +18,7 @@ type seen struct {
 	// a network namespace, whoever makes them, and a transaction may say which
 	// generation it is for (Linux 4.12).
 	generation uint32
-	// table is the handle of our table, "" if not known. The kernel never gives
-	// one out twice: a table that somebody restored has another one, whatever is
-	// in it (Linux 4.16).
-	table string
+	table      string // its handle
 }
 
 func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.table) }
@@ -80,9 +77,6 @@ func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
 	have, err := b.read(ctx, func(name string) bool {
 		return p.last || slices.ContainsFunc(gone, func(s set) bool { return s.name == name })
 	})
-	if err == nil && !p.last {
-		err = b.verifyShape(ctx, p, s, have)
-	}
 	if err != nil {
 		return err
 	}
@@ -90,30 +84,20 @@ func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
 	for _, e := range only[element](strangers) {
 		return fmt.Errorf("%w: %s is not on record", backend.ErrDrift, e)
 	}
-	return nil
-}
-
-func (b *Backend) verifyShape(ctx context.Context, p plan, s *seen, have []object) error {
-	table, err := b.tableHandle(ctx)
-	if err != nil {
-		return err
+	if p.last {
+		return nil
 	}
-	if table == "" {
-		return fmt.Errorf("%w: table inet %s is missing", backend.ErrDrift, tableName)
-	}
-	if s.table != "" && s.table != table {
-		return fmt.Errorf("%w: table inet %s was restored from a snapshot", backend.ErrDrift, tableName)
-	}
-	s.table = table
 	want := p.before
 	if !p.reshape {
 		clients := clientSetsIn(want)
 		maps.Copy(clients, clientSetsIn(have))
 		want = slices.Concat(base(clients), want)
 	}
-	want = slices.DeleteFunc(slices.Clone(want), func(o object) bool { return !isShape(o) })
+	want = slices.DeleteFunc(slices.Clone(want), isElement)
+	want[0] = table{s.table}
 	for _, d := range differences(have, want, func(object) bool { return false }) {
 		return fmt.Errorf("%w: %s", backend.ErrDrift, d.Text)
 	}
+	s.table = only[table](have)[0].handle
 	return nil
 }

@@ -28,7 +28,7 @@ type feature struct {
 // that is missing is the one to name. The newest is what sets the oldest
 // kernel: counters on the elements of maps.
 func features() []feature {
-	whole := base(clientSets{{hostport.IPv4, 24}: true})
+	whole := base(clientSets{{hostport.IPv4, 24}: true})[1:]
 	one := func(expressions []expr.Any) []object {
 		return []object{chain{name: "rule", rules: []rule{newRule(expressions)}}}
 	}

@@ -45,7 +45,8 @@ func TestUpgrade(t *testing.T) {
 		r.Boot = "" // its tags did not tell
 		want = append(want, r)
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
+	mappings := cmpopts.SortSlices(func(x, y hostport.Mapping) bool { return x.String() < y.String() })
+	if diff := cmp.Diff(want, got, mappings, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("owners (-want +got):\n%s", diff)
 	}
 
