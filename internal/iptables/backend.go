@@ -59,11 +59,8 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 	}
 	var wg sync.WaitGroup
 	for i, f := range families {
-		if texts[i] == "" {
-			continue
-		}
 		wg.Go(func() {
-			if err := b.restore(ctx, command(f)+"-restore", texts[i]); err != nil {
+			if err := b.restore(ctx, command(f)+"-restore", texts[i], b.wait); err != nil {
 				errs[i] = fmt.Errorf("program %s: %w", f, err)
 			}
 		})

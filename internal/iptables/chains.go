@@ -80,7 +80,7 @@ func ours(chain string) bool { return strings.HasPrefix(chain, prefix) && plain(
 // plain reports whether a chain name can be written as it is. The kernel would
 // take others, which the tools then list in a form that they cannot read.
 func plain(chain string) bool {
-	return !strings.ContainsFunc(chain, func(r rune) bool { return !plainRune(r) })
+	return chain != "" && chain[0] != '-' && !strings.ContainsFunc(chain, func(r rune) bool { return !plainRune(r) })
 }
 
 // markChain is the chain that masquerades packets marked with that bit.

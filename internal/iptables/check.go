@@ -1,9 +1,11 @@
 package iptables
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -27,6 +29,38 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 		return nil
 	})
 	return found, err
+}
+
+// look reads the chains that Check compares, with one process. Where one of them
+// cannot be listed, because it is not there or holds rules that the tool does not
+// understand, read tells more; and it takes no lock, should another program hold
+// that.
+func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.Attachment, fp uint64) (ruleset, error) {
+	r := ruleset{}
+	err := b.ask(ctx, command(f)+"-restore", "-S", r, places(f, some, fp), followedChain(fp))
+	if err == nil || killed(err) {
+		return r, err
+	}
+	v, err := b.current(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return b.read(ctx, v, false)
+}
+
+// places returns the chains that Check compares for some attachments, table nat
+// last.
+func places(f hostport.Family, some []*hostport.Attachment, fp uint64) []place {
+	c := newComparison(f, ruleset{})
+	c.compare(some, fp)
+	out := make([]place, 0, len(c.wanted))
+	for p := range c.wanted {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(x, y place) int {
+		return cmp.Or(cmp.Compare(y.table, x.table), cmp.Compare(x.name, y.name))
+	})
+	return out
 }
 
 // Audit compares all rules of ours in the kernel, of either variant, with those
@@ -67,7 +101,7 @@ func (b *Backend) saved(ctx context.Context, f hostport.Family, needed bool, fn 
 	variants, err := b.variants(ctx, f, needed)
 	errs := []error{err}
 	for _, v := range variants {
-		there, err := b.read(ctx, v)
+		there, err := b.read(ctx, v, false)
 		switch {
 		case err == nil:
 			fn(v, there)
@@ -82,7 +116,7 @@ func (b *Backend) saved(ctx context.Context, f hostport.Family, needed bool, fn 
 func (b *Backend) confirm(ctx context.Context, c *comparison) {
 	for _, d := range c.unconfirmed {
 		text := "*" + natTable + "\n-C " + d.rule.String() + "\nCOMMIT\n"
-		if err := b.restore(ctx, command(c.family)+"-restore", text); err != nil {
+		if err := b.restore(ctx, command(c.family)+"-restore", text, b.wait); err != nil {
 			c.differ(d.owner, "its conditions are not those in chain %s: want %q: %v", d.chain, d.spec, err)
 		}
 	}

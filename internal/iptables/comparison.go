@@ -163,7 +163,7 @@ func (c *comparison) port(owner hostport.Key, g []rule) {
 	whole := true
 	for i, r := range g {
 		c.expect(place{natTable, chain}, r.spec)
-		wants[i] = parseOwn(r.spec)
+		wants[i] = ParseFields(r.spec)
 		if n := len(l.at[r.spec]); n != 1 {
 			whole = false
 			c.differ(owner, "%d/%s: %d rules %q in chain %s instead of one", wants[i].Port, wants[i].Protocol, n, r.spec, chain)
@@ -200,7 +200,7 @@ func (c *comparison) strays() {
 			}
 			for _, spec := range t.rules[chain] {
 				if !wanted[spec] && (ours(chain) || strings.Contains(spec, prefix) && ours(target(spec))) {
-					tag, _ := hostport.ParseTag(parseOwn(spec).Comment)
+					tag, _ := hostport.ParseTag(ParseFields(spec).Comment)
 					c.differ(tag.Key, "in chain %s of table %s a rule belongs to no attachment: %q", chain, name, spec)
 				}
 			}
@@ -220,17 +220,7 @@ func newListing(specs []string) *listing {
 	l := &listing{specs: specs, fields: make([]Fields, len(specs)), at: make(map[string][]int, len(specs))}
 	for i, spec := range specs {
 		l.at[spec] = append(l.at[spec], i)
-		l.fields[i] = parseOwn(spec)
+		l.fields[i] = ParseFields(spec)
 	}
 	return l
-}
-
-// parseOwn takes a rule apart that one of ours may be. A rule that cannot be read
-// may match anything.
-func parseOwn(spec string) Fields {
-	x, err := ParseFields(spec)
-	if err != nil {
-		return Fields{}
-	}
-	return x
 }

@@ -3,8 +3,6 @@ package iptables
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -15,46 +13,32 @@ import (
 func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
 	err = eachFamily(func(f hostport.Family) error {
 		variants, err := b.variants(ctx, f, false)
-		errs := []error{err}
 		for _, v := range variants {
-			if !v.inUse() || !v.nft && !hasLegacy(f, natTable) {
-				continue
+			if v.inUse() {
+				there, readErr := b.read(ctx, v, true)
+				err = errors.Join(err, readErr)
+				out = append(out, connections(f, there.of(natTable))...)
 			}
-			text, err := b.counted(ctx, v)
-			errs = append(errs, err)
-			out = append(out, connections(f, text)...)
 		}
-		return errors.Join(errs...)
+		return err
 	})
 	return out, err
 }
 
-// connections reads the output of iptables-save -c.
-func connections(f hostport.Family, text string) (out []backend.Connections) {
-	for line := range strings.Lines(text) {
-		counters, rest, ok := strings.Cut(strings.TrimRight(line, "\r\n"), "] ")
-		if !ok || !strings.HasPrefix(rest, "-A "+prefix) {
+// connections reads the rules of ours in table nat, with counters.
+func connections(f hostport.Family, t *table) (out []backend.Connections) {
+	for _, chain := range t.chains {
+		if !ours(chain) {
 			continue
 		}
-		var packets, octets uint64
-		if _, err := fmt.Sscanf(counters, "[%d:%d", &packets, &octets); err != nil {
-			continue
+		for _, spec := range t.rules[chain] {
+			x := ParseFields(spec)
+			if owner, ok := hostport.ParseTag(x.Comment); ok && x.Target == "DNAT" {
+				out = append(out, backend.Connections{
+					Owner: owner.Key, Family: f, Protocol: x.Protocol, HostIP: x.Destination.Addr(), HostPort: x.Port, Number: x.Packets,
+				})
+			}
 		}
-		_, spec, err := parseRule(rest)
-		if err != nil {
-			continue
-		}
-		x, err := ParseFields(spec)
-		if err != nil || x.Target != "DNAT" {
-			continue
-		}
-		owner, ok := hostport.ParseTag(x.Comment)
-		if !ok {
-			continue
-		}
-		out = append(out, backend.Connections{
-			Owner: owner.Key, Family: f, Protocol: x.Protocol, HostIP: x.Destination.Addr(), HostPort: x.Port, Number: packets,
-		})
 	}
 	return out
 }

@@ -10,8 +10,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
+// TestConnections reads counters as iptables-save -c and as -v -S print them.
 func TestConnections(t *testing.T) {
-	const text = `*nat
+	saved, listed := ruleset{}, ruleset{}
+	err := saved.parse(`*nat
 :CNI-HP-TCP-1F9 - [0:0]
 [7:420] -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HP-DNAT
 [0:0] -A CNI-HP-TCP-1F9 -s 10.244.0.0/24 -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x2000/0x2000
@@ -20,13 +22,29 @@ func TestConnections(t *testing.T) {
 [9:9] -A CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8081 -j DNAT --to-destination 10.244.0.2:81
 [9:9] -A OTHER -p tcp -m tcp --dport 8081 -j DNAT --to-destination 10.244.0.2:81
 COMMIT
-`
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = listed.parse(`-N CNI-HP-TCP-1F9
+-A CNI-HP-TCP-1F9 -s 10.244.0.0/24 -p tcp -m tcp --dport 8080 -c 0 0 -j MARK --set-xmark 0x2000/0x2000
+-A CNI-HP-TCP-1F9 -d 192.0.2.1/32 -p tcp -m tcp --dport 8080 -m comment --comment "c1 eth0 4026532@1f.2e podnet default/web" -c 5 300 -j DNAT --to-destination 10.244.0.2:80
+-A CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8081 -m comment --comment "c1 eth0 4026532@1f.2e podnet default/web" -c 3 180 -j DNAT --to-destination 10.244.0.2:81
+-P PREROUTING ACCEPT -c 0 0
+-A PREROUTING -m addrtype --dst-type LOCAL -c 7 420 -j CNI-HP-DNAT
+`, place{natTable, "CNI-HP-TCP-1F9"}, place{natTable, preroutingChain})
+	if err != nil {
+		t.Fatal(err)
+	}
 	owner := hostport.Key{ContainerID: "c1", IfName: "eth0"}
 	want := []backend.Connections{
 		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Number: 5},
 		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostPort: 8081, Number: 3},
 	}
-	if diff := cmp.Diff(want, connections(hostport.IPv4, text), cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+	for _, there := range []ruleset{saved, listed} {
+		got := connections(hostport.IPv4, there.of(natTable))
+		if diff := cmp.Diff(want, got, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
 	}
 }

@@ -19,31 +19,33 @@ type Fields struct {
 	Target      string
 	To          netip.AddrPort // of DNAT
 	Mark        string         // of MARK, "0x2000/0x2000"
+	Packets     uint64         // that the rule has seen, if it was listed with counters
 	// Other are the words that are none of these: matches of others.
 	Other []string
 }
 
 // ParseFields takes a rule of iptables-save apart, without "-A CHAIN". Whatever it
-// does not know, negations included, it leaves in Other.
-func ParseFields(spec string) (Fields, error) {
-	words, err := Split(spec)
-	if err != nil {
-		return Fields{}, err
-	}
-	var x Fields
-	for i := 0; i < len(words); i++ {
-		if words[i] == "!" && i+2 < len(words) {
-			x.Other = append(x.Other, words[i:i+3]...)
-			i += 2
-			continue
+// does not know, negations included, it leaves in Other. Of a rule whose quotes are
+// not closed it returns nothing.
+func ParseFields(spec string) (x Fields) {
+	words, _ := Split(spec)
+	for len(words) > 0 {
+		n := 1
+		switch {
+		case words[0] == "!" && len(words) > 2:
+			n = 3
+			x.Other = append(x.Other, words[:n]...)
+		case words[0] == "-c" && len(words) > 2:
+			n = 3
+			x.Packets, _ = strconv.ParseUint(words[1], 10, 64)
+		case len(words) > 1 && x.take(words[0], words[1]):
+			n = 2
+		default:
+			x.Other = append(x.Other, words[0])
 		}
-		if i+1 < len(words) && x.take(words[i], words[i+1]) {
-			i++
-			continue
-		}
-		x.Other = append(x.Other, words[i])
+		words = words[n:]
 	}
-	return x, nil
+	return x
 }
 
 // take reads one option and its value, if it is of ours.
@@ -71,7 +73,7 @@ func (x *Fields) take(option, value string) bool {
 		x.Port = uint16(n)
 	case "--comment":
 		x.Comment = value
-	case "-j":
+	case "-j", "-g":
 		x.Target = value
 	case "--to-destination":
 		x.To, err = netip.ParseAddrPort(value)

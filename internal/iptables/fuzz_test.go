@@ -60,8 +60,8 @@ func FuzzList(f *testing.F) {
 	f.Add("Zeroing chain `PREROUTING'\n")
 	asked := []place{{rawTable, preroutingChain}, {natTable, dnatChain}, {natTable, preroutingChain}}
 	f.Fuzz(func(t *testing.T, text string) {
-		there, err := parseList(text, asked)
-		if err != nil {
+		there := ruleset{}
+		if there.parse(text, asked...) != nil {
 			return
 		}
 		for _, p := range asked {

@@ -149,8 +149,8 @@ func (m model) sorted() model {
 }
 
 func key(spec string) string {
-	x, err := ParseFields(spec)
-	if err != nil || x.Port == 0 {
+	x := ParseFields(spec)
+	if x.Port == 0 {
 		if ours(x.Target) {
 			return spec
 		}

@@ -31,8 +31,7 @@ func readOwners(found backend.Recovered, f hostport.Family, t *table) {
 			continue
 		}
 		for _, spec := range t.rules[chain] {
-			x, err := ParseFields(spec)
-			if err == nil && (strings.HasPrefix(x.Target, conditionPrefix) || strings.HasPrefix(chain, conditionPrefix)) {
+			if x := ParseFields(spec); strings.HasPrefix(x.Target, conditionPrefix) || strings.HasPrefix(chain, conditionPrefix) {
 				conditions[x.Target] = append(conditions[x.Target], x.Conditions())
 			}
 		}
@@ -48,9 +47,9 @@ func readOwners(found backend.Recovered, f hostport.Family, t *table) {
 func readChain(found backend.Recovered, f hostport.Family, specs, conditions []string) {
 	var marks []Fields // of the mapping that follows
 	for _, spec := range specs {
-		x, err := ParseFields(spec)
+		x := ParseFields(spec)
 		switch {
-		case err != nil || x.Port == 0 || x.Protocol == "":
+		case x.Port == 0 || x.Protocol == "":
 			marks = nil
 		case x.Target == "DNAT":
 			if a := readMapping(found, f, x); a != nil {

@@ -3,8 +3,8 @@ package iptables
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -14,65 +14,99 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// read reads the tables of a family that may hold rules of ours: all chains, and
-// the rules of those that matter. Of others' chains, these are the built-in ones
-// and those with rules that name a chain of ours.
+// read reads the tables of a family that may hold rules of ours, with counters or
+// without: all chains, and the rules of those that matter. Of others' chains, these
+// are the built-in ones and those with rules that name a chain of ours.
 //
 // The nf_tables variant is asked for these chains alone, which nf_tables itself
 // tells: its iptables-save (1.8.9) takes a second for the rules of 5,000
 // Services. Where that does not work, iptables-save tells why.
-func (b *Backend) read(ctx context.Context, v variant) (ruleset, error) {
+func (b *Backend) read(ctx context.Context, v variant, counted bool) (ruleset, error) {
 	if v.nft {
-		if r, err := b.list(ctx, v); err == nil || killed(err) {
+		if r, err := b.list(ctx, v, counted); err == nil || killed(err) {
 			return r, err
 		}
 	}
-	return b.save(ctx, v)
+	return b.save(ctx, v, counted)
 }
 
 // list reads as read does, without iptables-save.
-func (b *Backend) list(ctx context.Context, v variant) (ruleset, error) {
-	r, asked, out, err := b.ask(ctx, v, "-S")
-	if err != nil {
-		return nil, err
+func (b *Backend) list(ctx context.Context, v variant, counted bool) (ruleset, error) {
+	r, asked, err := chains(ctx, v.family)
+	if err != nil || len(asked) == 0 {
+		return r, err
 	}
-	listed, err := parseList(out, asked)
-	for _, p := range asked {
-		r[p.table].rules[p.name] = listed.of(p.table).rules[p.name]
+	command := "-S"
+	if counted {
+		command = "-v -S"
 	}
-	return r, err
+	return r, b.ask(ctx, v.restore(), command, r, asked)
 }
 
-// counted returns the rules with counters, as iptables-save -c prints them: those
-// that list reads, or all of table nat.
-func (b *Backend) counted(ctx context.Context, v variant) (string, error) {
-	if v.nft {
-		_, _, out, err := b.ask(ctx, v, "-v -S")
-		if err == nil || killed(err) {
-			return countersFirst(out), err
+// save reads as read does, with iptables-save. It asks for each table alone,
+// because rules of other programs in another table can make the tool fail, and not
+// for one that the legacy variant would have to load.
+func (b *Backend) save(ctx context.Context, v variant, counted bool) (ruleset, error) {
+	r := ruleset{}
+	for _, name := range tablesOf(v.family) {
+		if !v.nft && !hasLegacy(v.family, name) {
+			continue
+		}
+		args := []string{"-t", name}
+		if counted {
+			args = append(args, "-c")
+		}
+		out, err := b.Run(ctx, v.save(), "", args...)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.parse(out); err != nil {
+			return nil, fmt.Errorf("read output of %s: %w", v.save(), err)
 		}
 	}
-	return b.Run(ctx, v.save(), "", "-c", "-t", natTable)
+	return r, nil
 }
 
-// countersFirst puts counters where iptables-save -c has them.
-func countersFirst(list string) string {
-	inside := regexp.MustCompile(`(?m)^(-A .*) -c (\d+) (\d+)( -j .*)?$`)
-	return inside.ReplaceAllString(list, "[$2:$3] $1$4")
-}
-
-// ask has the tool list the chains that matter, with a command for each, and
-// returns what it printed. r has all chains, without rules.
-func (b *Backend) ask(ctx context.Context, v variant, command string) (r ruleset, asked []place, out string, err error) {
-	r, asked, err = chains(ctx, v.family)
-	switch {
-	case err != nil || len(asked) == 0:
-	case len(asked) > maxPlaces:
-		err = fmt.Errorf("list chains one by one: %d are too many", len(asked))
-	default:
-		out, err = b.Run(ctx, v.restore(), listText(asked, command), append(shortWait(), "--noflush")...)
+// tablesOf returns the tables that can hold rules of ours.
+func tablesOf(f hostport.Family) []string {
+	if f == hostport.IPv4 {
+		return []string{rawTable, natTable}
 	}
-	return r, asked, out, err
+	return []string{natTable}
+}
+
+// maxPlaces is up to how many chains are listed one by one.
+const maxPlaces = 512
+
+// ask has a restore tool list chains, which are sorted by table, with a command for
+// each, and adds what it printed to r. Nothing in the kernel is changed by that.
+// absent, if any, is a chain in the last of the tables that should not be there: it
+// is asked for last, and that the tool fails there is as it should be.
+func (b *Backend) ask(ctx context.Context, tool, command string, r ruleset, asked []place, absent ...string) error {
+	if len(asked) > maxPlaces {
+		return fmt.Errorf("list chains one by one: %d are too many", len(asked))
+	}
+	var text strings.Builder
+	table := ""
+	for _, p := range asked {
+		if p.table != table {
+			if table != "" {
+				text.WriteString("COMMIT\n")
+			}
+			table = p.table
+			fmt.Fprintf(&text, "*%s\n", table)
+		}
+		fmt.Fprintf(&text, "%s %s\n", command, p.name)
+	}
+	for _, name := range absent {
+		fmt.Fprintf(&text, "%s %s\n", command, name)
+	}
+	text.WriteString("COMMIT\n")
+	out, err := b.Run(ctx, tool, text.String(), "--wait", "1", "--noflush")
+	if killed(err) || err != nil && len(absent) == 0 {
+		return err
+	}
+	return r.parse(out, asked...)
 }
 
 // chains asks nf_tables for the chains of the tables that may hold rules of ours,
@@ -85,45 +119,30 @@ func chains(ctx context.Context, f hostport.Family) (r ruleset, matter []place, 
 	defer func() { _ = conn.Close() }()
 	list := func(kind, key uint16, name string, each func(nfnetlink.Attributes)) error {
 		only := []netlink.Attribute{nfnetlink.Name(key, name)}
-		err := nfnetlink.List(ctx, conn, kind, nfnetlink.Family(f), only, func(_ byte, as nfnetlink.Attributes) {
+		return nfnetlink.List(ctx, conn, kind, nfnetlink.Family(f), only, func(_ byte, as nfnetlink.Attributes) {
 			if as.Text(key) == name { // which not every listing heeds
 				each(as)
 			}
 		})
-		if err != nil {
-			return fmt.Errorf("ask nf_tables for table %s: %w", name, err)
-		}
-		return nil
 	}
 	r = ruleset{}
 	for _, name := range tablesOf(f) {
-		t := &table{rules: make(map[string][]string)}
-		naming := make(map[string]bool)
-		err := list(unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, name, func(as nfnetlink.Attributes) {
-			if bytes.Contains(as, []byte(prefix)) {
-				naming[as.Text(unix.NFTA_RULE_CHAIN)] = true
-			}
-		})
+		leads := make(map[string]bool) // a rule in it names a chain of ours
+		err := errors.Join(
+			list(unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, name, func(as nfnetlink.Attributes) {
+				if bytes.Contains(as, []byte(prefix)) {
+					leads[as.Text(unix.NFTA_RULE_CHAIN)] = true
+				}
+			}),
+			list(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, name, func(as nfnetlink.Attributes) {
+				chain := as.Text(unix.NFTA_CHAIN_NAME)
+				r.add(name).declare(chain)
+				if plain(chain) && (ours(chain) || leads[chain] || as.Get(unix.NFTA_CHAIN_HOOK) != nil) {
+					matter = append(matter, place{name, chain})
+				}
+			}))
 		if err != nil {
-			return nil, nil, err
-		}
-		err = list(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, name, func(as nfnetlink.Attributes) {
-			chain := as.Text(unix.NFTA_CHAIN_NAME)
-			t.declare(chain)
-			if ours(chain) || naming[chain] || as.Get(unix.NFTA_CHAIN_HOOK) != nil {
-				matter = append(matter, place{name, chain})
-			}
-		})
-		if err != nil {
-			return nil, nil, err
-		}
-		for _, p := range matter {
-			if !plain(p.name) || strings.HasPrefix(p.name, "-") {
-				return nil, nil, fmt.Errorf("list chain %.80q of table %s: its name is none of iptables", p.name, p.table)
-			}
-		}
-		if len(t.chains) > 0 {
-			r[name] = t
+			return nil, nil, fmt.Errorf("ask nf_tables for table %s: %w", name, err)
 		}
 	}
 	return r, matter, nil

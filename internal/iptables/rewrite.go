@@ -57,14 +57,14 @@ func (b *Backend) rewrite(ctx context.Context, v variant, all []*hostport.Attach
 	if err := b.rewriteAll(ctx, v, all, fp, false); err != nil {
 		return err
 	}
-	there, err := b.read(ctx, v)
+	there, err := b.read(ctx, v, false)
 	if err != nil {
 		return err
 	}
 	for _, a := range conditional {
 		s := newScripts()
 		s.nat.fill(wantRules(v.family, a), a, there)
-		switch err := b.restore(ctx, v.restore(), s.String()); {
+		switch err := b.restore(ctx, v.restore(), s.String(), b.wait); {
 		case err == nil:
 		case !refused(err):
 			return err
@@ -94,7 +94,7 @@ func (b *Backend) rewriteAll(ctx context.Context, v variant, all []*hostport.Att
 	var failed string
 	var err error
 	for range rewriteTries {
-		there, readErr := b.read(ctx, v)
+		there, readErr := b.read(ctx, v, false)
 		if readErr != nil {
 			return readErr
 		}
@@ -102,10 +102,7 @@ func (b *Backend) rewriteAll(ctx context.Context, v variant, all []*hostport.Att
 		if err != nil && text == failed {
 			return err // no other program changed anything in between
 		}
-		if err = nil; text != "" {
-			err = b.restore(ctx, v.restore(), text)
-		}
-		if err == nil {
+		if err = b.restore(ctx, v.restore(), text, b.wait); err == nil {
 			b.warnExternal(v.family, there, all)
 			return nil
 		}
@@ -192,7 +189,7 @@ func rewriteText(f hostport.Family, there ruleset, all []*hostport.Attachment, f
 // and removes every other jump to a chain of ours from them.
 func placeJumps(s *script, there *table, jumps []rule) {
 	for _, chain := range there.chains {
-		if ours(chain) || !plain(chain) {
+		if ours(chain) {
 			continue
 		}
 		rules := there.rules[chain]

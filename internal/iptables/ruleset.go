@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// ruleset is what iptables-save printed of the tables that matter here, by name.
+// ruleset is what the tools listed, by table.
 type ruleset map[string]*table
 
 // table is one table: its chains in the order of their declaration.
@@ -26,14 +26,23 @@ func (r ruleset) of(name string) *table {
 	return &table{}
 }
 
+// add is the table of that name, which r has from now on.
+func (r ruleset) add(name string) *table {
+	if r[name] == nil {
+		r[name] = &table{rules: make(map[string][]string)}
+	}
+	return r[name]
+}
+
 func (t *table) has(chain string) bool {
 	_, ok := t.rules[chain]
 	return ok
 }
 
+// declare adds a chain, unless its name is none of iptables.
 func (t *table) declare(chain string) {
-	t.chains = append(t.chains, chain)
-	if _, ok := t.rules[chain]; !ok {
+	if plain(chain) && !t.has(chain) {
+		t.chains = append(t.chains, chain)
 		t.rules[chain] = nil
 	}
 }
@@ -47,36 +56,40 @@ func ParseNat(save string) (chains []string, rules map[string][]string, err erro
 	return nat.chains, nat.rules, err
 }
 
-var errNoTable = errors.New("line belongs to no table")
+var (
+	errNoTable  = errors.New("line belongs to no table")
+	errNotAsked = errors.New("not what was asked for")
+)
 
-// parse adds the tables in the output of iptables-save. Tables other than nat
-// and raw are passed over.
-func (r ruleset) parse(text string) error {
+// parse adds what iptables-save printed; or what the command -S did for each of
+// the chains that were asked for: a line that declares the chain, then its rules.
+func (r ruleset) parse(text string, asked ...place) error {
 	var current *table // nil outside of a table
-	wanted := false
+	listed := len(asked) > 0
 	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSuffix(line, "\r")
-		fail := func(err error) error { return fmt.Errorf("line %d: %w", i+1, err) }
+		fail := func(err error) error { return fmt.Errorf("line %d: %w: %.80q", i+1, err, line) }
+		verb, rest, _ := strings.Cut(line, " ")
 		switch {
 		case line == "" || line[0] == '#':
 			if name, ok := incompatible(line); ok {
-				return fail(fmt.Errorf("table %s holds rules that only nft can show: another program loaded it with nft -f", name))
+				return fmt.Errorf("table %s holds rules that only nft can show: another program loaded it with nft -f", name)
 			}
 		case line[0] == '*':
-			name := line[1:]
-			wanted = name == natTable || name == rawTable
-			current = &table{rules: make(map[string][]string)}
-			if wanted {
-				r[name] = current
-			}
+			current = r.add(line[1:])
 		case line == "COMMIT":
 			current = nil
+		case verb == "-N" || verb == "-P": // CHAIN, or CHAIN POLICY
+			name, _, _ := strings.Cut(rest, " ")
+			if len(asked) == 0 || name != asked[0].name {
+				return fail(errNotAsked)
+			}
+			current, asked = r.add(asked[0].table), asked[1:]
+			current.declare(name)
 		case current == nil:
 			return fail(errNoTable)
-		case !wanted:
 		case line[0] == ':':
-			name, _, _ := strings.Cut(line[1:], " ")
-			current.declare(name)
+			current.declare(verb[1:])
 		default:
 			chain, spec, err := parseRule(line)
 			if err != nil {
@@ -85,8 +98,8 @@ func (r ruleset) parse(text string) error {
 			current.rules[chain] = append(current.rules[chain], spec)
 		}
 	}
-	if current != nil {
-		return errors.New("output ends within a table")
+	if len(asked) > 0 || current != nil && !listed {
+		return errors.New("output ends too early")
 	}
 	return nil
 }
@@ -102,18 +115,20 @@ func incompatible(line string) (table string, ok bool) {
 	return name, ok && strings.HasPrefix(rest, " is incompatible") && (name == natTable || name == rawTable)
 }
 
-// parseRule reads "-A CHAIN SPEC", with or without counters before it.
+var errNoRule = errors.New("not a rule")
+
+// parseRule reads "-A CHAIN SPEC". Counters ahead of it, as iptables-save -c prints
+// them, become the words that -v -S has among the others: "-c PACKETS BYTES".
 func parseRule(line string) (chain, spec string, err error) {
+	counters := ""
 	if strings.HasPrefix(line, "[") {
-		_, line, _ = strings.Cut(line, "] ")
+		counters, line, _ = strings.Cut(line[1:], "] ")
+		counters = "-c " + strings.Replace(counters, ":", " ", 1) + " "
 	}
 	rest, ok := strings.CutPrefix(line, "-A ")
-	if !ok {
-		return "", "", fmt.Errorf("not a rule: %.80q", line)
-	}
 	chain, spec, _ = strings.Cut(rest, " ")
-	if chain == "" {
-		return "", "", fmt.Errorf("rule without a chain: %.80q", line)
+	if !ok || chain == "" {
+		return "", "", errNoRule
 	}
-	return chain, strings.TrimSpace(spec), nil
+	return chain, strings.TrimSpace(counters + spec), nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
-	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // Available reports backend.ErrMissing if the tools for IPv4 are not on the
@@ -45,18 +43,18 @@ func lookPath(tool string) (string, error) {
 
 // shortWait is for what needs no lock. Without --wait, and with 0, versions 1.8.8
 // and 1.8.9 of the legacy variant wait for ever.
-func shortWait() []string { return []string{"--wait", "1"} }
+const shortWait = time.Second
 
 // restore feeds text to a restore tool, which waits for the xtables lock. Each
 // table in it is applied whole or not at all. The error wraps ErrDrift if a line
-// failed that says what must be there, and ErrNoGuard without a table raw.
-func (b *Backend) restore(ctx context.Context, tool, text string) error {
+// failed that says what must be there, and ErrNoGuard without a table raw. For ""
+// it starts no process.
+func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Duration) error {
+	if text == "" {
+		return nil
+	}
 	// The nf_tables variant ignores --wait: there the kernel serialises.
-	return b.feed(ctx, tool, text, "--wait", strconv.Itoa(int(b.wait/time.Second)))
-}
-
-func (b *Backend) feed(ctx context.Context, tool, text string, args ...string) error {
-	_, err := b.Run(ctx, tool, text, append([]string{"--noflush"}, args...)...)
+	_, err := b.Run(ctx, tool, text, "--noflush", "--wait", strconv.Itoa(int(wait/time.Second)))
 	var failed *toolError
 	if !errors.As(err, &failed) {
 		return err
@@ -68,34 +66,6 @@ func (b *Backend) feed(ctx context.Context, tool, text string, args ...string) e
 		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
 	return err
-}
-
-// save reads the tables of a family that may hold rules of ours. It asks for each
-// of them alone, because rules of other programs in another table can make the
-// tool fail, and not for one that the legacy variant would have to load.
-func (b *Backend) save(ctx context.Context, v variant) (ruleset, error) {
-	r := ruleset{}
-	for _, name := range tablesOf(v.family) {
-		if !v.nft && !hasLegacy(v.family, name) {
-			continue
-		}
-		out, err := b.Run(ctx, v.save(), "", "-t", name)
-		if err != nil {
-			return nil, err
-		}
-		if err := r.parse(out); err != nil {
-			return nil, fmt.Errorf("read output of %s: %w", v.save(), err)
-		}
-	}
-	return r, nil
-}
-
-// tablesOf returns the tables that can hold rules of ours.
-func tablesOf(f hostport.Family) []string {
-	if f == hostport.IPv4 {
-		return []string{rawTable, natTable}
-	}
-	return []string{natTable}
 }
 
 // toolError is what a tool said that failed.
@@ -120,9 +90,12 @@ func (e *toolError) Unwrap() error { return e.err }
 // COMMIT, whichever was wrong, and a bad rule is no "line 3 failed" but an "Error
 // occurred at line: 3", which may be the next one.
 func (e *toolError) drift(text string) bool {
-	failedLine := regexp.MustCompile(`line (\d+)(?: failed|: [A-Z_]+ failed)`)
-	if m := failedLine.FindStringSubmatch(e.stderr); m != nil {
-		n, _ := strconv.Atoi(m[1]) // it has only digits
+	for said := range strings.Lines(e.stderr) {
+		var n int
+		_, said, _ = strings.Cut(said, "line ")
+		if _, err := fmt.Sscanf(said, "%d", &n); err != nil || !strings.Contains(said, " failed") {
+			continue
+		}
 		if lines := strings.Split(text, "\n"); 0 < n && n <= len(lines) {
 			line := lines[n-1]
 			return line != "" && line[0] != '*' && !strings.HasPrefix(line, "-A ") && !strings.HasPrefix(line, "-I ")

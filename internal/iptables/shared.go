@@ -2,7 +2,6 @@ package iptables
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -148,15 +147,4 @@ func rangeChainIn(f hostport.Family, r portRange, parent string) chain {
 func markValue(bit int) string { return fmt.Sprintf("%#x", uint32(1)<<bit) }
 
 // target is the chain or extension that a rule jumps to, or "".
-func target(spec string) string {
-	words := strings.Fields(spec)
-	if strings.Contains(spec, `"`) {
-		words, _ = Split(spec) // what looks like a jump may be quoted
-	}
-	for i := len(words) - 2; i >= 0; i-- {
-		if words[i] == "-j" || words[i] == "-g" {
-			return words[i+1]
-		}
-	}
-	return ""
-}
+func target(spec string) string { return ParseFields(spec).Target }

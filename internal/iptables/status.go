@@ -65,7 +65,7 @@ func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string
 	if f == hostport.IPv4 {
 		text += "*" + rawTable + "\nCOMMIT\n"
 	}
-	switch err := b.feed(ctx, v.restore(), text, shortWait()...); {
+	switch err := b.restore(ctx, v.restore(), text, shortWait); {
 	case errors.Is(err, backend.ErrBusy):
 		return advice, nil
 	case errors.Is(err, backend.ErrNoGuard):

@@ -34,8 +34,6 @@ func validateChain(name string) error {
 		return fmt.Errorf("%q is longer than %d characters", name, maxChain)
 	case ours(name):
 		return fmt.Errorf("%q is the name of a chain of this plugin", name)
-	case name[0] == '-' || name[0] == '!':
-		return fmt.Errorf("%q does not name a chain", name)
 	case !plain(name):
 		return fmt.Errorf("%q has characters that a chain name cannot have", name)
 	}

@@ -46,8 +46,7 @@ func parseNat(save string) (natTable, error) {
 	t := natTable{chains, make(map[string][]natRule)}
 	for chain, specs := range rules {
 		for _, spec := range specs {
-			x, _ := iptables.ParseFields(spec)
-			t.rules[chain] = append(t.rules[chain], natRule{spec, x})
+			t.rules[chain] = append(t.rules[chain], natRule{spec, iptables.ParseFields(spec)})
 		}
 	}
 	return t, err
