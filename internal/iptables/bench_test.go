@@ -41,13 +41,13 @@ func BenchmarkRewrite(b *testing.B) {
 		b.Run(fmt.Sprintf("attachments=%d", n), func(b *testing.B) {
 			atts := crowd(n)
 			m := newModel()
-			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, 1, true)); err != nil {
+			if err := m.apply(rewritten(hostport.IPv4, m.ruleset(), atts, 1)); err != nil {
 				b.Fatal(err)
 			}
 			there := m.ruleset()
 			b.ReportAllocs()
 			for b.Loop() {
-				if rewriteText(hostport.IPv4, there, atts, 1, true) == "" {
+				if rewritten(hostport.IPv4, there, atts, 1) == "" {
 					b.Fatal("nothing")
 				}
 			}
@@ -60,16 +60,13 @@ func BenchmarkCheck(b *testing.B) {
 		b.Run(fmt.Sprintf("attachments=%d", n), func(b *testing.B) {
 			atts := crowd(n)
 			m := newModel()
-			if err := m.apply(rewriteText(hostport.IPv4, m.ruleset(), atts, 1, true)); err != nil {
+			if err := m.apply(rewritten(hostport.IPv4, m.ruleset(), atts, 1)); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				c := newComparison(hostport.IPv4, m.ruleset())
-				c.compare(atts, 1)
-				c.strays()
-				if len(c.found) > 0 {
-					b.Fatal(c.found[0].Text)
+				if found := audited(hostport.IPv4, m.ruleset(), atts, 1); len(found) > 0 {
+					b.Fatal(found[0].Text)
 				}
 			}
 		})

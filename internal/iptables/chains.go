@@ -83,45 +83,6 @@ func plain(chain string) bool {
 	return chain != "" && chain[0] != '-' && !strings.ContainsFunc(chain, func(r rune) bool { return !plainRune(r) })
 }
 
-// markChain is the chain that masquerades packets marked with that bit.
-func markChain(bit int) string { return fmt.Sprintf("%s-%d", masqChain, bit) }
-
-// portRange is the ports of one protocol that share a chain: those whose number
-// without its lowest bits is the same.
-type portRange struct {
-	protocol hostport.Protocol
-	prefix   uint16
-	bits     int
-}
-
-func rangeOf(p hostport.Protocol, port uint16, bits int) portRange {
-	return portRange{protocol: p, prefix: port >> bits, bits: bits}
-}
-
-// rangeChain is the chain that holds the rules of a host port.
-func rangeChain(p hostport.Protocol, port uint16) string {
-	return rangeOf(p, port, rangeBits[len(rangeBits)-1]).chain()
-}
-
-// digits are the hexadecimal digits that the ports of the range begin with.
-func (r portRange) digits() string { return fmt.Sprintf("%0*X", (16-r.bits)/4, r.prefix) }
-
-func (r portRange) chain() string {
-	return prefix + strings.ToUpper(string(r.protocol)) + "-" + r.digits()
-}
-
-// ports returns the first and the last port of the range.
-func (r portRange) ports() (first, last uint16) {
-	first = r.prefix << r.bits
-	return first, first | (1<<r.bits - 1)
-}
-
-// match is the rule part that selects the range's packets.
-func (r portRange) match() string {
-	first, last := r.ports()
-	return fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d", r.protocol, first, last)
-}
-
 // attachmentChain is the chain of one attachment whose name begins like that.
 func attachmentChain(prefix string, k hostport.Key) string {
 	h := fnv.New64a()

@@ -18,13 +18,13 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 		if !uses(f, some) {
 			return nil
 		}
-		there, err := b.look(ctx, f, some, fp.Of(f))
+		want := wantRules(f, some, fp.Of(f))
+		there, err := b.look(ctx, f, want)
 		if err != nil {
 			return err
 		}
-		c := newComparison(f, there)
-		c.compare(some, fp.Of(f))
-		b.confirm(ctx, c)
+		c := b.comparison(ctx, f, there)
+		c.compare(want)
 		found = append(found, c.found...)
 		return nil
 	})
@@ -35,9 +35,9 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 // cannot be listed, because it is not there or holds rules that the tool does not
 // understand, read tells more; and it takes no lock, should another program hold
 // that.
-func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.Attachment, fp uint64) (ruleset, error) {
+func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (ruleset, error) {
 	r := ruleset{}
-	err := b.ask(ctx, command(f)+"-restore", "-S", r, places(f, some, fp), followedChain(fp))
+	err := b.ask(ctx, command(f)+"-restore", "-S", r, want.places(), followedChain(want.fp))
 	if err == nil || killed(err) {
 		return r, err
 	}
@@ -48,19 +48,19 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, some []*hostport.
 	return b.read(ctx, v, false)
 }
 
-// places returns the chains that Check compares for some attachments, table nat
-// last.
-func places(f hostport.Family, some []*hostport.Attachment, fp uint64) []place {
-	c := newComparison(f, ruleset{})
-	c.compare(some, fp)
-	out := make([]place, 0, len(c.wanted))
-	for p := range c.wanted {
-		out = append(out, p)
+// places returns the chains that hold the rules, table nat last.
+func (w *wanted) places() []place {
+	var out []place
+	for _, ch := range w.chains {
+		out = append(out, ch.place)
+		for _, j := range ch.jumps {
+			out = append(out, place{ch.table, j.chain})
+		}
 	}
 	slices.SortFunc(out, func(x, y place) int {
 		return cmp.Or(cmp.Compare(y.table, x.table), cmp.Compare(x.name, y.name))
 	})
-	return out
+	return slices.Compact(out)
 }
 
 // Audit compares all rules of ours in the kernel, of either variant, with those
@@ -68,18 +68,26 @@ func places(f hostport.Family, some []*hostport.Attachment, fp uint64) []place {
 func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
 	err = eachFamily(func(f hostport.Family) error {
 		return b.saved(ctx, f, uses(f, all), func(v variant, there ruleset) {
-			c := newComparison(f, there)
+			c, want := b.comparison(ctx, f, there), new(wanted)
 			if v.inUse() {
-				c.compare(all, fp.Of(f))
-				b.confirm(ctx, c)
+				want = wantRules(f, all, fp.Of(f))
+				c.compare(want)
 			} else {
 				c.scope += v.name + ": "
 			}
-			c.strays()
+			c.strays(want)
 			found = append(found, c.found...)
 		})
 	})
 	return found, err
+}
+
+func (b *Backend) comparison(ctx context.Context, f hostport.Family, there ruleset) *comparison {
+	return newComparison(f, there, func(chain, spec string) error {
+		var s script
+		s.line(checking, "-C", chain, spec)
+		return b.restore(ctx, command(f)+"-restore", s.text(natTable), b.wait)
+	})
 }
 
 // eachFamily joins the errors of what it does for each family.
@@ -110,14 +118,4 @@ func (b *Backend) saved(ctx context.Context, f hostport.Family, needed bool, fn 
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// confirm asks the tool whether rules that are listed in other words are there.
-func (b *Backend) confirm(ctx context.Context, c *comparison) {
-	for _, d := range c.unconfirmed {
-		text := "*" + natTable + "\n-C " + d.rule.String() + "\nCOMMIT\n"
-		if err := b.restore(ctx, command(c.family)+"-restore", text, b.wait); err != nil {
-			c.differ(d.owner, "its conditions are not those in chain %s: want %q: %v", d.chain, d.spec, err)
-		}
-	}
 }

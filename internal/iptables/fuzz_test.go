@@ -28,8 +28,8 @@ func FuzzSave(f *testing.F) {
 			return
 		}
 		for _, family := range hostport.Families() {
-			wellFormed(t, rewriteText(family, there, nil, 0, true))
-			wellFormed(t, rewriteText(family, there, []*hostport.Attachment{everything()}, 1, true))
+			wellFormed(t, rewritten(family, there, nil, 0))
+			wellFormed(t, rewritten(family, there, []*hostport.Attachment{everything()}, 1))
 			found := make(backend.Recovered)
 			readOwners(found, family, there.of(natTable))
 			owners := found.All(backend.Iptables)
@@ -44,10 +44,8 @@ func FuzzSave(f *testing.F) {
 					t.Errorf("recovered an attachment without a key: %+v", a)
 				}
 			}
-			wellFormed(t, rewriteText(family, ruleset{}, owners, 1, false))
-			c := newComparison(family, there)
-			c.compare([]*hostport.Attachment{everything()}, 1)
-			c.strays()
+			wellFormed(t, rewritten(family, ruleset{}, owners, 1))
+			audited(family, there, []*hostport.Attachment{everything()}, 1)
 		}
 	})
 }
@@ -191,7 +189,7 @@ func FuzzAttachment(f *testing.F) {
 				text, _ := scriptsFor(t, family, c)
 				wellFormed(t, text)
 			}
-			wellFormed(t, rewriteText(family, ruleset{}, one, 1, true))
+			wellFormed(t, rewritten(family, ruleset{}, one, 1))
 		}
 	})
 }

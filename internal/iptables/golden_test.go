@@ -36,7 +36,7 @@ func TestGolden(t *testing.T) {
 				s, _ := scriptsFor(t, f, c.change)
 				fmt.Fprintf(&b, "# %s: %s\n%s\n", f, c.title, s)
 			}
-			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewriteText(f, parseSave(t, lost), one, 1, true))
+			fmt.Fprintf(&b, "# %s: it is rewritten where much was lost\n%s\n", f, rewritten(f, parseSave(t, lost), one, 1))
 		}
 		golden.Equal(t, strings.ReplaceAll(name, " ", "-")+".rules", b.String())
 	}

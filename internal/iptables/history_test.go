@@ -70,11 +70,8 @@ func TestHistory(t *testing.T) {
 			}
 			n.atts, n.seen = append(n.without(remove), add...), seen
 			longest = max(longest, len(historiesBefore(backend.Change{Before: c.After, Seen: seen}).V4))
-			found := newComparison(hostport.IPv4, now.ruleset())
-			found.compare(n.atts, fingerprint(n.atts).V4)
-			found.strays()
-			if len(found.found) > 0 {
-				t.Fatalf("seed %d, step %d: %v", seed, step, found.found)
+			if found := audited(hostport.IPv4, now.ruleset(), n.atts, fingerprint(n.atts).V4); len(found) > 0 {
+				t.Fatalf("seed %d, step %d: %v", seed, step, found)
 			}
 		}
 	}

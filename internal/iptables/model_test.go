@@ -277,7 +277,7 @@ func applyToModel(t *testing.T, f hostport.Family, m model, c backend.Change, at
 		}
 	}
 	fresh := newModel()
-	if text := rewriteText(f, fresh.ruleset(), atts, c.After.Of(f), true); text != "" {
+	if text := rewritten(f, fresh.ruleset(), atts, c.After.Of(f)); text != "" {
 		if err := fresh.apply(text); err != nil {
 			t.Fatalf("%s: %v in\n%s", f, err, text)
 		}
@@ -287,7 +287,7 @@ func applyToModel(t *testing.T, f hostport.Family, m model, c backend.Change, at
 	}
 	// What a rewrite makes of what is there is the same, and its own inverse
 	// leads back.
-	if text := rewriteText(f, m.ruleset(), atts, c.After.Of(f), true); text != "" {
+	if text := rewritten(f, m.ruleset(), atts, c.After.Of(f)); text != "" {
 		again := m.clone()
 		if err := again.apply(text); err != nil {
 			t.Fatalf("%s: %v in\n%s", f, err, text)

@@ -5,76 +5,57 @@ import (
 	"strings"
 )
 
-// script is what one iptables-restore --noflush does to one table. Its parts
-// are written in an order in which none depends on a later one.
-type script struct {
-	table string
-	// guard are lines that fail unless the kernel is at the change's Before.
-	guard []string
-	// create are chains that must not exist.
-	create []string
-	// check are rules that must exist, or nothing is applied.
-	check []rule
-	// remove are rules that must exist and go.
-	remove []rule
-	// flush are chains that lose all their rules.
-	flush []string
-	// drop are chains that go with all that is in them.
-	drop []string
-	// add are rules that come, in this order.
-	add []rule
-	// head are rules that come before all others in their chains, in this order.
-	head []rule
+// The parts of a script, in an order in which none depends on a later one.
+const (
+	guarding = iota // lines that fail unless the kernel is at the change's Before
+	creating        // chains that must not exist
+	checking        // rules that must exist, or nothing is applied
+	removing        // rules that must exist and go
+	flushing        // all chains are emptied before any goes: one may still lead to another
+	dropping        // chains that are empty by then
+	adding          // rules
+	parts
+)
+
+// script is the lines of one iptables-restore --noflush for one table, by part.
+type script [parts][]string
+
+func (s *script) line(part int, words ...string) {
+	s[part] = append(s[part], strings.Join(words, " "))
 }
 
-// put adds rules at the end of a chain.
-func (s *script) put(chain string, specs ...string) {
+// rules adds a line for each rule.
+func (s *script) rules(part int, verb, chain string, specs ...string) {
 	for _, spec := range specs {
-		s.add = append(s.add, rule{chain: chain, spec: spec})
+		s.line(part, verb, chain, spec)
 	}
 }
 
-func (s *script) write(b *strings.Builder) {
-	var lines []string
-	line := func(verb, rest string) { lines = append(lines, verb+" "+rest) }
-	lines = append(lines, s.guard...)
-	for _, c := range s.create {
-		line("-N", c)
+// jump adds a jump.
+func (s *script) jump(j jump) {
+	if j.first {
+		s.line(adding, "-I", j.chain, j.spec)
+	} else {
+		s.line(adding, "-A", j.chain, j.spec)
 	}
-	for _, r := range s.check {
-		line("-C", r.String())
+}
+
+// drop deletes a chain with all that is in it.
+func (s *script) drop(chain string) {
+	s.line(flushing, "-F", chain)
+	s.line(dropping, "-X", chain)
+}
+
+func (s *script) text(table string) string {
+	lines := slices.Concat(s[:]...)
+	if len(lines) == 0 {
+		return ""
 	}
-	for _, r := range s.remove {
-		line("-D", r.String())
-	}
-	// All are emptied before any goes: one may still lead to another.
-	for _, c := range slices.Concat(s.flush, s.drop) {
-		line("-F", c)
-	}
-	for _, c := range s.drop {
-		line("-X", c)
-	}
-	for _, r := range s.add {
-		verb := "-A"
-		if r.first {
-			verb = "-I"
-		}
-		line(verb, r.String())
-	}
-	for _, r := range slices.Backward(s.head) {
-		line("-I", r.String())
-	}
-	if len(lines) > 0 {
-		b.WriteString("*" + s.table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n")
-	}
+	return "*" + table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
 }
 
 // scripts are the two tables of one family.
 type scripts struct{ raw, nat script }
-
-func newScripts() *scripts {
-	return &scripts{raw: script{table: rawTable}, nat: script{table: natTable}}
-}
 
 func (s *scripts) of(table string) *script {
 	if table == rawTable {
@@ -88,13 +69,8 @@ func (s *scripts) of(table string) *script {
 // first mapping that needs it comes, and until the last is gone, so that a
 // process that dies between the two leaves the node closed.
 func (s *scripts) String() string {
-	var b strings.Builder
-	if len(s.raw.drop) > 0 {
-		s.nat.write(&b)
-		s.raw.write(&b)
-	} else {
-		s.raw.write(&b)
-		s.nat.write(&b)
+	if len(s.raw[dropping]) > 0 {
+		return s.nat.text(natTable) + s.raw.text(rawTable)
 	}
-	return b.String()
+	return s.raw.text(rawTable) + s.nat.text(natTable)
 }

@@ -2,64 +2,85 @@ package iptables
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
-
-// chain is a chain of ours that an attachment needs.
-type chain struct {
-	place
-	// own says that it has rules of this attachment only.
-	own bool
-	// jumps lead to a shared chain; the chains that they are in are made earlier.
-	jumps []rule
-	// body is what the chain starts with.
-	body []string
-	// usedBy asks whether an attachment that a change leaves alone needs a shared
-	// chain; nil for one that every attachment of the family needs.
-	usedBy func(backend.Others) (bool, error)
-}
-
-// rule is a rule in a chain, as iptables-save prints it after "-A".
-type rule struct {
-	chain string
-	spec  string
-	// first puts the rule at the head of its chain instead of the end.
-	first bool
-}
 
 // toInterface matches packets to an address of the interface that they come by,
 // where that is in a VRF: such an address is in the VRF's table of routes alone,
 // and toNode asks the main ones.
 const toInterface = "-m addrtype ! --dst-type LOCAL -m addrtype --dst-type LOCAL --limit-iface-in"
 
-func (r rule) String() string { return r.chain + " " + r.spec }
-
-// sharedChains returns the shared chains that attachment a needs for what it maps
-// in family f, parents first.
-func sharedChains(f hostport.Family, a *hostport.Attachment, forwards []hostport.Forward) []chain {
-	var out []chain
+// share adds the shared chains that attachment a needs in family f, but for those
+// of port ranges.
+func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 	if needsGuard(f, a) {
-		out = append(out, loopbackGuard(f))
+		// route_localnet accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
+		w.need(chain{
+			place:  place{rawTable, guardChain},
+			jumps:  []jump{{chain: preroutingChain, spec: "! -i lo -j " + guardChain, first: true}},
+			body:   []string{"-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"},
+			usedBy: anyOther(func(o *hostport.Attachment) bool { return needsGuard(f, o) }),
+		})
 	}
-	out = append(out, baseChains()...)
+	everyone := func(backend.Others) (bool, error) { return true, nil }
+	w.need(chain{
+		place: place{natTable, dnatChain}, open: true, usedBy: everyone,
+		jumps: []jump{
+			{chain: preroutingChain, spec: toNode + " -j " + dnatChain},
+			{chain: outputChain, spec: toNode + " -j " + dnatChain},
+		},
+	})
+	// A chain of its own: the guard tells rules of one chain apart by their target.
+	w.need(chain{
+		place: place{natTable, vrfChain}, usedBy: everyone,
+		jumps: []jump{{chain: preroutingChain, spec: toInterface + " -j " + vrfChain}},
+		body:  []string{"-j " + dnatChain},
+	})
+	w.need(chain{
+		place: place{natTable, masqChain}, open: true, usedBy: everyone,
+		// A main plugin's masquerading may accept what stays in its subnet.
+		jumps: []jump{{chain: postroutingChain, spec: "-j " + masqChain, first: true}},
+	})
 	if marks(f, a) {
-		out = append(out, markedChain(f, a.Options.MarkMasqBit))
+		bit := a.Options.MarkMasqBit
+		mark, name := markValue(bit), fmt.Sprintf("%s-%d", masqChain, bit)
+		w.need(chain{
+			place: place{natTable, name},
+			jumps: []jump{{chain: masqChain, spec: fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, name)}},
+			// The mark would otherwise stay on the packet through a tunnel, and the
+			// outer packet be masqueraded as well.
+			body:   []string{"-j MARK --set-xmark 0x0/" + mark, "-j MASQUERADE"},
+			usedBy: anyOther(func(o *hostport.Attachment) bool { return o.Options.MarkMasqBit == bit && marks(f, o) }),
+		})
 	}
-	seen := make(map[portRange]bool)
-	for _, fw := range forwards {
-		parent := dnatChain
-		for _, bits := range rangeBits {
-			r := rangeOf(fw.Protocol, fw.HostPort, bits)
-			if !seen[r] {
-				seen[r] = true
-				out = append(out, rangeChainIn(f, r, parent))
-			}
-			parent = r.chain()
+}
+
+// spread adds the chains that lead to the rules of a host port, and returns the
+// name of the last: all that have the digits of one in its name share a chain.
+func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) string {
+	parent := dnatChain
+	for _, bits := range rangeBits {
+		digits := fmt.Sprintf("%0*X", (16-bits)/4, port>>bits)
+		name := prefix + strings.ToUpper(string(p)) + "-" + digits
+		first := port >> bits << bits
+		last := first | (1<<bits - 1)
+		if _, known := w.at[place{natTable, name}]; !known {
+			w.need(chain{
+				place: place{natTable, name}, open: true,
+				jumps:  []jump{{chain: parent, spec: fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d -j %[4]s", p, first, last, name)}},
+				usedBy: func(o backend.Others) (bool, error) { return o.InUse(f, p, first, last) },
+			})
 		}
+		parent = name
 	}
-	return out
+	return parent
+}
+
+func anyOther(match func(*hostport.Attachment) bool) func(backend.Others) (bool, error) {
+	return func(o backend.Others) (bool, error) { return o.Any(match) }
 }
 
 // needsGuard reports whether route_localnet is set for the attachment.
@@ -69,78 +90,7 @@ func needsGuard(f hostport.Family, a *hostport.Attachment) bool {
 
 // marks reports whether the attachment's clients are marked by rules of ours.
 func marks(f hostport.Family, a *hostport.Attachment) bool {
-	return a.Options.ExternalSetMarkChain == "" && len(a.Clients(f)) > 0
-}
-
-// baseChains come with the first attachment of a family and go with the last.
-func baseChains() []chain {
-	return []chain{
-		{
-			place: place{natTable, dnatChain},
-			jumps: []rule{
-				{chain: preroutingChain, spec: toNode + " -j " + dnatChain},
-				{chain: outputChain, spec: toNode + " -j " + dnatChain},
-			},
-		},
-		{
-			// A chain of its own: the guard tells rules of one chain apart by
-			// their target.
-			place: place{natTable, vrfChain},
-			jumps: []rule{{chain: preroutingChain, spec: toInterface + " -j " + vrfChain}},
-			body:  []string{"-j " + dnatChain},
-		},
-		{
-			place: place{natTable, masqChain},
-			// A main plugin's masquerading may accept what stays in its subnet.
-			jumps: []rule{{chain: postroutingChain, spec: "-j " + masqChain, first: true}},
-		},
-	}
-}
-
-func markedChain(f hostport.Family, bit int) chain {
-	mark := markValue(bit)
-	name := markChain(bit)
-	return chain{
-		place: place{natTable, name},
-		jumps: []rule{{chain: masqChain, spec: fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, name)}},
-		body: []string{
-			// The mark would otherwise stay on the packet through a tunnel, and
-			// the outer packet be masqueraded as well.
-			fmt.Sprintf("-j MARK --set-xmark 0x0/%s", mark),
-			"-j MASQUERADE",
-		},
-		usedBy: func(o backend.Others) (bool, error) {
-			return o.Any(func(a *hostport.Attachment) bool {
-				return a.Options.MarkMasqBit == bit && marks(f, a) && len(a.Forwards(f)) > 0
-			})
-		},
-	}
-}
-
-func loopbackGuard(f hostport.Family) chain {
-	// route_localnet accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
-	return chain{
-		place: place{rawTable, guardChain},
-		jumps: []rule{{chain: preroutingChain, spec: "! -i lo -j " + guardChain, first: true}},
-		body: []string{
-			"-d 127.0.0.0/8 -j DROP",
-			"-s 127.0.0.0/8 -j DROP",
-		},
-		usedBy: func(o backend.Others) (bool, error) {
-			return o.Any(func(a *hostport.Attachment) bool { return needsGuard(f, a) })
-		},
-	}
-}
-
-func rangeChainIn(f hostport.Family, r portRange, parent string) chain {
-	return chain{
-		place: place{natTable, r.chain()},
-		jumps: []rule{{chain: parent, spec: r.match() + " -j " + r.chain()}},
-		usedBy: func(o backend.Others) (bool, error) {
-			first, last := r.ports()
-			return o.InUse(f, r.protocol, first, last)
-		},
-	}
+	return a.Options.ExternalSetMarkChain == "" && len(a.Clients(f)) > 0 && len(a.Forwards(f)) > 0
 }
 
 // markValue is the mark with only that bit set, as iptables-save prints it.

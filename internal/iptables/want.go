@@ -3,8 +3,10 @@ package iptables
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -12,27 +14,91 @@ import (
 // (XT_MAX_COMMENT_LEN, less the terminator).
 const maxComment = 255
 
-// wanted are the rules that one attachment has in one family.
+// wanted are the rules that attachments have in one family.
 type wanted struct {
-	// chains are those that it needs: the shared ones, parents first, then its own.
+	// fp is the fingerprint that they are marked with; 0 for none.
+	fp uint64
+	// chains are those that the attachments need, each once: the shared ones that
+	// lead to a chain before it, and those of an attachment's own after them.
 	chains []chain
-	// ports are its rules in the range chains, in order, those of one host port
-	// together: they depend on their order and are replaced together.
-	ports [][]rule
+	at     map[place]int // of each in chains
+	ports  []portRules
 }
 
-// wantRules returns the rules of attachment a in family f: none if it maps
-// nothing there.
-func wantRules(f hostport.Family, a *hostport.Attachment) wanted {
-	forwards := a.Forwards(f)
-	if len(forwards) == 0 {
-		return wanted{}
+// chain is a chain of ours that attachments need.
+type chain struct {
+	place
+	// owner has the chain for itself; nil for a shared one.
+	owner *hostport.Attachment
+	// jumps lead to a shared chain; the chains that they are in are made earlier.
+	jumps []jump
+	// body is what the chain starts with.
+	body []string
+	// open says that others put their jumps and the rules of ports into it.
+	open bool
+	// usedBy asks whether an attachment that a change leaves alone needs a shared
+	// chain.
+	usedBy func(backend.Others) (bool, error)
+}
+
+// jump is a rule that leads to a shared chain.
+type jump struct {
+	chain string // that it is in
+	spec  string // as iptables-save prints it after "-A CHAIN"
+	// first puts the rule at the head of its chain instead of the end.
+	first bool
+}
+
+// portRules are the rules that an attachment has in a range chain for one host
+// port. They depend on their order and are replaced together.
+type portRules struct {
+	owner *hostport.Attachment
+	chain string
+	specs []string
+}
+
+func (g portRules) equal(o portRules) bool {
+	return g.chain == o.chain && slices.Equal(g.specs, o.specs)
+}
+
+// wantRules returns the rules of all in family f, and the chain that marks them
+// with fingerprint fp unless that is 0. It is empty if they map nothing there.
+func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted {
+	w := &wanted{fp: fp, at: make(map[place]int)}
+	for _, a := range all {
+		if forwards := a.Forwards(f); len(forwards) > 0 {
+			w.attach(f, a, forwards)
+		}
 	}
-	w := wanted{chains: sharedChains(f, a, forwards)}
+	if fp != 0 {
+		w.need(chain{place: place{natTable, fingerprintChain(fp)}})
+	}
+	return w
+}
+
+// need adds a chain, unless it is known.
+func (w *wanted) need(ch chain) {
+	if _, known := w.at[ch.place]; !known {
+		w.at[ch.place] = len(w.chains)
+		w.chains = append(w.chains, ch)
+	}
+}
+
+func (w *wanted) find(p place) (ch chain, found bool) {
+	i, found := w.at[p]
+	if found {
+		ch = w.chains[i]
+	}
+	return ch, found
+}
+
+// attach adds the rules of attachment a, which has these forwards.
+func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []hostport.Forward) {
+	w.share(f, a)
 	conditions := alternatives(a.Options.Conditions(f))
 	clients := a.Clients(f)
-	own := chain{own: true, place: place{natTable, attachmentChain(ownPrefix, a.Key)}}
-	gate := chain{own: true, place: place{natTable, attachmentChain(conditionPrefix, a.Key)}}
+	own := chain{owner: a, place: place{natTable, attachmentChain(ownPrefix, a.Key)}}
+	gate := chain{owner: a, place: place{natTable, attachmentChain(conditionPrefix, a.Key)}}
 	apart, first := false, own.name
 	switch {
 	case len(conditions) > 0:
@@ -43,10 +109,10 @@ func wantRules(f hostport.Family, a *hostport.Attachment) wanted {
 	comment := quote(a.Tag(maxComment))
 	lastPort := ""
 	for _, fw := range forwards {
-		in := rangeChain(fw.Protocol, fw.HostPort)
+		in := w.spread(f, fw.Protocol, fw.HostPort)
 		port := fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d", fw.Protocol, fw.HostPort)
 		if port != lastPort { // forwards of one port follow each other
-			w.ports = append(w.ports, nil)
+			w.ports = append(w.ports, portRules{owner: a, chain: in})
 			for _, c := range conditions {
 				gate.body = append(gate.body, conditionSpec(port, c, own.name))
 			}
@@ -66,17 +132,14 @@ func wantRules(f hostport.Family, a *hostport.Attachment) wanted {
 			specs = []string{to + port + " -j " + first}
 		}
 		group := &w.ports[len(w.ports)-1]
-		for _, s := range specs {
-			*group = append(*group, rule{chain: in, spec: s})
-		}
+		group.specs = append(group.specs, specs...)
 	}
 	if apart {
-		w.chains = append(w.chains, own)
+		w.need(own)
 	}
 	if len(conditions) > 0 {
-		w.chains = append(w.chains, gate)
+		w.need(gate)
 	}
-	return w
 }
 
 // source is the match for a client prefix: nothing, for everyone.

@@ -220,6 +220,23 @@ func scriptsFor(t testing.TB, f hostport.Family, c backend.Change) (text, seen s
 	return s.String(), h.String()
 }
 
+// rewritten is what makes family f hold the rules of all and fingerprint fp.
+func rewritten(f hostport.Family, there ruleset, all []*hostport.Attachment, fp uint64) string {
+	text, _ := rewriteText(there, wantRules(f, all, fp))
+	return text
+}
+
+// audited is what differs from the rules of all.
+func audited(f hostport.Family, there ruleset, all []*hostport.Attachment, fp uint64) []backend.Difference {
+	c, want := newComparison(f, there, confirmAll), wantRules(f, all, fp)
+	c.compare(want)
+	c.strays(want)
+	return c.found
+}
+
+// confirmAll takes conditions that are not listed as written for the same.
+func confirmAll(chain, spec string) error { return nil }
+
 func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
 	var out []*hostport.Attachment
 	for _, a := range n.atts {
