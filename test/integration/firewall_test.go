@@ -68,6 +68,7 @@ func ufw(e *env) {
 	e.must(err, "make a lock")
 	defer lock.Close()
 	e.must(unix.Flock(int(lock.Fd()), unix.LOCK_EX), "lock")
+	e.w.InstallVariants() // ufw takes the guest's own iptables, which is seen by its own name then
 	run := func(script string) {
 		e.Helper()
 		e.w.Node.Command("sh", "-ec", "export PATH=/usr/sbin:/usr/bin:/sbin:/bin; "+script)
