@@ -27,8 +27,9 @@ func chainName(network, containerID string) string {
 	return fmt.Sprintf("%s%x", ownerPrefix, sha512.Sum512([]byte(network+containerID)))[:28]
 }
 
-// natTable is table nat: the names of its chains, and the rules of each.
+// natTable is table nat of one tool: the names of its chains, and the rules of each.
 type natTable struct {
+	Tool
 	chains []string
 	rules  map[string][]natRule
 }
@@ -41,9 +42,9 @@ type natRule struct {
 
 // parseNat reads the output of iptables-save. A rule that cannot be taken apart is
 // another program's.
-func parseNat(save string) (natTable, error) {
+func parseNat(tool Tool, save string) (natTable, error) {
 	chains, rules, err := iptables.ParseNat(save)
-	t := natTable{chains, make(map[string][]natRule)}
+	t := natTable{tool, chains, make(map[string][]natRule)}
 	for chain, specs := range rules {
 		for _, spec := range specs {
 			t.rules[chain] = append(t.rules[chain], natRule{spec, iptables.ParseFields(spec)})

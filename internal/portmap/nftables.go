@@ -49,15 +49,9 @@ func readNftables(ctx context.Context, all *ruled, others foreign) ([]nftTable, 
 		return nil, fmt.Errorf("open nf_tables: %w", err)
 	}
 	defer conn.Close()
-	var out []nftTable
 	err = nfnetlink.List(ctx, conn, unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, nil, func(family byte, as nfnetlink.Attributes) {
 		name := as.Text(unix.NFTA_TABLE_NAME)
 		others.see("table "+name, "table "+familyNames[family]+" "+name)
-		for _, f := range hostport.Families() {
-			if name == tableName && family == nfnetlink.Family(f) {
-				out = append(out, nftTable{family: f})
-			}
-		}
 	})
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
@@ -65,13 +59,15 @@ func readNftables(ctx context.Context, all *ruled, others foreign) ([]nftTable, 
 	if err != nil {
 		return nil, fmt.Errorf("list tables of nf_tables: %w", err)
 	}
+	var out []nftTable
 	name := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, tableName)}
-	for i := range out {
-		t := &out[i]
-		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, nfnetlink.Family(t.family), name, func(_ byte, as nfnetlink.Attributes) { t.add(as, all) })
+	for _, f := range hostport.Families() {
+		t := nftTable{family: f}
+		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, nfnetlink.Family(f), name, func(_ byte, as nfnetlink.Attributes) { t.add(as, all) })
 		if err != nil {
-			return out, fmt.Errorf("list rules of table %s %s: %w", familyNames[nfnetlink.Family(t.family)], tableName, err)
+			return out, fmt.Errorf("list %s rules of table %s: %w", f, tableName, err)
 		}
+		out = append(out, t)
 	}
 	return out, nil
 }
@@ -156,17 +152,17 @@ func (t nftTable) remove(gone map[string]bool) error {
 		return fmt.Errorf("open nf_tables: %w", err)
 	}
 	table := &nftables.Table{Name: tableName, Family: nftables.TableFamily(nfnetlink.Family(t.family))}
-	last := !t.others
+	left := t.others
 	for _, r := range t.rules {
 		if !gone[r.containerID] {
-			last = false
+			left = true
 			continue
 		}
 		if err := conn.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: r.chain, Table: table}, Handle: r.handle}); err != nil {
 			return err
 		}
 	}
-	if last {
+	if !left && len(t.rules) > 0 {
 		conn.DelTable(table)
 	}
 	return conn.Flush()

@@ -8,11 +8,11 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Tool is one variant of iptables for one family, by the names of its programs.
+// Tool is one variant of iptables for one family. Its programs are Name-save and
+// Name-restore.
 type Tool struct {
-	Family  hostport.Family
-	Save    string
-	Restore string
+	Family hostport.Family
+	Name   string
 }
 
 // Tools returns the iptables on the PATH, for both families. Rules of one
@@ -20,20 +20,14 @@ type Tool struct {
 // own is one; plain iptables counts where neither has.
 func Tools(lookPath func(string) (string, error)) []Tool {
 	var out []Tool
-	for _, t := range []struct {
-		family hostport.Family
-		name   string
-	}{{hostport.IPv4, "iptables"}, {hostport.IPv6, "ip6tables"}} {
-		n := len(out)
-		for _, name := range []string{t.name + "-nft", t.name + "-legacy", t.name} {
-			if name == t.name && len(out) > n {
-				continue
-			}
-			tool := Tool{Family: t.family, Save: name + "-save", Restore: name + "-restore"}
-			_, save := lookPath(tool.Save)
-			_, restore := lookPath(tool.Restore)
-			if save == nil && restore == nil {
-				out = append(out, tool)
+	for _, plain := range []Tool{{hostport.IPv4, "iptables"}, {hostport.IPv6, "ip6tables"}} {
+		before := len(out)
+		for _, variant := range []string{"-nft", "-legacy", ""} {
+			name := plain.Name + variant
+			_, save := lookPath(name + "-save")
+			_, restore := lookPath(name + "-restore")
+			if save == nil && restore == nil && (variant != "" || len(out) == before) {
+				out = append(out, Tool{plain.Family, name})
 			}
 		}
 	}
@@ -61,14 +55,8 @@ type Found struct {
 	// Foreign are the other programs that have rules for host ports.
 	Foreign []Foreign
 
-	nat    []readTool
+	nat    []natTable
 	tables []nftTable
-}
-
-// readTool is what one iptables printed.
-type readTool struct {
-	Tool
-	natTable
 }
 
 // Read reads libcni's cache and the kernel's rules. With an error, what could
@@ -81,20 +69,20 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 	found := &Found{}
 	var all ruled
 	for _, tool := range n.Tools {
-		save, err := n.Run(ctx, tool.Save, "")
+		save, err := n.Run(ctx, tool.Name+"-save", "")
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read %s rules: %w", tool.Family, err))
 			continue
 		}
-		t, err := parseNat(save)
+		t, err := parseNat(tool, save)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("read output of %s: %w", tool.Save, err))
+			errs = append(errs, fmt.Errorf("read output of %s-save: %w", tool.Name, err))
 			continue
 		}
 		for _, chain := range t.chains {
 			others.see("chain "+chain, "chain "+chain)
 		}
-		found.nat = append(found.nat, readTool{tool, t})
+		found.nat = append(found.nat, t)
 		t.tell(&all)
 	}
 	found.tables, err = readNftables(ctx, &all, others)
@@ -129,7 +117,7 @@ func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) er
 			continue
 		}
 		// The nf_tables variant ignores --wait: there the kernel serialises.
-		if _, err := n.Run(ctx, t.Restore, text, "--noflush", "--wait", "10"); err != nil {
+		if _, err := n.Run(ctx, t.Name+"-restore", text, "--noflush", "--wait", "10"); err != nil {
 			errs = append(errs, fmt.Errorf("remove portmap's %s rules: %w", t.Family, err))
 		}
 	}
