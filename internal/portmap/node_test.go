@@ -204,6 +204,24 @@ func TestLoopback(t *testing.T) {
 	})
 }
 
+// TestTwoNetworks finds both attachments of a pod in two networks, whose rules have
+// nothing but the container's ID in common on nftables.
+func TestTwoNetworks(t *testing.T) {
+	eachBackend(t, func(s scene) {
+		p := s.w.NewPod("web")
+		if _, err := s.network("podnet", false, nil, nil).Add(p, world.TCP(8080, 80)); err != nil {
+			s.Fatal(err)
+		}
+		if _, err := s.network("second.net", true, nil, nil).AddInterface(p, "net1", world.TCP(9000, 90)); err != nil {
+			s.Fatal(err)
+		}
+		found := s.read()
+		if len(found.Served) != 2 || !found.Served[0].Programmed || !found.Served[1].Programmed {
+			s.Errorf("portmap serves %+v, want eth0 and net1, both with rules", found.Served)
+		}
+	})
+}
+
 // TestBothBackends finds pods of portmap's two backends on one node.
 func TestBothBackends(t *testing.T) {
 	w := world.New(t, world.Options{})

@@ -47,15 +47,14 @@ func (all *ruled) get(backend, chain, containerID string) *Served {
 	return s
 }
 
-// add adds what a rule does. The first target of each family is the one that
-// packets meet.
+// add adds what a rule does. On nftables a container in two networks has two
+// addresses of a family.
 func (s *Served) add(m hostport.Mapping, to netip.AddrPort) {
-	f := hostport.FamilyOf(to.Addr())
-	if _, known := s.Address(f); !known {
-		s.Addresses = append(s.Addresses, netip.PrefixFrom(to.Addr(), to.Addr().BitLen()))
+	if pod := netip.PrefixFrom(to.Addr(), to.Addr().BitLen()); !slices.Contains(s.Addresses, pod) {
+		s.Addresses = append(s.Addresses, pod)
 	}
 	if !m.HostIP.IsValid() {
-		m.HostIP = backend.Wildcard(f)
+		m.HostIP = backend.Wildcard(hostport.FamilyOf(to.Addr()))
 	}
 	m.ContainerPort = to.Port()
 	s.Mappings = append(s.Mappings, m)
