@@ -33,15 +33,15 @@ type Served struct {
 // variants of iptables, do.
 type ruled []*Served
 
-// get returns the attachment with that chain, or of that container where rules have
-// no chain: a new one if there is none.
-func (all *ruled) get(backend, chain, containerID string) *Served {
+// get returns a backend's attachment with that chain, or of that container where
+// rules have no chain: a new one if there is none.
+func (all *ruled) get(by, chain, containerID string) *Served {
 	for _, s := range *all {
-		if s.Backend == backend && s.chain == chain && (chain != "" || s.ContainerID == containerID) {
+		if s.Backend == by && s.chain == chain && (chain != "" || s.ContainerID == containerID) {
 			return s
 		}
 	}
-	s := &Served{Attachment: &hostport.Attachment{Backend: backend}, Programmed: true, chain: chain}
+	s := &Served{Attachment: &hostport.Attachment{Backend: by}, Programmed: true, chain: chain}
 	s.ContainerID = containerID
 	*all = append(*all, s)
 	return s
