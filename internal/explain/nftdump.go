@@ -17,7 +17,7 @@ import (
 type nftReader struct{ conn *netlink.Conn }
 
 func newNFTReader() (*nftReader, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	conn, err := nfnetlink.Dial(0)
 	if err != nil {
 		return nil, fmt.Errorf("open nf_tables: %w", err)
 	}

@@ -112,7 +112,7 @@ func (b *Backend) ask(ctx context.Context, tool, command string, r ruleset, aske
 // chains asks nf_tables for the chains of the tables that may hold rules of ours,
 // and returns them without rules, and those of which the rules matter.
 func chains(ctx context.Context, f hostport.Family) (r ruleset, matter []place, err error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	conn, err := nfnetlink.Dial(0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open nf_tables: %w", err)
 	}

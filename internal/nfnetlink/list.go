@@ -10,6 +10,15 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
+// Dial opens a socket for List in a network namespace, 0 for that of the calling
+// thread. The kernel fills 32 KiB at a time, the most it ever does, if it is asked to
+// read into as much. For each part of a listing it walks the set from the start, so
+// small parts make the time grow with the square of the elements: 60,000 took half a
+// minute.
+func Dial(netns int) (*netlink.Conn, error) {
+	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns, MessageBufferSize: 32 << 10})
+}
+
 // The library's own listings cannot be used: they take no notice of the flag
 // by which the kernel says that a dump is inconsistent, ask for the rules chain by
 // chain, and leave out expressions that they do not know.
@@ -24,9 +33,21 @@ func List(
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
+	request := netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
+			Flags: netlink.Request | netlink.Dump,
+		},
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
+	}
 	var msgs []netlink.Message
 	err = Retry(ctx, func() error {
-		msgs, err = request(conn, kind, family, data)
+		msgs, err = conn.Execute(request)
+		for _, m := range msgs {
+			if m.Header.Flags&netlink.DumpInterrupted != 0 {
+				return ErrInterrupted
+			}
+		}
 		return err
 	})
 	if HasErrno(err, unix.ENOENT) {
@@ -44,6 +65,10 @@ func List(
 	return nil
 }
 
+// HeaderLen is the length in bytes of the header of every nf_tables message: family,
+// version, and a number that requests leave zero.
+const HeaderLen = 4
+
 // Family returns the number by which netfilter knows an IP family (NFPROTO_*).
 func Family(f hostport.Family) byte {
 	if f == hostport.IPv6 {
@@ -55,50 +80,4 @@ func Family(f hostport.Family) byte {
 // Name returns an attribute that holds a name, as requests have it.
 func Name(kind uint16, name string) netlink.Attribute {
 	return netlink.Attribute{Type: kind, Data: []byte(name + "\x00")}
-}
-
-// HeaderLen is the length in bytes of the header of every nf_tables message: family,
-// version, and a number that requests leave zero.
-const HeaderLen = 4
-
-func request(conn *netlink.Conn, kind uint16, family byte, attrs []byte) ([]netlink.Message, error) {
-	req, err := conn.Send(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
-			Flags: netlink.Request | netlink.Dump,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
-	})
-	if err != nil {
-		return nil, err
-	}
-	widen(conn)
-	msgs, err := conn.Receive()
-	if err != nil {
-		return nil, err
-	}
-	if err := netlink.Validate(req, msgs); err != nil {
-		return nil, err
-	}
-	for _, m := range msgs {
-		if m.Header.Flags&netlink.DumpInterrupted != 0 {
-			return nil, ErrInterrupted
-		}
-	}
-	return msgs, nil
-}
-
-// widen makes the kernel fill 32 KiB at a time, the most it ever does, which
-// is as much as the longest buffer it was asked to read into. For each part of
-// a listing it walks the set from the start, so small parts make the time grow
-// with the square of the elements: 60,000 took half a minute.
-func widen(conn *netlink.Conn) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return // it only takes longer
-	}
-	buf := make([]byte, 32<<10)
-	_ = raw.Control(func(fd uintptr) {
-		_, _, _ = unix.Recvfrom(int(fd), buf, unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	})
 }

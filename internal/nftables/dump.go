@@ -149,5 +149,5 @@ func (b *Backend) open() (*netlink.Conn, error) {
 	if b.dial != nil {
 		return nltest.Dial(b.dial), nil
 	}
-	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: b.NetNS})
+	return nfnetlink.Dial(b.NetNS)
 }

@@ -20,16 +20,10 @@ func unsupported(err error) bool {
 	return nfnetlink.HasErrno(err, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT)
 }
 
-// explain adds what to do to errors that say little by themselves.
+// explain adds what is needed where a call is not permitted.
 func explain(err error) error {
-	switch {
-	case nfnetlink.HasErrno(err, unix.EPERM, unix.EACCES):
+	if nfnetlink.HasErrno(err, unix.EPERM, unix.EACCES) {
 		return fmt.Errorf("not permitted (CAP_NET_ADMIN in the node's network namespace is needed): %w", err)
-	case unsupported(err):
-		return fmt.Errorf("the kernel lacks a feature of nf_tables (STATUS names it): %w", err)
-	case nfnetlink.HasErrno(err, unix.ENOMEM, unix.ENOBUFS, unix.EMSGSIZE):
-		return fmt.Errorf("the kernel has no memory for the ruleset: %w", err)
-	default:
-		return err
 	}
+	return err
 }

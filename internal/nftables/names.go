@@ -26,8 +26,7 @@ const (
 // What the maps of host ports lead to.
 const (
 	toPod        = "v"    // pod . container port
-	toConditions = "cond" // jump to the conditions of the attachment that holds the port
-	toOnly       = "only" // the same in layout 1, which Owners still reads
+	toConditions = "cond" // jump to the conditions of the attachment that holds the port ("only" in layout 1)
 )
 
 // mapName returns the name of a map of family f, as v4 or cond6_hostip. Its keys are

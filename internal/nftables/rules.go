@@ -44,40 +44,39 @@ func base(clients clientSets) []object {
 	}
 	masquerade := chain{name: chainClients}
 	for _, c := range clients.sorted() {
-		out = append(out, c.declare())
+		addr := addrType(c.family)
+		s := set{name: c.name(), key: concat(addr, addr)}
+		if c.bits == 0 {
+			s.key = concat(addr)
+		}
+		out = append(out, s)
 		masquerade.rules = append(masquerade.rules, c.rule())
 	}
 	jump := verdict(expr.VerdictJump, chainHostports)
 	toHostports := newRule(isLocal(false), jump)
 	return append(out,
-		chain{name: chainGuard, hook: at(nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw), rules: []rule{
-			fromLoopbackNet(false), fromLoopbackNet(true),
-		}},
-		chain{name: chainUnmapped, rules: []rule{
-			// The verdict ends this table's chain, from however deep; chains of
-			// others at the same hook still see the packet.
-			newRule(setLabel(labelUnmapped), verdict(expr.VerdictAccept, "")),
-		}},
+		hooked(chainGuard, nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw,
+			fromLoopbackNet(false), fromLoopbackNet(true)),
+		// The verdict ends this table's chain, from however deep; chains of others at
+		// the same hook still see the packet.
+		chain{name: chainUnmapped, rules: []rule{newRule(setLabel(labelUnmapped), verdict(expr.VerdictAccept, ""))}},
 		hostports(),
-		chain{name: chainPrerouting, hook: at(nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT), rules: []rule{
+		hooked(chainPrerouting, nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT,
 			toHostports,
-			newRule(isLocal(true), jump), // not reached by what the first has sent there
-		}},
-		chain{name: chainOutput, hook: at(nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT), rules: []rule{
-			notFromIPv6Loopback(), toHostports,
-		}},
+			newRule(isLocal(true), jump)), // not reached by what the first has sent there
+		hooked(chainOutput, nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT,
+			notFromIPv6Loopback(), toHostports),
 		masquerade,
-		chain{name: chainPostrouting, hook: at(nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT), rules: []rule{
+		hooked(chainPostrouting, nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT,
 			newRule(isTranslated(), hasBits(expr.CtKeyLABELS, label(labelUnmapped)), verdict(expr.VerdictReturn, "")),
-			newRule(isTranslated(), hasBits(expr.CtKeyLABELS, label(labelSeen)), verdict(expr.VerdictJump, chainClients)),
-		}})
+			newRule(isTranslated(), hasBits(expr.CtKeyLABELS, label(labelSeen)), verdict(expr.VerdictJump, chainClients))))
 }
 
 func newRule(parts ...[]expr.Any) rule { return rule{exprs: slices.Concat(parts...)} }
 
-// at returns a hook whose chain accepts what its rules say nothing of.
-func at(kind nftables.ChainType, number nftables.ChainHook, priority nftables.ChainPriority) hook {
-	return hook{kind, number, priority, nftables.ChainPolicyAccept}
+// hooked returns a base chain that accepts what its rules say nothing of.
+func hooked(name string, kind nftables.ChainType, number nftables.ChainHook, priority nftables.ChainPriority, rules ...rule) chain {
+	return chain{name: name, hook: hook{kind, number, priority, nftables.ChainPolicyAccept}, rules: rules}
 }
 
 // concat returns the type of a concatenation, without a name.

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
@@ -24,13 +22,9 @@ type seen struct {
 func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.table) }
 
 // parseSeen returns nothing known for a text of another version.
-func parseSeen(text string) seen {
-	number, table, _ := strings.Cut(text, " ")
-	g, err := strconv.ParseUint(number, 10, 32)
-	if err != nil {
-		return seen{}
-	}
-	return seen{uint32(g), table}
+func parseSeen(text string) (s seen) {
+	_, _ = fmt.Sscan(text, &s.generation, &s.table)
+	return s
 }
 
 // generation asks for the ruleset's generation, 0 if it cannot be told.

@@ -32,7 +32,7 @@ func features() []feature {
 	one := func(expressions []expr.Any) []object {
 		return []object{chain{name: "rule", rules: []rule{newRule(expressions)}}}
 	}
-	nat := chain{name: "nat", hook: at(nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT)}
+	nat := hooked("nat", nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT)
 	return []feature{
 		{"nf_tables with family inet", "3.14", "CONFIG_NF_TABLES_INET", nil},
 		{"the fib expression", "4.10", "CONFIG_NFT_FIB_INET", one(isLocal(false))},

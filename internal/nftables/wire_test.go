@@ -111,7 +111,7 @@ func TestKernelRefuses(t *testing.T) {
 		sent    int
 	}{
 		{"permission", []unix.Errno{unix.EPERM}, unix.EPERM, "CAP_NET_ADMIN", 1},
-		{"no memory", []unix.Errno{unix.ENOMEM}, unix.ENOMEM, "no memory", 1},
+		{"no memory", []unix.Errno{unix.ENOMEM}, unix.ENOMEM, "cannot allocate memory", 1},
 		{"no space", []unix.Errno{unix.ENOSPC}, unix.ENOSPC, "commit to table hostport", 1},
 		{"unsupported", withoutCounters, unix.EOPNOTSUPP, "lacks maps with counters on their elements (Linux 5.7 or newer", 8},
 		{"missing", []unix.Errno{unix.ENOENT}, backend.ErrDrift, "not those on record", 1},

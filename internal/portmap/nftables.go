@@ -44,7 +44,7 @@ type nftRule struct {
 // adds the containers that their rules name to all, and the tables of other programs
 // to others. A kernel without nf_tables has none.
 func readNftables(ctx context.Context, all *ruled, others foreign) ([]nftTable, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	conn, err := nfnetlink.Dial(0)
 	if err != nil {
 		return nil, fmt.Errorf("open nf_tables: %w", err)
 	}
