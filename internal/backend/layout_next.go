@@ -6,3 +6,6 @@ package backend
 // to show that an upgrade and a downgrade rewrite the rules; the backends write a
 // few of them differently then.
 const next = 1
+
+// LayoutSuffix ends names that are others in that layout.
+const LayoutSuffix = "_next"

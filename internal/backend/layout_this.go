@@ -3,3 +3,6 @@
 package backend
 
 const next = 0
+
+// LayoutSuffix ends names that are others in the layout that tests upgrade to.
+const LayoutSuffix = ""

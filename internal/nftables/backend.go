@@ -85,9 +85,9 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 		b.Log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
 	}
 	s := seen{generation: b.generation()}
-	have, err := b.read(ctx, anySet)
-	if err != nil || len(compare(have, all, true)) > 0 {
-		s.generation, err = b.settle(ctx, func(t *batch) { t.rewrite(all) }, s.generation)
+	have, err := b.read(ctx, nil)
+	if want := contents(nil, all); err != nil || len(compare(have, want, func(object) bool { return true })) > 0 {
+		s.generation, err = b.settle(ctx, plan{last: true, come: want}.write, s.generation)
 	}
 	if err := cmp.Or(b.lacking(ctx, err, true), explain(err)); err != nil {
 		return "", fmt.Errorf("rewrite table %s: %w", tableName, err)

@@ -7,8 +7,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-
-	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // batch collects the messages of one transaction. The kernel carries out all
@@ -25,14 +23,6 @@ type batch struct {
 func (b *batch) dropTable() {
 	b.conn.AddTable(b.table)
 	b.conn.DelTable(b.table)
-}
-
-// rewrite replaces the table by the rules of these attachments.
-func (b *batch) rewrite(all []*hostport.Attachment) {
-	b.dropTable()
-	if objects := own(all...); len(objects) > 0 {
-		b.add(slices.Concat(base(clientSetsIn(objects)), objects))
-	}
 }
 
 // add adds the table, sets, chains with their rules, and elements last. The

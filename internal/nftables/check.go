@@ -22,34 +22,37 @@ func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, _ hostp
 }
 
 func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whole bool) ([]backend.Difference, error) {
-	have, err := b.read(ctx, anySet)
+	have, err := b.read(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	return append(compare(have, atts, whole), unreadable(atts...)...), nil
-}
-
-// compare compares the table with what these attachments need. They are all
-// that there are if whole is set: then everything else is one too many.
-func compare(have []object, atts []*hostport.Attachment, whole bool) []backend.Difference {
-	want := own(atts...)
-	if len(want) > 0 {
-		clients := clientSetsIn(want)
-		if !whole {
-			// What others need is not known. A set of clients that is there is taken for
-			// needed: its rule must be there too.
-			maps.Copy(clients, clientSetsIn(have))
-		}
-		want = slices.Concat(base(clients), want)
+	var others clientSets
+	if !whole {
+		// What others need is not known. A set of clients that is there is taken for
+		// needed: its rule must be there too.
+		others = clientSetsIn(have)
 	}
-	owners := make(map[hostport.Key]bool)
+	want, owners := contents(others, atts), make(map[hostport.Key]bool)
 	for _, a := range atts {
 		owners[a.Key] = true
 	}
-	return differences(have, want, func(o object) bool {
+	extra := func(o object) bool {
 		_, isTable := o.(table)
 		return owners[o.owner()] || whole && (len(want) > 0 || isTable || isElement(o))
-	})
+	}
+	return append(compare(have, want, extra), unreadable(atts...)...), nil
+}
+
+// contents returns what a table with these attachments holds, and with these sets of
+// clients besides theirs.
+func contents(others clientSets, atts []*hostport.Attachment) []object {
+	out := own(atts...)
+	if len(out) == 0 {
+		return nil
+	}
+	clients := clientSetsIn(out)
+	maps.Copy(clients, others)
+	return slices.Concat(base(clients), out)
 }
 
 func isElement(o object) bool {
@@ -57,9 +60,9 @@ func isElement(o object) bool {
 	return is
 }
 
-// differences compares the table with what is wanted. Other objects count if
-// extra returns true.
-func differences(have, want []object, extra func(object) bool) (out []backend.Difference) {
+// compare compares the table with what is wanted. Other objects count if extra
+// returns true.
+func compare(have, want []object, extra func(object) bool) (out []backend.Difference) {
 	add := func(o object, text string) { out = append(out, backend.Difference{Owner: o.owner(), Text: text}) }
 	others, missing, both := pair(have, want)
 	if len(have) == 0 && len(want) > 0 {

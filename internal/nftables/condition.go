@@ -117,7 +117,7 @@ func parseConditions(texts []string, f hostport.Family) ([]condition, error) {
 //
 //	(ip | ip6) (saddr | daddr) [op] (ADDRESS | CIDR | { CIDR, ... })
 //	[meta] iifname [op] (NAME | "NAME" | { NAME, ... })
-//	[meta] mark [(& | and) MASK] [op] (VALUE | VALUE/MASK)
+//	[meta] mark [(& | and) MASK] [op] (VALUE | VALUE/MASK | { VALUE, ... })
 //
 // op is one of == eq != ne. Several may follow each other; all must be met.
 func parseMatches(text string, f hostport.Family) (out []condition, err error) {
@@ -160,26 +160,36 @@ func (p *parser) take(text string) bool {
 	return found
 }
 
+// match reads the name of a match, an operator, and one value or several in braces.
 func (p *parser) match(f hostport.Family) (c condition, err error) {
 	ip := map[hostport.Family]string{hostport.IPv4: "ip", hostport.IPv6: "ip6"}[f]
+	equals := ""
+	var parse func(string) (string, value, error)
 	switch {
 	case p.take(ip + " saddr"):
-		return p.list(ip+" saddr", func(t string) (string, value, error) { return parseNet(t, f, true) })
+		c.text, parse = ip+" saddr ", func(t string) (string, value, error) { return parseNet(t, f, true) }
 	case p.take(ip + " daddr"):
-		return p.list(ip+" daddr", func(t string) (string, value, error) { return parseNet(t, f, false) })
+		c.text, parse = ip+" daddr ", func(t string) (string, value, error) { return parseNet(t, f, false) }
 	case p.take("iifname"), p.take("meta iifname"):
-		return p.list("iifname", parseInterface)
+		c.text, parse = "iifname ", parseInterface
 	case p.take("mark"), p.take("meta mark"):
-		return p.mark()
+		bits, err := p.mask()
+		if err != nil {
+			return c, err
+		}
+		c.text, parse = "meta mark ", func(t string) (string, value, error) { return parseMark(t, bits) }
+		if bits != ^uint32(0) {
+			c.text, equals = fmt.Sprintf("meta mark & %#x ", bits), "== "
+		}
 	default:
 		text := strings.Join((*p)[:min(2, len(*p))], " ")
 		return c, fmt.Errorf("unknown match %q of %s (known: %s saddr, %s daddr, iifname, meta mark)", text, f, ip, ip)
 	}
-}
-
-// list reads what follows the name of a match: one value, or several in braces.
-func (p *parser) list(name string, parse func(string) (string, value, error)) (c condition, err error) {
-	c.negated = p.negated()
+	if c.negated = p.take("!=") || p.take("ne"); c.negated {
+		equals = "!= "
+	} else {
+		_ = p.take("==") || p.take("eq")
+	}
 	var texts []string
 	braces := p.take("{")
 	for more := true; more; more = braces && !p.take("}") {
@@ -192,24 +202,13 @@ func (p *parser) list(name string, parse func(string) (string, value, error)) (c
 		}
 		texts, c.values = append(texts, text), append(c.values, v)
 	}
-	c.text = strings.Join(texts, ", ")
-	if len(texts) > 1 {
-		c.text = "{ " + c.text + " }"
+	c.text += equals
+	if len(texts) == 1 {
+		c.text += texts[0]
+	} else {
+		c.text += "{ " + strings.Join(texts, ", ") + " }"
 	}
-	if c.negated {
-		c.text = "!= " + c.text
-	}
-	c.text = name + " " + c.text
 	return c, nil
-}
-
-// negated reads an operator, which may be left out.
-func (p *parser) negated() bool {
-	if p.take("!=") || p.take("ne") {
-		return true
-	}
-	_ = p.take("==") || p.take("eq")
-	return false
 }
 
 func parseNet(t string, f hostport.Family, source bool) (string, value, error) {
@@ -241,49 +240,36 @@ func parseInterface(t string) (string, value, error) {
 	return name, fromInterface(name), nil
 }
 
-// mark reads what follows the name of the match.
-func (p *parser) mark() (c condition, err error) {
-	bits := ^uint32(0)
-	masked := p.take("&") || p.take("and")
-	if masked {
-		bits, err = parseMark(p.next())
+// mask reads the mask of a mark, which stands before the operator or behind the value.
+func (p *parser) mask() (uint32, error) {
+	if p.take("&") || p.take("and") {
+		return parseNumber(p.next())
 	}
-	c.negated = p.negated()
-	number, after, slash := strings.Cut(p.next(), "/")
-	switch {
-	case err != nil:
-		return c, err
-	case slash && masked:
-		return c, errors.New("two masks on one mark")
-	case slash:
-		if bits, err = parseMark(after); err != nil {
-			return c, err
+	for i, t := range (*p)[:min(2, len(*p))] {
+		if number, bits, found := strings.Cut(t, "/"); found {
+			(*p)[i] = number
+			return parseNumber(bits)
 		}
 	}
-	mark, err := parseMark(number)
-	if err != nil {
-		return c, err
-	}
-	if bits == 0 || mark&^bits != 0 {
-		return c, fmt.Errorf("no mark is %#x under the mask %#x", mark, bits)
-	}
-	v := value{loadMeta(expr.MetaKeyMARK), binaryutil.NativeEndian.PutUint32(mark)}
-	c.text = "meta mark "
-	if bits != ^uint32(0) {
-		v.load = append(v.load, mask(binaryutil.NativeEndian.PutUint32(bits)))
-		c.text += fmt.Sprintf("& %#x ", bits)
-	}
-	if c.negated {
-		c.text += "!= "
-	} else if len(v.load) > 1 {
-		c.text += "== "
-	}
-	c.text += fmt.Sprintf("%#x", mark)
-	c.values = []value{v}
-	return c, nil
+	return ^uint32(0), nil
 }
 
-func parseMark(t string) (uint32, error) {
+func parseMark(t string, bits uint32) (string, value, error) {
+	mark, err := parseNumber(t)
+	if err != nil {
+		return "", value{}, err
+	}
+	if bits == 0 || mark&^bits != 0 {
+		return "", value{}, fmt.Errorf("no mark is %#x under the mask %#x", mark, bits)
+	}
+	v := value{loadMeta(expr.MetaKeyMARK), binaryutil.NativeEndian.PutUint32(mark)}
+	if bits != ^uint32(0) {
+		v.load = append(v.load, mask(binaryutil.NativeEndian.PutUint32(bits)))
+	}
+	return fmt.Sprintf("%#x", mark), v, nil
+}
+
+func parseNumber(t string) (uint32, error) {
 	n, err := strconv.ParseUint(t, 0, 32)
 	if err != nil {
 		return 0, fmt.Errorf("%q is not a packet mark", t)

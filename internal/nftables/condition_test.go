@@ -31,6 +31,8 @@ func TestParseConditions(t *testing.T) {
 		{"mark and 0xff == 0x10", hostport.IPv4, []string{"meta mark & 0xff == 0x10"}},
 		{"meta mark & 0xff != 16", hostport.IPv4, []string{"meta mark & 0xff != 0x10"}},
 		{"meta mark != 0x1/0x1", hostport.IPv4, []string{"meta mark & 0x1 != 0x1"}},
+		{"meta mark { 1, 2 }", hostport.IPv4, []string{"meta mark { 0x1, 0x2 }"}},
+		{"mark & 3 ne {1,2}", hostport.IPv4, []string{"meta mark & 0x3 != { 0x1, 0x2 }"}},
 		{"\tip saddr 10.0.0.0/8  iifname eth0 ", hostport.IPv4, []string{"ip saddr 10.0.0.0/8", "iifname eth0"}},
 	}
 	for _, tt := range tests {
@@ -86,7 +88,7 @@ var refused = []string{
 	"ip saddr 10.0.0.0/8 counter", "ip saddr 10.0.0.0/8; drop", "ip saddr 10.0.0.0/8\ndrop", "ip saddr 10.0.0.0/8 } chain x {",
 	"iifname", `iifname "eth0`, `iifname "et h0"`, "iifname abcdefghijklmnop", "iifname *", "iifname eth0*0", `"iifname" eth0`,
 	"iifname eth0\x00", "iifname \x1b[31m", "iif eth0", "meta oifname eth0", "meta mark", "meta mark x", "meta mark 0x100000000",
-	"meta mark & 0 == 0", "meta mark & 0x1 == 0x2", "meta mark & 1 == 1/1", "meta mark set 1", "= 1", "! 1",
+	"meta mark & 0 == 0", "meta mark { 1, 2/3 }", "mark & 1 { 1, 2 }", "meta mark & 0x1 == 0x2", "meta mark & 1 == 1/1", "meta mark set 1", "= 1", "! 1",
 	"ip saddr { " + strings.Repeat("10.0.0.1, ", 20) + "10.0.0.2 }",
 }
 

@@ -16,11 +16,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// anySet has read return the elements of all sets.
-func anySet(string) bool { return true }
-
-// read returns the objects of the table, of all sets those elements that are asked
-// for. With an error it returns what could be read.
+// read returns the objects of the table, of some sets with their elements; nil asks
+// for all. With an error it returns what could be read.
 func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out []object, err error) {
 	var errs []error
 	list := func(kind uint16, each func(nfnetlink.Attributes), set ...string) {
@@ -54,7 +51,7 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 		}
 	})
 	for _, s := range only[set](out) {
-		if elements(s.name) {
+		if elements == nil || elements(s.name) {
 			list(unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
 				for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
 					out = append(out, decodeElement(s.name, e))

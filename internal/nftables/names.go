@@ -5,22 +5,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // The objects of table inet hostport, besides the maps (see mapName), the sets of
-// clients (see clientSet), the chains of conditions (see conditionChain) and
-// chainClients. None is a word of the nft language: `nft -f` would not load a
-// listing with a chain called dnat.
+// clients (see clientSet), and the chains of conditions (see conditionChain). None is
+// a word of the nft language: `nft -f` would not load a listing with a chain called
+// dnat.
 const (
 	tableName = "hostport"
 
-	chainGuard       = "guard"       // drops 127.0.0.0/8 that did not come from lo
-	chainPrerouting  = "prerouting"  // from elsewhere, to an address of the node
-	chainOutput      = "output"      // from the node itself, to an address of the node
-	chainHostports   = "hostports"   // the lookups
-	chainUnmapped    = "unmapped"    // notes that nothing was translated, and ends the lookups
-	chainPostrouting = "postrouting" // sends what was translated here, and nothing else, to chainClients
+	chainGuard       = "guard"                          // drops 127.0.0.0/8 that did not come from lo
+	chainPrerouting  = "prerouting"                     // from elsewhere, to an address of the node
+	chainOutput      = "output"                         // from the node itself, to an address of the node
+	chainHostports   = "hostports"                      // the lookups
+	chainUnmapped    = "unmapped"                       // notes that nothing was translated, and ends the lookups
+	chainClients     = "clients" + backend.LayoutSuffix // masquerades
+	chainPostrouting = "postrouting"                    // sends what was translated here, and nothing else, to chainClients
 )
 
 // What the maps of host ports lead to.

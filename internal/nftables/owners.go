@@ -16,7 +16,7 @@ import (
 // conditions from the comments of their rules. Without masquerading, a pod gets an
 // address without its prefix length.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
-	have, err := b.read(ctx, anySet)
+	have, err := b.read(ctx, nil)
 	elements, found := only[element](have), make(backend.Recovered)
 	slices.SortFunc(elements, func(x, y element) int {
 		return cmp.Or(cmp.Compare(x.set, y.set), cmp.Compare(x.key, y.key))

@@ -17,8 +17,8 @@ type plan struct {
 	// base, if reshape says that a set of clients comes or goes, and its rule.
 	before  []object
 	reshape bool
-	// first says that the table is not there before the change, last that it
-	// goes with it.
+	// first says that the table is not there before the change, last that it is
+	// deleted before anything comes.
 	first, last bool
 
 	gone, come []object
@@ -99,7 +99,7 @@ func (p plan) empty() bool { return !p.writes() && len(p.kept) == 0 }
 func (p plan) write(b *batch) {
 	if p.last {
 		b.dropTable()
-		return
+		p.gone = nil
 	}
 	b.eachSet(p.gone, b.conn.SetDeleteElements)
 	for _, c := range only[chain](p.gone) {

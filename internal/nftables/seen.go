@@ -89,7 +89,7 @@ func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
 	}
 	want = slices.DeleteFunc(slices.Clone(want), isElement)
 	want[0] = table{s.table}
-	for _, d := range differences(have, want, func(object) bool { return false }) {
+	for _, d := range compare(have, want, func(object) bool { return false }) {
 		return fmt.Errorf("%w: %s", backend.ErrDrift, d.Text)
 	}
 	s.table = only[table](have)[0].handle

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -93,25 +94,19 @@ func (b *Backend) lacking(ctx context.Context, err error, makes bool) error {
 	return nil
 }
 
-// probe uses a feature and then deletes a chain that another one jumps to,
-// which every kernel refuses as busy.
+// probe uses a feature and then makes the table anew, which every kernel refuses.
 func (b *Backend) probe(ctx context.Context, f feature) error {
 	err := nfnetlink.Retry(ctx, func() error {
 		return b.send(probeTable, func(t *batch) {
 			t.conn.AddTable(t.table)
-			t.add(f.uses)
-			t.add([]object{
-				chain{name: "held"},
-				chain{name: "holder", rules: []rule{newRule(verdict(expr.VerdictJump, "held"))}},
-			})
-			t.conn.DelChain(&nftables.Chain{Table: t.table, Name: "held"})
+			t.add(slices.Concat(f.uses, []object{table{}}))
 		}, 0)
 	})
 	switch {
-	case errors.Is(err, unix.EBUSY):
+	case errors.Is(err, unix.EEXIST):
 		return nil
 	case err == nil:
-		return errors.New("the kernel deleted a chain that is in use")
+		return errors.New("the kernel made a table twice")
 	default:
 		return err
 	}

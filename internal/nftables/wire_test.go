@@ -90,7 +90,7 @@ func change() backend.Change {
 // withoutCounters is how a kernel before Linux 5.7 answers a change, and what is
 // asked then.
 var withoutCounters = []unix.Errno{
-	unix.EOPNOTSUPP, unix.EOPNOTSUPP, unix.EBUSY, unix.EBUSY, unix.EBUSY, unix.EBUSY, unix.EBUSY, unix.EOPNOTSUPP,
+	unix.EOPNOTSUPP, unix.EOPNOTSUPP, unix.EEXIST, unix.EEXIST, unix.EEXIST, unix.EEXIST, unix.EEXIST, unix.EOPNOTSUPP,
 }
 
 // TestRewriteNamesTheMissingFeature: what an ADD says on a kernel that is too old.
@@ -142,12 +142,12 @@ func TestKernelRefuses(t *testing.T) {
 func TestFirstOnALackingKernel(t *testing.T) {
 	all := others{pod(1)}
 	first := backend.Change{Add: all, After: fingerprint(all)}
-	w := &wire{commits: []unix.Errno{unix.ENOENT, unix.ENOENT, unix.EBUSY, unix.ENOENT}}
+	w := &wire{commits: []unix.Errno{unix.ENOENT, unix.ENOENT, unix.EEXIST, unix.ENOENT}}
 	_, err := w.backend().Apply(t.Context(), first)
 	if err == nil || errors.Is(err, backend.ErrDrift) || !strings.Contains(err.Error(), "the kernel lacks the fib expression") {
 		t.Errorf("without a module: %v", err)
 	}
-	w = &wire{commits: []unix.Errno{unix.ENOENT, unix.EBUSY}}
+	w = &wire{commits: []unix.Errno{unix.ENOENT, unix.EEXIST}}
 	if _, err := w.backend().Apply(t.Context(), first); !errors.Is(err, backend.ErrDrift) {
 		t.Errorf("with all modules: %v, want %v", err, backend.ErrDrift)
 	}
@@ -221,7 +221,7 @@ func TestStatusNamesTheMissingFeature(t *testing.T) {
 	for i, f := range features() {
 		w := &wire{commits: []unix.Errno{unix.EOPNOTSUPP}}
 		for range i {
-			w.commits = append(w.commits, unix.EBUSY) // how a probe succeeds
+			w.commits = append(w.commits, unix.EEXIST) // how a probe succeeds
 		}
 		w.commits = append(w.commits, unix.EOPNOTSUPP)
 		_, err := w.backend().Status(t.Context())

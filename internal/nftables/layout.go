@@ -1,6 +1,0 @@
-//go:build !nextlayout
-
-package nftables
-
-// chainClients is the chain that masquerades.
-const chainClients = "clients"
