@@ -49,17 +49,15 @@ func addrBits(f hostport.Family) int {
 
 // rule masquerades the clients of the set.
 func (c clientSet) rule() rule {
-	f, match := c.family, isFamily(c.family)
-	if c.bits == 0 {
-		match = append(match, loadAddr(f, false, reg1))
-	} else {
-		match = append(match, loadAddr(f, true, reg1))
-		if c.bits < addrBits(f) {
-			match = append(match, mask(net.CIDRMask(c.bits, addrBits(f))))
-		}
-		match = append(match, loadAddr(f, false, reg32(words(f))))
+	key, n := isFamily(c.family), uint32(0)
+	if c.bits > 0 {
+		key, n = append(key, loadAddr(c.family, true, reg1)), words(c.family)
 	}
-	return newRule(match, []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: c.name()}, &expr.Masq{}})
+	if whole := addrBits(c.family); 0 < c.bits && c.bits < whole {
+		key = append(key, mask(net.CIDRMask(c.bits, whole)))
+	}
+	key = append(key, loadAddr(c.family, false, reg32(n)))
+	return newRule(key, []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: c.name()}, &expr.Masq{}})
 }
 
 // clientSets is a group of sets. The table has a set and a rule for each that

@@ -26,8 +26,9 @@ const (
 // the order in which nft lists them.
 func base(clients clientSets) []object {
 	out := []object{table{}}
+	addrs := map[hostport.Family]nftables.SetDatatype{hostport.IPv4: nftables.TypeIPAddr, hostport.IPv6: nftables.TypeIP6Addr}
 	for _, f := range hostport.Families() {
-		addr := addrType(f)
+		addr := addrs[f]
 		for _, to := range []string{toPod, toConditions} {
 			for _, hostIP := range []bool{false, true} {
 				s := set{name: mapName(to, f, hostIP), data: concat(nftables.TypeVerdict)}
@@ -44,7 +45,7 @@ func base(clients clientSets) []object {
 	}
 	masquerade := chain{name: chainClients}
 	for _, c := range clients.sorted() {
-		addr := addrType(c.family)
+		addr := addrs[c.family]
 		s := set{name: c.name(), key: concat(addr, addr)}
 		if c.bits == 0 {
 			s.key = concat(addr)
@@ -84,13 +85,6 @@ func concat(parts ...nftables.SetDatatype) nftables.SetDatatype {
 	t := nftables.MustConcatSetType(parts...)
 	t.Name = ""
 	return t
-}
-
-func addrType(f hostport.Family) nftables.SetDatatype {
-	if f == hostport.IPv4 {
-		return nftables.TypeIPAddr
-	}
-	return nftables.TypeIP6Addr
 }
 
 // fromLoopbackNet drops what pretends to be the node's loopback. Linux does so

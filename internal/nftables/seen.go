@@ -75,8 +75,8 @@ func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
 		return err
 	}
 	_, strangers, _ := pair(p.gone, have)
-	for _, e := range only[element](strangers) {
-		return fmt.Errorf("%w: %s is not on record", backend.ErrDrift, e)
+	if es := only[element](strangers); len(es) > 0 {
+		return fmt.Errorf("%w: %s is not on record", backend.ErrDrift, es[0])
 	}
 	if p.last {
 		return nil
@@ -89,8 +89,8 @@ func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
 	}
 	want = slices.DeleteFunc(slices.Clone(want), isElement)
 	want[0] = table{s.table}
-	for _, d := range compare(have, want, func(object) bool { return false }) {
-		return fmt.Errorf("%w: %s", backend.ErrDrift, d.Text)
+	if d := compare(have, want, func(object) bool { return false }); len(d) > 0 {
+		return fmt.Errorf("%w: %s", backend.ErrDrift, d[0].Text)
 	}
 	s.table = only[table](have)[0].handle
 	return nil
