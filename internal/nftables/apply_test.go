@@ -269,6 +269,8 @@ func TestRewriteWithNoneLeavesNothing(t *testing.T) {
 	n.add(pod(1))
 	n.held = nil
 	n.rewrite()
+	w.nft("add table inet hostport") // another program's, or left behind
+	n.rewrite()
 	if got := w.ruleset(); got != "" {
 		t.Errorf("ruleset:\n%s", got)
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/nftables/expr"
@@ -32,12 +33,17 @@ func (c clientSet) name() string {
 
 // parseClientSet reads such a name.
 func parseClientSet(name string) (c clientSet, ok bool) {
-	if !strings.HasPrefix(name, "client") {
+	prefix, bits, _ := strings.Cut(name, "_")
+	switch prefix {
+	case "client4":
+		c.family = hostport.IPv4
+	case "client6":
+		c.family = hostport.IPv6
+	default:
 		return c, false
 	}
-	_, err := fmt.Sscanf(name, "client%d_%d", &c.family, &c.bits)
-	known := err == nil && slices.Contains(hostport.Families(), c.family) && c.name() == name
-	return c, known && 0 <= c.bits && c.bits <= addrBits(c.family)
+	c.bits, _ = strconv.Atoi(bits)
+	return c, c.name() == name && 0 <= c.bits && c.bits <= addrBits(c.family)
 }
 
 func addrBits(f hostport.Family) int {

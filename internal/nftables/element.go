@@ -91,7 +91,7 @@ func own(all ...*hostport.Attachment) []object {
 
 // fields returns a concatenation: each field is padded to four bytes.
 func fields(parts ...[]byte) string {
-	var b []byte
+	b := make([]byte, 0, 40)
 	for _, p := range parts {
 		b = append(append(b, p...), make([]byte, -len(p)&3)...)
 	}
