@@ -62,12 +62,9 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 	return out, errors.Join(errs...)
 }
 
-// nftaSetExpr is NFTA_SET_EXPR, an expression that every element has. The
-// name is missing in golang.org/x/sys/unix.
-const nftaSetExpr = 17
-
 func decodeSet(as nfnetlink.Attributes) set {
-	s := set{name: as.Text(unix.NFTA_SET_NAME), counters: as.Get(nftaSetExpr) != nil}
+	// NFTA_SET_EXPR is an expression that every element has.
+	s := set{name: as.Text(unix.NFTA_SET_NAME), counters: as.Get(nftables.NFTA_SET_ELEM_EXPRESSIONS) != nil}
 	s.key.SetNFTMagic(as.Uint32(unix.NFTA_SET_KEY_TYPE))
 	s.key.Bytes = as.Uint32(unix.NFTA_SET_KEY_LEN)
 	switch data := as.Uint32(unix.NFTA_SET_DATA_TYPE); data {
@@ -104,15 +101,12 @@ func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 	return handle, err
 }
 
-// kubeProxyTable is the name of kube-proxy's tables in its nftables mode, one
-// in family ip and one in ip6 (Kubernetes 1.29).
-const kubeProxyTable = "kube-proxy"
-
-// KubeProxy reports whether kube-proxy in nftables mode programs this
-// namespace. A kernel without nf_tables has none.
+// KubeProxy reports whether kube-proxy programs this namespace in nftables mode, by
+// its tables of families ip and ip6 (Kubernetes 1.29). A kernel without nf_tables has
+// none.
 func (b *Backend) KubeProxy(ctx context.Context) (found bool, err error) {
 	for _, f := range hostport.Families() {
-		failed := b.dump(ctx, nfnetlink.Family(f), unix.NFT_MSG_GETTABLE, func(nfnetlink.Attributes) { found = true }, kubeProxyTable)
+		failed := b.dump(ctx, nfnetlink.Family(f), unix.NFT_MSG_GETTABLE, func(nfnetlink.Attributes) { found = true }, "kube-proxy")
 		err = errors.Join(err, failed)
 	}
 	return found, err

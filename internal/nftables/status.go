@@ -15,9 +15,6 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// probeTable is the table that Status asks for and never gets.
-const probeTable = "hostport-probe"
-
 // feature is something that the kernel must have. The version is the first
 // that has it, the option what a smaller configuration may leave out.
 type feature struct {
@@ -97,7 +94,7 @@ func (b *Backend) lacking(ctx context.Context, err error, makes bool) error {
 // probe uses a feature and then makes the table anew, which every kernel refuses.
 func (b *Backend) probe(ctx context.Context, f feature) error {
 	err := nfnetlink.Retry(ctx, func() error {
-		return b.send(probeTable, func(t *batch) {
+		return b.send("hostport-probe", func(t *batch) {
 			t.conn.AddTable(t.table)
 			t.add(slices.Concat(f.uses, []object{table{}}))
 		}, 0)
