@@ -118,7 +118,7 @@ func (r *iptRule) parse() {
 		return
 	}
 	r.read = true
-	args, _ := iptables.Split(r.spec) // the tool closes its quotes
+	args := iptables.Split(r.spec) // the tool closes its quotes
 	module := ""
 	for i := 0; i < len(args); {
 		t := iptTest{not: args[i] == "!"}

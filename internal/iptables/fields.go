@@ -28,7 +28,7 @@ type Fields struct {
 // does not know, negations included, it leaves in Other. Of a rule whose quotes are
 // not closed it returns nothing.
 func ParseFields(spec string) (x Fields) {
-	words, _ := Split(spec)
+	words := Split(spec)
 	for len(words) > 0 {
 		n := 1
 		switch {
@@ -53,23 +53,17 @@ func (x *Fields) take(option, value string) bool {
 	var err error
 	switch option {
 	case "-s":
-		return takePrefix(&x.Source, value)
+		x.Source, err = ParsePrefix(value)
 	case "-d":
-		return takePrefix(&x.Destination, value)
+		x.Destination, err = ParsePrefix(value)
 	case "-p":
-		p, err := hostport.ParseProtocol(value)
-		if err != nil || value == "" {
-			return false
-		}
-		x.Protocol = p
+		x.Protocol, err = hostport.ParseProtocol(value)
 	case "-m":
 		// These come with what they match, and only with that.
 		return value == "comment" || x.Protocol != "" && value == string(x.Protocol)
 	case "--dport":
-		n, err := strconv.ParseUint(value, 10, 16)
-		if err != nil || n == 0 {
-			return false
-		}
+		var n uint64
+		n, err = strconv.ParseUint(value, 10, 16)
 		x.Port = uint16(n)
 	case "--comment":
 		x.Comment = value
@@ -99,24 +93,9 @@ func (x Fields) Conditions() []string {
 
 // MarkBit returns the one bit that MARK sets: 13 for "0x2000/0x2000".
 func (x Fields) MarkBit() (int, bool) {
-	value, mask, ok := strings.Cut(x.Mark, "/")
-	if !ok || value != mask {
-		return 0, false
-	}
+	value, mask, _ := strings.Cut(x.Mark, "/")
 	n, err := strconv.ParseUint(value, 0, 32)
-	if err != nil || bits.OnesCount64(n) != 1 {
-		return 0, false
-	}
-	return bits.TrailingZeros64(n), true
-}
-
-func takePrefix(p *netip.Prefix, s string) bool {
-	got, err := ParsePrefix(s)
-	if err != nil || p.IsValid() {
-		return false
-	}
-	*p = got
-	return true
+	return bits.TrailingZeros64(n), err == nil && value == mask && bits.OnesCount64(n) == 1
 }
 
 // ParsePrefix reads a prefix, or an address for itself alone.
@@ -129,14 +108,7 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 
 // disjoint reports whether no packet to a mapped port can match both rules.
 func (x Fields) disjoint(o Fields) bool {
-	switch {
-	case x.Protocol != "" && o.Protocol != "" && x.Protocol != o.Protocol:
-		return true
-	case x.Port != 0 && o.Port != 0 && x.Port != o.Port:
-		return true
-	case x.Destination.IsValid() && o.Destination.IsValid():
-		return !x.Destination.Overlaps(o.Destination)
-	default:
-		return false
-	}
+	return x.Protocol != "" && o.Protocol != "" && x.Protocol != o.Protocol ||
+		x.Port != 0 && o.Port != 0 && x.Port != o.Port ||
+		x.Destination.IsValid() && o.Destination.IsValid() && !x.Destination.Overlaps(o.Destination)
 }

@@ -23,46 +23,37 @@ func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 
 // readOwners reads one family's chains.
 func readOwners(found backend.Recovered, f hostport.Family, t *table) {
+	rules := make(map[string][]Fields)
 	// By own chain. Layout 1 had the conditions on the rules in range chains, and
 	// mappings in the chain that these jump to.
 	conditions := make(map[string][][]string)
 	for _, chain := range t.chains {
-		if !ours(chain) {
-			continue
+		if ours(chain) {
+			rules[chain] = fieldsOf(t.rules[chain])
 		}
-		for _, spec := range t.rules[chain] {
-			if x := ParseFields(spec); strings.HasPrefix(x.Target, conditionPrefix) || strings.HasPrefix(chain, conditionPrefix) {
+		for _, x := range rules[chain] {
+			if strings.HasPrefix(x.Target, conditionPrefix) || strings.HasPrefix(chain, conditionPrefix) {
 				conditions[x.Target] = append(conditions[x.Target], x.Conditions())
 			}
 		}
 	}
 	for _, chain := range t.chains {
-		if ours(chain) {
-			readChain(found, f, t.rules[chain], merge(conditions[chain]))
-		}
-	}
-}
-
-// readChain reads the mappings in one chain, whose packets meet the conditions.
-func readChain(found backend.Recovered, f hostport.Family, specs, conditions []string) {
-	var marks []Fields // of the mapping that follows
-	for _, spec := range specs {
-		x := ParseFields(spec)
-		switch {
-		case x.Port == 0 || x.Protocol == "":
-			marks = nil
-		case x.Target == "DNAT":
+		words := merge(conditions[chain])
+		var marks []Fields // of the mapping that follows
+		for _, x := range rules[chain] {
+			if x.Target != "DNAT" {
+				marks = append(marks, x)
+				continue
+			}
 			if a := readMapping(found, f, x); a != nil {
 				readMarks(a, f, x, marks)
 				if f == hostport.IPv4 {
-					a.Options.ConditionsV4 = conditions
+					a.Options.ConditionsV4 = words
 				} else {
-					a.Options.ConditionsV6 = conditions
+					a.Options.ConditionsV6 = words
 				}
 			}
 			marks = nil
-		default:
-			marks = append(marks, x)
 		}
 	}
 }
@@ -74,7 +65,7 @@ func readMapping(found backend.Recovered, f hostport.Family, x Fields) *hostport
 	if x.Destination.IsValid() {
 		m.HostIP = x.Destination.Addr()
 	}
-	if hostport.FamilyOf(x.To.Addr()) != f || x.Destination.IsValid() && !x.Destination.IsSingleIP() {
+	if x.Port == 0 || x.Protocol == "" || hostport.FamilyOf(x.To.Addr()) != f || x.Destination.IsValid() && !x.Destination.IsSingleIP() {
 		return nil
 	}
 	return found.Add(x.Comment, m, x.To)
@@ -83,18 +74,14 @@ func readMapping(found backend.Recovered, f hostport.Family, x Fields) *hostport
 // readMarks reads the masquerading options from the rules ahead of a mapping.
 func readMarks(a *hostport.Attachment, f hostport.Family, dnat Fields, marks []Fields) {
 	for _, m := range marks {
-		if m.Protocol != dnat.Protocol || m.Port != dnat.Port || m.Destination != dnat.Destination || m.Target == "" {
+		switch bit, ok := m.MarkBit(); {
+		case m.Protocol != dnat.Protocol || m.Port != dnat.Port || m.Destination != dnat.Destination:
 			continue
-		}
-		if m.Target == "MARK" {
-			bit, ok := m.MarkBit()
-			if !ok {
-				continue
-			}
+		case m.Target == "MARK" && ok:
 			a.Options.MarkMasqBit = bit
-		} else if validateChain(m.Target) == nil {
+		case validateChain(m.Target) == nil:
 			a.Options.ExternalSetMarkChain = m.Target
-		} else {
+		default:
 			continue
 		}
 		a.Options.SNAT = true
@@ -119,8 +106,8 @@ func merge(conditions [][]string) []string {
 	}
 	words := slices.Clone(conditions[0])
 	for i := range words {
-		values := []string{words[i]}
-		for _, c := range conditions[1:] {
+		var values []string
+		for _, c := range conditions {
 			if len(c) != len(words) {
 				return nil
 			}

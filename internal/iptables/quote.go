@@ -1,42 +1,26 @@
 package iptables
 
-import (
-	"errors"
-	"strings"
-)
+import "strings"
 
 // quote writes s as one word for iptables-restore, whatever it holds. A line
 // break cannot be part of a word there: control characters become "_".
 func quote(s string) string {
-	plain := s != ""
-	var b strings.Builder
-	for _, r := range s {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', strings.ContainsRune("._:/@%+,=!-[]", r):
-			b.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			plain = false
-			b.WriteByte('_')
-		case r == '"' || r == '\\':
-			plain = false
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		default:
-			plain = false
-			b.WriteRune(r)
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '_'
 		}
+		return r
+	}, s)
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plainRune(r) && !strings.ContainsRune("/@%+,=![]", r) }) {
+		return s
 	}
-	if plain {
-		return b.String()
-	}
-	return `"` + b.String() + `"`
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
-var errOpenQuote = errors.New("quotation mark is not closed")
-
 // Split takes a line of iptables-save apart into words, as iptables-restore
-// does: only double quotes quote, and only within them a backslash escapes.
-func Split(line string) ([]string, error) {
+// does: only double quotes quote, and only within them a backslash escapes. It
+// returns nil if a quotation mark is not closed.
+func Split(line string) []string {
 	words := make([]string, 0, strings.Count(line, " ")+1)
 	var word []byte
 	var inWord, quoted, escaped bool
@@ -62,11 +46,11 @@ func Split(line string) ([]string, error) {
 			inWord = true
 		}
 	}
-	if quoted || escaped {
-		return nil, errOpenQuote
+	if quoted {
+		return nil
 	}
 	if inWord {
 		words = append(words, string(word))
 	}
-	return words, nil
+	return words
 }

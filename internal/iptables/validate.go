@@ -2,12 +2,24 @@ package iptables
 
 import (
 	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// The longest chain name (XT_EXTENSION_MAXNAMELEN, less the terminator).
-const maxChain = 28
+// Limits of the tools: a chain's name (XT_EXTENSION_MAXNAMELEN, less the
+// terminator), and their parser's for one word (1.8.9: 1,023 bytes) and one line
+// (10,239), of which the rest of a rule needs some. And ours for the rules that the
+// lists of addresses in an attachment's conditions make.
+const (
+	maxChain        = 28
+	maxWord         = 1000
+	maxConditions   = 8000
+	maxAlternatives = 64
+)
 
 // Validate refuses options that iptables could not carry out, or that would
 // be more than a match in a rule. The error names the configuration key.
@@ -29,17 +41,16 @@ func (b *Backend) Validate(o hostport.Options) error {
 }
 
 func validateChain(name string) error {
+	builtIn := []string{
+		"ACCEPT", "DROP", "RETURN", "QUEUE", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "MARK", "CONNMARK", "LOG", "NFLOG", "TRACE",
+		preroutingChain, "INPUT", "FORWARD", outputChain, postroutingChain,
+	}
 	switch {
-	case len(name) > maxChain:
-		return fmt.Errorf("%q is longer than %d characters", name, maxChain)
+	case len(name) > maxChain || !plain(name):
+		return fmt.Errorf("%q is not the name of a chain: want up to %d letters, digits and the like", name, maxChain)
 	case ours(name):
 		return fmt.Errorf("%q is the name of a chain of this plugin", name)
-	case !plain(name):
-		return fmt.Errorf("%q has characters that a chain name cannot have", name)
-	}
-	switch name {
-	case "ACCEPT", "DROP", "RETURN", "QUEUE", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "MARK", "CONNMARK", "LOG", "NFLOG", "TRACE",
-		preroutingChain, "INPUT", "FORWARD", outputChain, postroutingChain:
+	case slices.Contains(builtIn, name):
 		return fmt.Errorf("%q is built in: want a chain that sets a mark", name)
 	}
 	return nil
@@ -47,5 +58,66 @@ func validateChain(name string) error {
 
 // plainRune reports whether a character is never syntax to the tools.
 func plainRune(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' || r == '.' || r == ':'
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.:", r)
+}
+
+// validateConditions accepts matches of iptables, one word an element. Words
+// that could make the rule anything else are refused wherever they stand.
+func validateConditions(words []string) error {
+	size := 0
+	for i, w := range words {
+		if err := validateWord(w); err != nil {
+			return fmt.Errorf("element %d: %w", i, err)
+		}
+		if w == "comment" && i > 0 && (words[i-1] == "-m" || words[i-1] == "--match") {
+			return fmt.Errorf("element %d: comments tell the owner of a rule and cannot be matched", i)
+		}
+		size += len(quote(w)) + 1
+	}
+	if size > maxConditions {
+		return fmt.Errorf("%d bytes: iptables takes at most %d", size, maxConditions)
+	}
+	if n := len(words); n > 0 && (words[n-1] == "!" || words[n-1] == "-m" || addressOption(words[n-1])) {
+		return fmt.Errorf("element %d: %q needs something after it", n-1, words[n-1])
+	}
+	if n := len(alternatives(words)); n > maxAlternatives {
+		return fmt.Errorf("the lists of addresses make %d rules a port: want at most %d", n, maxAlternatives)
+	}
+	return nil
+}
+
+func validateWord(w string) error {
+	syntax := func(r rune) bool { return unicode.IsControl(r) || strings.ContainsRune("\"\\'", r) }
+	switch {
+	case w == "" || len(w) > maxWord:
+		return fmt.Errorf("has %d bytes: want 1 to %d", len(w), maxWord)
+	case !utf8.ValidString(w) || strings.ContainsFunc(w, syntax):
+		return fmt.Errorf("%q has a quotation mark, a backslash, or what does not print", w)
+	case strings.ContainsFunc(w, unicode.IsSpace):
+		return fmt.Errorf("%q has a space: each word is an element of its own", w)
+	case w[0] == '-' && !matches(w):
+		return fmt.Errorf("%q is not a match", w)
+	}
+	return nil
+}
+
+// matches reports whether an option is part of a match, and is not completed by
+// getopt to one that is a verb, a target, a table, or ours to say.
+func matches(option string) bool {
+	long, ok := strings.CutPrefix(option, "--")
+	if !ok {
+		// Short options may be joined and carry their value ("-fjDROP"): only
+		// single ones can be told apart.
+		return slices.Contains([]string{"-s", "-d", "-i", "-o", "-m", "-f"}, option)
+	}
+	name, _, _ := strings.Cut(long, "=")
+	if name == "set" || name == "pol" {
+		return true // of the matches recent and policy, and exact there
+	}
+	return !slices.ContainsFunc([]string{
+		"append", "check", "delete", "insert", "replace", "list", "list-rules", "flush", "zero",
+		"new-chain", "delete-chain", "rename-chain", "policy", "table", "jump", "goto",
+		"protocol", "numeric", "verbose", "wait", "wait-interval", "exact", "version", "help",
+		"line-numbers", "modprobe", "set-counters", "ipv4", "ipv6", "comment",
+	}, func(refused string) bool { return strings.HasPrefix(refused, name) })
 }

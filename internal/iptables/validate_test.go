@@ -60,7 +60,7 @@ func TestValidateConditions(t *testing.T) {
 		"comment alone":       {[]string{"--comment", "x"}, "element 0"},
 		"comment, shortened":  {[]string{"--comm", "x"}, "element 0"},
 		"joined match":        {[]string{"-mcomment"}, "element 0"},
-		"empty":               {[]string{"-s", ""}, "element 1: is empty"},
+		"empty":               {[]string{"-s", ""}, "element 1: has 0 bytes"},
 		"newline":             {[]string{"-s", "192.0.2.1\nCOMMIT"}, "element 1"},
 		"NUL":                 {[]string{"-s", "a\x00"}, "element 1"},
 		"escape":              {[]string{"-s", "\x1b[31m"}, "element 1"},

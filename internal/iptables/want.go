@@ -99,13 +99,12 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 	clients := a.Clients(f)
 	own := chain{owner: a, place: place{natTable, attachmentChain(ownPrefix, a.Key)}}
 	gate := chain{owner: a, place: place{natTable, attachmentChain(conditionPrefix, a.Key)}}
-	apart, first := false, own.name
-	switch {
-	case len(conditions) > 0:
-		apart, first = true, gate.name
-	case a.Options.ExternalSetMarkChain != "" && len(clients) > 0:
-		apart = true
+	external := a.Options.ExternalSetMarkChain
+	mark := quote(external)
+	if external == "" {
+		mark = fmt.Sprintf("MARK --set-xmark %[1]s/%[1]s", markValue(a.Options.MarkMasqBit))
 	}
+	apart := len(conditions) > 0 || external != "" && len(clients) > 0
 	comment := quote(a.Tag(maxComment))
 	lastPort := ""
 	for _, fw := range forwards {
@@ -114,7 +113,7 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 		if port != lastPort { // forwards of one port follow each other
 			w.ports = append(w.ports, portRules{owner: a, chain: in})
 			for _, c := range conditions {
-				gate.body = append(gate.body, conditionSpec(port, c, own.name))
+				gate.body = append(gate.body, port+c+" -j "+own.name)
 			}
 		}
 		lastPort = port
@@ -124,12 +123,19 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 		}
 		var specs []string
 		for _, c := range clients {
-			specs = append(specs, source(c)+to+port+" -j "+markTarget(a.Options))
+			from := ""
+			if c.Bits() > 0 { // else everyone
+				from = "-s " + c.String() + " "
+			}
+			specs = append(specs, from+to+port+" -j "+mark)
 		}
 		specs = append(specs, fmt.Sprintf("%s%s -m comment --comment %s -j DNAT --to-destination %s", to, port, comment, fw.To))
 		if apart {
 			own.body = append(own.body, specs...)
-			specs = []string{to + port + " -j " + first}
+			specs = []string{to + port + " -j " + own.name}
+			if len(conditions) > 0 {
+				specs = []string{to + port + " -j " + gate.name}
+			}
 		}
 		group := &w.ports[len(w.ports)-1]
 		group.specs = append(group.specs, specs...)
@@ -142,28 +148,30 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 	}
 }
 
-// source is the match for a client prefix: nothing, for everyone.
-func source(p netip.Prefix) string {
-	if p.Bits() == 0 {
-		return ""
+// alternatives are the conditions of an attachment as text, one for each rule that
+// it takes: iptables makes a rule for each address of a list such as
+// "-s 192.0.2.1,192.0.2.2".
+func alternatives(words []string) []string {
+	if len(words) == 0 {
+		return nil
 	}
-	return "-s " + p.String() + " "
+	out := []string{""}
+	for i, w := range words {
+		parts := []string{w}
+		if i > 0 && addressOption(words[i-1]) {
+			parts = strings.Split(w, ",")
+		}
+		var next []string
+		for _, o := range out {
+			for _, p := range parts {
+				next = append(next, o+" "+quote(p))
+			}
+		}
+		out = next
+	}
+	return out
 }
 
-// markTarget is what is done with a packet that must be masqueraded later.
-func markTarget(o hostport.Options) string {
-	if o.ExternalSetMarkChain != "" {
-		return quote(o.ExternalSetMarkChain)
-	}
-	return fmt.Sprintf("MARK --set-xmark %[1]s/%[1]s", markValue(o.MarkMasqBit))
-}
-
-// conditionSpec is the rule that lets packets to a port that meet condition c
-// into the attachment's own chain.
-func conditionSpec(port string, c []string, chain string) string {
-	words := make([]string, len(c))
-	for i, w := range c {
-		words[i] = quote(w)
-	}
-	return port + " " + strings.Join(words, " ") + " -j " + chain
+func addressOption(w string) bool {
+	return slices.Contains([]string{"-s", "--src", "--source", "-d", "--dst", "--destination"}, w)
 }
