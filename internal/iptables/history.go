@@ -39,9 +39,7 @@ func (h *histories) of(f hostport.Family) *history {
 // that is not known, or of something else, leaves the fingerprint alone.
 func historiesBefore(c backend.Change) histories {
 	var h histories
-	if json.Unmarshal([]byte(c.Seen), &h) != nil {
-		h = histories{}
-	}
+	_ = json.Unmarshal([]byte(c.Seen), &h) // of what is none, nothing is known
 	for _, f := range hostport.Families() {
 		now := c.Before.Of(f)
 		switch known := h.of(f); {

@@ -45,9 +45,6 @@ func layoutOf(f hostport.Family) entryLayout {
 
 const countersSize = 16
 
-// errTableChanged means that a table was replaced between two questions.
-var errTableChanged = errors.New("the table was replaced meanwhile")
-
 // LegacyDigest hashes the tables of the legacy variant that can hold rules of
 // ours and are loaded, in the calling thread's network namespace, without their
 // counters. It is 0 if none is. x_tables tells nobody of changes, and to start
@@ -62,13 +59,10 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 				continue
 			}
 			loaded = true
-			err := errTableChanged
-			for range 3 {
-				if err = eachEntry(f, name, func(b []byte) { _, _ = h.Write(b) }); !errors.Is(err, errTableChanged) {
-					break
-				}
-			}
-			if err != nil {
+			err := eachEntry(f, name, func(b []byte) { _, _ = h.Write(b) })
+			if errors.Is(err, unix.EAGAIN) { // another program just replaced it: like nothing before
+				h.SetSeed(maphash.MakeSeed())
+			} else if err != nil {
 				return 0, fmt.Errorf("read table %s of iptables-legacy, %s: %w", name, f, err)
 			}
 		}
@@ -105,11 +99,7 @@ func eachEntry(f hostport.Family, name string, fn func([]byte)) error {
 	defer func() { _ = unix.Munmap(b) }()
 	copy(b, name)
 	binary.NativeEndian.PutUint32(b[32:], info.size)
-	err = getsockopt(fd, layout.level, getEntries, unsafe.Pointer(&b[0]), uintptr(size))
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINVAL) {
-		return errTableChanged
-	}
-	if err != nil {
+	if err := getsockopt(fd, layout.level, getEntries, unsafe.Pointer(&b[0]), uintptr(size)); err != nil {
 		return err
 	}
 	fn(append(bytes.TrimRight(info.name[:], "\x00"), byte(f)))

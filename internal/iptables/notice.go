@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -9,18 +10,11 @@ import (
 // Concerned reports whether a change of nf_tables may have touched our rules, in
 // the tables of the nf_tables variant. chain is "" for a change of the table.
 func Concerned(family uint8, table, chain string) bool {
-	if family != unix.NFPROTO_IPV4 && family != unix.NFPROTO_IPV6 {
+	four, six := family == unix.NFPROTO_IPV4, family == unix.NFPROTO_IPV6
+	if table != natTable && table != rawTable || !four && !six || six && table == rawTable {
 		return false
 	}
-	switch table {
-	case natTable:
-		return chain == "" || strings.HasPrefix(chain, prefix) ||
-			chain == preroutingChain || chain == outputChain || chain == postroutingChain
-	case rawTable:
-		return family == unix.NFPROTO_IPV4 && (chain == "" || strings.HasPrefix(chain, prefix) || chain == preroutingChain)
-	default:
-		return false
-	}
+	return strings.HasPrefix(chain, prefix) || slices.Contains([]string{"", preroutingChain, outputChain, postroutingChain}, chain)
 }
 
 // OfAdd reports whether a new chain is one that only an ADD makes (see history), if

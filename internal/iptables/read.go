@@ -22,25 +22,21 @@ import (
 // tells: its iptables-save (1.8.9) takes a second for the rules of 5,000
 // Services. Where that does not work, iptables-save tells why.
 func (b *Backend) read(ctx context.Context, v variant, counted bool) (ruleset, error) {
-	if v.nft {
-		if r, err := b.list(ctx, v, counted); err == nil || killed(err) {
-			return r, err
-		}
-	}
-	return b.save(ctx, v, counted)
-}
-
-// list reads as read does, without iptables-save.
-func (b *Backend) list(ctx context.Context, v variant, counted bool) (ruleset, error) {
-	r, asked, err := chains(ctx, v.family)
-	if err != nil || len(asked) == 0 {
-		return r, err
+	if !v.nft {
+		return b.save(ctx, v, counted)
 	}
 	command := "-S"
 	if counted {
 		command = "-v -S"
 	}
-	return r, b.ask(ctx, v.restore(), command, r, asked)
+	r, asked, err := chains(ctx, v.family)
+	if err == nil && len(asked) > 0 {
+		err = b.ask(ctx, v.restore(), command, r, asked)
+	}
+	if err != nil && !killed(err) {
+		return b.save(ctx, v, counted)
+	}
+	return r, err
 }
 
 // save reads as read does, with iptables-save. It asks for each table alone,

@@ -38,7 +38,7 @@ func TestReadIsWhatIsSaved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := w.b.list(t.Context(), v, false)
+		got, err := w.b.read(t.Context(), v, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestReadOddName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := w.b.list(t.Context(), v, false)
+	r, err := w.b.read(t.Context(), v, false)
 	if err != nil || !r.of(natTable).has(dnatChain) || len(r.of(natTable).rules[preroutingChain]) == 0 {
 		t.Errorf("tables %v, error %v", r, err)
 	}

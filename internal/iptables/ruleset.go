@@ -56,11 +56,6 @@ func ParseNat(save string) (chains []string, rules map[string][]string, err erro
 	return nat.chains, nat.rules, err
 }
 
-var (
-	errNoTable  = errors.New("line belongs to no table")
-	errNotAsked = errors.New("not what was asked for")
-)
-
 // parse adds what iptables-save printed; or what the command -S did for each of
 // the chains that were asked for: a line that declares the chain, then its rules.
 func (r ruleset) parse(text string, asked ...place) error {
@@ -68,12 +63,16 @@ func (r ruleset) parse(text string, asked ...place) error {
 	listed := len(asked) > 0
 	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSuffix(line, "\r")
-		fail := func(err error) error { return fmt.Errorf("line %d: %w: %.80q", i+1, err, line) }
+		fail := func(why string) error { return fmt.Errorf("line %d %s: %.80q", i+1, why, line) }
 		verb, rest, _ := strings.Cut(line, " ")
 		switch {
 		case line == "" || line[0] == '#':
-			if name, ok := incompatible(line); ok {
-				return fmt.Errorf("table %s holds rules that only nft can show: another program loaded it with nft -f", name)
+			// What the nf_tables variant (1.8.9) remarks in place of a table. Another
+			// remark, about base chains, only precedes the table.
+			for _, name := range []string{rawTable, natTable} {
+				if strings.HasPrefix(line, "# Table `"+name+"' is incompatible") {
+					return fmt.Errorf("table %s holds rules that only nft can show: another program loaded it with nft -f", name)
+				}
 			}
 		case line[0] == '*':
 			current = r.add(line[1:])
@@ -82,18 +81,18 @@ func (r ruleset) parse(text string, asked ...place) error {
 		case verb == "-N" || verb == "-P": // CHAIN, or CHAIN POLICY
 			name, _, _ := strings.Cut(rest, " ")
 			if len(asked) == 0 || name != asked[0].name {
-				return fail(errNotAsked)
+				return fail("is not what was asked for")
 			}
 			current, asked = r.add(asked[0].table), asked[1:]
 			current.declare(name)
 		case current == nil:
-			return fail(errNoTable)
+			return fail("belongs to no table")
 		case line[0] == ':':
 			current.declare(verb[1:])
 		default:
-			chain, spec, err := parseRule(line)
-			if err != nil {
-				return fail(err)
+			chain, spec, ok := parseRule(line)
+			if !ok {
+				return fail("is not a rule")
 			}
 			current.rules[chain] = append(current.rules[chain], spec)
 		}
@@ -104,22 +103,9 @@ func (r ruleset) parse(text string, asked ...place) error {
 	return nil
 }
 
-// incompatible reads the remark that the nf_tables variant (1.8.9) makes in
-// place of a table. Another, about base chains, only precedes the table.
-func incompatible(line string) (table string, ok bool) {
-	rest, ok := strings.CutPrefix(line, "# Table `")
-	if !ok {
-		return "", false
-	}
-	name, rest, ok := strings.Cut(rest, "'")
-	return name, ok && strings.HasPrefix(rest, " is incompatible") && (name == natTable || name == rawTable)
-}
-
-var errNoRule = errors.New("not a rule")
-
 // parseRule reads "-A CHAIN SPEC". Counters ahead of it, as iptables-save -c prints
 // them, become the words that -v -S has among the others: "-c PACKETS BYTES".
-func parseRule(line string) (chain, spec string, err error) {
+func parseRule(line string) (chain, spec string, ok bool) {
 	counters := ""
 	if strings.HasPrefix(line, "[") {
 		counters, line, _ = strings.Cut(line[1:], "] ")
@@ -127,8 +113,5 @@ func parseRule(line string) (chain, spec string, err error) {
 	}
 	rest, ok := strings.CutPrefix(line, "-A ")
 	chain, spec, _ = strings.Cut(rest, " ")
-	if !ok || chain == "" {
-		return "", "", errNoRule
-	}
-	return chain, strings.TrimSpace(counters + spec), nil
+	return chain, strings.TrimSpace(counters + spec), ok && chain != ""
 }

@@ -5,25 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
-
-// singleChainsMinor is N in the first version 1.8.N of the nf_tables variant whose
-// restore takes single chains under --noflush.
-const singleChainsMinor = 5
 
 // Status reports why IPv4 host ports cannot be programmed. That those of IPv6
 // cannot is advice: IPv4 works without. Another program that holds the xtables
 // lock is no error.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 	for _, f := range hostport.Families() {
-		if !enabled(f) {
-			continue
+		if _, err := os.Stat("/proc/sys/net/ipv6"); f == hostport.IPv6 && err != nil {
+			continue // the kernel does not speak it
 		}
 		more, err := b.probe(ctx, f)
-		advice = append(advice, more...)
+		for _, text := range more {
+			advice = append(advice, f.String()+": "+text)
+		}
 		switch {
 		case err == nil:
 		case f == hostport.IPv4:
@@ -35,15 +34,6 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 	return advice, nil
 }
 
-// enabled reports whether the kernel speaks the family: IPv6 can be off.
-func enabled(f hostport.Family) bool {
-	if f == hostport.IPv4 {
-		return true
-	}
-	_, err := os.Stat("/proc/sys/net/ipv6")
-	return err == nil
-}
-
 // probe has the tool open and commit the tables, with nothing in it to do. It
 // does not list them: runtimes ask for STATUS every few seconds, and the list of
 // a node with thousands of Services takes a tenth of one.
@@ -53,24 +43,22 @@ func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string
 		return nil, err
 	}
 	if v.minor >= 0 && v.minor < backend.OldestIptables {
-		advice = append(advice, fmt.Sprintf("%s: iptables 1.8.%d is older than 1.8.%d, the oldest that hostport is tested with", f, v.minor, backend.OldestIptables))
-	}
-	if v.nft && v.minor >= 0 && v.minor < singleChainsMinor {
-		advice = append(advice, fmt.Sprintf("%s: iptables 1.8.%d (nf_tables) may not be able to change single chains: install a newer version, or use iptables-legacy", f, v.minor))
+		advice = append(advice, fmt.Sprintf("iptables 1.8.%d is older than 1.8.%d, the oldest that hostport is tested with: "+
+			"before 1.8.5 only iptables-legacy can change single chains", v.minor, backend.OldestIptables))
 	}
 	if v.nft && hasLegacy(f, natTable) {
-		advice = append(advice, fmt.Sprintf("%s: tables of iptables-legacy are loaded beside those of iptables-nft: should they hold rules, their order with host ports is not defined", f))
+		advice = append(advice, "tables of iptables-legacy are loaded beside those of iptables-nft: should they hold rules, their order with host ports is not defined")
 	}
-	text := "*" + natTable + "\nCOMMIT\n"
-	if f == hostport.IPv4 {
-		text += "*" + rawTable + "\nCOMMIT\n"
+	text := ""
+	for _, table := range slices.Backward(tablesOf(f)) { // nat first: it works without raw
+		text += "*" + table + "\nCOMMIT\n"
 	}
-	switch err := b.restore(ctx, v.restore(), text, shortWait); {
+	err = b.restore(ctx, v.restore(), text, shortWait)
+	switch {
 	case errors.Is(err, backend.ErrBusy):
-		return advice, nil
+		err = nil
 	case errors.Is(err, backend.ErrNoGuard):
-		return append(advice, fmt.Sprintf("%s: the kernel has no table raw: host ports are not reachable at 127.0.0.1", f)), nil
-	default:
-		return advice, err
+		advice, err = append(advice, "the kernel has no table raw: host ports are not reachable at 127.0.0.1"), nil
 	}
+	return advice, err
 }

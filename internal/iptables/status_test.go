@@ -46,7 +46,7 @@ func TestStatusTellsWhatCannotBeUsed(t *testing.T) {
 		"no table raw": {func(w *world) {
 			w.stub("iptables-restore", version("1.8.9 (legacy)", `echo "iptables-restore: unable to initialize table 'raw'" >&2; exit 2`))
 		}, "no table raw: host ports are not reachable at 127.0.0.1", ""},
-		"old version":      {func(w *world) { w.stub("iptables-restore", version("1.8.4 (nf_tables)", "exit 0")) }, "iptables 1.8.4 (nf_tables)", ""},
+		"old version":      {func(w *world) { w.stub("iptables-restore", version("1.8.4 (nf_tables)", "exit 0")) }, "iptables 1.8.4 is older", ""},
 		"untested version": {func(w *world) { w.stub("iptables-restore", version("1.8.6 (legacy)", "exit 0")) }, "IPv4: iptables 1.8.6 is older than 1.8.7", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

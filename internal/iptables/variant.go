@@ -57,14 +57,11 @@ func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, erro
 		return v, err
 	}
 	out, err := b.Run(ctx, v.restore(), "", "--version")
-	if err != nil {
-		return v, err
-	}
 	v.nft = strings.Contains(out, "nf_tables")
 	if _, version, found := strings.Cut(out, " v1.8."); found { // "iptables v1.8.9 (nf_tables)"
 		_, _ = fmt.Sscanf(version, "%d", &v.minor) // else it stays unknown
 	}
-	return v, nil
+	return v, err
 }
 
 // variants returns the variants that may hold rules of ours in family f, and first
@@ -74,7 +71,7 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	if err != nil {
 		return nil, err
 	}
-	legacy := slices.ContainsFunc(firstChains(f), func(p place) bool { return hasLegacy(f, p.table) })
+	legacy := slices.ContainsFunc(tablesOf(f), func(name string) bool { return hasLegacy(f, name) })
 	if !nft && !legacy && !needed {
 		return nil, nil
 	}
@@ -91,29 +88,22 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	}), nil
 }
 
-// firstChains are those of which one is there if there is anything of ours. The
-// guard can be alone: it comes before the rest, in a transaction of its own.
-func firstChains(f hostport.Family) []place {
-	if f == hostport.IPv4 {
-		return []place{{natTable, dnatChain}, {rawTable, guardChain}}
-	}
-	return []place{{natTable, dnatChain}}
-}
-
-// holdsNFT reports whether nf_tables has one of our first chains.
+// holdsNFT reports whether nf_tables has one of the chains of which one is there if
+// there is anything of ours. The guard can be alone: it comes before the rest, in a
+// transaction of its own.
 func holdsNFT(f hostport.Family) (bool, error) {
-	family := nftables.TableFamily(nfnetlink.Family(f))
-	absent := []error{unix.ENOENT, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} // or no nf_tables
-	for _, p := range firstChains(f) {
-		conn, err := nftables.New()
-		if err == nil {
-			_, err = conn.ListChain(&nftables.Table{Name: p.table, Family: family}, p.name)
-		}
+	first := map[string]string{rawTable: guardChain, natTable: dnatChain}
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open nf_tables: %w", err)
+	}
+	for _, table := range tablesOf(f) {
+		_, err := conn.ListChain(&nftables.Table{Name: table, Family: nftables.TableFamily(nfnetlink.Family(f))}, first[table])
 		if err == nil {
 			return true, nil
 		}
-		if !slices.ContainsFunc(absent, func(no error) bool { return errors.Is(err, no) }) {
-			return false, fmt.Errorf("ask nf_tables for chain %s: %w", p.name, err)
+		if !nfnetlink.HasErrno(err, unix.ENOENT, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) { // or no nf_tables
+			return false, fmt.Errorf("ask nf_tables for chain %s: %w", first[table], err)
 		}
 	}
 	return false, nil
@@ -125,10 +115,7 @@ func hasLegacy(f hostport.Family, table string) bool { return slices.Contains(Le
 // LegacyTables returns the tables that the legacy variant has loaded in the thread's
 // network namespace.
 func LegacyTables(f hostport.Family) []string {
-	name := "/proc/thread-self/net/ip_tables_names"
-	if f == hostport.IPv6 {
-		name = "/proc/thread-self/net/ip6_tables_names"
-	}
-	names, _ := os.ReadFile(name) // not there without the kernel's module
+	name := strings.TrimSuffix(command(f), "tables") + "_tables_names" // ip_tables_names, ip6_tables_names
+	names, _ := os.ReadFile("/proc/thread-self/net/" + name)           // not there without the kernel's module
 	return strings.Fields(string(names))
 }
