@@ -62,11 +62,11 @@ func TestFlush(t *testing.T) {
 		{"any address", anyAddress(5353), []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2", "v6", "v6 second", "v6 loopback"}},
 		{"any, IPv4 only", anyAddress(5353)[:1], []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2"}},
 		{"any, IPv6 only", anyAddress(5353)[1:], []string{"v6", "v6 second", "v6 loopback"}},
-		{"IPv4 address", at(5353, "192.0.2.1"), []string{"v4", "v4 led on", "v4 zone"}},
-		{"IPv6 address", at(5353, "fd00::1"), []string{"v6 second"}},
-		{"two addresses", at(5353, "fd00::1", "2001:db8::1"), []string{"v6", "v6 second"}},
-		{"address, then any", append(at(5353, "fd00::1"), anyAddress(5353)[1:]...), []string{"v6", "v6 second", "v6 loopback"}},
-		{"any, then address", append(anyAddress(5353)[1:], at(5353, "fd00::1")...), []string{"v6", "v6 second", "v6 loopback"}},
+		{"IPv4 address", at("192.0.2.1"), []string{"v4", "v4 led on", "v4 zone"}},
+		{"IPv6 address", at("fd00::1"), []string{"v6 second"}},
+		{"two addresses", at("fd00::1", "2001:db8::1"), []string{"v6", "v6 second"}},
+		{"address, then any", append(at("fd00::1"), anyAddress(5353)[1:]...), []string{"v6", "v6 second", "v6 loopback"}},
+		{"any, then address", append(anyAddress(5353)[1:], at("fd00::1")...), []string{"v6", "v6 second", "v6 loopback"}},
 		{"two ports", append(anyAddress(5354), anyAddress(1006)...), []string{"v4 other port", "v4 from port"}},
 		{"many ports", manyPorts(), []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2", "v4 other port", "v6", "v6 second", "v6 loopback"}},
 	} {
@@ -114,10 +114,10 @@ func anyAddress(port uint16) []hostport.Forward {
 	}
 }
 
-// at are UDP mappings at addresses of the node.
-func at(port uint16, hostIPs ...string) (out []hostport.Forward) {
+// at are UDP mappings of port 5353 at addresses of the node.
+func at(hostIPs ...string) (out []hostport.Forward) {
 	for _, s := range hostIPs {
-		m := hostport.Forward{Protocol: hostport.UDP, HostIP: netip.MustParseAddr(s), HostPort: port, To: pod4}
+		m := hostport.Forward{Protocol: hostport.UDP, HostIP: netip.MustParseAddr(s), HostPort: 5353, To: pod4}
 		if m.HostIP.Is6() {
 			m.To = pod6
 		}
