@@ -28,7 +28,7 @@ func (n *Node) Dead(s *Snapshot) (dead []hostport.Key, err error) {
 		return nil, errUnseen
 	}
 	for _, a := range s.Attachments {
-		if life, err := sandbox.Look(a.Sandbox); err == nil && life == sandbox.Dead {
+		if _, life, err := sandbox.Look(a.Sandbox); err == nil && life == sandbox.Dead {
 			dead = append(dead, a.Key)
 		}
 	}

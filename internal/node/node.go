@@ -214,7 +214,7 @@ var errUnseen = errors.New("this process may not see the sandboxes of the node's
 // life looks whether the sandbox of an attachment exists. Nobody is declared
 // dead by a process that may not see them.
 func (s *session) life(a *hostport.Attachment) (sandbox.Life, error) {
-	life, err := sandbox.Look(a.Sandbox)
+	_, life, err := sandbox.Look(a.Sandbox)
 	if life == sandbox.Dead && !s.sees {
 		return sandbox.Unknown, errUnseen
 	}

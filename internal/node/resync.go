@@ -116,7 +116,7 @@ func (s *session) adopt(found []*hostport.Attachment) (dropped []*hostport.Attac
 		}
 		for _, a := range p.add {
 			// What rules do not tell.
-			if path, _, err := sandbox.Find(a.Sandbox.Inode); err == nil {
+			if path, _, _ := sandbox.Look(a.Sandbox); path != "" {
 				a.Sandbox.Path = path
 			}
 			a.LoopbackInterface = s.loopbackInterface(a)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -19,11 +20,11 @@ const (
 	Dead
 )
 
-// Look finds out whether a sandbox exists. It is alive if its path leads to the
-// recorded inode, and to the recorded device unless that is 0. A path that leads
-// to nothing, or to something else, is not enough to call it dead: the sandbox
-// may be mounted out of the caller's sight, or live on with its processes. Then
-// the inode is searched for in the caller's mounts, in the network namespaces
+// Look finds out whether a sandbox exists, and where. It is alive if its path
+// leads to the recorded inode, and to the recorded device unless that is 0. A path
+// that leads to nothing, or to something else, is not enough to call it dead: the
+// sandbox may be mounted out of the caller's sight, or live on with its processes.
+// Then the inode is searched for in the caller's mounts, in the network namespaces
 // of all processes, and in the mounts of all other mount namespaces.
 //
 // The kernel gives the inode number of a network namespace that was freed to
@@ -31,51 +32,34 @@ const (
 // under other names than the recorded path's, is another sandbox, and the
 // recorded one is dead.
 //
-// Unknown comes with an error that says what could not be read. Namespaces that
-// only an open file or a socket keeps are not found.
-func Look(s hostport.Sandbox) (Life, error) {
+// path is "" unless the caller sees the sandbox mounted. Unknown comes with an
+// error that says what could not be read. Namespaces that only an open file or a
+// socket keeps are not found.
+func Look(s hostport.Sandbox) (path string, life Life, err error) {
 	if s.Inode == 0 {
-		return Unknown, fmt.Errorf("look for sandbox %q: its inode is not known", s.Path)
+		return "", Unknown, fmt.Errorf("look for sandbox %q: its inode is not known", s.Path)
 	}
 	var unread error
 	if s.Path != "" {
 		found, err := stat(s.Path)
 		if err == nil && found.Inode == s.Inode && (s.Device == 0 || found.Device == s.Device) {
-			return Alive, nil
+			return s.Path, Alive, nil
 		}
 		if err != nil && !gone(err) {
-			unread = fmt.Errorf("stat sandbox %s: %w", s.Path, err)
+			unread = err
 		}
 	}
 	own, err := Host()
 	if err != nil {
-		return Unknown, err
+		return "", Unknown, err
 	}
-	if s.Device != 0 && s.Device != own.Device { // a kernel has all its namespaces on one device
-		return Dead, nil
+	if s.Device != 0 && s.Device != own.Device { // see Identify
+		return "", Dead, nil
 	}
-	p, err := search(s.Inode, func(p places) bool { return p.named(s.Path) })
-	err = errors.Join(unread, err)
+	p := places{inode: s.Inode, name: s.Path}
+	err = errors.Join(unread, p.search())
 	switch {
-	case p.named(s.Path), p.inhabited && len(p.mounts) == 0:
-		return Alive, nil
-	case err != nil:
-		return Unknown, err
-	default:
-		return Dead, nil
-	}
-}
-
-// Find looks for a network namespace by its inode. path is where the caller
-// has it mounted; it is "" if only processes or other mount namespaces have it.
-// Unknown comes with an error, as Look's.
-func Find(inode uint64) (path string, life Life, err error) {
-	if inode == 0 {
-		return "", Unknown, errors.New("look for sandbox: its inode is not known")
-	}
-	p, err := search(inode, places.found)
-	switch {
-	case p.found():
+	case p.found(), p.inhabited && len(p.mounts) == 0:
 		return p.path, Alive, nil
 	case err != nil:
 		return "", Unknown, err
@@ -84,18 +68,13 @@ func Find(inode uint64) (path string, life Life, err error) {
 	}
 }
 
-// named reports whether the namespace is mounted under the name that path ends
+// found reports whether the namespace is mounted under the name that the path ends
 // with. The directory is not compared: a container has the node's in another
 // place. A path in /proc names a process and no mount; with it, and without a
-// path, any mount counts.
-func (p places) named(path string) bool {
-	if path == "" || strings.HasPrefix(path, "/proc/") {
-		return p.found()
+// path, any mount counts, and any process.
+func (p *places) found() bool {
+	if p.name == "" || strings.HasPrefix(p.name, "/proc/") {
+		return p.inhabited || len(p.mounts) > 0
 	}
-	for _, m := range p.mounts {
-		if filepath.Base(m) == filepath.Base(path) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.mounts, func(m string) bool { return filepath.Base(m) == filepath.Base(p.name) })
 }

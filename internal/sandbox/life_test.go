@@ -22,7 +22,7 @@ import (
 // look fails unless Look finds want.
 func look(t *testing.T, s hostport.Sandbox, want Life) {
 	t.Helper()
-	got, err := Look(s)
+	_, got, err := Look(s)
 	if got != want || (err != nil) != (want == Unknown) {
 		t.Errorf("Look(%+v) = %v, %v; want %v", s, got, err, want)
 	}
@@ -149,15 +149,16 @@ func TestLookAtProcess(t *testing.T) {
 	look(t, s, Dead)
 }
 
+// find fails unless Look finds that of a sandbox of which only the inode is known.
 func find(t *testing.T, inode uint64, path string, life Life) {
 	t.Helper()
-	gotPath, got, err := Find(inode)
+	gotPath, got, err := Look(hostport.Sandbox{Inode: inode})
 	if gotPath != path || got != life || (err != nil) != (life == Unknown) {
-		t.Errorf("Find(%d) = %q, %v, %v; want %q, %v", inode, gotPath, got, err, path, life)
+		t.Errorf("Look at inode %d = %q, %v, %v; want %q, %v", inode, gotPath, got, err, path, life)
 	}
 }
 
-func TestFind(t *testing.T) {
+func TestLookByInode(t *testing.T) {
 	n := netns.New(t)
 	s := identify(t, n.Path())
 	path, err := filepath.EvalSymlinks(n.Path()) // /var/run is a link
@@ -253,7 +254,7 @@ func BenchmarkLookDead(b *testing.B) {
 	}
 	gone := hostport.Sandbox{Path: "/run/netns/cni-gone", Device: own.Device, Inode: 1}
 	for b.Loop() {
-		if life, err := Look(gone); life != Dead {
+		if _, life, err := Look(gone); life != Dead {
 			b.Fatal(life, err)
 		}
 	}

@@ -13,148 +13,122 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// places are where a network namespace was found.
+// places are where a network namespace is looked for, and was found.
 type places struct {
+	inode uint64
+	name  string // its path, if that is known
+
 	path      string   // the first mount point that the caller sees
 	mounts    []string // all mount points, also in other mount namespaces
 	inhabited bool     // a process is in it
 }
 
-func (p places) found() bool { return p.inhabited || len(p.mounts) > 0 }
-
-// search looks for a network namespace: in the caller's mounts, then at the
-// main threads of all processes, then in the mounts of their mount namespaces.
-// It stops as soon as enough returns true. With an error it returns what it
-// found in what could be read.
-func search(inode uint64, enough func(places) bool) (p places, err error) {
-	own, err := os.ReadFile("/proc/thread-self/mountinfo")
-	if err != nil {
-		return p, fmt.Errorf("list mounts: %w", err)
-	}
-	p.mounts = mountPoints(own, inode)
-	if len(p.mounts) > 0 {
-		p.path = p.mounts[0]
-	}
-	if enough(p) {
-		return p, nil
-	}
-	pids, err := processes()
-	if err != nil {
-		return p, err
-	}
-	unread := eachProcess(pids, "net", func(_ string, ns uint64) (more bool, err error) {
-		p.inhabited = p.inhabited || ns == inode
-		return !p.inhabited, nil
-	})
-	if enough(p) {
-		return p, nil
-	}
-	view, err := OwnView()
-	if err != nil {
-		return p, err
-	}
-	// A namespace that processes are in may have been mounted since.
-	seen := map[uint64]bool{view.Mount: !p.inhabited}
-	err = eachProcess(pids, "mnt", func(pid string, ns uint64) (more bool, err error) {
-		if seen[ns] {
-			return true, nil
-		}
-		mounts, err := os.ReadFile("/proc/" + pid + "/mountinfo")
-		if gone(err) || errors.Is(err, unix.EINVAL) { // EINVAL: a zombie
-			return true, nil // perhaps another process of the namespace can be read
-		}
-		if err != nil {
-			return true, fmt.Errorf("list mounts of process %s: %w", pid, err)
-		}
-		seen[ns] = true
-		p.mounts = append(p.mounts, mountPoints(mounts, inode)...)
-		return !enough(p), nil
-	})
-	return p, cmp.Or(unread, err) // one is enough to say why
-}
-
-// processes returns the IDs of the processes that the caller sees.
-func processes() ([]string, error) {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	defer func() { _ = dir.Close() }()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	pids := names[:0]
-	for _, name := range names {
-		if _, err := strconv.ParseUint(name, 10, 32); err == nil {
-			pids = append(pids, name)
-		}
-	}
-	return pids, nil
-}
+// ownMounts are those that the calling thread sees.
+const ownMounts = "/proc/thread-self/mountinfo"
 
 // patience is how often processes that cannot be read are tried again: one that
 // executes a program or ends refuses for a moment (EACCES).
 const patience = 10
 
-// eachProcess calls fn with the inode of a namespace of each process, until more
-// is false. It returns the last error that was left.
-func eachProcess(pids []string, kind string, fn func(pid string, ns uint64) (more bool, err error)) error {
+// search looks for the namespace in the caller's mounts, then at the main threads of
+// all processes and in the mounts of their mount namespaces. It stops as soon as
+// it is found. The error is one of those that were left.
+func (p *places) search() error {
+	if err := p.readMounts(ownMounts); err != nil {
+		return err
+	}
+	if len(p.mounts) > 0 {
+		p.path = p.mounts[0]
+	}
+	if p.found() {
+		return nil
+	}
+	pids, err := processes()
+	view, verr := OwnView()
+	if err = errors.Join(err, verr); err != nil {
+		return err
+	}
+	seen := map[uint64]bool{view.Mount: true} // mount namespaces
 	for round := 0; ; round++ {
 		var refused []string
-		var last error
 		for _, pid := range pids {
-			path := "/proc/" + pid + "/ns/" + kind
-			ns, err := stat(path)
-			more := true
-			switch {
-			case err == nil:
-				more, err = fn(pid, ns.Inode)
-			case gone(err) || pid == "1":
-				// Init may be hidden even from root, by another user namespace or a
-				// security module, and never keeps a sandbox.
-				continue
-			default:
-				err = fmt.Errorf("stat %s: %w", path, err)
+			if perr := p.visit(pid, seen); perr != nil {
+				refused, err = append(refused, pid), perr
 			}
-			if !more {
+			if p.found() {
 				return nil
 			}
-			if err != nil {
-				refused, last = append(refused, pid), err
-			}
 		}
-		if last == nil || round == patience {
-			return last
+		if len(refused) == 0 {
+			if p.inhabited {
+				return p.readMounts(ownMounts) // where it may have been mounted since
+			}
+			return nil
+		}
+		if round == patience {
+			return err
 		}
 		time.Sleep(20 * time.Millisecond)
 		pids = refused
 	}
 }
 
+// visit looks at a process, and at the mounts of its mount namespace unless those
+// were seen.
+func (p *places) visit(pid string, seen map[uint64]bool) error {
+	network, err := stat("/proc/" + pid + "/ns/net")
+	mount, merr := stat("/proc/" + pid + "/ns/mnt")
+	p.inhabited = p.inhabited || network.Inode == p.inode
+	if err = cmp.Or(err, merr); err == nil && !seen[mount.Inode] {
+		err = p.readMounts("/proc/" + pid + "/mountinfo")
+		seen[mount.Inode] = err == nil
+	}
+	// Init may be hidden even from root, by another user namespace or a security
+	// module, and never keeps a sandbox. EINVAL: a zombie.
+	if pid == "1" || gone(err) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return err
+}
+
+// readMounts reads a mountinfo file.
+func (p *places) readMounts(name string) error {
+	b, err := os.ReadFile(name)
+	p.mounts = append(p.mounts, mountPoints(b, p.inode)...)
+	return err
+}
+
+// processes returns the IDs of the processes that the caller sees.
+func processes() (pids []string, err error) {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	defer func() { _ = dir.Close() }()
+	names, err := dir.Readdirnames(-1)
+	for _, name := range names {
+		if _, err := strconv.ParseUint(name, 10, 32); err == nil {
+			pids = append(pids, name)
+		}
+	}
+	return pids, err
+}
+
 // mountPoints returns where a mountinfo file (proc_pid_mountinfo(5)) has a
 // network namespace mounted. The root of such a mount is "net:[INODE]", and
 // only file system type nsfs has such roots that are not file names.
-func mountPoints(mountinfo []byte, inode uint64) []string {
+func mountPoints(mountinfo []byte, inode uint64) (points []string) {
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	root := []byte("net:[" + strconv.FormatUint(inode, 10) + "]")
-	var points []string
+	root := "net:[" + strconv.FormatUint(inode, 10) + "]"
 	for line := range bytes.Lines(mountinfo) {
-		if !bytes.Contains(line, root) {
+		if !bytes.Contains(line, []byte(root)) {
 			continue
 		}
 		// ID parent major:minor root mountpoint options [tag...] - type source options
-		f := bytes.Fields(line)
-		if len(f) < 7 || !bytes.Equal(f[3], root) {
-			continue
-		}
-		for i := 6; i+1 < len(f); i++ {
-			if string(f[i]) == "-" {
-				if string(f[i+1]) == "nsfs" {
-					points = append(points, unescape.Replace(string(f[4])))
-				}
-				break
-			}
+		before, after, _ := strings.Cut(string(line), " - ")
+		f := strings.Fields(before)
+		if len(f) > 5 && f[3] == root && strings.HasPrefix(after, "nsfs ") {
+			points = append(points, unescape.Replace(f[4]))
 		}
 	}
 	return points

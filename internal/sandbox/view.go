@@ -1,6 +1,6 @@
 package sandbox
 
-import "fmt"
+import "errors"
 
 // View identifies the namespaces from which a process looks at the node's
 // processes and mounts, by their inodes.
@@ -9,14 +9,8 @@ type View struct{ PID, Mount uint64 }
 // OwnView returns the view of the calling thread.
 func OwnView() (View, error) {
 	pid, err := stat("/proc/thread-self/ns/pid")
-	if err != nil {
-		return View{}, fmt.Errorf("stat own PID namespace: %w", err)
-	}
-	mount, err := stat("/proc/thread-self/ns/mnt")
-	if err != nil {
-		return View{}, fmt.Errorf("stat own mount namespace: %w", err)
-	}
-	return View{PID: pid.Inode, Mount: mount.Inode}, nil
+	mount, merr := stat("/proc/thread-self/ns/mnt")
+	return View{PID: pid.Inode, Mount: mount.Inode}, errors.Join(err, merr)
 }
 
 // Sees reports whether a process with view v sees every sandbox that the
