@@ -19,11 +19,18 @@ func newCheck(w *where) *cobra.Command {
 			"`hostportctl sync` mends rules, `hostportctl prune` removes dead owners.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checked, differences, err := w.node(cmd).Audit(cmd.Context())
+			n := w.node(cmd)
+			checked, differences, err := n.Audit(cmd.Context())
+			missing, noState := errors.AsType[*node.NoStateError](err)
+			if noState {
+				for _, a := range missing.Owners {
+					text := fmt.Sprintf("has rules of backend %s in the kernel and no record: no state in %s", a.Backend, n.Dir)
+					differences = append(differences, node.Difference{Attachment: a, Text: text})
+				}
+			}
 			for _, d := range differences {
 				fmt.Fprintln(cmd.OutOrStdout(), printable(d.String()))
 			}
-			_, noState := errors.AsType[*node.NoStateError](err)
 			switch {
 			case noState && len(differences) == 0:
 				fmt.Fprintln(cmd.ErrOrStderr(), printable(err.Error()))

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/explain"
-	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/golden"
 )
@@ -92,8 +91,8 @@ func goldenRows(added time.Time) []row {
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.244.0.41/24")},
 	}
 	return []row{
-		{mapping: hostport.Mapping{HostPort: 53, ContainerPort: 5353, Protocol: hostport.UDP, HostIP: netip.MustParseAddr("192.0.2.1")}, attachment: web, state: node.OK, connections: &many},
-		{mapping: hostport.Mapping{HostPort: 8080, ContainerPort: 80, Protocol: hostport.TCP}, attachment: web, state: node.ServiceFirst, connections: &some},
+		{mapping: hostport.Mapping{HostPort: 53, ContainerPort: 5353, Protocol: hostport.UDP, HostIP: netip.MustParseAddr("192.0.2.1")}, attachment: web, state: stateOK, connections: &many},
+		{mapping: hostport.Mapping{HostPort: 8080, ContainerPort: 80, Protocol: hostport.TCP}, attachment: web, state: stateServiceFirst, connections: &some},
 		{mapping: hostport.Mapping{HostPort: 9000, ContainerPort: 9000, Protocol: hostport.TCP}, attachment: bare},
 	}
 }

@@ -89,18 +89,28 @@ type row struct {
 	attachment *hostport.Attachment
 	// state is "" where it could not be read, or it is not known whether a Service
 	// comes first. connections are nil where they could not be read.
-	state       node.State
+	state       string
 	connections *uint64
 }
+
+// The states of a mapping, the one that matters most last: a process of the node
+// listens on the host port, and what it waits for goes to the pod; kube-proxy leads
+// packets for the port to a Service; the rules are not as recorded; the sandbox is gone.
+const (
+	stateOK           = "ok"
+	stateShadowed     = "shadowed"
+	stateServiceFirst = "service first"
+	stateOutOfSync    = "out of sync"
+	stateDead         = "dead"
+)
 
 // look fills in what the kernel knows of the rows. What is recorded is listed
 // without that too.
 func (w *where) look(cmd *cobra.Command, rows []row) {
 	n, ctx := w.node(cmd), cmd.Context()
-	var states func(hostport.Key, hostport.Mapping) node.State
 	var connections []backend.Connections
 	var services *explain.Services
-	var errs [3]error
+	var errs [4]error
 	var wait sync.WaitGroup
 	wait.Go(func() { connections, errs[1] = n.Connections(ctx) })
 	if c, err := explain.NewCollector(); err == nil {
@@ -109,7 +119,10 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 	} else {
 		errs[2] = err
 	}
-	states, errs[0] = n.States(ctx, mappingsOf(rows))
+	differs, err := differing(ctx, n)
+	errs[0] = err
+	listeners, err := n.Listeners(ctx, mappingsOf(rows))
+	errs[3] = err
 	wait.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
 		fmt.Fprintln(cmd.ErrOrStderr(), printable("not all of the node could be read: "+err.Error()))
@@ -126,17 +139,26 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 		number[place{c.Owner, c.Protocol, c.HostIP, c.HostPort}] += c.Number
 		counted[c.Owner] = true
 	}
+	shadowed := make(map[hostport.Mapping]bool)
+	for _, l := range listeners {
+		shadowed[l.Mapping] = true
+	}
 	for i := range rows {
 		r := &rows[i]
 		m, key := r.mapping, r.attachment.Key
-		if states != nil {
-			r.state = states(key, m)
+		if errs[0] == nil && errs[3] == nil {
+			r.state = stateOK
+			if shadowed[m] {
+				r.state = stateShadowed
+			}
 		}
-		if r.state != node.Dead && r.state != node.OutOfSync && services != nil {
+		if differs[key] != "" {
+			r.state = differs[key]
+		} else if services != nil {
 			switch first, known := services.First(r.attachment, m); {
 			case first:
-				r.state = node.ServiceFirst
-			case !known && r.state == node.OK:
+				r.state = stateServiceFirst
+			case !known && r.state == stateOK:
 				r.state = ""
 			}
 		}
@@ -144,6 +166,23 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 			r.connections = new(number[place{key, m.Protocol, m.HostIP, m.HostPort}])
 		}
 	}
+}
+
+// differing returns the states of attachments whose rules or sandbox are not as
+// recorded.
+func differing(ctx context.Context, n *node.Node) (map[hostport.Key]string, error) {
+	_, differences, err := n.Audit(ctx)
+	states := make(map[hostport.Key]string)
+	for _, d := range differences {
+		switch a := d.Attachment; {
+		case err != nil || a == nil || states[a.Key] == stateDead:
+		case d.Dead:
+			states[a.Key] = stateDead
+		default:
+			states[a.Key] = stateOutOfSync
+		}
+	}
+	return states, err
 }
 
 // familiesOf are the families in which the rows lead anywhere.

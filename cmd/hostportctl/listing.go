@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/explain"
-	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -25,7 +24,7 @@ type listPort struct {
 	HostPort      uint16            `json:"hostPort"`
 	ContainerPort uint16            `json:"containerPort"`
 	Targets       []string          `json:"targets"`
-	State         node.State        `json:"state,omitempty"`
+	State         string            `json:"state,omitempty"`
 	Connections   *uint64           `json:"connections,omitempty"`
 	Pod           hostport.Pod      `json:"pod,omitzero"`
 	ContainerID   string            `json:"containerID"`

@@ -34,7 +34,7 @@ func writeTable(w io.Writer, rows []row) error {
 	t := newTable(w, "HOST", "POD", "POD ADDRESS", "STATE", "CONNECTIONS", "AGE")
 	for _, r := range rows {
 		// One address is enough to know the pod by: -o wide has them all.
-		t.row(r.mapping.String(), podOf(r.attachment), append(r.targets(), "")[0], string(r.state), number(r.connections), age(r.attachment))
+		t.row(r.mapping.String(), podOf(r.attachment), append(r.targets(), "")[0], r.state, number(r.connections), age(r.attachment))
 	}
 	return t.Flush()
 }
@@ -48,7 +48,7 @@ func writeWide(w io.Writer, rows []row) error {
 		if !a.AddedAt.IsZero() {
 			since = a.AddedAt.UTC().Format(time.RFC3339)
 		}
-		t.row(r.mapping.String(), podOf(a), strings.Join(r.targets(), ","), string(r.state), number(r.connections), age(a),
+		t.row(r.mapping.String(), podOf(a), strings.Join(r.targets(), ","), r.state, number(r.connections), age(a),
 			a.ContainerID, a.IfName, a.Backend, a.Network, since, a.Sandbox.Path)
 	}
 	return t.Flush()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/install"
@@ -21,7 +22,7 @@ func (a *Agent) Cleanup(ctx context.Context, drain time.Duration) error {
 		AsBefore: true, Drain: true, DrainTimeout: drain, Binaries: []string{"hostport", "hostportctl"},
 		Holders: func(ctx context.Context) ([]*hostport.Attachment, error) {
 			all, err := dirs.Holders(ctx)
-			if node.Unseen(err) {
+			if errors.Is(err, node.ErrUnseen) {
 				err = nil // whoever is dead is waited for like the others
 			}
 			return all, err

@@ -256,7 +256,7 @@ func (h *healer) repair(ctx context.Context, n *node.Node, t trigger, names, dif
 	}
 	// A repair that was begun is finished, also when the agent ends.
 	ctx = context.WithoutCancel(ctx)
-	err := n.Heal(ctx, names)
+	err := n.Sync(ctx, names...)
 	now := time.Now()
 	h.backoff.done(now)
 	if err == nil {

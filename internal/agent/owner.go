@@ -29,7 +29,7 @@ func (a *Agent) watchOwners(ctx context.Context) {
 			continue // the healer tells
 		}
 		a.metrics.setSnapshot(n.Dir, s)
-		dead, err := n.Dead(s)
+		dead, err := s.Dead()
 		if err != nil {
 			a.metrics.forgetDead()
 			if !told {
@@ -68,7 +68,7 @@ func overdue(since map[hostport.Key]time.Time, dead []hostport.Key, now time.Tim
 
 // bury removes owners that are dead.
 func (a *Agent) bury(ctx context.Context, n *node.Node, due []hostport.Key) {
-	removed, err := n.PruneAmong(context.WithoutCancel(ctx), due)
+	removed, err := n.Prune(context.WithoutCancel(ctx), due...)
 	if err != nil {
 		a.log.Error("dead owners could not be removed", "reason", err)
 		return

@@ -31,13 +31,14 @@ func coded(err error) error {
 		return e
 	}
 	code, details := codeKernel, ""
+	conflict, conflicts := errors.AsType[*node.ConflictError](err)
 	switch {
 	case is[*netconf.FieldError](err):
 		return invalid(err)
-	case is[*node.ConflictError](err):
-		code = codePortHeld
-	case is[*node.ListeningError](err):
+	case conflicts && len(conflict.Listeners) > 0:
 		code = codeListener
+	case conflicts:
+		code = codePortHeld
 	case is[*node.DiffersError](err):
 		code = codeDiffers
 	case node.Busy(err):

@@ -20,12 +20,7 @@ func add(ctx context.Context, c *call) error {
 	if len(a.Mappings) == 0 { // an earlier ADD may have had some
 		err = c.deleted(c.Forget(ctx, a.Key))
 	} else {
-		if c.config.DenyListeners {
-			err = c.DenyListeners(ctx, a)
-		}
-		if err == nil {
-			err = c.Add(ctx, a)
-		}
+		err = c.Add(ctx, a, c.config.DenyListeners)
 	}
 	if err != nil {
 		return err

@@ -45,47 +45,42 @@ type Left struct {
 // dead one are removed. What cannot be told stays as it is. With dryRun nothing
 // is changed. It is idempotent.
 func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoption, error) {
-	pm := n.portmap()
+	pm := &portmap.Node{
+		CacheDir: n.cacheDir(),
+		Tools:    portmap.Tools(exec.LookPath),
+		Run:      iptables.New(iptables.Options{Wait: n.Timeout, Log: n.Log}).Run,
+	}
 	found, err := pm.Read(ctx)
 	if err != nil {
 		n.Log.Warn("not all of what portmap left could be read", "reason", err)
 	}
 	out := &Adoption{Foreign: found.Foreign}
-	recorded := make(map[hostport.Key]bool)
-	ours, err := n.List(ctx)
-	if _, missing := errors.AsType[*NoStateError](err); err != nil && !missing {
-		return nil, err
-	}
-	for _, a := range ours {
-		recorded[a.Key] = true
+	before, err := n.Snapshot(ctx, nil)
+	if err != nil {
+		return out, err
 	}
 	done := make(map[*portmap.Served]bool)
-	sees := n.Runtime || slices.ContainsFunc(found.Served, func(s *portmap.Served) bool { return s.Cached && sandboxOf(s) == nil })
+	sees := n.Runtime || slices.ContainsFunc(found.Served, func(s *portmap.Served) bool { return sandboxOf(s) == nil })
 	for _, s := range found.Served {
 		if network != "" && s.Network != network {
 			continue
 		}
-		reason := notOurs(s)
-		if reason == "" {
-			switch err := sandboxOf(s); {
-			case err == nil && recorded[s.Key] && !s.Programmed:
-				continue // libcni's cache still says how it began
-			case err == nil:
-				reason = n.adoptOne(ctx, s, dryRun)
-			case !errors.Is(err, fs.ErrNotExist):
-				reason = err.Error()
-			case !sees:
-				reason = errUnseen.Error()
-			case !s.Programmed:
-				continue // what a runtime that died left in the cache
-			default:
-				done[s] = true
-				out.Removed = append(out.Removed, s.Attachment)
-				continue
-			}
+		err := sandboxOf(s)
+		gone := errors.Is(err, fs.ErrNotExist)
+		switch {
+		case !s.Programmed && (gone && sees || err == nil && find(before.Attachments, s.Key) >= 0):
+			continue // what a runtime that died left in the cache, or how it began
+		case gone && sees:
+			done[s] = true
+			out.Removed = append(out.Removed, s.Attachment)
+			continue
+		case gone:
+			err = ErrUnseen
+		case err == nil:
+			err = n.adoptOne(ctx, s, dryRun)
 		}
-		if reason != "" {
-			out.Left = append(out.Left, Left{s.Attachment, reason})
+		if err != nil {
+			out.Left = append(out.Left, Left{s.Attachment, err.Error()})
 			continue
 		}
 		done[s] = true
@@ -97,28 +92,17 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 	return out, pm.Remove(ctx, found, func(s *portmap.Served) bool { return done[s] })
 }
 
-func (n *Node) portmap() *portmap.Node {
-	return &portmap.Node{
-		CacheDir: cmp.Or(n.CacheDir, portmap.DefaultCacheDir),
-		Tools:    portmap.Tools(exec.LookPath),
-		Run:      iptables.New(iptables.Options{Wait: n.Timeout, Log: n.Log}).Run,
-	}
-}
+func (n *Node) cacheDir() string { return cmp.Or(n.CacheDir, portmap.DefaultCacheDir) }
 
-// notOurs says why an attachment is not adopted whatever its sandbox, or "".
-func notOurs(s *portmap.Served) string {
+// sandboxOf identifies the sandbox of an attachment that may be adopted. An error
+// for which errors.Is(err, fs.ErrNotExist) holds means that it is gone.
+func sandboxOf(s *portmap.Served) error {
 	switch {
 	case s.Nerdctl:
-		return "nerdctl made its network and calls portmap for its DEL"
+		return errors.New("nerdctl made its network and calls portmap for its DEL")
 	case !s.Cached:
-		return "libcni's cache does not have it, so its sandbox is not known"
+		return errors.New("libcni's cache does not have it, so its sandbox is not known")
 	}
-	return ""
-}
-
-// sandboxOf identifies the sandbox. An error for which errors.Is(err,
-// fs.ErrNotExist) holds means that the path leads nowhere.
-func sandboxOf(s *portmap.Served) error {
 	sb, err := sandbox.Identify(s.Sandbox.Path)
 	if err == nil {
 		s.Sandbox = sb
@@ -126,33 +110,30 @@ func sandboxOf(s *portmap.Served) error {
 	return err
 }
 
-// adoptOne adds one living attachment, and returns why it could not.
-func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) (reason string) {
+// adoptOne adds one living attachment.
+func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) error {
 	a := *s.Attachment
 	a.AddedAt = time.Now().UTC().Truncate(time.Second)
 	// Options that mean nothing to the chosen backend do to that of portmap's rules.
 	var refusal error
-	for _, name := range []string{n.Choose(ctx, n.AdoptInto), s.Backend} {
-		b, err := n.Backend(name)
+	for _, a.Backend = range []string{n.Choose(ctx, n.AdoptInto), s.Backend} {
+		b, err := n.Backend(a.Backend)
 		if err == nil {
 			err = b.Validate(a.Options)
 		}
 		if err == nil {
-			a.Backend, refusal = name, nil
+			refusal = nil
 			break
 		}
-		refusal = cmp.Or(refusal, fmt.Errorf("backend %s: %w", name, err))
+		refusal = cmp.Or(refusal, fmt.Errorf("backend %s: %w", a.Backend, err))
 	}
-	if refusal != nil {
-		return refusal.Error()
+	if refusal == nil && !dryRun {
+		refusal = n.addOne(ctx, &a)
 	}
-	if !dryRun {
-		if err := n.addOne(ctx, &a); err != nil {
-			return err.Error()
-		}
+	if refusal == nil {
+		s.Attachment = &a
 	}
-	s.Attachment = &a
-	return ""
+	return refusal
 }
 
 // adoptFirst adopts a network's attachments on a node that has no state: the
@@ -162,7 +143,7 @@ func (n *Node) adoptFirst(ctx context.Context, network string) {
 	if state.Exists(n.Dir) {
 		return
 	}
-	cached, err := portmap.ReadCache(cmp.Or(n.CacheDir, portmap.DefaultCacheDir))
+	cached, err := portmap.ReadCache(n.cacheDir())
 	if err != nil {
 		n.Log.Warn("not all of libcni's cache could be read", "reason", err)
 	}

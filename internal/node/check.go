@@ -7,20 +7,14 @@ import (
 	"slices"
 
 	"github.com/hostport-cni/hostport/internal/backend"
-	"github.com/hostport-cni/hostport/internal/loopback"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// DiffersError says that the node is not as it is recorded or asked for.
-type DiffersError struct{ Err error }
-
-// Error names each difference in a line.
-func (e *DiffersError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the differences.
-func (e *DiffersError) Unwrap() error { return e.Err }
+// DiffersError says that the node is not as it is recorded or asked for: each
+// difference in a line.
+type DiffersError struct{ error }
 
 // Check compares record and kernel with what the attachment should have. What
 // differs comes back as a *DiffersError that names each difference.
@@ -37,12 +31,9 @@ func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 		if err != nil {
 			return err
 		}
-		differences := []error{recordDiffers(a, want)}
+		differences := []error{recordDiffers(a, want), checkInterface(a)}
 		for _, text := range found {
 			differences = append(differences, errors.New(text))
-		}
-		if a.LoopbackInterface != "" {
-			differences = append(differences, loopback.Check(a.LoopbackInterface))
 		}
 		if err := errors.Join(differences...); err != nil {
 			return &DiffersError{err}
@@ -51,113 +42,118 @@ func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 	})
 }
 
-// recordDiffers compares the record with what the runtime says now. A record
-// that was read back from the kernel knows what its rules do, and not in which
-// words the runtime asked for them.
+// recordDiffers compares the record with what the runtime says now, in what rules
+// do: a record that was read back from the kernel does not know in which words the
+// runtime asked for them, nor always the prefix length.
 func recordDiffers(got, want *hostport.Attachment) error {
-	if got.AddedAt.IsZero() {
-		return forwardsDiffer(got, want)
+	var errs []error
+	differ := func(one, other *hostport.Attachment, how string) {
+		for _, f := range hostport.Families() {
+			there := other.Forwards(f)
+			for _, fw := range one.Forwards(f) {
+				if !slices.Contains(there, fw) {
+					m := hostport.Mapping{HostIP: fw.HostIP, HostPort: fw.HostPort, Protocol: fw.Protocol}
+					errs = append(errs, fmt.Errorf("mapping %s to %s %s", m, fw.To, how))
+				}
+			}
+		}
 	}
-	errs := differ(got.Mappings, want.Mappings, func(m hostport.Mapping) string {
-		return fmt.Sprintf("mapping %s to container port %d", m, m.ContainerPort)
-	})
-	if !slices.Equal(got.Addresses, want.Addresses) {
+	differ(want, got, "is not recorded")
+	differ(got, want, "is recorded, but not in portMappings")
+	if !got.AddedAt.IsZero() && !slices.Equal(got.Addresses, want.Addresses) {
 		errs = append(errs, fmt.Errorf("recorded pod addresses are %v, prevResult has %v", got.Addresses, want.Addresses))
 	}
 	return errors.Join(errs...)
 }
 
-func forwardsDiffer(got, want *hostport.Attachment) error {
-	var errs []error
-	for _, f := range hostport.Families() {
-		errs = append(errs, differ(got.Forwards(f), want.Forwards(f), func(fw hostport.Forward) string {
-			return fmt.Sprintf("%s: %d/%s to %s", f, fw.HostPort, fw.Protocol, fw.To)
-		})...)
+// differences compares the kernel's rules for one record with what they should
+// be.
+func (s *session) differences(ctx context.Context, a *hostport.Attachment) (texts []string, err error) {
+	b, err := s.Backend(a.Backend)
+	if err != nil {
+		return nil, err
 	}
-	return errors.Join(errs...)
+	fps, err := view(s.Store, fingerprints)
+	if err != nil {
+		return nil, err
+	}
+	found, err := b.Check(ctx, []*hostport.Attachment{a}, fps[a.Backend])
+	for _, d := range found {
+		texts = append(texts, d.Text)
+	}
+	return texts, err
 }
 
-// differ compares what is recorded with what the runtime asks for.
-func differ[T comparable](got, want []T, name func(T) string) (errs []error) {
-	for _, x := range want {
-		if !slices.Contains(got, x) {
-			errs = append(errs, fmt.Errorf("%s is not recorded", name(x)))
-		}
+// Examined is an attachment with what the node shows of it.
+type Examined struct {
+	*hostport.Attachment
+	// Dead says that the sandbox is gone; LifeErr is why that could not be told.
+	Dead    bool
+	LifeErr error
+	// Differences are in what the kernel's rules are not as recorded.
+	Differences []string
+}
+
+// Examine returns every attachment, and looks at the sandbox and the rules of
+// those that match. It changes nothing. On a node without state there are none.
+func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) bool) (out []Examined, err error) {
+	if !state.Exists(n.Dir) {
+		return nil, nil
 	}
-	for _, x := range got {
-		if !slices.Contains(want, x) {
-			errs = append(errs, fmt.Errorf("%s is recorded, but not in portMappings", name(x)))
+	err = n.with(ctx, func(s *session) error {
+		all, err := view(s.Store, (*state.Tx).Records)
+		out = make([]Examined, len(all))
+		for i, a := range all {
+			out[i].Attachment = a
+			if err != nil || !match(a) {
+				continue
+			}
+			life, lifeErr := s.life(a)
+			out[i].Dead, out[i].LifeErr = life == sandbox.Dead, lifeErr
+			out[i].Differences, err = s.differences(ctx, a)
 		}
-	}
-	return errs
+		return err
+	})
+	return out, err
 }
 
 // Audit compares the kernel with every record, and the records with the
 // sandboxes: what is missing, what differs, what is there for nobody, and whose
-// sandbox is gone. It changes nothing. checked counts the attachments. Without
-// state the error is a *NoStateError, and the differences are owners that only
-// the kernel knows.
+// sandbox is gone. It changes nothing, and holds the lock only if others change the
+// node all the time. checked counts the attachments. Without state the error is a
+// *NoStateError.
 func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference, err error) {
-	if !state.Exists(n.Dir) {
-		return n.auditUnrecorded(ctx)
+	if err := n.hasState(ctx); err != nil {
+		return 0, nil, err
 	}
-	err = n.with(ctx, func(s *session) error {
-		checked, differences = 0, nil
-		all, err := s.snapshot(nil)
-		if err != nil {
-			return err
-		}
-		checked = len(all.Attachments)
-		for _, a := range all.Attachments {
-			if life, err := s.life(a); err == nil && life == sandbox.Dead {
-				differences = append(differences, Difference{Attachment: a, Text: "its sandbox is gone"})
+	all, found, err := n.Verify(ctx, nil)
+	if errors.Is(err, errRestless) {
+		err = n.with(ctx, func(s *session) error {
+			now, err := s.snapshot(nil)
+			if err == nil {
+				all = now
+				found, err = n.compare(ctx, all)
 			}
-		}
-		found, err := n.compare(ctx, all)
-		for _, name := range backend.Names() {
-			differences = append(differences, found[name]...)
-		}
-		return err
-	})
-	return checked, differences, err
-}
-
-// Difference is one way in which the node is not as it is recorded.
-type Difference struct {
-	// Attachment is the one that it concerns, nil for all of them.
-	Attachment *hostport.Attachment
-	Text       string
-}
-
-// String begins with the owner.
-func (d Difference) String() string {
-	if d.Attachment == nil {
-		return d.Text
-	}
-	return d.Attachment.Owner() + ": " + d.Text
-}
-
-// auditUnrecorded says whom the rules in the kernel name on a node without
-// state. The error is a *NoStateError.
-func (n *Node) auditUnrecorded(ctx context.Context) (checked int, differences []Difference, err error) {
-	owners, err := n.unrecorded(ctx)
-	for _, a := range owners {
-		differences = append(differences, Difference{
-			Attachment: a,
-			Text:       fmt.Sprintf("has rules of backend %s in the kernel and no record: no state in %s", a.Backend, n.Dir),
+			return err
 		})
 	}
-	return 0, differences, errors.Join(err, &NoStateError{n.Dir, owners})
+	dead, _ := all.Dead() // none, if that cannot be seen
+	for _, k := range dead {
+		differences = append(differences, Difference{all.Attachments[find(all.Attachments, k)], "its sandbox is gone", true})
+	}
+	for _, name := range backend.Names() {
+		differences = append(differences, found[name]...)
+	}
+	return len(all.Attachments), differences, err
 }
 
 // Status reports why the node could not serve an ADD on a backend, and logs
 // advice.
 func (n *Node) Status(ctx context.Context, name string) error {
 	n.warnBesideKubeProxy(ctx, name)
-	errs := []error{state.Usable(n.Dir)}
 	b, err := n.Backend(name)
 	if err != nil {
-		return errors.Join(append(errs, err)...)
+		return err
 	}
 	advice, err := b.Status(ctx)
 	if old := backend.OldKernel(); old != "" {
@@ -166,5 +162,5 @@ func (n *Node) Status(ctx context.Context, name string) error {
 	for _, a := range advice {
 		n.Log.Warn(a, "backend", name)
 	}
-	return errors.Join(append(errs, err)...)
+	return errors.Join(state.Usable(n.Dir), err)
 }

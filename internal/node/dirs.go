@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -13,16 +14,14 @@ type Dirs []*Node
 
 // Holders removes what pods that are gone have left, and returns the attachments
 // that stay. A process that may not see the node's sandboxes removes nothing: it
-// gets all attachments, and an error for which Unseen is true.
-func (d Dirs) Holders(ctx context.Context) ([]*hostport.Attachment, error) {
-	var all []*hostport.Attachment
-	var unseen error
+// gets all attachments, and an error that wraps ErrUnseen.
+func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen error) {
 	for _, n := range d {
 		_, err := n.Prune(ctx)
 		if missing, ok := errors.AsType[*NoStateError](err); ok && len(missing.Owners) == 0 {
 			continue
 		}
-		if Unseen(err) {
+		if errors.Is(err, ErrUnseen) {
 			unseen = err
 		} else if err != nil {
 			return nil, fmt.Errorf("remove dead owners: %w", err)
@@ -38,19 +37,14 @@ func (d Dirs) Holders(ctx context.Context) ([]*hostport.Attachment, error) {
 
 // Release deletes an attachment from whichever directory has it.
 func (d Dirs) Release(ctx context.Context, a *hostport.Attachment) error {
-	for _, n := range d {
-		if _, err := n.Delete(ctx, a.Key, a.Network, false); err != nil {
-			return err
-		}
-	}
-	return nil
+	return each(d, func(n *Node) error {
+		_, err := n.Delete(ctx, a.Key, a.Network, false)
+		return err
+	})
 }
 
-// Remove removes the directories. The last attachment took all rules with it.
+// Remove removes the directories at the end of an installation. The last attachment
+// took all rules with it.
 func (d Dirs) Remove() error {
-	var errs []error
-	for _, n := range d {
-		errs = append(errs, n.RemoveState())
-	}
-	return errors.Join(errs...)
+	return each(d, func(n *Node) error { return state.Remove(n.Dir) })
 }

@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/conntrack"
 	"github.com/hostport-cni/hostport/internal/fault"
+	"github.com/hostport-cni/hostport/internal/loopback"
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
-
-// attempts is how often a change is planned and executed before drift is an
-// error: another program may change the rules between a resync and the change.
-const attempts = 3
 
 // apply plans a change from the records and executes it. Where the kernel has
 // drifted from them, it is planned once more after a resync, which may have
@@ -26,11 +25,20 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 			return err
 		}
 		err = s.execute(ctx, p)
-		if !errors.Is(err, backend.ErrDrift) || n == attempts {
+		// Another program may change the rules between a resync and the change.
+		if !errors.Is(err, backend.ErrDrift) || n == 3 {
 			return err
 		}
 		s.Log.Warn("the rules in the kernel are not those on record: they were rewritten", "reason", err)
 	}
+}
+
+// execution is a planned change that is under way.
+type execution struct {
+	plan
+	backends []string
+	changes  []backend.Change // of each of the backends
+	closing  []string         // interfaces that the change leaves without need
 }
 
 // execute carries out one planned change: records and the pending marker, the
@@ -38,33 +46,23 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 // they were, and the kernel was made to follow them.
 func (s *session) execute(ctx context.Context, p plan) error {
 	fault.Point(fault.BeforeRecord)
-	var changes []backendChange
-	var before *state.Pending
-	err := s.Update(func(tx *state.Tx) (err error) {
-		if before, err = tx.Pending(); err == nil {
-			changes, err = s.begin(tx, p, before)
-		}
-		return err
-	})
-	if err != nil {
+	x := &execution{plan: p, backends: p.backends()}
+	if err := s.Update(func(tx *state.Tx) error { return s.record(tx, x) }); err != nil {
 		return fmt.Errorf("record change: %w", err)
 	}
 	fault.Point(fault.AfterRecord)
-	if err := s.program(ctx, p, changes); err != nil {
+	if err := s.program(ctx, x); err != nil {
 		return s.rollBack(ctx, p, err)
 	}
-	s.flush(ctx, p.remove, p.add)
+	s.flush(ctx, slices.Concat(p.remove, p.add))
 	fault.Point(fault.AfterFlows)
-	err = s.Update(func(tx *state.Tx) error {
-		for _, c := range changes {
-			if err := tx.SetSeen(c.name, c.Seen); err != nil {
+	err := s.Update(func(tx *state.Tx) error {
+		for i, name := range x.backends {
+			if err := tx.SetSeen(name, x.changes[i].Seen); err != nil {
 				return err
 			}
 		}
-		if err := forgetInterfaces(tx, p.remove); err != nil {
-			return err
-		}
-		return unmark(tx, before, p.backends())
+		return errors.Join(each(x.closing, func(ifname string) error { return tx.SetOpened(ifname, false) }), s.unmark(tx, x.backends))
 	})
 	if err != nil {
 		return fmt.Errorf("record end of change: %w", err)
@@ -73,121 +71,118 @@ func (s *session) execute(ctx context.Context, p plan) error {
 	return nil
 }
 
-// backendChange is one backend's part of a change.
-type backendChange struct {
-	name string
-	backend.Change
+// record writes the records as they are to be, adds the change to what is pending,
+// and prepares the backends' parts of it.
+func (s *session) record(tx *state.Tx, x *execution) error {
+	before, err := fingerprints(tx)
+	if err == nil {
+		err = x.write(tx)
+	}
+	if err != nil {
+		return err
+	}
+	after, err := fingerprints(tx)
+	if err != nil {
+		return err
+	}
+	for _, name := range x.backends {
+		x.changes = append(x.changes, backend.Change{
+			Remove: of(name, x.remove), Add: of(name, x.add), Before: before[name], After: after[name], Seen: tx.Seen(name),
+			Others: &others{s.Store, name, keys(x.add)},
+		})
+	}
+	x.closing = needless(tx, x.remove)
+	return s.mark(tx, x.backends, slices.Concat(x.remove, x.add))
 }
 
-// begin writes the records as they are to be, and adds the change to what is
-// pending.
-func (s *session) begin(tx *state.Tx, p plan, pending *state.Pending) ([]backendChange, error) {
-	names := p.backends()
-	changes := make([]backendChange, len(names))
-	for i, name := range names {
-		before, err := tx.Fingerprint(name)
-		if err != nil {
-			return nil, err
-		}
-		changes[i] = backendChange{name, backend.Change{
-			Remove: of(name, p.remove), Add: of(name, p.add), Before: before, Seen: tx.Seen(name),
-			Others: &others{s.Store, name, keys(p.add)},
-		}}
+// write makes the records follow the plan.
+func (p plan) write(tx *state.Tx) error {
+	if err := each(p.remove, tx.Delete); err != nil {
+		return err
 	}
-	if err := record(tx, p); err != nil {
-		return nil, err
-	}
-	for i, name := range names {
-		after, err := tx.Fingerprint(name)
-		if err != nil {
-			return nil, err
-		}
-		changes[i].After = after
-	}
-	for _, a := range p.add {
-		if err := claimInterface(tx, a.LoopbackInterface); err != nil {
-			return nil, err
-		}
-	}
-	return changes, mark(tx, pending, names, slices.Concat(p.remove, p.add))
+	return each(p.add, func(a *hostport.Attachment) error { return errors.Join(tx.Put(a), claimInterface(tx, a)) })
 }
 
-// record makes the records follow the plan.
-func record(tx *state.Tx, p plan) error {
-	for _, a := range p.remove {
-		if err := tx.Delete(a); err != nil {
-			return err
-		}
-	}
-	for _, a := range p.add {
-		if err := tx.Put(a); err != nil {
+// each calls fn for all until it fails.
+func each[T any](all []T, fn func(T) error) error {
+	for _, x := range all {
+		if err := fn(x); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// mark adds to what is pending that the rules of these backends may not be as
-// recorded, and whose flows may be stale.
-func mark(tx *state.Tx, pending *state.Pending, names []string, changed []*hostport.Attachment) error {
-	next := state.Pending{Backends: names, Changed: changed}
-	if pending != nil {
-		next.Backends = slices.Concat(pending.Backends, names)
-		next.Changed = slices.Concat(pending.Changed, changed)
-	}
-	return tx.SetPending(&next)
-}
-
-// unmark leaves of what was pending the backends whose rules are not as recorded
-// yet.
-func unmark(tx *state.Tx, pending *state.Pending, done []string) error {
-	var left state.Pending
-	if pending != nil {
-		left.Backends = slices.DeleteFunc(slices.Clone(pending.Backends), func(n string) bool { return slices.Contains(done, n) })
-	}
-	return tx.SetPending(&left)
-}
-
 // program changes the kernel. 127/8 is closed before the rules that guard it
 // go, and opened after they came.
-func (s *session) program(ctx context.Context, p plan, changes []backendChange) error {
-	if err := s.closeInterfaces(p.remove); err != nil {
+func (s *session) program(ctx context.Context, x *execution) error {
+	if err := each(x.closing, loopback.Close); err != nil {
 		return err
 	}
-	for i := range changes {
-		c := &changes[i]
-		b, err := s.Backend(c.name)
+	for i, name := range x.backends {
+		b, err := s.Backend(name)
 		if err != nil {
 			return err
 		}
-		if c.Seen, err = b.Apply(ctx, c.Change); err != nil {
-			return onOldKernel(err)
+		x.changes[i].Seen, err = b.Apply(ctx, x.changes[i])
+		if old := backend.OldKernel(); err != nil && old != "" && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
+			return fmt.Errorf("%w (%s)", err, old)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	fault.Point(fault.AfterKernel)
-	if err := openInterfaces(p.add); err != nil {
+	if err := openInterfaces(x.add); err != nil {
 		return err
 	}
 	fault.Point(fault.AfterSysctl)
 	return nil
 }
 
+// flush removes the UDP flows to ports of these attachments, which would go on
+// to where their port led before. It comes too late to fail the change, which
+// the kernel has taken.
+func (s *session) flush(ctx context.Context, changed []*hostport.Attachment) {
+	var forwards []hostport.Forward
+	for _, a := range changed {
+		for _, f := range hostport.Families() {
+			forwards = append(forwards, a.Forwards(f)...)
+		}
+	}
+	if _, err := conntrack.Flush(ctx, forwards); err != nil {
+		s.Log.Warn("stale UDP flows may remain", "reason", err)
+	}
+}
+
 // rollBack puts the records back as they were before a change that failed, and
 // makes the kernel follow them.
 func (s *session) rollBack(ctx context.Context, p plan, reason error) error {
-	back := plan{remove: p.add, add: p.remove}
-	err := s.Update(func(tx *state.Tx) error { return record(tx, back) })
-	if err != nil {
+	if err := s.Update(plan{remove: p.add, add: p.remove}.write); err != nil {
 		return errors.Join(reason, fmt.Errorf("take back the record of a change that failed: %w", err))
 	}
-	// The change may have been cancelled. What it left is not.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timeout+resyncTime)
+	// The change may have been cancelled. What it left is not. A resync takes time
+	// beyond the wait for locks.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timeout+10*time.Second)
 	defer cancel()
 	return errors.Join(reason, s.resync(ctx))
 }
 
-func of(name string, all []*hostport.Attachment) []*hostport.Attachment {
-	var out []*hostport.Attachment
+// fingerprints returns that of each backend's records.
+func fingerprints(tx *state.Tx) (map[string]hostport.Fingerprint, error) {
+	out := make(map[string]hostport.Fingerprint)
+	for _, name := range backend.Names() {
+		fp, err := tx.Fingerprint(name)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = fp
+	}
+	return out, nil
+}
+
+// of returns the attachments of a backend.
+func of(name string, all []*hostport.Attachment) (out []*hostport.Attachment) {
 	for _, a := range all {
 		if a.Backend == name {
 			out = append(out, a)
@@ -196,10 +191,9 @@ func of(name string, all []*hostport.Attachment) []*hostport.Attachment {
 	return out
 }
 
-func keys(all []*hostport.Attachment) []hostport.Key {
-	out := make([]hostport.Key, len(all))
-	for i, a := range all {
-		out[i] = a.Key
+func keys(all []*hostport.Attachment) (out []hostport.Key) {
+	for _, a := range all {
+		out = append(out, a.Key)
 	}
 	return out
 }

@@ -4,49 +4,57 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/listener"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // plan is what a change does to the records: the attachments that go and those
 // that come.
-type plan struct{ remove, add []*hostport.Attachment }
+type plan struct {
+	remove, add []*hostport.Attachment
+	// strange are backends whose rules name somebody whom the records do not.
+	strange []string
+}
 
 func (p plan) empty() bool { return len(p.remove) == 0 && len(p.add) == 0 }
 
-// backends returns the names of the backends that the plan concerns, those that
-// only lose rules first.
-func (p plan) backends() []string {
-	var names []string
-	for _, a := range p.add {
+// backends returns the names of the backends whose attachments change.
+func (p plan) backends() (names []string) {
+	for _, a := range slices.Concat(p.remove, p.add) {
 		if !slices.Contains(names, a.Backend) {
 			names = append(names, a.Backend)
-		}
-	}
-	for _, a := range p.remove {
-		if !slices.Contains(names, a.Backend) {
-			names = append([]string{a.Backend}, names...)
 		}
 	}
 	return names
 }
 
-// ConflictError says that what an attachment needs belongs to a living one.
+// ConflictError says that what an attachment needs is somebody else's.
 type ConflictError struct {
-	// Mapping is the host port in conflict. It is the zero Mapping if the
-	// conflict is about Address.
+	// Mapping is the host port in conflict, or Address the pod address that both
+	// have. Holder is the living attachment that has it.
 	Mapping hostport.Mapping
-	// Address is the pod address that both have.
 	Address netip.Addr
 	Holder  *hostport.Attachment
+	// Listeners are sockets of the node's, where the configuration denies them. There
+	// is no Holder then.
+	Listeners []listener.Listener
 }
 
-// Error names the port or address and the holder.
+// Error names the port or address and the holder, or each socket with its process.
 func (e *ConflictError) Error() string {
 	what := fmt.Sprintf("host port %s is held", e.Mapping)
-	if e.Address.IsValid() {
+	switch e.kind() {
+	case "listener":
+		var all []string
+		for _, l := range e.Listeners {
+			all = append(all, l.String())
+		}
+		return "a process on the node already listens: " + strings.Join(all, "; ")
+	case "address":
 		what = fmt.Sprintf("pod address %s is in use", e.Address)
 	}
 	s := fmt.Sprintf("%s by %s", what, e.Holder.Owner())
@@ -54,6 +62,18 @@ func (e *ConflictError) Error() string {
 		s += ", since " + e.Holder.AddedAt.UTC().Format(time.RFC3339)
 	}
 	return s
+}
+
+// kind is what conflicts are counted by.
+func (e *ConflictError) kind() string {
+	switch {
+	case len(e.Listeners) > 0:
+		return "listener"
+	case e.Address.IsValid():
+		return "address"
+	default:
+		return "port"
+	}
 }
 
 // lifeFunc tells whether the sandbox of an attachment exists.
@@ -67,15 +87,18 @@ func planAdd(want *hostport.Attachment, found []*hostport.Attachment, life lifeF
 	p := plan{add: []*hostport.Attachment{want}}
 	for _, a := range found {
 		c := conflict(want, a)
-		if a.Key != want.Key && c == nil {
+		switch {
+		case a.Key == want.Key:
+		case c == nil:
 			continue
-		}
-		if a.Key != want.Key && !earlierSandbox(want, a) {
+		// A pod has one sandbox at a time. The runtime adds the new one before it
+		// deletes the old one, or never deletes it.
+		case want.Pod.UID == "" || a.Pod.UID != want.Pod.UID || a.ContainerID == want.ContainerID:
 			alive, err := life(a)
-			switch {
-			case alive == sandbox.Alive:
+			if alive == sandbox.Alive {
 				return plan{}, c
-			case alive != sandbox.Dead:
+			}
+			if alive != sandbox.Dead {
 				return plan{}, fmt.Errorf("%w; whether that one is alive cannot be told: %w", c, err)
 			}
 		}
@@ -103,93 +126,75 @@ func conflict(want, a *hostport.Attachment) *ConflictError {
 	return nil
 }
 
-// earlierSandbox reports whether a is of the same pod as want and of another
-// container: a pod has one sandbox at a time, and the runtime adds the new one
-// before it deletes the old one, or never deletes it.
-func earlierSandbox(want, a *hostport.Attachment) bool {
-	return want.Pod.UID != "" && a.Pod.UID == want.Pod.UID && a.ContainerID != want.ContainerID
-}
-
 // origin is where owners that are read from the kernel may come from.
 type origin struct {
 	boot  string // the hash of this boot's ID
 	state string // the ID of this state file
+	// changed are the attachments of an interrupted change. The rules of one that it
+	// removed may still be there.
+	changed []*hostport.Attachment
+}
+
+// deleted reports whether an owner that has no record was recorded once.
+func (o origin) deleted(a *hostport.Attachment) bool {
+	return a.State != "" && a.State == o.state || find(o.changed, a.Key) >= 0
+}
+
+func find(all []*hostport.Attachment, k hostport.Key) int {
+	return slices.IndexFunc(all, func(a *hostport.Attachment) bool { return a.Key == k })
 }
 
 // planAdopt plans what a resync does to the records. found are the owners that
 // the kernel's rules name. Those that live, are of this boot, and are not
 // recorded come, unless this state recorded them once: then they were deleted,
-// and their rules were restored from a snapshot. Records of the dead go. A record
-// is right where it and the kernel differ, so an owner whose port is taken stays
-// out (refused).
+// and their rules were restored from a snapshot, or are those of an interrupted
+// change. Records of the dead go. A record is right where it and the kernel differ,
+// so an owner whose port is taken stays out (refused).
 func planAdopt(records, found []*hostport.Attachment, here origin, life lifeFunc) (p plan, refused []*ConflictError) {
-	var kept []*hostport.Attachment
-	for _, a := range records {
-		if alive, err := life(a); err == nil && alive == sandbox.Dead {
-			p.remove = append(p.remove, a)
-			continue
-		}
-		kept = append(kept, a)
+	dead := func(a *hostport.Attachment) bool {
+		alive, err := life(a)
+		return err == nil && alive == sandbox.Dead
 	}
+	kept := slices.DeleteFunc(slices.Clone(records), dead)
 	for _, a := range found {
-		if a.Boot != "" && a.Boot != here.boot {
-			continue // restored from an earlier boot: inode numbers mean nothing
+		i := find(kept, a.Key)
+		if i < 0 || kept[i].Backend != a.Backend {
+			p.strange = append(p.strange, a.Backend)
 		}
-		if alive, err := life(a); err == nil && alive == sandbox.Dead {
-			continue
-		}
-		if i := slices.IndexFunc(kept, func(k *hostport.Attachment) bool { return k.Key == a.Key }); i >= 0 {
-			if merged := merge(kept[i], a); merged != nil && !slices.ContainsFunc(kept, func(k *hostport.Attachment) bool {
-				return k.Key != a.Key && conflict(merged, k) != nil
-			}) {
-				p.remove, p.add = replace(p, kept[i], merged)
-				kept[i] = merged
+		switch {
+		case a.Boot != "" && a.Boot != here.boot: // restored from an earlier boot: inode numbers mean nothing
+		case dead(a):
+		case i >= 0:
+			if k := kept[i]; k.AddedAt.IsZero() && k.Backend == a.Backend && len(k.Addresses) < len(a.Addresses) && inTheWay(a, kept) == nil {
+				a.Boot, a.State = here.boot, here.state
+				kept[i] = a // one family could not be read when the record was made
 			}
-			continue
+		case here.deleted(a):
+		default:
+			if c := inTheWay(a, kept); c != nil {
+				refused = append(refused, c)
+				continue
+			}
+			a.Boot, a.State = here.boot, here.state
+			kept = append(kept, a)
 		}
-		if a.State != "" && a.State == here.state {
-			continue
-		}
-		if i := slices.IndexFunc(kept, func(k *hostport.Attachment) bool { return conflict(a, k) != nil }); i >= 0 {
-			refused = append(refused, conflict(a, kept[i]))
-			continue
-		}
-		a.Boot, a.State = here.boot, here.state
-		kept = append(kept, a)
-		p.add = append(p.add, a)
 	}
+	p.remove = without(records, kept)
+	p.add = without(kept, records)
 	return p, refused
 }
 
-// merge returns a record that was read back from the kernel with what the rules
-// of another family say of the same attachment, or nil if they say nothing new
-// or the record came from an ADD.
-func merge(record, a *hostport.Attachment) *hostport.Attachment {
-	if !record.AddedAt.IsZero() || record.Backend != a.Backend {
-		return nil
-	}
-	m := *record
-	for _, p := range a.Addresses {
-		if _, known := record.Address(hostport.FamilyOf(p.Addr())); !known {
-			m.Addresses = append(slices.Clip(m.Addresses), p)
-		}
-	}
-	if len(m.Addresses) == len(record.Addresses) {
-		return nil
-	}
-	for _, add := range a.Mappings {
-		if !slices.ContainsFunc(record.Mappings, add.Overlaps) {
-			m.Mappings = append(slices.Clip(m.Mappings), add)
-		}
-	}
-	return &m
+// without returns those of all that are not among some.
+func without(all, some []*hostport.Attachment) []*hostport.Attachment {
+	return slices.DeleteFunc(slices.Clone(all), func(a *hostport.Attachment) bool { return slices.Contains(some, a) })
 }
 
-// replace puts merged in the place of old, which is a record or one that p adds.
-func replace(p plan, old, merged *hostport.Attachment) (remove, add []*hostport.Attachment) {
-	if i := slices.Index(p.add, old); i >= 0 {
-		p.add[i] = merged
-		return p.remove, p.add
+// inTheWay returns the first conflict of want with another attachment, or nil.
+func inTheWay(want *hostport.Attachment, among []*hostport.Attachment) *ConflictError {
+	for _, a := range among {
+		if c := conflict(want, a); c != nil && a.Key != want.Key {
+			return c
+		}
 	}
-	return append(p.remove, old), append(p.add, merged)
+	return nil
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/sandbox"
-	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -50,7 +49,7 @@ func lives(ids ...string) lifeFunc {
 		case slices.Contains(ids, a.ContainerID):
 			return sandbox.Alive, nil
 		case slices.Contains(ids, "?"+a.ContainerID):
-			return sandbox.Unknown, errUnseen
+			return sandbox.Unknown, ErrUnseen
 		default:
 			return sandbox.Dead, nil
 		}
@@ -159,15 +158,19 @@ func TestPlanAdopt(t *testing.T) {
 // IPv4. Once they can, the record learns the rest.
 func TestAdoptTheOtherFamilyLater(t *testing.T) {
 	half := with(pod("a", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.AddedAt = time.Time{} })
-	other := with(pod("a", "fd00::2/64", 80), func(a *hostport.Attachment) { a.AddedAt = time.Time{} })
-	p, _ := planAdopt([]*hostport.Attachment{half}, []*hostport.Attachment{other}, here, lives("a"))
+	whole := with(half, func(a *hostport.Attachment) {
+		a.Addresses = append(slices.Clone(a.Addresses), netip.MustParsePrefix("fd00::2/64"))
+	})
+	p, _ := planAdopt([]*hostport.Attachment{half}, []*hostport.Attachment{whole}, here, lives("a"))
 	if len(p.add) != 1 || len(p.add[0].Forwards(hostport.IPv6)) != 1 || len(p.add[0].Forwards(hostport.IPv4)) != 1 || ids(p.remove) != "a" {
 		t.Errorf("plan = %+v", p)
 	}
-	// What an ADD recorded is whole.
-	p, _ = planAdopt([]*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, []*hostport.Attachment{other}, here, lives("a"))
-	if !p.empty() {
-		t.Errorf("plan = %+v, want none", p)
+	// What an ADD recorded is whole, and so is what the kernel knows less of.
+	for _, tc := range [][2]*hostport.Attachment{{pod("a", "10.0.0.2/24", 80), whole}, {whole, half}} {
+		p, _ = planAdopt(tc[:1], tc[1:], here, lives("a"))
+		if !p.empty() {
+			t.Errorf("plan = %+v, want none", p)
+		}
 	}
 }
 
@@ -185,7 +188,8 @@ func TestStrangersAreRewritten(t *testing.T) {
 		{"recorded for the other backend", []*hostport.Attachment{a}, []*hostport.Attachment{with(a, onNftables)}, "nftables"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := strings.Join(strangers(tc.records, tc.found, plan{}), " "); got != tc.want {
+			p, _ := planAdopt(tc.records, tc.found, here, lives("a", "b"))
+			if got := strings.Join(p.strange, " "); got != tc.want {
 				t.Errorf("rewrites %q, want %q", got, tc.want)
 			}
 		})
@@ -209,25 +213,24 @@ func TestRecordDiffers(t *testing.T) {
 	}
 }
 
-// TestWithdrawn keeps what an interrupted DEL removed from being read back from
-// rules that are still there.
-func TestWithdrawn(t *testing.T) {
-	web, db := &hostport.Attachment{Key: hostport.Key{ContainerID: "web"}}, &hostport.Attachment{Key: hostport.Key{ContainerID: "db"}}
-	pending := &state.Pending{Changed: []*hostport.Attachment{web}}
-	for _, c := range []struct {
-		name    string
-		key     hostport.Key
-		records []*hostport.Attachment
-		pending *state.Pending
-		want    bool
+// TestDeletedStaysDeleted keeps what an interrupted DEL removed from being read back
+// from rules that are still there, of layout 1 or of another state.
+func TestDeletedStaysDeleted(t *testing.T) {
+	web := with(pod("web", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.State = "000001" })
+	for _, tc := range []struct {
+		name             string
+		changed, records []*hostport.Attachment
+		add              string
 	}{
-		{"removed by the interrupted change", web.Key, nil, pending, true},
-		{"added by the interrupted change", web.Key, []*hostport.Attachment{web}, pending, false},
-		{"not in the interrupted change", db.Key, nil, pending, false},
-		{"no change was interrupted", web.Key, nil, nil, false},
+		{"removed by the interrupted change", []*hostport.Attachment{web}, nil, ""},
+		{"added by the interrupted change", []*hostport.Attachment{web}, []*hostport.Attachment{web}, ""},
+		{"not in the interrupted change", []*hostport.Attachment{pod("db", "10.0.0.3/24", 81)}, nil, "web"},
+		{"no change was interrupted", nil, nil, "web"},
 	} {
-		if got := withdrawn(c.key, c.records, c.pending); got != c.want {
-			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+		at := origin{here.boot, here.state, tc.changed}
+		found := with(web, func(*hostport.Attachment) {})
+		if p, _ := planAdopt(tc.records, []*hostport.Attachment{found}, at, lives("web")); ids(p.add) != tc.add || len(p.remove) > 0 {
+			t.Errorf("%s: adds %q, removes %q, want %q added", tc.name, ids(p.add), ids(p.remove), tc.add)
 		}
 	}
 }

@@ -140,7 +140,7 @@ func (n *modelNode) secondState(a action) error {
 	want := n.want(action{pod: modelPods, ports: a.ports, address: modelAddresses, backend: a.backend})
 	want.Addresses = []netip.Prefix{netip.MustParsePrefix(modelV4(modelAddresses) + "/24")}
 	want.Mappings = []hostport.Mapping{{HostPort: 7000, ContainerPort: 80, Protocol: hostport.TCP}}
-	if err := other.Add(context.Background(), want); err != nil {
+	if err := other.Add(context.Background(), want, false); err != nil {
 		return fmt.Errorf("ADD with another data directory: %w", err)
 	}
 	removed, err := other.Delete(context.Background(), want.Key, "podnet", true)

@@ -209,7 +209,7 @@ func (n *modelNode) do(a action) error {
 	ctx := context.Background()
 	switch kinds[a.kind] {
 	case "ADD":
-		return n.add(a, func(want *hostport.Attachment) error { return n.node.Add(ctx, want) })
+		return n.add(a, func(want *hostport.Attachment) error { return n.node.Add(ctx, want, false) })
 	case "ADD by the binary":
 		return n.add(a, func(want *hostport.Attachment) error { return n.binary(n.plugin, "ADD", want, "") })
 	case "ADD by the next version":
@@ -218,7 +218,7 @@ func (n *modelNode) do(a action) error {
 		return err
 	case "new sandbox":
 		n.supersede(a.pod)
-		return n.add(a, func(want *hostport.Attachment) error { return n.node.Add(ctx, want) })
+		return n.add(a, func(want *hostport.Attachment) error { return n.node.Add(ctx, want, false) })
 	case "killed ADD":
 		return n.killed("ADD", a)
 	case "DEL", "killed DEL":

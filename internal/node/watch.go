@@ -1,12 +1,37 @@
 package node
 
 import (
-	"errors"
+	"hash/maphash"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/iptables"
+	"github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/internal/state"
-	"github.com/hostport-cni/hostport/pkg/hostport"
 )
+
+// Concerned returns the name of the backend whose rules a change of nf_tables may
+// have touched, "" for neither: in a family (NFPROTO_*), a table, and a chain,
+// which is "" if the change was of something else.
+func Concerned(family uint8, table, chain string) string {
+	switch {
+	case nftables.Concerned(family, table):
+		return backend.Nftables
+	case iptables.Concerned(family, table, chain):
+		return backend.Iptables
+	default:
+		return ""
+	}
+}
+
+// OfAdd reports whether a new chain shows that a change of nf_tables which removes
+// nothing is an ADD's.
+func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
+
+// LegacyDigest identifies what the tables of iptables-legacy hold that can have
+// rules of ours, without counters. It starts no process, takes no lock, loads no
+// table, and is 0 where no table is loaded. Digests of one seed can be compared.
+func LegacyDigest(seed maphash.Seed) (uint64, error) { return iptables.LegacyDigest(seed) }
 
 // CountRequest counts a call of the runtime's, by its verb and by what became of
 // it, for whoever watches the node. A call that cannot be counted does not fail.
@@ -14,37 +39,11 @@ func (n *Node) CountRequest(verb, result string, took time.Duration) {
 	n.count(verb+"/"+result, took)
 }
 
-// refused counts the refusal of an attachment, by the kind of what it is in
-// conflict with, and notes it.
-func (n *Node) refused(want *hostport.Attachment, err error) {
-	kind := ""
-	if conflict, ok := errors.AsType[*ConflictError](err); ok {
-		kind = "port"
-		if conflict.Address.IsValid() {
-			kind = "address"
-		}
-	}
-	if _, ok := errors.AsType[*ListeningError](err); ok {
-		kind = "listener"
-	}
-	if kind == "" {
-		return
-	}
-	n.count("conflict/"+kind, 0)
-	if err := state.AddRefusal(n.Dir, state.Refusal{At: time.Now(), Pod: want.Pod, Text: err.Error()}); err != nil {
-		n.Log.Debug("refusal not noted", "reason", err)
-	}
-}
-
 func (n *Node) count(name string, took time.Duration) {
 	if err := state.AddCount(n.Dir, name, took); err != nil {
 		n.Log.Debug("not counted", "name", name, "reason", err)
 	}
 }
-
-// RemoveState removes the state. It is for the end of an installation, when no
-// attachment is left.
-func (n *Node) RemoveState() error { return state.Remove(n.Dir) }
 
 // Counts returns what was counted: calls as VERB/RESULT, conflicts as
 // conflict/KIND, and takeover. It takes no lock.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
-	"github.com/hostport-cni/hostport/internal/loopback"
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -18,28 +17,31 @@ import (
 type Snapshot struct {
 	// Attachments are ordered by key. They are not to be changed.
 	Attachments []*hostport.Attachment
-	// Pending are the backends whose rules an interrupted call left to be
-	// rewritten, or that could not be rewritten.
-	Pending []string
 	// Rewritten is when rules were last written as a whole, by a recovery of the
 	// plugin's, the agent or hostportctl sync: the zero Time if never.
 	Rewritten time.Time
 
-	version      version
-	view         state.View
+	sight
+	// version is that of the records: another one also if they changed and changed
+	// back, as a pod may have come and gone. It is "" without state.
+	version      string
+	pending      []string                        // backends whose rules are to be rewritten
 	fingerprints map[string]hostport.Fingerprint // by backend
 }
 
-// version is that of the records. It is another one also if they changed and changed
-// back: a pod may have come and gone.
-type version struct {
-	id   string
-	file int
-}
-
-// Same reports whether both have the same records. Either may be nil.
-func (s *Snapshot) Same(o *Snapshot) bool {
-	return s != nil && o != nil && s.version == o.version
+// Dead returns the attachments whose sandbox is gone. Those of which that cannot be
+// told are not among them. The error is ErrUnseen if it can be told of none.
+func (s *Snapshot) Dead() (dead []hostport.Key, err error) {
+	for _, a := range s.Attachments {
+		is, err := s.dead(a)
+		if errors.Is(err, ErrUnseen) {
+			return nil, err
+		}
+		if is {
+			dead = append(dead, a.Key)
+		}
+	}
+	return dead, nil
 }
 
 // Snapshot reads the records. It holds the lock for as long as it reads, which
@@ -56,37 +58,33 @@ func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, e
 	return out, err
 }
 
-func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
-	out := &Snapshot{fingerprints: make(map[string]hostport.Fingerprint)}
-	err := s.View(func(tx *state.Tx) error {
-		pending, err := tx.Pending()
-		if err != nil {
-			return err
-		}
-		if pending != nil {
-			out.Pending = pending.Backends
-		}
-		out.version = version{tx.ID(), tx.Version()}
-		out.view, out.Rewritten = tx.View(), tx.Rewritten()
-		for _, name := range backend.Names() {
-			if out.fingerprints[name], err = tx.Fingerprint(name); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+// List returns every attachment on the node, ordered by key. It needs no kernel.
+// Without state it is a *NoStateError.
+func (n *Node) List(ctx context.Context) ([]*hostport.Attachment, error) {
+	s, err := n.Snapshot(ctx, nil)
+	if err == nil && s.version == "" {
+		err = &NoStateError{Dir: n.Dir}
+	}
 	if err != nil {
 		return nil, err
 	}
-	if out.Same(before) {
-		return before, nil
-	}
-	out.Attachments, err = s.records()
-	return out, err
+	return s.Attachments, nil
 }
 
-// verifyTries is how often Verify reads the kernel beside calls that change it.
-const verifyTries = 3
+func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
+	return view(s.Store, func(tx *state.Tx) (*Snapshot, error) {
+		out := &Snapshot{
+			Rewritten: tx.Rewritten(), sight: s.sight, version: fmt.Sprint(tx.ID(), " ", tx.Version()), pending: s.pending.Backends,
+		}
+		if before != nil && before.version == out.version {
+			return before, nil
+		}
+		var err, rerr error
+		out.fingerprints, err = fingerprints(tx)
+		out.Attachments, rerr = tx.Records()
+		return out, errors.Join(err, rerr)
+	})
+}
 
 // Verify compares the kernel with the records, as Audit does, but holds no lock
 // while it reads the kernel: no call waits for it. found has the differences of
@@ -96,13 +94,13 @@ func (n *Node) Verify(ctx context.Context, before *Snapshot) (s *Snapshot, found
 	if s, err = n.Snapshot(ctx, before); err != nil {
 		return &Snapshot{}, nil, err
 	}
-	for range verifyTries {
+	for range 3 { // calls may change the node meanwhile
 		found, err = n.compare(ctx, s)
 		after, snapErr := n.Snapshot(ctx, s)
 		if snapErr != nil {
 			return s, nil, snapErr
 		}
-		if after.Same(s) {
+		if after.version == s.version {
 			return s, found, err
 		}
 		s = after
@@ -116,6 +114,23 @@ var errRestless = errors.New("the records changed each time while the kernel was
 // Restless reports whether an error means that a later try will do.
 func Restless(err error) bool { return errors.Is(err, errRestless) || Busy(err) }
 
+// Difference is one way in which the node is not as it is recorded.
+type Difference struct {
+	// Attachment is the one that it concerns, nil for all of them.
+	Attachment *hostport.Attachment
+	Text       string
+	// Dead says that it is the attachment's sandbox that is gone.
+	Dead bool
+}
+
+// String begins with the owner.
+func (d Difference) String() string {
+	if d.Attachment == nil {
+		return d.Text
+	}
+	return d.Attachment.Owner() + ": " + d.Text
+}
+
 // Interrupted is the Text of a Difference: a call was killed, or failed, in the
 // middle of a change.
 const Interrupted = "the rules are to be rewritten: a call was interrupted"
@@ -123,46 +138,34 @@ const Interrupted = "the rules are to be rewritten: a call was interrupted"
 // compare reads the kernel for what a Snapshot has.
 func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Difference, error) {
 	out := make(map[string][]Difference)
-	var errs []error
-	for _, name := range backend.Names() {
+	failed := n.eachBackend("check the rules", func(name string, b backend.Backend) error {
 		mine := of(name, s.Attachments)
-		found, err := n.backends()[name].Audit(ctx, mine, s.fingerprints[name])
+		found, err := b.Audit(ctx, mine, s.fingerprints[name])
 		if err != nil && !errors.Is(err, backend.ErrMissing) {
-			errs = append(errs, fmt.Errorf("check the rules of backend %s: %w", name, err))
-			continue
+			return err
 		}
 		var differences []Difference
 		if err != nil && len(mine) > 0 {
 			differences = append(differences, Difference{Text: fmt.Sprintf("backend %s: %v", name, err)})
 		}
-		if slices.Contains(s.Pending, name) {
+		if slices.Contains(s.pending, name) {
 			differences = append(differences, Difference{Text: Interrupted})
 		}
-		byKey := make(map[hostport.Key]*hostport.Attachment)
-		for _, a := range mine {
-			byKey[a.Key] = a
-		}
 		for _, d := range found {
-			differences = append(differences, Difference{Attachment: byKey[d.Owner], Text: d.Text})
+			of := Difference{Text: d.Text}
+			if i := find(mine, d.Owner); i >= 0 {
+				of.Attachment = mine[i]
+			}
+			differences = append(differences, of)
 		}
-		out[name] = append(differences, closedInterfaces(mine)...)
-	}
-	return out, errors.Join(errs...)
-}
-
-// closedInterfaces returns the attachments that 127.0.0.1 does not reach. One
-// whose interface is gone will soon follow it.
-func closedInterfaces(all []*hostport.Attachment) (out []Difference) {
-	closed := map[string]error{"": nil}
-	for _, a := range all {
-		err, known := closed[a.LoopbackInterface]
-		if !known {
-			err = loopback.Check(a.LoopbackInterface)
-			closed[a.LoopbackInterface] = err
+		for _, a := range mine {
+			// A pod whose interface is gone will soon follow it.
+			if err := checkInterface(a); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				differences = append(differences, Difference{Attachment: a, Text: err.Error()})
+			}
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			out = append(out, Difference{Attachment: a, Text: err.Error()})
-		}
-	}
-	return out
+		out[name] = differences
+		return nil
+	})
+	return out, failed.join()
 }

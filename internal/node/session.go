@@ -1,0 +1,152 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/sandbox"
+	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// session is the opened state of the node. Nobody else changes the node meanwhile.
+type session struct {
+	*Node
+	*state.Store
+	sight
+	boot    string        // the hash of the boot ID
+	id      string        // identifies the state file
+	pending state.Pending // what is recorded as pending
+}
+
+// change runs fn on the state after a resync, if something is pending: an earlier
+// call was killed in the middle of a change, or the state is new, of another boot or
+// of another version of the plugin. A backend that cannot be resynced stays marked,
+// and does not keep pods of the other one from starting and ending.
+func (n *Node) change(ctx context.Context, fn func(*session) error) error {
+	return n.with(ctx, func(s *session) error {
+		if len(s.pending.Backends) > 0 {
+			err := s.resync(ctx)
+			if errors.Is(err, state.ErrDamaged) {
+				return err
+			}
+			if err != nil {
+				s.Log.Warn("out of sync: rules could not be rewritten", "reason", err)
+			}
+		}
+		return fn(s)
+	})
+}
+
+// with runs fn on the state as it is recorded. If that turns out to be damaged
+// only while it is read, it is replaced and fn is run once more.
+func (n *Node) with(ctx context.Context, fn func(*session) error) error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("identify this boot: %w", err)
+	}
+	bootID := strings.TrimSpace(string(boot))
+	st, err := state.Open(ctx, state.Options{
+		Dir: n.Dir, Timeout: n.Timeout, BootID: bootID, Layout: backend.Layout, Backends: backend.Names(), Guest: n.Guest,
+	})
+	if err != nil {
+		return err
+	}
+	if aside := st.Aside(); aside != "" {
+		n.Log.Warn("state file could not be read: moved aside, rebuilding it from the kernel", "aside", aside)
+	}
+	s := &session{Node: n, Store: st, boot: hostport.BootHash(bootID)}
+	run := func() error {
+		if err := s.begin(); err != nil {
+			return err
+		}
+		return fn(s)
+	}
+	if err = run(); errors.Is(err, state.ErrDamaged) && !n.Guest {
+		n.Log.Warn("state file is damaged and is rebuilt from the kernel", "reason", err)
+		if err = s.Rebuild(); err == nil {
+			err = run()
+		}
+	}
+	return errors.Join(err, s.Close())
+}
+
+// begin reads what is pending, and finds out whether the process sees the sandboxes
+// that the runtime sees.
+func (s *session) begin() error {
+	own, err := sandbox.OwnView()
+	if err != nil {
+		return err
+	}
+	var recorded sandbox.View
+	err = s.View(func(tx *state.Tx) error {
+		recorded, s.id, s.pending = sandbox.View(tx.View()), tx.ID(), state.Pending{}
+		p, err := tx.Pending()
+		if p != nil {
+			s.pending = *p
+		}
+		return err
+	})
+	s.sight = sight(s.Runtime || own.Sees(recorded))
+	if err != nil || !s.Runtime || own == recorded {
+		return err
+	}
+	return s.Update(func(tx *state.Tx) error { return tx.SetView(state.View(own)) })
+}
+
+// mark adds to what is pending that the rules of these backends may not be as
+// recorded, and whose flows may be stale.
+func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachment) error {
+	s.pending.Backends = append(s.pending.Backends, names...)
+	s.pending.Changed = append(s.pending.Changed, changed...)
+	return tx.SetPending(&s.pending)
+}
+
+// unmark leaves of what is pending the backends whose rules are not as recorded
+// yet.
+func (s *session) unmark(tx *state.Tx, done []string) error {
+	left := slices.DeleteFunc(slices.Clone(s.pending.Backends), func(name string) bool { return slices.Contains(done, name) })
+	s.pending = state.Pending{Backends: left}
+	return tx.SetPending(&s.pending)
+}
+
+// view returns what fn reads in a transaction of its own.
+func view[T any](s *state.Store, fn func(*state.Tx) (T, error)) (v T, err error) {
+	err = s.View(func(tx *state.Tx) error {
+		v, err = fn(tx)
+		return err
+	})
+	return v, err
+}
+
+// ErrUnseen is wrapped by errors which say that the process may not see the node's
+// sandboxes, and so calls nobody dead.
+var ErrUnseen = errors.New("this process may not see the sandboxes of the node's pods: " +
+	"run it on the node itself, or with `nsenter --target 1 --mount --pid -- COMMAND` in a container that shares the node's PID namespace")
+
+// sight tells whether what a process does not find on the node does not exist.
+type sight bool
+
+// life looks whether the sandbox of an attachment exists. Nobody is declared
+// dead by a process that may not see them.
+func (sees sight) life(a *hostport.Attachment) (sandbox.Life, error) {
+	_, life, err := sandbox.Look(a.Sandbox)
+	if life == sandbox.Dead && !sees {
+		return sandbox.Unknown, ErrUnseen
+	}
+	return life, err
+}
+
+// dead reports whether the sandbox of an attachment is known to be gone.
+func (sees sight) dead(a *hostport.Attachment) (bool, error) {
+	if !sees {
+		return false, ErrUnseen
+	}
+	life, err := sees.life(a)
+	return life == sandbox.Dead, err
+}

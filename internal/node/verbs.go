@@ -1,0 +1,185 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/listener"
+	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// Add makes the attachment's mappings work, and owned. It is idempotent: an
+// attachment that is there already is replaced. On a node without state the
+// pods that portmap served in its network are adopted first. Ports of owners
+// whose sandbox is gone, and of an earlier sandbox of the same pod, are taken over.
+// Another living owner's port or address is a *ConflictError, and so is a port on
+// which a process of the node listens, if denyListeners says so.
+func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners bool) error {
+	n.adoptFirst(ctx, want.Network)
+	var err error
+	if denyListeners {
+		var found []listener.Listener
+		if found, err = n.Listeners(ctx, want.Mappings); len(found) > 0 {
+			err = &ConflictError{Listeners: found}
+		}
+	}
+	if err == nil {
+		err = n.addOne(ctx, want)
+	}
+	if c, ok := errors.AsType[*ConflictError](err); ok {
+		n.count("conflict/"+c.kind(), 0)
+		if err := state.AddRefusal(n.Dir, state.Refusal{At: time.Now(), Pod: want.Pod, Text: err.Error()}); err != nil {
+			n.Log.Debug("refusal not noted", "reason", err)
+		}
+	}
+	return err
+}
+
+// Listeners returns the sockets of the node that wait for what these mappings lead
+// to pods.
+func (n *Node) Listeners(ctx context.Context, mappings []hostport.Mapping) ([]listener.Listener, error) {
+	found, err := listener.Find(ctx, mappings)
+	if err != nil {
+		return nil, fmt.Errorf("look for listeners on the node: %w", err)
+	}
+	return found, nil
+}
+
+func (n *Node) addOne(ctx context.Context, want *hostport.Attachment) error {
+	n.warnBesideKubeProxy(ctx, want.Backend)
+	want.LoopbackInterface = n.loopbackInterface(want)
+	return n.change(ctx, func(s *session) error {
+		want.Boot, want.State = s.boot, s.id
+		err := s.add(ctx, want)
+		if errors.Is(err, backend.ErrNoGuard) && want.LoopbackInterface != "" {
+			s.Log.Warn("127.0.0.1 will not reach the pod: 127.0.0.0/8 cannot be guarded", "owner", want.Owner(), "reason", err)
+			want.LoopbackInterface = ""
+			return s.add(ctx, want)
+		}
+		return err
+	})
+}
+
+func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
+	var p plan
+	err := s.apply(ctx, func(tx *state.Tx) (plan, error) {
+		found, err := tx.Neighbours(want)
+		if err != nil {
+			return plan{}, err
+		}
+		own, err := tx.Get(want.Key)
+		if err != nil {
+			return plan{}, err
+		}
+		if own != nil {
+			found = append(found, own)
+		}
+		p, err = planAdd(want, found, s.life)
+		return p, err
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range p.remove {
+		if a.Key != want.Key {
+			s.count("takeover", 0)
+			s.Log.Warn("took over from an owner that is gone", "owner", a.Owner(), "since", a.AddedAt)
+		}
+	}
+	return nil
+}
+
+// Delete removes an attachment and returns what was recorded of it, or nil. It
+// needs nothing but the key, and an attachment that is not recorded is no error.
+// On a node without state nothing is done, unless the attachment is known to
+// have had mappings: then the state was lost and is read back from the kernel,
+// or portmap served the network until now and its pods are adopted.
+func (n *Node) Delete(ctx context.Context, k hostport.Key, network string, mapped bool) (removed *hostport.Attachment, err error) {
+	if !state.Exists(n.Dir) {
+		if !mapped {
+			return nil, nil
+		}
+		n.adoptFirst(ctx, network)
+		// A state is not made for a pod whose ADD failed, on a full disk for instance.
+		if owners, unread := n.owners(ctx); len(owners)+len(unread) == 0 && !state.Exists(n.Dir) {
+			return nil, nil
+		}
+	}
+	err = n.change(ctx, func(s *session) error {
+		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
+			removed, err = tx.Get(k)
+			if err != nil || removed == nil {
+				return plan{}, err
+			}
+			return plan{remove: []*hostport.Attachment{removed}}, nil
+		})
+	})
+	return removed, err
+}
+
+// Forget removes what an earlier ADD of an attachment recorded, for one that has
+// no mappings now. It returns what that was, or nil. An attachment that the state
+// does not mention costs a look at the file, and waits for no other call.
+func (n *Node) Forget(ctx context.Context, k hostport.Key) (removed *hostport.Attachment, err error) {
+	if !state.Mentions(n.Dir, k) {
+		return nil, nil
+	}
+	return n.Delete(ctx, k, "", false)
+}
+
+// GC removes, in one change, the network's attachments that are not among
+// valid. If the runtime did not list the valid ones, or the network of an
+// attachment is unknown because the state was lost once, only those go whose
+// sandbox is gone.
+func (n *Node) GC(ctx context.Context, network string, valid []hostport.Key, listed bool) error {
+	_, err := n.remove(ctx, func(s *session, a *hostport.Attachment) (bool, error) {
+		switch {
+		case slices.Contains(valid, a.Key) || a.Network != "" && a.Network != network:
+			return false, nil
+		case listed && a.Network == network:
+			return true, nil
+		default:
+			return s.dead(a)
+		}
+	})
+	return err
+}
+
+// Prune removes, in one change, every attachment whose sandbox is gone, of these if
+// there are any keys: what is left when a DEL never came. It returns what it removed. A
+// process that may not see the node's sandboxes gets an error that wraps ErrUnseen.
+func (n *Node) Prune(ctx context.Context, among ...hostport.Key) ([]*hostport.Attachment, error) {
+	if err := n.hasState(ctx); err != nil {
+		return nil, err
+	}
+	return n.remove(ctx, func(s *session, a *hostport.Attachment) (bool, error) {
+		if len(among) > 0 && !slices.Contains(among, a.Key) {
+			return false, nil
+		}
+		return s.dead(a)
+	})
+}
+
+// remove deletes every record for which stale returns true, in one change, and
+// returns those records.
+func (n *Node) remove(ctx context.Context, stale func(*session, *hostport.Attachment) (bool, error)) (removed []*hostport.Attachment, err error) {
+	err = n.change(ctx, func(s *session) error {
+		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
+			removed = nil
+			err := tx.All(func(a *hostport.Attachment) error {
+				yes, err := stale(s, a)
+				if yes {
+					removed = append(removed, a)
+				}
+				return err
+			})
+			return plan{remove: removed}, err
+		})
+	})
+	return removed, err
+}
