@@ -2,8 +2,6 @@ package backend
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,17 +26,9 @@ func OldKernel() string {
 }
 
 func oldKernel(release string) string {
-	first, rest, _ := strings.Cut(release, ".")
-	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
-	if end < 0 {
-		end = len(rest)
-	}
-	major, err := strconv.Atoi(first)
-	if err != nil {
-		return "" // not a version
-	}
-	minor, err := strconv.Atoi(rest[:end])
-	if err != nil || major > oldestMajor || major == oldestMajor && minor >= oldestMinor {
+	var major, minor int
+	_, err := fmt.Sscanf(release, "%d.%d", &major, &minor)
+	if err != nil || major > oldestMajor || major == oldestMajor && minor >= oldestMinor { // or it is not a version
 		return ""
 	}
 	return fmt.Sprintf("Linux %s is older than %d.%d, the oldest that hostport is tested on", release, oldestMajor, oldestMinor)

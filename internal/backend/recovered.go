@@ -62,35 +62,19 @@ func (r Recovered) All(backend string) []*hostport.Attachment {
 // family each. Two that differ in the family only are one mapping for both. For a
 // pod with addresses of one family, the other half stands for itself, unless held
 // says that another attachment has it.
-func JoinFamilies(a *hostport.Attachment, held func(hostport.Mapping) bool) []hostport.Mapping {
-	halves := make(map[hostport.Mapping]bool, len(a.Mappings))
-	for _, m := range a.Mappings {
-		halves[m] = true
-	}
-	out := make([]hostport.Mapping, 0, len(a.Mappings))
-	done := make(map[hostport.Mapping]bool, len(a.Mappings))
+func JoinFamilies(a *hostport.Attachment, held func(hostport.Mapping) bool) (out []hostport.Mapping) {
 	for _, m := range a.Mappings {
 		if m.Wildcard() {
 			f := hostport.IPv4 + hostport.IPv6 - hostport.FamilyOf(m.HostIP)
 			other := m
-			other.HostIP = Wildcard(f)
-			_, dual := a.Address(f)
-			if halves[other] || !dual && !held(other) {
+			other.HostIP = f.Unspecified()
+			if _, dual := a.Address(f); slices.Contains(a.Mappings, other) || !dual && !held(other) {
 				m.HostIP = netip.Addr{}
 			}
 		}
-		if !done[m] {
-			done[m] = true
+		if !slices.Contains(out, m) {
 			out = append(out, m)
 		}
 	}
 	return out
-}
-
-// Wildcard returns 0.0.0.0 or ::, which is every address of the node in family f.
-func Wildcard(f hostport.Family) netip.Addr {
-	if f == hostport.IPv4 {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
 }

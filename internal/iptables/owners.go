@@ -61,7 +61,7 @@ func readOwners(found backend.Recovered, f hostport.Family, t *table) {
 // readMapping adds the mapping of a DNAT rule to its owner. It returns nil for a
 // rule that has none, or that we do not write.
 func readMapping(found backend.Recovered, f hostport.Family, x Fields) *hostport.Attachment {
-	m := hostport.Mapping{HostIP: backend.Wildcard(f), HostPort: x.Port, Protocol: x.Protocol}
+	m := hostport.Mapping{HostIP: f.Unspecified(), HostPort: x.Port, Protocol: x.Protocol}
 	if x.Destination.IsValid() {
 		m.HostIP = x.Destination.Addr()
 	}

@@ -191,7 +191,7 @@ func (o others) Any(match func(*hostport.Attachment) bool) (bool, error) {
 }
 
 func fingerprint(atts []*hostport.Attachment) hostport.Fingerprint {
-	return hostport.FingerprintOf(atts, backend.Layout)
+	return hostport.Fingerprint{}.Toggle(backend.Layout, atts...)
 }
 
 // change is what replaces remove by add beside rest.

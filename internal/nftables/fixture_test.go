@@ -90,7 +90,7 @@ type node struct {
 }
 
 func fingerprint(all []*hostport.Attachment) hostport.Fingerprint {
-	return hostport.FingerprintOf(all, backend.Layout)
+	return hostport.Fingerprint{}.Toggle(backend.Layout, all...)
 }
 
 // others answers from a list.

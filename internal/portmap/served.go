@@ -54,7 +54,7 @@ func (s *Served) add(m hostport.Mapping, to netip.AddrPort) {
 		s.Addresses = append(s.Addresses, pod)
 	}
 	if !m.HostIP.IsValid() {
-		m.HostIP = backend.Wildcard(hostport.FamilyOf(to.Addr()))
+		m.HostIP = hostport.FamilyOf(to.Addr()).Unspecified()
 	}
 	m.ContainerPort = to.Port()
 	s.Mappings = append(s.Mappings, m)

@@ -74,7 +74,7 @@ func TestAnotherLayoutKeepsRecords(t *testing.T) {
 				t.Errorf("layout %d: opened %t, view %v, seen %q", layout, tx.Opened("cni0"), tx.View(), tx.Seen("iptables"))
 			}
 			got, err := tx.Fingerprint("iptables")
-			want := hostport.FingerprintOf(recordedIn(tx.ID(), rec(0, 8000, 20000), rec(1, 8001, 20001), rec(2, 8002, 20002)), layout)
+			want := hostport.Fingerprint{}.Toggle(layout, recordedIn(tx.ID(), rec(0, 8000, 20000), rec(1, 8001, 20001), rec(2, 8002, 20002))...)
 			if got != want {
 				t.Errorf("layout %d: fingerprint %v, want %v", layout, got, want)
 			}
@@ -155,7 +155,7 @@ func TestSchema1IsConverted(t *testing.T) {
 				t.Errorf("pending (-want +got):\n%s", diff)
 			}
 			fp, ferr := tx.Fingerprint("nftables")
-			if want := hostport.FingerprintOf(recordedIn(tx.ID(), want[1], want[4]), o.Layout); fp != want {
+			if want := (hostport.Fingerprint{}).Toggle(o.Layout, recordedIn(tx.ID(), want[1], want[4])...); fp != want {
 				t.Errorf("fingerprint of nftables: %v, want %v", fp, want)
 			}
 			if a, err := tx.Get(want[0].Key); err != nil || a.State == "" || a.State != tx.ID() {

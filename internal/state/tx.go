@@ -124,7 +124,7 @@ func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []
 	errs := []error{
 		err, ferr,
 		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), v),
-		t.put(keyFingerprint+a.Backend, fp.Toggle(a, t.opts.Layout)),
+		t.put(keyFingerprint+a.Backend, fp.Toggle(t.opts.Layout, a)),
 	}
 	for _, p := range places(a) {
 		errs = append(errs, do(t.tx.Bucket(p.bucket), p.entry(a), nil))
@@ -152,7 +152,7 @@ func (t *Tx) Records() (all []*hostport.Attachment, err error) {
 	fingerprints := make(map[string]hostport.Fingerprint)
 	err = t.All(func(a *hostport.Attachment) error {
 		all = append(all, a)
-		fingerprints[a.Backend] = fingerprints[a.Backend].Toggle(a, t.opts.Layout)
+		fingerprints[a.Backend] = fingerprints[a.Backend].Toggle(t.opts.Layout, a)
 		return nil
 	})
 	for _, name := range t.opts.Backends {

@@ -150,7 +150,7 @@ func TestFingerprint(t *testing.T) {
 		t.Helper()
 		view(t, s, func(tx *state.Tx) error {
 			got, err := tx.Fingerprint(backend)
-			if want := hostport.FingerprintOf(all, 2); got != want {
+			if want := (hostport.Fingerprint{}).Toggle(2, all...); got != want {
 				t.Errorf("fingerprint of %s: %v, want %v", backend, got, want)
 			}
 			return err

@@ -156,17 +156,15 @@ func (a *Attachment) Forwards(f Family) []Forward {
 		}
 		out = append(out, fw)
 	}
-	slices.SortFunc(out, compareForwards)
+	slices.SortFunc(out, func(x, y Forward) int {
+		return cmp.Or(
+			cmp.Compare(x.Protocol, y.Protocol),
+			cmp.Compare(x.HostPort, y.HostPort),
+			-x.HostIP.Compare(y.HostIP), // the zero Addr sorts lowest: make it last
+			x.To.Compare(y.To),
+		)
+	})
 	return slices.Compact(out)
-}
-
-func compareForwards(x, y Forward) int {
-	return cmp.Or(
-		strings.Compare(string(x.Protocol), string(y.Protocol)),
-		cmp.Compare(x.HostPort, y.HostPort),
-		-x.HostIP.Compare(y.HostIP), // the zero Addr sorts lowest: make it last
-		x.To.Compare(y.To),
-	)
 }
 
 // Clients are the source prefixes of family f that must be masqueraded on
@@ -180,7 +178,7 @@ func (a *Attachment) Clients(f Family) []netip.Prefix {
 		return nil
 	}
 	if a.Options.MasqueradeAll {
-		return []netip.Prefix{netip.PrefixFrom(hostAddr(Mapping{}, f), 0)}
+		return []netip.Prefix{netip.PrefixFrom(f.Unspecified(), 0)}
 	}
 	clients := []netip.Prefix{pod.Masked()}
 	if f == IPv4 {

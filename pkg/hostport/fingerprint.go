@@ -24,37 +24,25 @@ func (p Fingerprint) Of(f Family) uint64 {
 	return p.V6
 }
 
-// Toggle returns p with a added, or with a removed if a is in p. layout is the
-// version of the rules that are written for it.
-func (p Fingerprint) Toggle(a *Attachment, layout int) Fingerprint {
-	h := a.hash(layout)
-	if len(a.Forwards(IPv4)) > 0 {
-		p.V4 ^= h
-	}
-	if len(a.Forwards(IPv6)) > 0 {
-		p.V6 ^= h
-	}
-	return p
-}
-
-// FingerprintOf returns the fingerprint of all.
-func FingerprintOf(all []*Attachment, layout int) Fingerprint {
-	var p Fingerprint
+// Toggle returns p with each of these added, or removed if it is in p. layout is the
+// version of the rules that are written for them. What is hashed is what rules are made
+// of: an attachment that is added again has the same hash.
+func (p Fingerprint) Toggle(layout int, all ...*Attachment) Fingerprint {
 	for _, a := range all {
-		p = p.Toggle(a, layout)
+		c := *a
+		c.AddedAt, c.Sandbox.Path = time.Time{}, ""
+		b, err := json.Marshal(&c)
+		if err != nil {
+			panic(err) // no field of an Attachment can fail to marshal
+		}
+		sum := sha256.Sum256(fmt.Appendf(b, "\x00%d", layout))
+		hash := binary.BigEndian.Uint64(sum[:])
+		if len(a.Forwards(IPv4)) > 0 {
+			p.V4 ^= hash
+		}
+		if len(a.Forwards(IPv6)) > 0 {
+			p.V6 ^= hash
+		}
 	}
 	return p
-}
-
-// hash covers what rules are made of: an attachment that is added again has
-// the same.
-func (a *Attachment) hash(layout int) uint64 {
-	c := *a
-	c.AddedAt, c.Sandbox.Path = time.Time{}, ""
-	b, err := json.Marshal(&c)
-	if err != nil {
-		panic(err) // no field of an Attachment can fail to marshal
-	}
-	sum := sha256.Sum256(fmt.Appendf(b, "\x00%d", layout))
-	return binary.BigEndian.Uint64(sum[:])
 }

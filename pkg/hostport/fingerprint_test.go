@@ -25,12 +25,12 @@ func mapped(container string, port uint16, addresses ...string) *hostport.Attach
 func TestFingerprint(t *testing.T) {
 	a := mapped("a", 80, "10.0.0.2/24")
 	b := mapped("b", 81, "10.0.0.3/24", "fd00::3/64")
-	both := hostport.FingerprintOf([]*hostport.Attachment{a, b}, layout)
+	both := hostport.Fingerprint{}.Toggle(layout, a, b)
 	for name, tc := range map[string]struct{ got, want hostport.Fingerprint }{
-		"the order does not count": {hostport.FingerprintOf([]*hostport.Attachment{b, a}, layout), both},
-		"adding and removing":      {both.Toggle(b, layout), hostport.FingerprintOf([]*hostport.Attachment{a}, layout)},
-		"nobody":                   {both.Toggle(a, layout).Toggle(b, layout), hostport.Fingerprint{}},
-		"a family without rules":   {hostport.Fingerprint{V6: hostport.FingerprintOf([]*hostport.Attachment{a}, layout).V6}, hostport.Fingerprint{}},
+		"the order does not count": {hostport.Fingerprint{}.Toggle(layout, b, a), both},
+		"adding and removing":      {both.Toggle(layout, b), hostport.Fingerprint{}.Toggle(layout, a)},
+		"nobody":                   {both.Toggle(layout, a).Toggle(layout, b), hostport.Fingerprint{}},
+		"a family without rules":   {hostport.Fingerprint{V6: hostport.Fingerprint{}.Toggle(layout, a).V6}, hostport.Fingerprint{}},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s: %x, want %x", name, tc.got, tc.want)
@@ -43,7 +43,7 @@ func TestFingerprint(t *testing.T) {
 func TestFingerprintCovers(t *testing.T) {
 	a := mapped("a", 80, "10.0.0.2/24")
 	of := func(a *hostport.Attachment, layout int) hostport.Fingerprint {
-		return hostport.FingerprintOf([]*hostport.Attachment{a}, layout)
+		return hostport.Fingerprint{}.Toggle(layout, a)
 	}
 	for name, change := range map[string]func(*hostport.Attachment){
 		"time": func(a *hostport.Attachment) { a.AddedAt = time.Now() },

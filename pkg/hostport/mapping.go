@@ -31,16 +31,8 @@ func (m Mapping) Overlaps(o Mapping) bool {
 	if m.Protocol != o.Protocol || m.HostPort != o.HostPort {
 		return false
 	}
-	switch {
-	case !m.HostIP.IsValid() || !o.HostIP.IsValid():
-		return true
-	case FamilyOf(m.HostIP) != FamilyOf(o.HostIP):
-		return false
-	case m.Wildcard() || o.Wildcard():
-		return true
-	default:
-		return m.HostIP.Unmap() == o.HostIP.Unmap()
-	}
+	sameFamily := m.Serves(IPv4) && o.Serves(IPv4) || m.Serves(IPv6) && o.Serves(IPv6)
+	return sameFamily && (m.Wildcard() || o.Wildcard() || m.HostIP.Unmap() == o.HostIP.Unmap())
 }
 
 // Port is the host port as people write it: "8080/tcp".
@@ -61,36 +53,22 @@ func (m Mapping) String() string {
 // but lead to different container ports. A specific host IP beside a wildcard
 // is no contradiction: the specific one wins. It returns the two indices.
 func Contradiction(ms []Mapping) (i, j int, found bool) {
-	type side struct {
-		ip    netip.Addr
-		port  uint16
-		proto Protocol
-	}
-	seen := make(map[side]int, len(ms))
+	seen := make(map[Mapping]int, len(ms)) // by the host side
 	for j, m := range ms {
 		for _, f := range Families() {
 			if !m.Serves(f) {
 				continue
 			}
-			s := side{hostAddr(m, f), m.HostPort, m.Protocol}
-			i, ok := seen[s]
-			if !ok {
-				seen[s] = j
+			side := Mapping{HostIP: f.Unspecified(), HostPort: m.HostPort, Protocol: m.Protocol}
+			if !m.Wildcard() {
+				side.HostIP = m.HostIP.Unmap()
+			}
+			if i, known := seen[side]; !known {
+				seen[side] = j
 			} else if ms[i].ContainerPort != m.ContainerPort {
 				return i, j, true
 			}
 		}
 	}
 	return 0, 0, false
-}
-
-// hostAddr is the host IP within one family, the wildcard written out.
-func hostAddr(m Mapping, f Family) netip.Addr {
-	if !m.Wildcard() {
-		return m.HostIP.Unmap()
-	}
-	if f == IPv4 {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
 }

@@ -64,3 +64,11 @@ func FamilyOf(a netip.Addr) Family {
 
 // String is "IPv4" or "IPv6".
 func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
+
+// Unspecified is 0.0.0.0 or ::, which stands for every address of the family.
+func (f Family) Unspecified() netip.Addr {
+	if f == IPv4 {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}

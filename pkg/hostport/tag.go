@@ -30,24 +30,15 @@ func (a *Attachment) Tag(limit int) string {
 			inode += "." + a.State
 		}
 	}
-	fields := []string{
-		a.ContainerID,
-		a.IfName,
-		inode,
-		a.Network,
-		a.Pod.tag(),
-	}
+	fields := []string{a.ContainerID, a.IfName, inode, a.Network, a.Pod.tag()}
 	for i, f := range fields {
 		fields[i] = tagField(f)
 	}
 	t := strings.Join(fields, " ")
-	if len(t) > limit {
-		if identity := fields[0] + " " + fields[1]; len(identity)+1+len(fields[2]) > limit {
-			t = identity
-		}
-		t = t[:min(limit, len(t))]
+	if len(strings.Join(fields[:3], " ")) > limit {
+		t = fields[0] + " " + fields[1]
 	}
-	return strings.TrimRight(t, " ")
+	return strings.TrimRight(t[:min(limit, len(t))], " ")
 }
 
 func tagField(s string) string {
@@ -67,19 +58,18 @@ func tagField(s string) string {
 }
 
 // ParseTag reads a Tag back into an attachment that has only identity: no
-// addresses, mappings or options. Tags of layout 1 have neither boot nor
-// state. It reports
-// false for any other text.
-func ParseTag(t string) (Attachment, bool) {
+// addresses, mappings or options. Tags of layout 1 have neither boot nor state. It
+// reports false for any other text.
+func ParseTag(t string) (a Attachment, ok bool) {
 	f := strings.Split(t, " ")
 	if len(f) < 3 || len(f) > 5 {
-		return Attachment{}, false
+		return a, false
 	}
-	for i := range f {
-		if f[i] != tagField(f[i]) {
-			return Attachment{}, false
+	for i, s := range f {
+		if s != tagField(s) {
+			return a, false
 		}
-		if f[i] == "-" {
+		if s == "-" {
 			f[i] = ""
 		}
 	}
@@ -87,16 +77,12 @@ func ParseTag(t string) (Attachment, bool) {
 	boot, state, stated := strings.Cut(boot, ".")
 	inode, err := strconv.ParseUint(number, 10, 64)
 	if err != nil || f[0] == "" || f[1] == "" || booted && boot == "" || stated && state == "" {
-		return Attachment{}, false
+		return a, false
 	}
-	a := Attachment{Key: Key{ContainerID: f[0], IfName: f[1]}, Sandbox: Sandbox{Inode: inode}, Boot: boot, State: state}
-	if len(f) > 3 {
-		a.Network = f[3]
-	}
-	if len(f) > 4 {
-		if namespace, name, _ := strings.Cut(f[4], "/"); name != "" { // else it was cut off
-			a.Pod = Pod{Namespace: namespace, Name: name}
-		}
+	f = append(f, "", "") // what was cut off
+	a = Attachment{Key: Key{ContainerID: f[0], IfName: f[1]}, Sandbox: Sandbox{Inode: inode}, Boot: boot, State: state, Network: f[3]}
+	if namespace, name, _ := strings.Cut(f[4], "/"); name != "" {
+		a.Pod = Pod{Namespace: namespace, Name: name}
 	}
 	return a, true
 }

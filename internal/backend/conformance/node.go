@@ -42,7 +42,7 @@ func (o Others) Any(match func(*hostport.Attachment) bool) (bool, error) {
 
 // Fingerprint returns that of these attachments.
 func Fingerprint(all []*hostport.Attachment) hostport.Fingerprint {
-	return hostport.FingerprintOf(all, backend.Layout)
+	return hostport.Fingerprint{}.Toggle(backend.Layout, all...)
 }
 
 // node has the records of one backend, as internal/node has, and does not resync
