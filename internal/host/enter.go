@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -149,37 +148,5 @@ func (h Home) again(namespace string, args []string) error {
 	}
 	env := append(os.Environ(), fmt.Sprintf("%s=%d", rootVariable, root), fmt.Sprintf("%s=%d", namespaceVariable, own),
 		programsVariable+"="+h.Programs)
-	return fmt.Errorf("start again: %w", execveat(self, args, env))
-}
-
-// execveat executes the program that a descriptor leads to.
-func execveat(fd int, args, env []string) error {
-	empty, err := unix.BytePtrFromString("")
-	if err != nil {
-		return err
-	}
-	argv, err := pointers(args)
-	if err != nil {
-		return err
-	}
-	envp, err := pointers(env)
-	if err != nil {
-		return err
-	}
-	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(empty)),
-		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envp[0])), unix.AT_EMPTY_PATH, 0)
-	return errno
-}
-
-// pointers is an array of strings as the kernel takes it.
-func pointers(in []string) ([]*byte, error) {
-	out := make([]*byte, len(in)+1)
-	for i, s := range in {
-		p, err := unix.BytePtrFromString(s)
-		if err != nil {
-			return nil, err
-		}
-		out[i] = p
-	}
-	return out, nil
+	return fmt.Errorf("start again: %w", unix.Exec(fmt.Sprintf("/proc/self/fd/%d", self), args, env))
 }
