@@ -126,7 +126,10 @@ func (w *where) examined(cmd *cobra.Command, q *explain.Question) ([]explain.Att
 	}
 	out := make([]explain.Attachment, len(found))
 	for i, e := range found {
-		out[i] = explain.Attachment{Attachment: e.Attachment, Dead: e.Dead, Differences: e.Differences}
+		out[i] = explain.Attachment{Attachment: e.Attachment, Dead: e.Dead}
+		for _, d := range e.Differences {
+			out[i].Differences = append(out[i].Differences, d.Text)
+		}
 		if e.LifeErr != nil {
 			out[i].Life = fmt.Sprintf("it could not be told whether its sandbox is alive: %v", e.LifeErr)
 		}

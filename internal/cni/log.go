@@ -40,7 +40,7 @@ func (c *call) outcome(verb string, took time.Duration, err error) {
 	} else {
 		c.Log.Info(verb, attrs...)
 	}
-	c.CountRequest(verb, result(err), took)
+	c.Count(verb+"/"+result(err), took)
 }
 
 // ports lists host ports for the log, not more than a line can hold.

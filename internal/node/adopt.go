@@ -68,7 +68,7 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 		err := sandboxOf(s)
 		gone := errors.Is(err, fs.ErrNotExist)
 		switch {
-		case !s.Programmed && (gone && sees || err == nil && find(before.Attachments, s.Key) >= 0):
+		case !s.Programmed && (gone && sees || err == nil && find(before.Attachments, s.Key) != nil):
 			continue // what a runtime that died left in the cache, or how it began
 		case gone && sees:
 			done[s] = true

@@ -17,7 +17,7 @@ import (
 type DiffersError struct{ error }
 
 // Check compares record and kernel with what the attachment should have. What
-// differs comes back as a *DiffersError that names each difference.
+// differs is a *DiffersError.
 func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 	return n.change(ctx, func(s *session) error {
 		a, err := view(s.Store, func(tx *state.Tx) (*hostport.Attachment, error) { return tx.Get(want.Key) })
@@ -32,8 +32,8 @@ func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 			return err
 		}
 		differences := []error{recordDiffers(a, want), checkInterface(a)}
-		for _, text := range found {
-			differences = append(differences, errors.New(text))
+		for _, d := range found {
+			differences = append(differences, errors.New(d.Text))
 		}
 		if err := errors.Join(differences...); err != nil {
 			return &DiffersError{err}
@@ -68,20 +68,13 @@ func recordDiffers(got, want *hostport.Attachment) error {
 
 // differences compares the kernel's rules for one record with what they should
 // be.
-func (s *session) differences(ctx context.Context, a *hostport.Attachment) (texts []string, err error) {
+func (s *session) differences(ctx context.Context, a *hostport.Attachment) ([]backend.Difference, error) {
 	b, err := s.Backend(a.Backend)
-	if err != nil {
+	of, ferr := view(s.Store, fingerprints)
+	if err = errors.Join(err, ferr); err != nil {
 		return nil, err
 	}
-	fps, err := view(s.Store, fingerprints)
-	if err != nil {
-		return nil, err
-	}
-	found, err := b.Check(ctx, []*hostport.Attachment{a}, fps[a.Backend])
-	for _, d := range found {
-		texts = append(texts, d.Text)
-	}
-	return texts, err
+	return b.Check(ctx, []*hostport.Attachment{a}, of[a.Backend])
 }
 
 // Examined is an attachment with what the node shows of it.
@@ -91,7 +84,7 @@ type Examined struct {
 	Dead    bool
 	LifeErr error
 	// Differences are in what the kernel's rules are not as recorded.
-	Differences []string
+	Differences []backend.Difference
 }
 
 // Examine returns every attachment, and looks at the sandbox and the rules of
@@ -139,7 +132,7 @@ func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference
 	}
 	dead, _ := all.Dead() // none, if that cannot be seen
 	for _, k := range dead {
-		differences = append(differences, Difference{all.Attachments[find(all.Attachments, k)], "its sandbox is gone", true})
+		differences = append(differences, Difference{find(all.Attachments, k), "its sandbox is gone", true})
 	}
 	for _, name := range backend.Names() {
 		differences = append(differences, found[name]...)

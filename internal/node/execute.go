@@ -75,14 +75,9 @@ func (s *session) execute(ctx context.Context, p plan) error {
 // and prepares the backends' parts of it.
 func (s *session) record(tx *state.Tx, x *execution) error {
 	before, err := fingerprints(tx)
-	if err == nil {
-		err = x.write(tx)
-	}
-	if err != nil {
-		return err
-	}
-	after, err := fingerprints(tx)
-	if err != nil {
+	werr := x.write(tx)
+	after, aerr := fingerprints(tx)
+	if err = errors.Join(err, werr, aerr); err != nil {
 		return err
 	}
 	for _, name := range x.backends {

@@ -137,11 +137,14 @@ type origin struct {
 
 // deleted reports whether an owner that has no record was recorded once.
 func (o origin) deleted(a *hostport.Attachment) bool {
-	return a.State != "" && a.State == o.state || find(o.changed, a.Key) >= 0
+	return a.State != "" && a.State == o.state || find(o.changed, a.Key) != nil
 }
 
-func find(all []*hostport.Attachment, k hostport.Key) int {
-	return slices.IndexFunc(all, func(a *hostport.Attachment) bool { return a.Key == k })
+func find(all []*hostport.Attachment, k hostport.Key) *hostport.Attachment {
+	if i := slices.IndexFunc(all, func(a *hostport.Attachment) bool { return a.Key == k }); i >= 0 {
+		return all[i]
+	}
+	return nil
 }
 
 // planAdopt plans what a resync does to the records. found are the owners that
@@ -152,22 +155,23 @@ func find(all []*hostport.Attachment, k hostport.Key) int {
 // so an owner whose port is taken stays out (refused).
 func planAdopt(records, found []*hostport.Attachment, here origin, life lifeFunc) (p plan, refused []*ConflictError) {
 	dead := func(a *hostport.Attachment) bool {
-		alive, err := life(a)
-		return err == nil && alive == sandbox.Dead
+		alive, _ := life(a)
+		return alive == sandbox.Dead
 	}
 	kept := slices.DeleteFunc(slices.Clone(records), dead)
 	for _, a := range found {
-		i := find(kept, a.Key)
-		if i < 0 || kept[i].Backend != a.Backend {
+		record := find(kept, a.Key)
+		if record == nil || record.Backend != a.Backend {
 			p.strange = append(p.strange, a.Backend)
 		}
 		switch {
 		case a.Boot != "" && a.Boot != here.boot: // restored from an earlier boot: inode numbers mean nothing
 		case dead(a):
-		case i >= 0:
-			if k := kept[i]; k.AddedAt.IsZero() && k.Backend == a.Backend && len(k.Addresses) < len(a.Addresses) && inTheWay(a, kept) == nil {
+		case record != nil:
+			// One family could not be read when the record was made from the rules.
+			if record.AddedAt.IsZero() && record.Backend == a.Backend && len(record.Addresses) < len(a.Addresses) && inTheWay(a, kept) == nil {
 				a.Boot, a.State = here.boot, here.state
-				kept[i] = a // one family could not be read when the record was made
+				kept[slices.Index(kept, record)] = a
 			}
 		case here.deleted(a):
 		default:

@@ -33,10 +33,7 @@ func (s *session) resync(ctx context.Context) error {
 		return nil
 	}
 	all, err := s.snapshot(nil)
-	if err == nil {
-		err = each(closing, loopback.Close)
-	}
-	if err != nil {
+	if err = errors.Join(err, each(closing, loopback.Close)); err != nil {
 		return err
 	}
 	var errs []error

@@ -144,27 +144,25 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 		if err != nil && !errors.Is(err, backend.ErrMissing) {
 			return err
 		}
-		var differences []Difference
+		out[name] = nil
+		differs := func(a *hostport.Attachment, text string) {
+			out[name] = append(out[name], Difference{Attachment: a, Text: text})
+		}
 		if err != nil && len(mine) > 0 {
-			differences = append(differences, Difference{Text: fmt.Sprintf("backend %s: %v", name, err)})
+			differs(nil, fmt.Sprintf("backend %s: %v", name, err))
 		}
 		if slices.Contains(s.pending, name) {
-			differences = append(differences, Difference{Text: Interrupted})
+			differs(nil, Interrupted)
 		}
 		for _, d := range found {
-			of := Difference{Text: d.Text}
-			if i := find(mine, d.Owner); i >= 0 {
-				of.Attachment = mine[i]
-			}
-			differences = append(differences, of)
+			differs(find(mine, d.Owner), d.Text)
 		}
 		for _, a := range mine {
 			// A pod whose interface is gone will soon follow it.
 			if err := checkInterface(a); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				differences = append(differences, Difference{Attachment: a, Text: err.Error()})
+				differs(a, err.Error())
 			}
 		}
-		out[name] = differences
 		return nil
 	})
 	return out, failed.join()

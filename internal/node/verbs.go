@@ -32,7 +32,7 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 		err = n.addOne(ctx, want)
 	}
 	if c, ok := errors.AsType[*ConflictError](err); ok {
-		n.count("conflict/"+c.kind(), 0)
+		n.Count("conflict/"+c.kind(), 0)
 		if err := state.AddRefusal(n.Dir, state.Refusal{At: time.Now(), Pod: want.Pod, Text: err.Error()}); err != nil {
 			n.Log.Debug("refusal not noted", "reason", err)
 		}
@@ -69,11 +69,8 @@ func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
 	var p plan
 	err := s.apply(ctx, func(tx *state.Tx) (plan, error) {
 		found, err := tx.Neighbours(want)
-		if err != nil {
-			return plan{}, err
-		}
-		own, err := tx.Get(want.Key)
-		if err != nil {
+		own, oerr := tx.Get(want.Key)
+		if err = errors.Join(err, oerr); err != nil {
 			return plan{}, err
 		}
 		if own != nil {
@@ -87,7 +84,7 @@ func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
 	}
 	for _, a := range p.remove {
 		if a.Key != want.Key {
-			s.count("takeover", 0)
+			s.Count("takeover", 0)
 			s.Log.Warn("took over from an owner that is gone", "owner", a.Owner(), "since", a.AddedAt)
 		}
 	}

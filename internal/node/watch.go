@@ -33,20 +33,15 @@ func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
 // table, and is 0 where no table is loaded. Digests of one seed can be compared.
 func LegacyDigest(seed maphash.Seed) (uint64, error) { return iptables.LegacyDigest(seed) }
 
-// CountRequest counts a call of the runtime's, by its verb and by what became of
-// it, for whoever watches the node. A call that cannot be counted does not fail.
-func (n *Node) CountRequest(verb, result string, took time.Duration) {
-	n.count(verb+"/"+result, took)
-}
-
-func (n *Node) count(name string, took time.Duration) {
+// Count counts a call of the runtime's as VERB/RESULT, a refusal as conflict/KIND, or
+// a takeover, for whoever watches the node. Nothing fails that cannot be counted.
+func (n *Node) Count(name string, took time.Duration) {
 	if err := state.AddCount(n.Dir, name, took); err != nil {
 		n.Log.Debug("not counted", "name", name, "reason", err)
 	}
 }
 
-// Counts returns what was counted: calls as VERB/RESULT, conflicts as
-// conflict/KIND, and takeover. It takes no lock.
+// Counts returns what was counted. It takes no lock.
 func (n *Node) Counts() (map[string]state.Count, error) { return state.Counts(n.Dir) }
 
 // Refusals returns the attachments that were refused last, in order, and what
