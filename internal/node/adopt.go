@@ -114,26 +114,28 @@ func sandboxOf(s *portmap.Served) error {
 func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) error {
 	a := *s.Attachment
 	a.AddedAt = time.Now().UTC().Truncate(time.Second)
-	// Options that mean nothing to the chosen backend do to that of portmap's rules.
-	var refusal error
-	for _, a.Backend = range []string{n.Choose(ctx, n.AdoptInto), s.Backend} {
-		b, err := n.Backend(a.Backend)
+	choose := func(name string) error {
+		b, err := n.Backend(name)
 		if err == nil {
 			err = b.Validate(a.Options)
 		}
-		if err == nil {
-			refusal = nil
-			break
+		if err != nil {
+			return fmt.Errorf("backend %s: %w", name, err)
 		}
-		refusal = cmp.Or(refusal, fmt.Errorf("backend %s: %w", a.Backend, err))
+		a.Backend = name
+		return nil
 	}
-	if refusal == nil && !dryRun {
-		refusal = n.addOne(ctx, &a)
+	err := choose(n.Choose(ctx, n.AdoptInto))
+	if err != nil && choose(s.Backend) == nil {
+		err = nil // what means nothing to the chosen backend does to that of portmap's rules
 	}
-	if refusal == nil {
+	if err == nil && !dryRun {
+		err = n.addOne(ctx, &a)
+	}
+	if err == nil {
 		s.Attachment = &a
 	}
-	return refusal
+	return err
 }
 
 // adoptFirst adopts a network's attachments on a node that has no state: the
