@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -129,6 +130,37 @@ func TestHeal(t *testing.T) {
 				n.awaitReady()
 			}
 			n.await(limit(b), "in sync", func() bool { return n.metric(`hostport_out_of_sync{backend="`+b.Config()+`"}`) == "0" })
+		})
+	}
+}
+
+// TestStateLost takes the state away from a node with a pod. There is nothing to
+// repair rules from: the agent says so, claims no repair, and leaves the pod its port.
+func TestStateLost(t *testing.T) {
+	for _, b := range []world.Backend{world.IptablesNFT, world.NFTables} {
+		t.Run(string(b), func(t *testing.T) {
+			t.Parallel()
+			n, net := newNode(t, b, "hostport")
+			n.start()
+			n.awaitReady()
+			n.web(net, "web", 8080)
+			if err := os.RemoveAll(n.w.DataDir); err != nil {
+				t.Fatal(err)
+			}
+			if b == world.NFTables {
+				n.w.NFT("add element inet hostport v4 { tcp . 9999 : 10.244.0.99 . 80 }")
+			} else {
+				n.w.Iptables(world.V4, "-t", "nat", "-A", "CNI-HP-DNAT", "-p", "tcp", "--dport", "9999", "-j", "RETURN")
+			}
+			n.await(limit(b), "the lost state named", func() bool {
+				return slices.ContainsFunc(n.log.find("rules could not be repaired"), func(line map[string]any) bool {
+					return strings.Contains(fmt.Sprint(line["reason"]), "no state in "+n.w.DataDir+", but rules of 1 attachments")
+				})
+			})
+			n.reaches(8080, "web")
+			if n.repairs() != 0 {
+				t.Errorf("repairs without a state:\n%s", n.log)
+			}
 		})
 	}
 }
