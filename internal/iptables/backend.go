@@ -51,7 +51,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 	families := hostport.Families()
 	texts, errs := make([]string, len(families)), make([]error, len(families))
 	for i, f := range families {
-		s, err := changeScripts(f, c, after.of(f))
+		s, err := changeScript(f, c, after.of(f))
 		if err != nil {
 			return "", err
 		}

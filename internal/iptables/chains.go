@@ -3,7 +3,10 @@ package iptables
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -87,21 +90,34 @@ func plain(chain string) bool {
 func attachmentChain(prefix string, k hostport.Key) string {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(k.String())) // never fails
-	return fmt.Sprintf("%s%016x", prefix, h.Sum64())
+	return numbered(prefix, h.Sum64())
 }
 
-// fingerprintChain is the chain that stands for a fingerprint.
-func fingerprintChain(fp uint64) string { return fmt.Sprintf("%s%016x", fingerprintPrefix, fp) }
-
-// followedChain is the chain that says that another fingerprint followed this one.
-func followedChain(fp uint64) string { return fmt.Sprintf("%s%016x", followedPrefix, fp) }
+// numbered is a chain whose name ends in a hash or a fingerprint.
+func numbered(prefix string, n uint64) string { return fmt.Sprintf("%s%016x", prefix, n) }
 
 // marksPast reports whether a chain stands for a fingerprint that another followed,
 // or says so of one.
-func (t *table) marksPast(chain string) bool {
-	if fp, ok := strings.CutPrefix(chain, fingerprintPrefix); ok {
-		return t.has(followedPrefix + fp)
+func (r *ruleset) marksPast(p place) bool {
+	if fp, ok := strings.CutPrefix(p.name, fingerprintPrefix); ok {
+		return r.has(inNat(followedPrefix + fp))
 	}
-	fp, ok := strings.CutPrefix(chain, followedPrefix)
-	return ok && t.has(fingerprintPrefix+fp)
+	fp, ok := strings.CutPrefix(p.name, followedPrefix)
+	return ok && r.has(inNat(fingerprintPrefix+fp))
+}
+
+// Concerned reports whether a change of nf_tables may have touched our rules, in
+// the tables of the nf_tables variant. chain is "" for a change of the table.
+func Concerned(family uint8, table, chain string) bool {
+	four, six := family == unix.NFPROTO_IPV4, family == unix.NFPROTO_IPV6
+	if table != natTable && table != rawTable || !four && !six || six && table == rawTable {
+		return false
+	}
+	return strings.HasPrefix(chain, prefix) || slices.Contains([]string{"", preroutingChain, outputChain, postroutingChain}, chain)
+}
+
+// OfAdd reports whether a new chain is one that only an ADD makes (see history), if
+// nothing went in the same transaction, as it does where a snapshot is restored.
+func OfAdd(table, chain string) bool {
+	return table == natTable && strings.HasPrefix(chain, followedPrefix)
 }

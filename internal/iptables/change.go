@@ -8,18 +8,18 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// changeScripts returns what carries out c in family f, and appends it to the
+// changeScript returns what carries out c in family f, and appends it to the
 // family's history h. It fails in the kernel unless that is at the end of h. It is
 // empty if c does not touch the family.
-func changeScripts(f hostport.Family, c backend.Change, h *history) (*scripts, error) {
-	s := new(scripts)
+func changeScript(f hostport.Family, c backend.Change, h *history) (script, error) {
+	s := make(script)
 	if !uses(f, c.Remove) && !uses(f, c.Add) {
 		return s, nil
 	}
-	s.nat[guarding], *h = h.follow(c.After.Of(f), !uses(f, c.Remove))
+	*h = h.follow(s, c.After.Of(f), !uses(f, c.Remove))
 	before, after := wantRules(f, c.Remove, 0), wantRules(f, c.Add, 0)
 	alone := c.Before.Of(f) == 0 || c.After.Of(f) == 0 // no other attachment uses any chain
-	going := make(map[string]bool)
+	going := make(map[place]bool)
 	for i, ch := range slices.Concat(before.chains, after.chains) {
 		old, had := before.find(ch.place)
 		if had && i >= len(before.chains) {
@@ -34,43 +34,42 @@ func changeScripts(f hostport.Family, c backend.Change, h *history) (*scripts, e
 			}
 			had, has = had || used, has || used
 		}
-		t := s.of(ch.table)
 		switch {
 		case !has:
-			going[ch.name] = true
-			t.drop(ch.name)
+			going[ch.place] = true
+			s.drop(ch.place)
 		case !had:
-			t.line(creating, "-N", ch.name)
-			t.rules(adding, "-A", ch.name, ch.body...)
+			s.line(creating, ch.table, "-N", ch.name)
+			s.rules(adding, "-A", ch.place, ch.body...)
 		case differs:
-			t.line(flushing, "-F", ch.name)
-			t.rules(adding, "-A", ch.name, next.body...)
+			s.line(flushing, ch.table, "-F", ch.name)
+			s.rules(adding, "-A", ch.place, next.body...)
 		}
 		for _, j := range ch.jumps {
 			switch {
 			case had && has:
-				t.line(checking, "-C", j.chain, j.spec)
+				s.rules(checking, "-C", j.place, j.spec)
 			case has:
-				t.jump(j)
-			case !going[j.chain]:
-				t.line(removing, "-D", j.chain, j.spec)
+				s.jump(j)
+			case !going[j.place]:
+				s.rules(removing, "-D", j.place, j.spec)
 			}
 		}
 	}
-	s.nat.replace(before.ports, after.ports, going)
+	s.replace(before.ports, after.ports, going)
 	return s, nil
 }
 
 // replace takes away the rules of before and makes those of after. Rules of both
 // stay where they are. going are the chains that go.
-func (s *script) replace(before, after []portRules, going map[string]bool) {
+func (s script) replace(before, after []portRules, going map[place]bool) {
 	for _, g := range before {
 		switch {
-		case going[g.chain]:
+		case going[g.place]:
 		case slices.ContainsFunc(after, g.equal):
-			s.rules(checking, "-C", g.chain, g.specs...)
+			s.rules(checking, "-C", g.place, g.specs...)
 		default:
-			s.rules(removing, "-D", g.chain, g.specs...)
+			s.rules(removing, "-D", g.place, g.specs...)
 		}
 	}
 	for _, g := range slices.Backward(after) {
@@ -80,7 +79,7 @@ func (s *script) replace(before, after []portRules, going map[string]bool) {
 		// At the head, the last one first: should a stale rule be in the chain, it
 		// must not win.
 		for _, spec := range slices.Backward(g.specs) {
-			s.line(adding, "-I", g.chain, spec)
+			s.rules(adding, "-I", g.place, spec)
 		}
 	}
 }

@@ -35,9 +35,9 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 // cannot be listed, because it is not there or holds rules that the tool does not
 // understand, read tells more; and it takes no lock, should another program hold
 // that.
-func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (ruleset, error) {
-	r := ruleset{}
-	err := b.ask(ctx, command(f)+"-restore", "-S", r, want.places(), followedChain(want.fp))
+func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*ruleset, error) {
+	r := new(ruleset)
+	err := b.ask(ctx, command(f)+"-restore", "-S", r, want.places(), numbered(followedPrefix, want.fp))
 	if err == nil || killed(err) {
 		return r, err
 	}
@@ -54,7 +54,7 @@ func (w *wanted) places() []place {
 	for _, ch := range w.chains {
 		out = append(out, ch.place)
 		for _, j := range ch.jumps {
-			out = append(out, place{ch.table, j.chain})
+			out = append(out, j.place)
 		}
 	}
 	slices.SortFunc(out, func(x, y place) int {
@@ -67,7 +67,7 @@ func (w *wanted) places() []place {
 // of all attachments.
 func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
 	err = eachFamily(func(f hostport.Family) error {
-		return b.saved(ctx, f, uses(f, all), func(v variant, there ruleset) {
+		return b.saved(ctx, f, uses(f, all), func(v variant, there *ruleset) {
 			c, want := b.comparison(ctx, f, there), new(wanted)
 			if v.inUse() {
 				want = wantRules(f, all, fp.Of(f))
@@ -82,11 +82,11 @@ func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp host
 	return found, err
 }
 
-func (b *Backend) comparison(ctx context.Context, f hostport.Family, there ruleset) *comparison {
-	return newComparison(f, there, func(chain, spec string) error {
-		var s script
-		s.line(checking, "-C", chain, spec)
-		return b.restore(ctx, command(f)+"-restore", s.text(natTable), b.wait)
+func (b *Backend) comparison(ctx context.Context, f hostport.Family, there *ruleset) *comparison {
+	return newComparison(f, there, func(r rule) error {
+		s := make(script)
+		s.rules(checking, "-C", r.place, r.spec)
+		return b.restore(ctx, command(f)+"-restore", s.String(), b.wait)
 	})
 }
 
@@ -105,7 +105,7 @@ func eachFamily(do func(hostport.Family) error) error {
 // that in use if it is needed anyway. The error joins what could not be read. What
 // the legacy variant holds may be another program's: that it has no tools is no
 // error.
-func (b *Backend) saved(ctx context.Context, f hostport.Family, needed bool, fn func(variant, ruleset)) error {
+func (b *Backend) saved(ctx context.Context, f hostport.Family, needed bool, fn func(variant, *ruleset)) error {
 	variants, err := b.variants(ctx, f, needed)
 	errs := []error{err}
 	for _, v := range variants {

@@ -13,24 +13,18 @@ import (
 type comparison struct {
 	// scope begins each text: the family, and the variant if it is not in use.
 	scope string
-	there ruleset
+	there *ruleset
 	// confirm asks the tool whether a rule of table nat is there that is not listed
 	// as it was written.
-	confirm func(chain, spec string) error
+	confirm func(rule) error
 	found   []backend.Difference
 	// fields are the rules of chains in table nat, taken apart once: a check of
 	// thousands of attachments looks at each many times.
-	fields map[string][]Fields
+	fields map[place][]Fields
 }
 
-// rule is one rule as it is listed.
-type rule struct {
-	place
-	spec string
-}
-
-func newComparison(f hostport.Family, there ruleset, confirm func(chain, spec string) error) *comparison {
-	return &comparison{scope: f.String() + ": ", there: there, confirm: confirm, fields: make(map[string][]Fields)}
+func newComparison(f hostport.Family, there *ruleset, confirm func(rule) error) *comparison {
+	return &comparison{scope: f.String() + ": ", there: there, confirm: confirm, fields: make(map[place][]Fields)}
 }
 
 // differ adds a difference. Without an owner it is about all attachments.
@@ -44,14 +38,13 @@ func (c *comparison) differ(owner *hostport.Attachment, format string, args ...a
 
 // compare compares what is there with the rules that some attachments should have.
 func (c *comparison) compare(want *wanted) {
-	if old := followedChain(want.fp); c.there.of(natTable).has(old) {
-		c.differ(nil, "chain %s of table %s says that more rules came after those on record", old, natTable)
+	if old := inNat(numbered(followedPrefix, want.fp)); c.there.has(old) {
+		c.differ(nil, "chain %s of table %s says that more rules came after those on record", old.name, old.table)
 	}
 	for _, ch := range want.chains {
-		t := c.there.of(ch.table)
-		have := t.rules[ch.name]
+		have := c.there.rules[ch.place]
 		switch {
-		case !t.has(ch.name):
+		case !c.there.has(ch.place):
 			c.differ(ch.owner, "table %s has no chain %s", ch.table, ch.name)
 		case strings.HasPrefix(ch.name, conditionPrefix) && len(have) == len(ch.body):
 			c.conditions(ch, have)
@@ -59,7 +52,7 @@ func (c *comparison) compare(want *wanted) {
 			c.same(ch.owner, "chain "+ch.name, have, ch.body)
 		}
 		for _, j := range ch.jumps {
-			c.jump(j, ch.name, t.rules[j.chain])
+			c.jump(j, ch.name)
 		}
 	}
 	for _, g := range want.ports {
@@ -73,7 +66,7 @@ func (c *comparison) conditions(ch chain, have []string) {
 		if have[i] == spec {
 			continue
 		}
-		if err := c.confirm(ch.name, spec); err != nil {
+		if err := c.confirm(rule{ch.place, spec}); err != nil {
 			c.differ(ch.owner, "its conditions are not those in chain %s: want %q: %v", ch.name, spec, err)
 		}
 	}
@@ -96,34 +89,34 @@ func (c *comparison) same(owner *hostport.Attachment, what string, have, want []
 }
 
 // jump compares a jump to a shared chain with the rules of the chain that it is in.
-func (c *comparison) jump(j jump, to string, rules []string) {
-	n := 0
+func (c *comparison) jump(j jump, to string) {
+	n, rules := 0, c.there.rules[j.place]
 	for i, spec := range rules {
 		if spec == j.spec {
 			n++
 		}
-		if n == 0 && ours(j.chain) && !ours(target(spec)) {
-			c.differ(nil, "in chain %s rule %d of another program comes ahead of the jump to %s: %q", j.chain, i+1, to, spec)
+		if n == 0 && ours(j.name) && !ours(target(spec)) {
+			c.differ(nil, "in chain %s rule %d of another program comes ahead of the jump to %s: %q", j.name, i+1, to, spec)
 		}
 	}
 	switch {
 	case n != 1:
-		c.differ(nil, "chain %s has %d rules %q instead of one", j.chain, n, j.spec)
-	case !j.first && !inPlace(j, rules):
-		c.differ(nil, "in chain %s the jump to %s is ahead of %s: host ports take over the traffic of Services", j.chain, to, servicesChain)
+		c.differ(nil, "chain %s has %d rules %q instead of one", j.name, n, j.spec)
+	case !j.first && !j.inPlace(c.there):
+		c.differ(nil, "in chain %s the jump to %s is ahead of %s: host ports take over the traffic of Services", j.name, to, servicesChain)
 	}
 }
 
 // port compares an attachment's rules of one host port with those in the range
 // chain that can match its packets. What comes behind its own gets none.
 func (c *comparison) port(g portRules) {
-	specs := c.there.of(natTable).rules[g.chain]
-	if c.fields[g.chain] == nil {
-		c.fields[g.chain] = fieldsOf(specs)
+	specs := c.there.rules[g.place]
+	if c.fields[g.place] == nil {
+		c.fields[g.place] = fieldsOf(specs)
 	}
 	wants := fieldsOf(g.specs)
 	var have []string
-	for i, x := range c.fields[g.chain] {
+	for i, x := range c.fields[g.place] {
 		if slices.ContainsFunc(wants, func(w Fields) bool { return !x.disjoint(w) }) {
 			have = append(have, specs[i])
 		}
@@ -131,7 +124,7 @@ func (c *comparison) port(g portRules) {
 	for len(have) > 0 && !slices.Contains(g.specs, have[len(have)-1]) {
 		have = have[:len(have)-1]
 	}
-	c.same(g.owner, fmt.Sprintf("port %d/%s in chain %s", wants[0].Port, wants[0].Protocol, g.chain), have, g.specs)
+	c.same(g.owner, fmt.Sprintf("port %d/%s in chain %s", wants[0].Port, wants[0].Protocol, g.name), have, g.specs)
 }
 
 func fieldsOf(specs []string) []Fields {
@@ -148,30 +141,26 @@ func (c *comparison) strays(want *wanted) {
 	known := make(map[rule]bool)
 	for _, ch := range want.chains {
 		for _, j := range ch.jumps {
-			known[rule{place{ch.table, j.chain}, j.spec}] = true
+			known[j.rule] = true
 		}
 	}
 	for _, g := range want.ports {
 		for _, spec := range g.specs {
-			known[rule{place{natTable, g.chain}, spec}] = true
+			known[rule{g.place, spec}] = true
 		}
 	}
-	for _, name := range []string{rawTable, natTable} {
-		t := c.there.of(name)
-		for _, chain := range t.chains {
-			in := place{name, chain}
-			ch, wanted := want.find(in)
-			if wanted && !ch.open {
-				continue
-			}
-			if ours(chain) && !wanted && !t.marksPast(chain) {
-				c.differ(nil, "chain %s of table %s belongs to no attachment", chain, name)
-			}
-			for _, spec := range t.rules[chain] {
-				if !known[rule{in, spec}] && (ours(chain) || leadsToUs(spec)) {
-					owner, _ := hostport.ParseTag(ParseFields(spec).Comment)
-					c.differ(&owner, "in chain %s of table %s a rule belongs to no attachment: %q", chain, name, spec)
-				}
+	for _, p := range c.there.chains {
+		ch, wanted := want.find(p)
+		if wanted && !ch.open {
+			continue
+		}
+		if ours(p.name) && !wanted && !c.there.marksPast(p) {
+			c.differ(nil, "chain %s of table %s belongs to no attachment", p.name, p.table)
+		}
+		for _, spec := range c.there.rules[p] {
+			if !known[rule{p, spec}] && (ours(p.name) || leadsToUs(spec)) {
+				owner, _ := hostport.ParseTag(ParseFields(spec).Comment)
+				c.differ(&owner, "in chain %s of table %s a rule belongs to no attachment: %q", p.name, p.table, spec)
 			}
 		}
 	}

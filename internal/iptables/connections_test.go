@@ -12,7 +12,7 @@ import (
 
 // TestConnections reads counters as iptables-save -c and as -v -S print them.
 func TestConnections(t *testing.T) {
-	saved, listed := ruleset{}, ruleset{}
+	saved, listed := new(ruleset), new(ruleset)
 	err := saved.parse(`*nat
 :CNI-HP-TCP-1F9 - [0:0]
 [7:420] -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HP-DNAT
@@ -32,7 +32,7 @@ COMMIT
 -A CNI-HP-TCP-1F9 -p tcp -m tcp --dport 8081 -m comment --comment "c1 eth0 4026532@1f.2e podnet default/web" -c 3 180 -j DNAT --to-destination 10.244.0.2:81
 -P PREROUTING ACCEPT -c 0 0
 -A PREROUTING -m addrtype --dst-type LOCAL -c 7 420 -j CNI-HP-DNAT
-`, place{natTable, "CNI-HP-TCP-1F9"}, place{natTable, preroutingChain})
+`, inNat("CNI-HP-TCP-1F9"), inNat(preroutingChain))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,8 +41,8 @@ COMMIT
 		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Number: 5},
 		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostPort: 8081, Number: 3},
 	}
-	for _, there := range []ruleset{saved, listed} {
-		got := connections(hostport.IPv4, there.of(natTable))
+	for _, there := range []*ruleset{saved, listed} {
+		got := connections(hostport.IPv4, there)
 		if diff := cmp.Diff(want, got, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}

@@ -23,7 +23,7 @@ func FuzzSave(f *testing.F) {
 	f.Add("*nat\n:CNI-HP-TCP-1F9 -\n-A CNI-HP-TCP-1F9 -p tcp --dport 8080 -j MARK --set-xmark 0x2000/0x2000\n" +
 		"-A CNI-HP-TCP-1F9 -p tcp --dport 8080 -m comment --comment \"a eth0 1 n p/q\" -j DNAT --to-destination [fd00::1]:80\nCOMMIT\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		there := ruleset{}
+		there := new(ruleset)
 		if there.parse(text) != nil {
 			return
 		}
@@ -31,7 +31,7 @@ func FuzzSave(f *testing.F) {
 			wellFormed(t, rewritten(family, there, nil, 0))
 			wellFormed(t, rewritten(family, there, []*hostport.Attachment{everything()}, 1))
 			found := make(backend.Recovered)
-			readOwners(found, family, there.of(natTable))
+			readOwners(found, family, there)
 			owners := found.All(backend.Iptables)
 			for _, a := range owners {
 				if err := New(Options{}).Validate(a.Options); err != nil {
@@ -44,7 +44,7 @@ func FuzzSave(f *testing.F) {
 					t.Errorf("recovered an attachment without a key: %+v", a)
 				}
 			}
-			wellFormed(t, rewritten(family, ruleset{}, owners, 1))
+			wellFormed(t, rewritten(family, new(ruleset), owners, 1))
 			audited(family, there, []*hostport.Attachment{everything()}, 1)
 		}
 	})
@@ -58,20 +58,18 @@ func FuzzList(f *testing.F) {
 	f.Add("Zeroing chain `PREROUTING'\n")
 	asked := []place{{rawTable, preroutingChain}, {natTable, dnatChain}, {natTable, preroutingChain}}
 	f.Fuzz(func(t *testing.T, text string) {
-		there := ruleset{}
+		there := new(ruleset)
 		if there.parse(text, asked...) != nil {
 			return
 		}
 		for _, p := range asked {
-			if !there.of(p.table).has(p.name) {
+			if !there.has(p) {
 				t.Errorf("lacks %v", p)
 			}
 		}
 		rules := 0
-		for _, table := range there {
-			for _, specs := range table.rules {
-				rules += len(specs)
-			}
+		for _, specs := range there.rules {
+			rules += len(specs)
 		}
 		if lines := strings.Count(text, "-A "); rules > lines {
 			t.Errorf("%d rules of %d", rules, lines)
@@ -191,7 +189,7 @@ func FuzzAttachment(f *testing.F) {
 				text, _ := scriptsFor(t, family, c)
 				wellFormed(t, text)
 			}
-			wellFormed(t, rewritten(family, ruleset{}, one, 1))
+			wellFormed(t, rewritten(family, new(ruleset), one, 1))
 		}
 	})
 }

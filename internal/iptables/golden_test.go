@@ -42,9 +42,9 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-func parseSave(t testing.TB, text string) ruleset {
+func parseSave(t testing.TB, text string) *ruleset {
 	t.Helper()
-	r := ruleset{}
+	r := new(ruleset)
 	if err := r.parse(text); err != nil {
 		t.Fatal(err)
 	}

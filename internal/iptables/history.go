@@ -11,8 +11,8 @@ import (
 // history is the fingerprints that the rules of one family have had since the last
 // deletion, the oldest first and that of now last. It is empty without rules.
 //
-// For each, the kernel has a chain (fingerprintChain), and for each but the last
-// another that says that more rules followed (followedChain). So an ADD only adds
+// For each, the kernel has a chain (fingerprintPrefix), and for each but the last
+// another that says that more rules followed (followedPrefix). So an ADD only adds
 // chains. A rename in place of that makes each ADD of the nf_tables variant wait
 // for a grace period of the kernel, as a deletion does: 12 ms on Linux 6.18, where
 // all else takes 5, and 40 of them one after the other.
@@ -60,31 +60,37 @@ func (h histories) String() string {
 	return string(b)
 }
 
-// follow returns the lines that take the chains of h to those of after, which is
-// 0 if no rules are left, and the history then. They fail unless the kernel is at
-// the end of h: its chain is there, and none that says that more followed. grows
-// is set for a change that only adds.
-func (h history) follow(after uint64, grows bool) (lines []string, next history) {
+// follow adds to s what takes the chains of h to those of after, which is 0 if no
+// rules are left, and returns the history then. It fails unless the kernel is at the
+// end of h: its chain is there, and none that says that more followed. grows is set
+// for a change that only adds.
+func (h history) follow(s script, after uint64, grows bool) (next history) {
+	line := func(verb, prefix string, fp uint64, more ...string) {
+		s.line(guarding, natTable, append([]string{verb, numbered(prefix, fp)}, more...)...)
+	}
 	if len(h) == 0 {
-		return []string{"-N " + fingerprintChain(after)}, history{after}
+		line("-N", fingerprintPrefix, after)
+		return history{after}
 	}
 	now := h[len(h)-1]
-	lines = []string{"-F " + fingerprintChain(now), "-N " + followedChain(now)}
+	line("-F", fingerprintPrefix, now)
+	line("-N", followedPrefix, now)
 	if grows && after != now && len(h) < maxHistory {
-		return append(lines, "-N "+fingerprintChain(after)), append(slices.Clone(h), after)
+		line("-N", fingerprintPrefix, after)
+		return append(slices.Clone(h), after)
 	}
-	lines = append(lines, "-X "+followedChain(now))
+	line("-X", followedPrefix, now)
 	next = h[:slices.Index(h, after)+1] // what was deleted may be all that had come since
 	old := h[len(next):]
 	if len(next) == 0 && after != 0 {
-		lines = append(lines, "-E "+fingerprintChain(now)+" "+fingerprintChain(after))
+		line("-E", fingerprintPrefix, now, numbered(fingerprintPrefix, after))
 		next, old = history{after}, old[:len(old)-1]
 	}
 	for _, fp := range old {
-		lines = append(lines, "-X "+fingerprintChain(fp))
+		line("-X", fingerprintPrefix, fp)
 	}
 	for _, fp := range h[max(len(next)-1, 0) : len(h)-1] {
-		lines = append(lines, "-X "+followedChain(fp))
+		line("-X", followedPrefix, fp)
 	}
-	return lines, next
+	return next
 }

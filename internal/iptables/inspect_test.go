@@ -125,7 +125,7 @@ func TestTableThatIsNotListed(t *testing.T) {
 		"# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.":    "",
 		"# Warning: iptables-legacy tables present, use iptables-legacy-save to see them.": "",
 	} {
-		r := ruleset{}
+		r := new(ruleset)
 		err := r.parse(remark + "\n*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n")
 		wantRefused(t, err, want)
 	}

@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,32 +17,6 @@ const (
 	getInfo    = 64
 	getEntries = 65
 )
-
-// tableInfo is struct ipt_getinfo.
-type tableInfo struct {
-	name       [32]byte
-	validHooks uint32
-	hookEntry  [5]uint32
-	underflow  [5]uint32
-	numEntries uint32
-	size       uint32
-}
-
-// entriesHeader is how much of struct ipt_get_entries is before the entries.
-const entriesHeader = 40
-
-// entryLayout tells where an entry of a family has what is not its rule: the
-// offset of the next entry, and the counters.
-type entryLayout struct{ level, next, counters int }
-
-func layoutOf(f hostport.Family) entryLayout {
-	if f == hostport.IPv6 {
-		return entryLayout{unix.IPPROTO_IPV6, 142, 152}
-	}
-	return entryLayout{unix.IPPROTO_IP, 90, 96}
-}
-
-const countersSize = 16
 
 // LegacyDigest hashes the tables of the legacy variant that can hold rules of
 // ours and are loaded, in the calling thread's network namespace, without their
@@ -75,52 +48,53 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 
 // eachEntry calls fn with the parts of a table's entries that are not counters.
 func eachEntry(f hostport.Family, name string, fn func([]byte)) error {
-	layout := layoutOf(f)
-	family := unix.AF_INET
+	// Where struct ipt_entry and ip6t_entry have the offset of the next entry, and
+	// their counters of 16 bytes.
+	family, level, next, counters := unix.AF_INET, unix.IPPROTO_IP, 90, 96
 	if f == hostport.IPv6 {
-		family = unix.AF_INET6
+		family, level, next, counters = unix.AF_INET6, unix.IPPROTO_IPV6, 142, 152
 	}
 	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		return fmt.Errorf("open socket: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	var info tableInfo
-	copy(info.name[:], name)
-	if err := getsockopt(fd, layout.level, getInfo, unsafe.Pointer(&info), unsafe.Sizeof(info)); err != nil {
+	var info [84]byte // struct ipt_getinfo: the name first, the size of all entries last
+	copy(info[:31], name)
+	if err := getsockopt(fd, level, getInfo, info[:]); err != nil {
 		return err
 	}
-	// Outside of the heap: the table of a big node has megabytes.
-	size := entriesHeader + int(info.size)
-	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	// struct ipt_get_entries: the name, the size, and from byte 40 on the entries. It
+	// is outside of the heap: the table of a big node has megabytes.
+	b, err := unix.Mmap(-1, 0, 40+int(binary.NativeEndian.Uint32(info[80:])), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("allocate: %w", err)
 	}
 	defer func() { _ = unix.Munmap(b) }()
-	copy(b, name)
-	binary.NativeEndian.PutUint32(b[32:], info.size)
-	if err := getsockopt(fd, layout.level, getEntries, unsafe.Pointer(&b[0]), uintptr(size)); err != nil {
+	copy(b[:31], name)
+	copy(b[32:], info[80:])
+	if err := getsockopt(fd, level, getEntries, b); err != nil {
 		return err
 	}
-	fn(append(bytes.TrimRight(info.name[:], "\x00"), byte(f)))
-	for rest := b[entriesHeader:]; len(rest) >= layout.counters+countersSize; {
-		next := int(binary.NativeEndian.Uint16(rest[layout.next:]))
-		if next < layout.counters+countersSize || next > len(rest) {
+	fn([]byte(fmt.Sprintf("%s %s\n", f, name)))
+	for rest := b[40:]; len(rest) >= counters+16; {
+		n := int(binary.NativeEndian.Uint16(rest[next:]))
+		if n < counters+16 || n > len(rest) {
 			return errors.New("an entry has a wrong length")
 		}
-		fn(rest[:layout.counters])
-		fn(rest[layout.counters+countersSize : next])
-		rest = rest[next:]
+		fn(rest[:counters])
+		fn(rest[counters+16 : n])
+		rest = rest[n:]
 	}
 	return nil
 }
 
-// getsockopt reads an option into what p leads to. The library has none for
-// options of a program's own making.
-func getsockopt(fd, level, name int, p unsafe.Pointer, size uintptr) error {
-	length := uint32(size)
+// getsockopt reads an option into b. The library has none for options of a
+// program's own making.
+func getsockopt(fd, level, name int, b []byte) error {
+	length := uint32(len(b))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
-		uintptr(p), uintptr(unsafe.Pointer(&length)), 0)
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&length)), 0)
 	if errno != 0 {
 		return errno
 	}

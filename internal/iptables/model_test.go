@@ -45,10 +45,13 @@ func (m model) clone() model {
 }
 
 // ruleset is the model as the tool would list it.
-func (m model) ruleset() ruleset {
-	r := ruleset{}
-	for t, chains := range m {
-		r[t] = &table{chains: slices.Sorted(stdmaps.Keys(chains)), rules: chains}
+func (m model) ruleset() *ruleset {
+	r := new(ruleset)
+	for _, t := range slices.Sorted(stdmaps.Keys(m)) {
+		for _, c := range slices.Sorted(stdmaps.Keys(m[t])) {
+			r.declare(place{t, c})
+			r.add(place{t, c}, m[t][c]...)
+		}
 	}
 	return r
 }
@@ -127,11 +130,10 @@ func (m model) apply(text string) error {
 // rules, that of rules for different ports, and marks of the past.
 func (m model) sorted() model {
 	out := m.clone()
-	for name, t := range m.ruleset() {
-		for _, c := range t.chains {
-			if t.marksPast(c) {
-				delete(out[name], c)
-			}
+	there := m.ruleset()
+	for _, p := range there.chains {
+		if there.marksPast(p) {
+			delete(out[p.table], p.name)
 		}
 	}
 	for _, chains := range out {

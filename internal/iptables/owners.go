@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,31 +17,31 @@ import (
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	found := make(backend.Recovered)
 	err := eachFamily(func(f hostport.Family) error {
-		return b.saved(ctx, f, false, func(_ variant, there ruleset) { readOwners(found, f, there.of(natTable)) })
+		return b.saved(ctx, f, false, func(_ variant, there *ruleset) { readOwners(found, f, there) })
 	})
 	return found.All(backend.Iptables), err
 }
 
 // readOwners reads one family's chains.
-func readOwners(found backend.Recovered, f hostport.Family, t *table) {
-	rules := make(map[string][]Fields)
+func readOwners(found backend.Recovered, f hostport.Family, there *ruleset) {
+	rules := make(map[place][]Fields)
 	// By own chain. Layout 1 had the conditions on the rules in range chains, and
 	// mappings in the chain that these jump to.
 	conditions := make(map[string][][]string)
-	for _, chain := range t.chains {
-		if ours(chain) {
-			rules[chain] = fieldsOf(t.rules[chain])
+	for _, p := range there.chains {
+		if ours(p.name) {
+			rules[p] = fieldsOf(there.rules[p])
 		}
-		for _, x := range rules[chain] {
-			if strings.HasPrefix(x.Target, conditionPrefix) || strings.HasPrefix(chain, conditionPrefix) {
+		for _, x := range rules[p] {
+			if strings.HasPrefix(x.Target, conditionPrefix) || strings.HasPrefix(p.name, conditionPrefix) {
 				conditions[x.Target] = append(conditions[x.Target], x.Conditions())
 			}
 		}
 	}
-	for _, chain := range t.chains {
-		words := merge(conditions[chain])
+	for _, p := range there.chains {
+		words := merge(conditions[p.name])
 		var marks []Fields // of the mapping that follows
-		for _, x := range rules[chain] {
+		for _, x := range rules[p] {
 			if x.Target != "DNAT" {
 				marks = append(marks, x)
 				continue
@@ -121,4 +122,38 @@ func merge(conditions [][]string) []string {
 		return nil
 	}
 	return words
+}
+
+// Connections reads the counters of the rules that translate: table nat sees the
+// first packet of a connection alone.
+func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
+	err = eachFamily(func(f hostport.Family) error {
+		variants, err := b.variants(ctx, f, false)
+		for _, v := range variants {
+			if v.inUse() {
+				there, readErr := b.read(ctx, v, true)
+				err = errors.Join(err, readErr)
+				out = append(out, connections(f, there)...)
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+// connections reads rules of ours with counters.
+func connections(f hostport.Family, there *ruleset) (out []backend.Connections) {
+	for _, p := range there.chains {
+		if !ours(p.name) {
+			continue
+		}
+		for _, x := range fieldsOf(there.rules[p]) {
+			if owner, ok := hostport.ParseTag(x.Comment); ok && x.Target == "DNAT" {
+				out = append(out, backend.Connections{
+					Owner: owner.Key, Family: f, Protocol: x.Protocol, HostIP: x.Destination.Addr(), HostPort: x.Port, Number: x.Packets,
+				})
+			}
+		}
+	}
+	return out
 }

@@ -21,7 +21,7 @@ import (
 // The nf_tables variant is asked for these chains alone, which nf_tables itself
 // tells: its iptables-save (1.8.9) takes a second for the rules of 5,000
 // Services. Where that does not work, iptables-save tells why.
-func (b *Backend) read(ctx context.Context, v variant, counted bool) (ruleset, error) {
+func (b *Backend) read(ctx context.Context, v variant, counted bool) (*ruleset, error) {
 	if !v.nft {
 		return b.save(ctx, v, counted)
 	}
@@ -42,8 +42,8 @@ func (b *Backend) read(ctx context.Context, v variant, counted bool) (ruleset, e
 // save reads as read does, with iptables-save. It asks for each table alone,
 // because rules of other programs in another table can make the tool fail, and not
 // for one that the legacy variant would have to load.
-func (b *Backend) save(ctx context.Context, v variant, counted bool) (ruleset, error) {
-	r := ruleset{}
+func (b *Backend) save(ctx context.Context, v variant, counted bool) (*ruleset, error) {
+	r := new(ruleset)
 	for _, name := range tablesOf(v.family) {
 		if !v.nft && !hasLegacy(v.family, name) {
 			continue
@@ -78,7 +78,7 @@ const maxPlaces = 512
 // each, and adds what it printed to r. Nothing in the kernel is changed by that.
 // absent, if any, is a chain in the last of the tables that should not be there: it
 // is asked for last, and that the tool fails there is as it should be.
-func (b *Backend) ask(ctx context.Context, tool, command string, r ruleset, asked []place, absent ...string) error {
+func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []place, absent ...string) error {
 	if len(asked) > maxPlaces {
 		return fmt.Errorf("list chains one by one: %d are too many", len(asked))
 	}
@@ -107,7 +107,7 @@ func (b *Backend) ask(ctx context.Context, tool, command string, r ruleset, aske
 
 // chains asks nf_tables for the chains of the tables that may hold rules of ours,
 // and returns them without rules, and those of which the rules matter.
-func chains(ctx context.Context, f hostport.Family) (r ruleset, matter []place, err error) {
+func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []place, err error) {
 	conn, err := nfnetlink.Dial(0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open nf_tables: %w", err)
@@ -121,7 +121,7 @@ func chains(ctx context.Context, f hostport.Family) (r ruleset, matter []place, 
 			}
 		})
 	}
-	r = ruleset{}
+	r = new(ruleset)
 	for _, name := range tablesOf(f) {
 		leads := make(map[string]bool) // a rule in it names a chain of ours
 		err := errors.Join(
@@ -131,10 +131,10 @@ func chains(ctx context.Context, f hostport.Family) (r ruleset, matter []place, 
 				}
 			}),
 			list(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, name, func(as nfnetlink.Attributes) {
-				chain := as.Text(unix.NFTA_CHAIN_NAME)
-				r.add(name).declare(chain)
-				if plain(chain) && (ours(chain) || leads[chain] || as.Get(unix.NFTA_CHAIN_HOOK) != nil) {
-					matter = append(matter, place{name, chain})
+				chain := place{name, as.Text(unix.NFTA_CHAIN_NAME)}
+				r.declare(chain)
+				if r.has(chain) && (ours(chain.name) || leads[chain.name] || as.Get(unix.NFTA_CHAIN_HOOK) != nil) {
+					matter = append(matter, chain)
 				}
 			}))
 		if err != nil {

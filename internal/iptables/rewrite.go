@@ -61,13 +61,13 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 		return err
 	}
 	for _, a := range slices.Compact(conditional) { // each has two chains, one after the other
-		var s script
+		s := make(script)
 		for _, ch := range wantRules(v.family, []*hostport.Attachment{a}, 0).chains {
 			if ch.owner != nil {
-				s.rules(adding, "-A", ch.name, ch.body...)
+				s.rules(adding, "-A", ch.place, ch.body...)
 			}
 		}
-		err := b.restore(ctx, v.restore(), s.text(natTable), b.wait)
+		err := b.restore(ctx, v.restore(), s.String(), b.wait)
 		if err != nil && !refused(err) {
 			return err
 		}
@@ -109,59 +109,47 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted) error {
 // rewriteText is the input for iptables-restore that turns what is there into the
 // rules that are wanted: "" if there is nothing to do. Rules that lead to a chain
 // of others which is not there are left out; unmarked are the attachments of those.
-func rewriteText(there ruleset, want *wanted) (text string, unmarked []*hostport.Attachment) {
-	var s scripts
-	outside := make(map[string][]jump) // by table, those in chains of others
+func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostport.Attachment) {
+	s := make(script)
+	inPlace := make(map[rule]bool) // jumps in chains of others
 	for _, ch := range want.chains {
-		t, have := s.of(ch.table), there.of(ch.table)
-		if have.has(ch.name) {
-			t.line(flushing, "-F", ch.name)
+		if there.has(ch.place) {
+			s.line(flushing, ch.table, "-F", ch.name)
 		} else {
-			t.line(creating, "-N", ch.name)
+			s.line(creating, ch.table, "-N", ch.name)
 		}
 		body := ch.body
 		if ch.owner != nil {
 			external := ch.owner.Options.ExternalSetMarkChain
 			body = slices.DeleteFunc(slices.Clone(body), func(spec string) bool {
-				return external != "" && target(spec) == external && !have.has(external)
+				return external != "" && target(spec) == external && !there.has(inNat(external))
 			})
 		}
 		if len(body) < len(ch.body) {
 			unmarked = append(unmarked, ch.owner)
 		}
-		t.rules(adding, "-A", ch.name, body...)
+		s.rules(adding, "-A", ch.place, body...)
 		for _, j := range ch.jumps {
-			if ours(j.chain) {
-				t.jump(j)
+			if ours(j.name) || !j.inPlace(there) {
+				s.jump(j)
 			} else {
-				outside[ch.table] = append(outside[ch.table], j)
+				inPlace[j.rule] = true
 			}
 		}
 	}
 	for _, g := range want.ports {
-		s.nat.rules(adding, "-A", g.chain, g.specs...)
+		s.rules(adding, "-A", g.place, g.specs...)
 	}
-	for _, name := range []string{rawTable, natTable} {
-		t, have := s.of(name), there.of(name)
-		keep := make(map[string]bool)
-		for _, j := range outside[name] {
-			if inPlace(j, have.rules[j.chain]) {
-				keep[j.chain+" "+j.spec] = true
-			} else {
-				t.jump(j)
+	for _, p := range there.chains {
+		if ours(p.name) {
+			if _, wanted := want.find(p); !wanted {
+				s.drop(p)
 			}
+			continue
 		}
-		for _, chain := range have.chains {
-			if _, wanted := want.find(place{name, chain}); ours(chain) && !wanted {
-				t.drop(chain)
-			}
-			if ours(chain) {
-				continue
-			}
-			for _, spec := range have.rules[chain] {
-				if leadsToUs(spec) && !keep[chain+" "+spec] {
-					t.line(removing, "-D", chain, spec)
-				}
+		for _, spec := range there.rules[p] {
+			if leadsToUs(spec) && !inPlace[rule{p, spec}] {
+				s.rules(removing, "-D", p, spec)
 			}
 		}
 	}
@@ -174,7 +162,8 @@ func leadsToUs(spec string) bool { return strings.Contains(spec, prefix) && ours
 
 // inPlace reports whether a jump is in its chain exactly once and where it belongs:
 // at the head, or behind kube-proxy's jump.
-func inPlace(j jump, rules []string) bool {
+func (j jump) inPlace(there *ruleset) bool {
+	rules := there.rules[j.place]
 	i := slices.Index(rules, j.spec)
 	if i < 0 || slices.Contains(rules[i+1:], j.spec) {
 		return false

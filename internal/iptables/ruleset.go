@@ -6,60 +6,58 @@ import (
 	"strings"
 )
 
-// ruleset is what the tools listed, by table.
-type ruleset map[string]*table
-
-// table is one table: its chains in the order of their declaration.
-type table struct {
-	chains []string
-	rules  map[string][]string // of every chain
+// ruleset is what the tools listed: chains in the order of their declaration, and
+// the rules of each.
+type ruleset struct {
+	chains []place
+	rules  map[place][]string
 }
 
-// place is a chain's name in a table.
+// place is a chain of a table.
 type place struct{ table, name string }
 
-// of is the table of that name; an empty one if it does not exist.
-func (r ruleset) of(name string) *table {
-	if t := r[name]; t != nil {
-		return t
-	}
-	return &table{}
-}
+func inNat(chain string) place { return place{natTable, chain} }
 
-// add is the table of that name, which r has from now on.
-func (r ruleset) add(name string) *table {
-	if r[name] == nil {
-		r[name] = &table{rules: make(map[string][]string)}
-	}
-	return r[name]
-}
-
-func (t *table) has(chain string) bool {
-	_, ok := t.rules[chain]
+func (r *ruleset) has(p place) bool {
+	_, ok := r.rules[p]
 	return ok
 }
 
 // declare adds a chain, unless its name is none of iptables.
-func (t *table) declare(chain string) {
-	if plain(chain) && !t.has(chain) {
-		t.chains = append(t.chains, chain)
-		t.rules[chain] = nil
+func (r *ruleset) declare(p place) {
+	if plain(p.name) && !r.has(p) {
+		r.chains = append(r.chains, p)
+		r.add(p)
 	}
+}
+
+// add adds rules to a chain.
+func (r *ruleset) add(p place, specs ...string) {
+	if r.rules == nil {
+		r.rules = make(map[place][]string)
+	}
+	r.rules[p] = append(r.rules[p], specs...)
 }
 
 // ParseNat reads table nat from the output of iptables-save: the names of its
 // chains, and the rules of each as they follow "-A CHAIN".
 func ParseNat(save string) (chains []string, rules map[string][]string, err error) {
-	r := ruleset{}
+	var r ruleset
 	err = r.parse(save)
-	nat := r.of(natTable)
-	return nat.chains, nat.rules, err
+	rules = make(map[string][]string)
+	for _, p := range r.chains {
+		if p.table == natTable {
+			chains = append(chains, p.name)
+			rules[p.name] = r.rules[p]
+		}
+	}
+	return chains, rules, err
 }
 
 // parse adds what iptables-save printed; or what the command -S did for each of
 // the chains that were asked for: a line that declares the chain, then its rules.
-func (r ruleset) parse(text string, asked ...place) error {
-	var current *table // nil outside of a table
+func (r *ruleset) parse(text string, asked ...place) error {
+	var current string // the table
 	listed := len(asked) > 0
 	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSuffix(line, "\r")
@@ -75,29 +73,29 @@ func (r ruleset) parse(text string, asked ...place) error {
 				}
 			}
 		case line[0] == '*':
-			current = r.add(line[1:])
+			current = line[1:]
 		case line == "COMMIT":
-			current = nil
+			current = ""
 		case verb == "-N" || verb == "-P": // CHAIN, or CHAIN POLICY
 			name, _, _ := strings.Cut(rest, " ")
 			if len(asked) == 0 || name != asked[0].name {
 				return fail("is not what was asked for")
 			}
-			current, asked = r.add(asked[0].table), asked[1:]
-			current.declare(name)
-		case current == nil:
+			r.declare(asked[0])
+			current, asked = asked[0].table, asked[1:]
+		case current == "":
 			return fail("belongs to no table")
 		case line[0] == ':':
-			current.declare(verb[1:])
+			r.declare(place{current, verb[1:]})
 		default:
 			chain, spec, ok := parseRule(line)
 			if !ok {
 				return fail("is not a rule")
 			}
-			current.rules[chain] = append(current.rules[chain], spec)
+			r.add(place{current, chain}, spec)
 		}
 	}
-	if len(asked) > 0 || current != nil && !listed {
+	if len(asked) > 0 || current != "" && !listed {
 		return errors.New("output ends too early")
 	}
 	return nil

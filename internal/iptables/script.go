@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -17,60 +18,52 @@ const (
 	parts
 )
 
-// script is the lines of one iptables-restore --noflush for one table, by part.
-type script [parts][]string
+// script is the lines of one iptables-restore --noflush, by table and part.
+type script map[string]*[parts][]string
 
-func (s *script) line(part int, words ...string) {
-	s[part] = append(s[part], strings.Join(words, " "))
+func (s script) line(part int, table string, words ...string) {
+	if s[table] == nil {
+		s[table] = new([parts][]string)
+	}
+	s[table][part] = append(s[table][part], strings.Join(words, " "))
 }
 
-// rules adds a line for each rule.
-func (s *script) rules(part int, verb, chain string, specs ...string) {
+// rules adds a line for each rule of a chain.
+func (s script) rules(part int, verb string, p place, specs ...string) {
 	for _, spec := range specs {
-		s.line(part, verb, chain, spec)
+		s.line(part, p.table, verb, p.name, spec)
 	}
 }
 
 // jump adds a jump.
-func (s *script) jump(j jump) {
+func (s script) jump(j jump) {
+	verb := "-A"
 	if j.first {
-		s.line(adding, "-I", j.chain, j.spec)
-	} else {
-		s.line(adding, "-A", j.chain, j.spec)
+		verb = "-I"
 	}
+	s.rules(adding, verb, j.place, j.spec)
 }
 
 // drop deletes a chain with all that is in it.
-func (s *script) drop(chain string) {
-	s.line(flushing, "-F", chain)
-	s.line(dropping, "-X", chain)
-}
-
-func (s *script) text(table string) string {
-	lines := slices.Concat(s[:]...)
-	if len(lines) == 0 {
-		return ""
-	}
-	return "*" + table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
-}
-
-// scripts are the two tables of one family.
-type scripts struct{ raw, nat script }
-
-func (s *scripts) of(table string) *script {
-	if table == rawTable {
-		return &s.raw
-	}
-	return &s.nat
+func (s script) drop(p place) {
+	s.line(flushing, p.table, "-F", p.name)
+	s.line(dropping, p.table, "-X", p.name)
 }
 
 // String is the input for iptables-restore: "" if there is nothing to do. Each
 // table is a transaction of its own. The guard of 127.0.0.0/8 is up before the
 // first mapping that needs it comes, and until the last is gone, so that a
 // process that dies between the two leaves the node closed.
-func (s *scripts) String() string {
-	if len(s.raw[dropping]) > 0 {
-		return s.nat.text(natTable) + s.raw.text(rawTable)
+func (s script) String() string {
+	order := []string{rawTable, natTable}
+	if raw := s[rawTable]; raw != nil && len(raw[dropping]) > 0 {
+		slices.Reverse(order)
 	}
-	return s.raw.text(rawTable) + s.nat.text(natTable)
+	var b strings.Builder
+	for _, table := range order {
+		if t := s[table]; t != nil {
+			fmt.Fprintf(&b, "*%s\n%s\nCOMMIT\n", table, strings.Join(slices.Concat(t[:]...), "\n"))
+		}
+	}
+	return b.String()
 }

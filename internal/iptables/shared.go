@@ -20,36 +20,36 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 		// route_localnet accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
 		w.need(chain{
 			place:  place{rawTable, guardChain},
-			jumps:  []jump{{chain: preroutingChain, spec: "! -i lo -j " + guardChain, first: true}},
+			jumps:  []jump{{rule: rule{place{rawTable, preroutingChain}, "! -i lo -j " + guardChain}, first: true}},
 			body:   []string{"-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"},
 			usedBy: anyOther(func(o *hostport.Attachment) bool { return needsGuard(f, o) }),
 		})
 	}
 	everyone := func(backend.Others) (bool, error) { return true, nil }
 	w.need(chain{
-		place: place{natTable, dnatChain}, open: true, usedBy: everyone,
+		place: inNat(dnatChain), open: true, usedBy: everyone,
 		jumps: []jump{
-			{chain: preroutingChain, spec: toNode + " -j " + dnatChain},
-			{chain: outputChain, spec: toNode + " -j " + dnatChain},
+			{rule: rule{inNat(preroutingChain), toNode + " -j " + dnatChain}},
+			{rule: rule{inNat(outputChain), toNode + " -j " + dnatChain}},
 		},
 	})
 	// A chain of its own: the guard tells rules of one chain apart by their target.
 	w.need(chain{
-		place: place{natTable, vrfChain}, usedBy: everyone,
-		jumps: []jump{{chain: preroutingChain, spec: toInterface + " -j " + vrfChain}},
+		place: inNat(vrfChain), usedBy: everyone,
+		jumps: []jump{{rule: rule{inNat(preroutingChain), toInterface + " -j " + vrfChain}}},
 		body:  []string{"-j " + dnatChain},
 	})
 	w.need(chain{
-		place: place{natTable, masqChain}, open: true, usedBy: everyone,
+		place: inNat(masqChain), open: true, usedBy: everyone,
 		// A main plugin's masquerading may accept what stays in its subnet.
-		jumps: []jump{{chain: postroutingChain, spec: "-j " + masqChain, first: true}},
+		jumps: []jump{{rule: rule{inNat(postroutingChain), "-j " + masqChain}, first: true}},
 	})
 	if marks(f, a) {
 		bit := a.Options.MarkMasqBit
 		mark, name := markValue(bit), fmt.Sprintf("%s-%d", masqChain, bit)
 		w.need(chain{
-			place: place{natTable, name},
-			jumps: []jump{{chain: masqChain, spec: fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, name)}},
+			place: inNat(name),
+			jumps: []jump{{rule: rule{inNat(masqChain), fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, name)}}},
 			// The mark would otherwise stay on the packet through a tunnel, and the
 			// outer packet be masqueraded as well.
 			body:   []string{"-j MARK --set-xmark 0x0/" + mark, "-j MASQUERADE"},
@@ -59,22 +59,21 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 }
 
 // spread adds the chains that lead to the rules of a host port, and returns the
-// name of the last: all that have the digits of one in its name share a chain.
-func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) string {
-	parent := dnatChain
+// last: all ports that have the digits in its name share it.
+func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) place {
+	parent := inNat(dnatChain)
 	for _, bits := range rangeBits {
-		digits := fmt.Sprintf("%0*X", (16-bits)/4, port>>bits)
-		name := prefix + strings.ToUpper(string(p)) + "-" + digits
+		name := fmt.Sprintf("%s%s-%0*X", prefix, strings.ToUpper(string(p)), (16-bits)/4, port>>bits)
 		first := port >> bits << bits
 		last := first | (1<<bits - 1)
-		if _, known := w.at[place{natTable, name}]; !known {
+		if _, known := w.at[inNat(name)]; !known {
+			to := jump{rule: rule{parent, fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d -j %[4]s", p, first, last, name)}}
 			w.need(chain{
-				place: place{natTable, name}, open: true,
-				jumps:  []jump{{chain: parent, spec: fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d -j %[4]s", p, first, last, name)}},
+				place: inNat(name), open: true, jumps: []jump{to},
 				usedBy: func(o backend.Others) (bool, error) { return o.InUse(f, p, first, last) },
 			})
 		}
-		parent = name
+		parent = inNat(name)
 	}
 	return parent
 }

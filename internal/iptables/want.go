@@ -30,7 +30,7 @@ type chain struct {
 	place
 	// owner has the chain for itself; nil for a shared one.
 	owner *hostport.Attachment
-	// jumps lead to a shared chain; the chains that they are in are made earlier.
+	// jumps lead to a shared chain from chains that are made earlier.
 	jumps []jump
 	// body is what the chain starts with.
 	body []string
@@ -41,24 +41,29 @@ type chain struct {
 	usedBy func(backend.Others) (bool, error)
 }
 
-// jump is a rule that leads to a shared chain.
+// rule is a rule in a chain, as iptables-save prints it after "-A CHAIN".
+type rule struct {
+	place
+	spec string
+}
+
+// jump is a rule that leads to a shared chain. first puts it at the head of its
+// chain instead of the end.
 type jump struct {
-	chain string // that it is in
-	spec  string // as iptables-save prints it after "-A CHAIN"
-	// first puts the rule at the head of its chain instead of the end.
+	rule
 	first bool
 }
 
 // portRules are the rules that an attachment has in a range chain for one host
 // port. They depend on their order and are replaced together.
 type portRules struct {
+	place
 	owner *hostport.Attachment
-	chain string
 	specs []string
 }
 
 func (g portRules) equal(o portRules) bool {
-	return g.chain == o.chain && slices.Equal(g.specs, o.specs)
+	return g.place == o.place && slices.Equal(g.specs, o.specs)
 }
 
 // wantRules returns the rules of all in family f, and the chain that marks them
@@ -71,7 +76,7 @@ func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted
 		}
 	}
 	if fp != 0 {
-		w.need(chain{place: place{natTable, fingerprintChain(fp)}})
+		w.need(chain{place: inNat(numbered(fingerprintPrefix, fp))})
 	}
 	return w
 }
@@ -97,8 +102,8 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 	w.share(f, a)
 	conditions := alternatives(a.Options.Conditions(f))
 	clients := a.Clients(f)
-	own := chain{owner: a, place: place{natTable, attachmentChain(ownPrefix, a.Key)}}
-	gate := chain{owner: a, place: place{natTable, attachmentChain(conditionPrefix, a.Key)}}
+	own := chain{owner: a, place: inNat(attachmentChain(ownPrefix, a.Key))}
+	gate := chain{owner: a, place: inNat(attachmentChain(conditionPrefix, a.Key))}
 	external := a.Options.ExternalSetMarkChain
 	mark := quote(external)
 	if external == "" {
@@ -111,7 +116,7 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 		in := w.spread(f, fw.Protocol, fw.HostPort)
 		port := fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d", fw.Protocol, fw.HostPort)
 		if port != lastPort { // forwards of one port follow each other
-			w.ports = append(w.ports, portRules{owner: a, chain: in})
+			w.ports = append(w.ports, portRules{place: in, owner: a})
 			for _, c := range conditions {
 				gate.body = append(gate.body, port+c+" -j "+own.name)
 			}

@@ -213,7 +213,7 @@ func (n *node) change(remove, add []*hostport.Attachment) backend.Change {
 func scriptsFor(t testing.TB, f hostport.Family, c backend.Change) (text, seen string) {
 	t.Helper()
 	h := historiesBefore(c)
-	s, err := changeScripts(f, c, h.of(f))
+	s, err := changeScript(f, c, h.of(f))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,13 +221,13 @@ func scriptsFor(t testing.TB, f hostport.Family, c backend.Change) (text, seen s
 }
 
 // rewritten is what makes family f hold the rules of all and fingerprint fp.
-func rewritten(f hostport.Family, there ruleset, all []*hostport.Attachment, fp uint64) string {
+func rewritten(f hostport.Family, there *ruleset, all []*hostport.Attachment, fp uint64) string {
 	text, _ := rewriteText(there, wantRules(f, all, fp))
 	return text
 }
 
 // audited is what differs from the rules of all.
-func audited(f hostport.Family, there ruleset, all []*hostport.Attachment, fp uint64) []backend.Difference {
+func audited(f hostport.Family, there *ruleset, all []*hostport.Attachment, fp uint64) []backend.Difference {
 	c, want := newComparison(f, there, confirmAll), wantRules(f, all, fp)
 	c.compare(want)
 	c.strays(want)
@@ -235,7 +235,7 @@ func audited(f hostport.Family, there ruleset, all []*hostport.Attachment, fp ui
 }
 
 // confirmAll takes conditions that are not listed as written for the same.
-func confirmAll(chain, spec string) error { return nil }
+func confirmAll(rule) error { return nil }
 
 func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
 	var out []*hostport.Attachment
