@@ -66,18 +66,16 @@ func (w *wanted) places() []place {
 // Audit compares all rules of ours in the kernel, of either variant, with those
 // of all attachments.
 func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
-	err = eachFamily(func(f hostport.Family) error {
-		return b.saved(ctx, f, uses(f, all), func(v variant, there *ruleset) {
-			c, want := b.comparison(ctx, f, there), new(wanted)
-			if v.inUse() {
-				want = wantRules(f, all, fp.Of(f))
-				c.compare(want)
-			} else {
-				c.scope += v.name + ": "
-			}
-			c.strays(want)
-			found = append(found, c.found...)
-		})
+	err = b.saved(ctx, all, false, func(v variant, there *ruleset) {
+		c, want := b.comparison(ctx, v.family, there), new(wanted)
+		if v.inUse() {
+			want = wantRules(v.family, all, fp.Of(v.family))
+			c.compare(want)
+		} else {
+			c.scope += v.name + ": "
+		}
+		c.strays(want)
+		found = append(found, c.found...)
 	})
 	return found, err
 }
@@ -101,21 +99,23 @@ func eachFamily(do func(hostport.Family) error) error {
 	return errors.Join(errs...)
 }
 
-// saved calls fn with what each variant that may hold rules of ours has, and with
-// that in use if it is needed anyway. The error joins what could not be read. What
-// the legacy variant holds may be another program's: that it has no tools is no
-// error.
-func (b *Backend) saved(ctx context.Context, f hostport.Family, needed bool, fn func(variant, *ruleset)) error {
-	variants, err := b.variants(ctx, f, needed)
-	errs := []error{err}
-	for _, v := range variants {
-		there, err := b.read(ctx, v, false)
-		switch {
-		case err == nil:
-			fn(v, there)
-		case v.nft || v.inUse() || !errors.Is(err, backend.ErrMissing):
-			errs = append(errs, err)
+// saved calls fn with what each variant that may hold rules of ours has, with
+// counters or without, and with that in use if it should hold those of all. The
+// error joins what could not be read. What the legacy variant holds may be another
+// program's: that it has no tools is no error.
+func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) error {
+	return eachFamily(func(f hostport.Family) error {
+		variants, err := b.variants(ctx, f, uses(f, all))
+		errs := []error{err}
+		for _, v := range variants {
+			there, err := b.read(ctx, v, counted)
+			switch {
+			case err == nil:
+				fn(v, there)
+			case v.nft || v.inUse() || !errors.Is(err, backend.ErrMissing):
+				errs = append(errs, err)
+			}
 		}
-	}
-	return errors.Join(errs...)
+		return errors.Join(errs...)
+	})
 }

@@ -42,14 +42,10 @@ func (c *comparison) compare(want *wanted) {
 		c.differ(nil, "chain %s of table %s says that more rules came after those on record", old.name, old.table)
 	}
 	for _, ch := range want.chains {
-		have := c.there.rules[ch.place]
-		switch {
-		case !c.there.has(ch.place):
+		if !c.there.has(ch.place) {
 			c.differ(ch.owner, "table %s has no chain %s", ch.table, ch.name)
-		case strings.HasPrefix(ch.name, conditionPrefix) && len(have) == len(ch.body):
-			c.conditions(ch, have)
-		case !ch.open:
-			c.same(ch.owner, "chain "+ch.name, have, ch.body)
+		} else if !ch.open {
+			c.same(ch.owner, "", ch.place, c.there.rules[ch.place], ch.body)
 		}
 		for _, j := range ch.jumps {
 			c.jump(j, ch.name)
@@ -60,29 +56,18 @@ func (c *comparison) compare(want *wanted) {
 	}
 }
 
-// conditions compares rules that a user worded in part.
-func (c *comparison) conditions(ch chain, have []string) {
-	for i, spec := range ch.body {
-		if have[i] == spec {
-			continue
-		}
-		if err := c.confirm(rule{ch.place, spec}); err != nil {
-			c.differ(ch.owner, "its conditions are not those in chain %s: want %q: %v", ch.name, spec, err)
-		}
-	}
-}
-
-// same compares all rules of something.
-func (c *comparison) same(owner *hostport.Attachment, what string, have, want []string) {
+// same compares all rules in a place, or those of one port there.
+func (c *comparison) same(owner *hostport.Attachment, what string, p place, have, want []string) {
 	at := func(specs []string, i int) string {
 		if i >= len(specs) {
 			return "nothing"
 		}
 		return fmt.Sprintf("%q", specs[i])
 	}
+	conditions := strings.HasPrefix(p.name, conditionPrefix) && len(have) == len(want) // a user worded them in part
 	for i := range max(len(have), len(want)) {
-		if h, w := at(have, i), at(want, i); h != w {
-			c.differ(owner, "rule %d of %s differs: %s, want %s", i+1, what, h, w)
+		if h, w := at(have, i), at(want, i); h != w && !(conditions && c.confirm(rule{p, want[i]}) == nil) {
+			c.differ(owner, "rule %d of %schain %s differs: %s, want %s", i+1, what, p.name, h, w)
 			return
 		}
 	}
@@ -124,7 +109,7 @@ func (c *comparison) port(g portRules) {
 	for len(have) > 0 && !slices.Contains(g.specs, have[len(have)-1]) {
 		have = have[:len(have)-1]
 	}
-	c.same(g.owner, fmt.Sprintf("port %d/%s in chain %s", wants[0].Port, wants[0].Protocol, g.name), have, g.specs)
+	c.same(g.owner, fmt.Sprintf("port %d/%s in ", wants[0].Port, wants[0].Protocol), g.place, have, g.specs)
 }
 
 func fieldsOf(specs []string) []Fields {

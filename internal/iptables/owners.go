@@ -2,7 +2,6 @@ package iptables
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,9 +15,7 @@ import (
 // prefix length.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	found := make(backend.Recovered)
-	err := eachFamily(func(f hostport.Family) error {
-		return b.saved(ctx, f, false, func(_ variant, there *ruleset) { readOwners(found, f, there) })
-	})
+	err := b.saved(ctx, nil, false, func(v variant, there *ruleset) { readOwners(found, v.family, there) })
 	return found.All(backend.Iptables), err
 }
 
@@ -127,16 +124,10 @@ func merge(conditions [][]string) []string {
 // Connections reads the counters of the rules that translate: table nat sees the
 // first packet of a connection alone.
 func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
-	err = eachFamily(func(f hostport.Family) error {
-		variants, err := b.variants(ctx, f, false)
-		for _, v := range variants {
-			if v.inUse() {
-				there, readErr := b.read(ctx, v, true)
-				err = errors.Join(err, readErr)
-				out = append(out, connections(f, there)...)
-			}
+	err = b.saved(ctx, nil, true, func(v variant, there *ruleset) {
+		if v.inUse() {
+			out = append(out, connections(v.family, there)...)
 		}
-		return err
 	})
 	return out, err
 }

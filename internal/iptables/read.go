@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -74,31 +73,22 @@ func tablesOf(f hostport.Family) []string {
 // maxPlaces is up to how many chains are listed one by one.
 const maxPlaces = 512
 
-// ask has a restore tool list chains, which are sorted by table, with a command for
+// ask has a restore tool list chains, those of table nat last, with a command for
 // each, and adds what it printed to r. Nothing in the kernel is changed by that.
-// absent, if any, is a chain in the last of the tables that should not be there: it
-// is asked for last, and that the tool fails there is as it should be.
+// absent, if any, is a chain of table nat that should not be there: it is asked for
+// last, and that the tool fails there is as it should be.
 func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []place, absent ...string) error {
 	if len(asked) > maxPlaces {
 		return fmt.Errorf("list chains one by one: %d are too many", len(asked))
 	}
-	var text strings.Builder
-	table := ""
+	s := make(script)
 	for _, p := range asked {
-		if p.table != table {
-			if table != "" {
-				text.WriteString("COMMIT\n")
-			}
-			table = p.table
-			fmt.Fprintf(&text, "*%s\n", table)
-		}
-		fmt.Fprintf(&text, "%s %s\n", command, p.name)
+		s.line(checking, p.table, command, p.name)
 	}
 	for _, name := range absent {
-		fmt.Fprintf(&text, "%s %s\n", command, name)
+		s.line(checking, natTable, command, name)
 	}
-	text.WriteString("COMMIT\n")
-	out, err := b.Run(ctx, tool, text.String(), "--wait", "1", "--noflush")
+	out, err := b.Run(ctx, tool, s.String(), "--wait", "1", "--noflush")
 	if killed(err) || err != nil && len(absent) == 0 {
 		return err
 	}

@@ -3,6 +3,7 @@ package iptables
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"slices"
 	"strings"
 
@@ -25,22 +26,16 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 			case v.inUse():
 				err = b.rewrite(ctx, v, wantRules(f, all, fp.Of(f)))
 			default:
-				err = b.clear(ctx, v)
+				err = b.write(ctx, v, new(wanted))
+				if errors.Is(err, backend.ErrMissing) {
+					b.log.Warn("rules of host ports may be left in the tables of the other variant of iptables, whose tools are not installed",
+						"variant", v.name, "reason", err)
+					err = nil
+				}
 			}
 		}
 		return err
 	})
-}
-
-// clear removes what a variant that is not in use may hold.
-func (b *Backend) clear(ctx context.Context, v variant) error {
-	err := b.write(ctx, v, new(wanted))
-	if errors.Is(err, backend.ErrMissing) {
-		b.log.Warn("rules of host ports may be left in the tables of the other variant of iptables, whose tools are not installed",
-			"variant", v.name, "reason", err)
-		return nil
-	}
-	return err
 }
 
 // rewrite makes one family hold these rules. Attachments whose conditions the
@@ -177,8 +172,8 @@ func (j jump) inPlace(there *ruleset) bool {
 // refused reports whether the tool itself failed, and not that it is missing,
 // got no lock, did not answer, or that the kernel has no table raw.
 func refused(err error) bool {
-	var failed *toolError
-	return errors.As(err, &failed) && !errors.Is(err, backend.ErrNoGuard)
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && !errors.Is(err, backend.ErrNoGuard)
 }
 
 // killed reports whether the tool did not get to its end.

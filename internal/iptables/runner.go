@@ -3,7 +3,6 @@ package iptables
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
 	"runtime"
@@ -18,20 +17,12 @@ import (
 // Available reports backend.ErrMissing if the tools for IPv4 are not on the
 // PATH. It starts no process.
 func Available() error {
-	for _, tool := range []string{"iptables-restore", "iptables-save"} {
-		if _, err := lookPath(tool); err != nil {
-			return err
-		}
+	_, err := lookPath("iptables-restore")
+	if err == nil {
+		_, err = lookPath("iptables-save")
 	}
-	return nil
+	return err
 }
-
-// Beyond a killed tool's end, its pipes are held open no longer than this by
-// whatever it had started.
-const drainTime = time.Second
-
-// maxComplaint bounds what a tool's standard error adds to an error.
-const maxComplaint = 1000
 
 func lookPath(tool string) (string, error) {
 	path, err := exec.LookPath(tool)
@@ -55,42 +46,23 @@ func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Dura
 	}
 	// The nf_tables variant ignores --wait: there the kernel serialises.
 	_, err := b.Run(ctx, tool, text, "--noflush", "--wait", strconv.Itoa(int(wait/time.Second)))
-	var failed *toolError
-	if !errors.As(err, &failed) {
-		return err
-	}
 	switch {
-	case failed.names(rawTable + "'"):
+	case !refused(err):
+		return err
+	case names(err, rawTable+"'"):
 		return fmt.Errorf("%w: %w", backend.ErrNoGuard, err)
-	case failed.drift(text):
+	case drift(err, text):
 		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
 	return err
 }
 
-// toolError is what a tool said that failed.
-type toolError struct {
-	tool   string
-	err    error
-	stderr string
-}
-
-func (e *toolError) Error() string {
-	s := fmt.Sprintf("%s: %v", e.tool, e.err)
-	if said := backend.OneLine(e.stderr, maxComplaint); said != "" {
-		s += ": " + said
-	}
-	return s
-}
-
-func (e *toolError) Unwrap() error { return e.err }
-
-// drift reports whether a line of text failed that says what must be there, or a
-// chain of ours is missing. Versions differ: 1.8.7 (nf_tables) fails in the line
+// drift reports whether a tool failed in a line of text that says what must be there,
+// or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the line
 // COMMIT, whichever was wrong, and a bad rule is no "line 3 failed" but an "Error
 // occurred at line: 3", which may be the next one.
-func (e *toolError) drift(text string) bool {
-	for said := range strings.Lines(e.stderr) {
+func drift(err error, text string) bool {
+	for said := range strings.SplitSeq(err.Error(), "; ") {
 		var n int
 		_, said, _ = strings.Cut(said, "line ")
 		if _, err := fmt.Sscanf(said, "%d", &n); err != nil || !strings.Contains(said, " failed") {
@@ -101,13 +73,13 @@ func (e *toolError) drift(text string) bool {
 			return line != "" && line[0] != '*' && !strings.HasPrefix(line, "-A ") && !strings.HasPrefix(line, "-I ")
 		}
 	}
-	return e.names(prefix)
+	return names(err, prefix)
 }
 
-// names reports whether the tool complained of something whose name begins with
+// names reports whether a tool complained of something whose name begins with
 // prefix. Older versions open the quotation with a backquote.
-func (e *toolError) names(prefix string) bool {
-	return strings.Contains(e.stderr, "'"+prefix) || strings.Contains(e.stderr, "`"+prefix)
+func names(err error, prefix string) bool {
+	return strings.Contains(err.Error(), "'"+prefix) || strings.Contains(err.Error(), "`"+prefix)
 }
 
 // Run runs a tool to its end and returns what it printed, also if it fails in the
@@ -133,16 +105,18 @@ func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = drainTime
+	cmd.WaitDelay = time.Second // for what it had started, and holds its pipes open
 	err = cmd.Run()
+	complaint := backend.OneLine(said.String(), 1000)
 	switch {
 	case err == nil:
 		return out.String(), nil
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
-	case strings.Contains(said.String(), "holding the xtables lock"):
+	case strings.Contains(complaint, "holding the xtables lock"):
 		return "", fmt.Errorf("%s: %w: waited %s", tool, backend.ErrBusy, b.wait)
-	default:
-		return out.String(), &toolError{tool, err, said.String()}
+	case complaint != "":
+		err = fmt.Errorf("%w: %s", err, complaint)
 	}
+	return out.String(), fmt.Errorf("%s: %w", tool, err)
 }

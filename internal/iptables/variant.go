@@ -41,14 +41,6 @@ func command(f hostport.Family) string {
 	return "iptables"
 }
 
-// named returns a variant by the name that its programs always have.
-func named(f hostport.Family, nft bool) variant {
-	if nft {
-		return variant{family: f, name: command(f) + "-nft", nft: true}
-	}
-	return variant{family: f, name: command(f) + "-legacy"}
-}
-
 // current returns the variant in use. It asks the tool: the name may be a link to
 // it, or a script that chooses.
 func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, error) {
@@ -76,9 +68,13 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 		return nil, nil
 	}
 	current, err := b.current(ctx, f)
-	candidates := []variant{current, named(f, !current.nft)}
+	other := variant{family: f, name: command(f) + "-nft", nft: true} // the name that its programs always have
+	if current.nft {
+		other = variant{family: f, name: command(f) + "-legacy"}
+	}
+	candidates := []variant{current, other}
 	if errors.Is(err, backend.ErrMissing) && !needed {
-		candidates = []variant{named(f, true)} // in legacy tables they would be another program's
+		candidates = candidates[1:] // in legacy tables they would be another program's
 	} else if err != nil {
 		return nil, err
 	}
