@@ -48,19 +48,18 @@ func New(o Options) *Backend {
 // that it touches, both at once. seen is the histories of both.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err error) {
 	after := historiesBefore(c)
-	families := hostport.Families()
-	texts, errs := make([]string, len(families)), make([]error, len(families))
-	for i, f := range families {
+	texts, errs := make(map[hostport.Family]string), make([]error, len(hostport.Families()))
+	for _, f := range hostport.Families() {
 		s, err := changeScript(f, c, after.of(f))
 		if err != nil {
 			return "", err
 		}
-		texts[i] = s.String()
+		texts[f] = s.String()
 	}
 	var wg sync.WaitGroup
-	for i, f := range families {
+	for i, f := range hostport.Families() {
 		wg.Go(func() {
-			if err := b.restore(ctx, command(f)+"-restore", texts[i], b.wait); err != nil {
+			if err := b.restore(ctx, command(f)+"-restore", texts[f], b.wait); err != nil {
 				errs[i] = fmt.Errorf("program %s: %w", f, err)
 			}
 		})

@@ -21,11 +21,11 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 	alone := c.Before.Of(f) == 0 || c.After.Of(f) == 0 // no other attachment uses any chain
 	going := make(map[place]bool)
 	for i, ch := range slices.Concat(before.chains, after.chains) {
-		old, had := before.find(ch.place)
+		old, next := before.at[ch.place], after.at[ch.place]
+		had, has := old != nil, next != nil
 		if had && i >= len(before.chains) {
 			continue // it was among those of before
 		}
-		next, has := after.find(ch.place)
 		differs := had && has && !slices.Equal(old.body, next.body)
 		if had != has && !alone && ch.usedBy != nil {
 			used, err := ch.usedBy(c.Others)

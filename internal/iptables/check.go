@@ -81,11 +81,11 @@ func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp host
 }
 
 func (b *Backend) comparison(ctx context.Context, f hostport.Family, there *ruleset) *comparison {
-	return newComparison(f, there, func(r rule) error {
+	return &comparison{scope: f.String() + ": ", there: there, fields: make(map[place][]Fields), confirm: func(r rule) error {
 		s := make(script)
 		s.rules(checking, "-C", r.place, r.spec)
 		return b.restore(ctx, command(f)+"-restore", s.String(), b.wait)
-	})
+	}}
 }
 
 // eachFamily joins the errors of what it does for each family.

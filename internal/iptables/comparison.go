@@ -23,10 +23,6 @@ type comparison struct {
 	fields map[place][]Fields
 }
 
-func newComparison(f hostport.Family, there *ruleset, confirm func(rule) error) *comparison {
-	return &comparison{scope: f.String() + ": ", there: there, confirm: confirm, fields: make(map[place][]Fields)}
-}
-
 // differ adds a difference. Without an owner it is about all attachments.
 func (c *comparison) differ(owner *hostport.Attachment, format string, args ...any) {
 	d := backend.Difference{Text: c.scope + fmt.Sprintf(format, args...)}
@@ -135,11 +131,11 @@ func (c *comparison) strays(want *wanted) {
 		}
 	}
 	for _, p := range c.there.chains {
-		ch, wanted := want.find(p)
-		if wanted && !ch.open {
+		ch := want.at[p]
+		if ch != nil && !ch.open {
 			continue
 		}
-		if ours(p.name) && !wanted && !c.there.marksPast(p) {
+		if ours(p.name) && ch == nil && !c.there.marksPast(p) {
 			c.differ(nil, "chain %s of table %s belongs to no attachment", p.name, p.table)
 		}
 		for _, spec := range c.there.rules[p] {

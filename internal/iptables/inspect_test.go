@@ -48,7 +48,7 @@ func TestCheckNamesEachLoss(t *testing.T) {
 				without := slices.Delete(slices.Clone(lines), i, i+1)
 				twice := slices.Insert(slices.Clone(lines), i, line)
 				for _, damage := range [][]string{without, twice} {
-					c := newComparison(f, parseSave(t, strings.Join(damage, "\n")+"\n"), confirmAll)
+					c := comparisonWith(parseSave(t, strings.Join(damage, "\n")+"\n"))
 					c.compare(wantRules(f, n.atts, fingerprint(n.atts).Of(f)))
 					if len(c.found) == 0 {
 						t.Errorf("%s: %d lines of %d, changed at the rule %q: no difference found", f, len(damage), len(lines), line)

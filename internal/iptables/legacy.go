@@ -12,12 +12,6 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Requests of x_tables (linux/netfilter_ipv4/ip_tables.h), the same for IPv6.
-const (
-	getInfo    = 64
-	getEntries = 65
-)
-
 // LegacyDigest hashes the tables of the legacy variant that can hold rules of
 // ours and are loaded, in the calling thread's network namespace, without their
 // counters. It is 0 if none is. x_tables tells nobody of changes, and to start
@@ -61,7 +55,7 @@ func eachEntry(f hostport.Family, name string, fn func([]byte)) error {
 	defer func() { _ = unix.Close(fd) }()
 	var info [84]byte // struct ipt_getinfo: the name first, the size of all entries last
 	copy(info[:31], name)
-	if err := getsockopt(fd, level, getInfo, info[:]); err != nil {
+	if err := getsockopt(fd, level, 64, info[:]); err != nil { // IPT_SO_GET_INFO, the same for IPv6
 		return err
 	}
 	// struct ipt_get_entries: the name, the size, and from byte 40 on the entries. It
@@ -73,7 +67,7 @@ func eachEntry(f hostport.Family, name string, fn func([]byte)) error {
 	defer func() { _ = unix.Munmap(b) }()
 	copy(b[:31], name)
 	copy(b[32:], info[80:])
-	if err := getsockopt(fd, level, getEntries, b); err != nil {
+	if err := getsockopt(fd, level, 65, b); err != nil { // IPT_SO_GET_ENTRIES
 		return err
 	}
 	fn([]byte(fmt.Sprintf("%s %s\n", f, name)))

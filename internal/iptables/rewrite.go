@@ -11,9 +11,6 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Another program may commit between the read and the write of a rewrite.
-const rewriteTries = 3
-
 // Rewrite writes in one transaction a table, and then removes the rules of the
 // other variant of iptables. Where that has no tools on the PATH, it logs a
 // warning. Rules of other programs are neither moved nor removed. seen is always "".
@@ -43,10 +40,10 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 	err := b.write(ctx, v, want)
 	var conditional []*hostport.Attachment
-	for i, ch := range want.chains {
+	for _, ch := range want.chains {
 		if ch.owner != nil && len(ch.owner.Options.Conditions(v.family)) > 0 {
 			conditional = append(conditional, ch.owner)
-			want.chains[i].body = nil
+			ch.body = nil
 		}
 	}
 	if !refused(err) || len(conditional) == 0 {
@@ -78,7 +75,7 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 func (b *Backend) write(ctx context.Context, v variant, want *wanted) error {
 	var failed string
 	var err error
-	for range rewriteTries {
+	for range 3 { // another program may commit between the read and the write
 		there, readErr := b.read(ctx, v, false)
 		if readErr != nil {
 			return readErr
@@ -88,7 +85,7 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted) error {
 			return err
 		}
 		if err = b.restore(ctx, v.restore(), text, b.wait); err == nil {
-			for _, a := range unmarked {
+			for _, a := range slices.Compact(unmarked) {
 				b.log.Warn("the chain of externalSetMarkChain is gone: replies to some clients of an attachment will miss the node",
 					"chain", a.Options.ExternalSetMarkChain, "owner", a.Owner(), "family", v.family.String())
 			}
@@ -113,17 +110,13 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 		} else {
 			s.line(creating, ch.table, "-N", ch.name)
 		}
-		body := ch.body
-		if ch.owner != nil {
-			external := ch.owner.Options.ExternalSetMarkChain
-			body = slices.DeleteFunc(slices.Clone(body), func(spec string) bool {
-				return external != "" && target(spec) == external && !there.has(inNat(external))
-			})
+		for _, spec := range ch.body {
+			if ch.owner != nil && target(spec) == ch.owner.Options.ExternalSetMarkChain && !there.has(inNat(target(spec))) {
+				unmarked = append(unmarked, ch.owner)
+			} else {
+				s.rules(adding, "-A", ch.place, spec)
+			}
 		}
-		if len(body) < len(ch.body) {
-			unmarked = append(unmarked, ch.owner)
-		}
-		s.rules(adding, "-A", ch.place, body...)
 		for _, j := range ch.jumps {
 			if ours(j.name) || !j.inPlace(there) {
 				s.jump(j)
@@ -137,7 +130,7 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 	}
 	for _, p := range there.chains {
 		if ours(p.name) {
-			if _, wanted := want.find(p); !wanted {
+			if want.at[p] == nil {
 				s.drop(p)
 			}
 			continue

@@ -32,10 +32,6 @@ func lookPath(tool string) (string, error) {
 	return path, nil
 }
 
-// shortWait is for what needs no lock. Without --wait, and with 0, versions 1.8.8
-// and 1.8.9 of the legacy variant wait for ever.
-const shortWait = time.Second
-
 // restore feeds text to a restore tool, which waits for the xtables lock. Each
 // table in it is applied whole or not at all. The error wraps ErrDrift if a line
 // failed that says what must be there, and ErrNoGuard without a table raw. For ""

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -53,7 +54,7 @@ func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string
 	for _, table := range slices.Backward(tablesOf(f)) { // nat first: it works without raw
 		text += "*" + table + "\nCOMMIT\n"
 	}
-	err = b.restore(ctx, v.restore(), text, shortWait)
+	err = b.restore(ctx, v.restore(), text, time.Second)
 	switch {
 	case errors.Is(err, backend.ErrBusy):
 		err = nil

@@ -27,10 +27,8 @@ func (b *Backend) Validate(o hostport.Options) error {
 	if o.MarkMasqBit < 0 || o.MarkMasqBit > 31 {
 		return fmt.Errorf("markMasqBit: %d is not a bit of a packet mark: want 0 to 31", o.MarkMasqBit)
 	}
-	if o.ExternalSetMarkChain != "" {
-		if err := validateChain(o.ExternalSetMarkChain); err != nil {
-			return fmt.Errorf("externalSetMarkChain: %w", err)
-		}
+	if err := validateChain(o.ExternalSetMarkChain); o.ExternalSetMarkChain != "" && err != nil {
+		return fmt.Errorf("externalSetMarkChain: %w", err)
 	}
 	for _, f := range hostport.Families() {
 		if err := validateConditions(o.Conditions(f)); err != nil {

@@ -79,8 +79,7 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 		return nil, err
 	}
 	return slices.DeleteFunc(candidates, func(v variant) bool {
-		holds := v.nft && nft || !v.nft && legacy
-		return !holds && !(needed && v.inUse())
+		return !(v.nft && nft || !v.nft && legacy || needed && v.inUse())
 	}), nil
 }
 
@@ -89,12 +88,8 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 // transaction of its own.
 func holdsNFT(f hostport.Family) (bool, error) {
 	first := map[string]string{rawTable: guardChain, natTable: dnatChain}
-	conn, err := nftables.New()
-	if err != nil {
-		return false, fmt.Errorf("open nf_tables: %w", err)
-	}
 	for _, table := range tablesOf(f) {
-		_, err := conn.ListChain(&nftables.Table{Name: table, Family: nftables.TableFamily(nfnetlink.Family(f))}, first[table])
+		_, err := new(nftables.Conn).ListChain(&nftables.Table{Name: table, Family: nftables.TableFamily(nfnetlink.Family(f))}, first[table])
 		if err == nil {
 			return true, nil
 		}

@@ -10,18 +10,14 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// maxComment is the longest text that the kernel keeps in a comment match
-// (XT_MAX_COMMENT_LEN, less the terminator).
-const maxComment = 255
-
 // wanted are the rules that attachments have in one family.
 type wanted struct {
 	// fp is the fingerprint that they are marked with; 0 for none.
 	fp uint64
 	// chains are those that the attachments need, each once: the shared ones that
 	// lead to a chain before it, and those of an attachment's own after them.
-	chains []chain
-	at     map[place]int // of each in chains
+	chains []*chain
+	at     map[place]*chain
 	ports  []portRules
 }
 
@@ -69,7 +65,7 @@ func (g portRules) equal(o portRules) bool {
 // wantRules returns the rules of all in family f, and the chain that marks them
 // with fingerprint fp unless that is 0. It is empty if they map nothing there.
 func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted {
-	w := &wanted{fp: fp, at: make(map[place]int)}
+	w := &wanted{fp: fp, at: make(map[place]*chain)}
 	for _, a := range all {
 		if forwards := a.Forwards(f); len(forwards) > 0 {
 			w.attach(f, a, forwards)
@@ -83,18 +79,10 @@ func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted
 
 // need adds a chain, unless it is known.
 func (w *wanted) need(ch chain) {
-	if _, known := w.at[ch.place]; !known {
-		w.at[ch.place] = len(w.chains)
-		w.chains = append(w.chains, ch)
+	if w.at[ch.place] == nil {
+		w.at[ch.place] = &ch
+		w.chains = append(w.chains, &ch)
 	}
-}
-
-func (w *wanted) find(p place) (ch chain, found bool) {
-	i, found := w.at[p]
-	if found {
-		ch = w.chains[i]
-	}
-	return ch, found
 }
 
 // attach adds the rules of attachment a, which has these forwards.
@@ -110,7 +98,7 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 		mark = fmt.Sprintf("MARK --set-xmark %[1]s/%[1]s", markValue(a.Options.MarkMasqBit))
 	}
 	apart := len(conditions) > 0 || external != "" && len(clients) > 0
-	comment := quote(a.Tag(maxComment))
+	comment := quote(a.Tag(255)) // XT_MAX_COMMENT_LEN, less the terminator
 	lastPort := ""
 	for _, fw := range forwards {
 		in := w.spread(f, fw.Protocol, fw.HostPort)

@@ -228,14 +228,16 @@ func rewritten(f hostport.Family, there *ruleset, all []*hostport.Attachment, fp
 
 // audited is what differs from the rules of all.
 func audited(f hostport.Family, there *ruleset, all []*hostport.Attachment, fp uint64) []backend.Difference {
-	c, want := newComparison(f, there, confirmAll), wantRules(f, all, fp)
+	c, want := comparisonWith(there), wantRules(f, all, fp)
 	c.compare(want)
 	c.strays(want)
 	return c.found
 }
 
-// confirmAll takes conditions that are not listed as written for the same.
-func confirmAll(rule) error { return nil }
+// comparisonWith takes conditions that are not listed as written for the same.
+func comparisonWith(there *ruleset) *comparison {
+	return &comparison{there: there, fields: make(map[place][]Fields), confirm: func(rule) error { return nil }}
+}
 
 func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
 	var out []*hostport.Attachment
