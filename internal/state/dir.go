@@ -37,7 +37,7 @@ func Mentions(dir string, k hostport.Key) bool {
 	defer func() { _ = unix.Close(fd) }()
 	const step = 16 << 10
 	key := []byte(k.String())
-	key = key[max(0, len(key)-32):] // bytes.Contains takes three times as long for more than 63
+	key = key[max(0, len(key)-32):]      // bytes.Contains takes three times as long for more than 63
 	piece := make([]byte, step+len(key)) // pieces overlap: the key may lie across
 	for at := int64(0); ; at += step {
 		n, _ := unix.Pread(fd, piece, at)
