@@ -109,11 +109,12 @@ func (n *Node) Delete(ctx context.Context, k hostport.Key, network string, mappe
 	}
 	err = n.change(ctx, func(s *session) error {
 		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
-			removed, err = tx.Get(k)
-			if err != nil || removed == nil {
-				return plan{}, err
+			a, err := tx.Get(k)
+			if err != nil || a == nil {
+				return plan{}, err // also if a resync has dropped it meanwhile
 			}
-			return plan{remove: []*hostport.Attachment{removed}}, nil
+			removed = a
+			return plan{remove: []*hostport.Attachment{a}}, nil
 		})
 	})
 	return removed, err
