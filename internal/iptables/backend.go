@@ -31,8 +31,6 @@ type Backend struct {
 	log        *slog.Logger
 }
 
-var _ backend.Backend = (*Backend)(nil)
-
 // New makes a backend.
 func New(o Options) *Backend {
 	if o.Wait <= 0 {

@@ -56,14 +56,14 @@ func (c *comparison) compare(want *wanted) {
 func (c *comparison) same(owner *hostport.Attachment, what string, p place, have, want []string) {
 	at := func(specs []string, i int) string {
 		if i >= len(specs) {
-			return "nothing"
+			return "no rule"
 		}
-		return fmt.Sprintf("%q", specs[i])
+		return specs[i]
 	}
 	conditions := strings.HasPrefix(p.name, conditionPrefix) && len(have) == len(want) // a user worded them in part
 	for i := range max(len(have), len(want)) {
 		if h, w := at(have, i), at(want, i); h != w && !(conditions && c.confirm(rule{p, want[i]}) == nil) {
-			c.differ(owner, "rule %d of %schain %s differs: %s, want %s", i+1, what, p.name, h, w)
+			c.differ(owner, "rule %d of %schain %s differs: %q, want %q", i+1, what, p.name, h, w)
 			return
 		}
 	}
@@ -119,7 +119,7 @@ func fieldsOf(specs []string) []Fields {
 // strays finds chains and rules of ours that are not wanted. Chains of which
 // compare compares all rules are passed over.
 func (c *comparison) strays(want *wanted) {
-	known := make(map[rule]bool)
+	known := make(map[rule]bool, 4*len(want.ports))
 	for _, ch := range want.chains {
 		for _, j := range ch.jumps {
 			known[j.rule] = true

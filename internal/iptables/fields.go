@@ -125,7 +125,7 @@ func quote(s string) string {
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plainRune(r) && !strings.ContainsRune("/@%+,=![]", r) }) {
 		return s
 	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+	return `"` + strings.ReplaceAll(strings.ReplaceAll(s, `\`, `\\`), `"`, `\"`) + `"`
 }
 
 // Split takes a line of iptables-save apart into words, as iptables-restore

@@ -25,10 +25,7 @@ func (b *Backend) read(ctx context.Context, v variant, counted bool) (*ruleset, 
 	if !v.nft {
 		return b.save(ctx, v, counted)
 	}
-	command := "-S"
-	if counted {
-		command = "-v -S"
-	}
+	command := map[bool]string{false: "-S", true: "-v -S"}[counted]
 	r, asked, err := chains(ctx, v.family)
 	if err == nil && len(asked) > 0 {
 		err = b.ask(ctx, v.restore(), command, r, asked)
@@ -71,17 +68,11 @@ func tablesOf(f hostport.Family) []string {
 	return []string{natTable}
 }
 
-// maxPlaces is up to how many chains are listed one by one.
-const maxPlaces = 512
-
 // ask has a restore tool list chains, those of table nat last, with a command for
 // each, and adds what it printed to r. Nothing in the kernel is changed by that.
 // absent, if any, is a chain of table nat that should not be there: it is asked for
 // last, and that the tool fails there is as it should be.
 func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []place, absent ...string) error {
-	if len(asked) > maxPlaces {
-		return fmt.Errorf("list chains one by one: %d are too many", len(asked))
-	}
 	s := make(script)
 	for _, p := range asked {
 		s.line(checking, p.table, command, p.name)

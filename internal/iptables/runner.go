@@ -41,27 +41,27 @@ func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Dura
 		return nil
 	}
 	// The nf_tables variant ignores --wait: there the kernel serialises.
-	_, err := b.Run(ctx, tool, text, "--noflush", "--wait", strconv.Itoa(int(wait/time.Second)))
+	_, said, err := b.run(ctx, tool, text, "--noflush", "--wait", strconv.Itoa(int(wait/time.Second)))
 	switch {
 	case !refused(err):
 		return err
-	case names(err, rawTable+"'"):
+	case names(said, rawTable+"'"):
 		return fmt.Errorf("%w: %w", backend.ErrNoGuard, err)
-	case drift(err, text):
+	case drift(said, text):
 		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
 	return err
 }
 
-// drift reports whether a tool failed in a line of text that says what must be there,
-// or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the line
+// drift reports, of what a tool said, whether it failed in a line of text that says
+// what must be there, or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the line
 // COMMIT, whichever was wrong, and a bad rule is no "line 3 failed" but an "Error
 // occurred at line: 3", which may be the next one.
-func drift(err error, text string) bool {
-	for said := range strings.SplitSeq(err.Error(), "; ") {
+func drift(said, text string) bool {
+	for complaint := range strings.Lines(said) {
 		var n int
-		_, said, _ = strings.Cut(said, "line ")
-		if _, err := fmt.Sscanf(said, "%d", &n); err != nil || !strings.Contains(said, " failed") {
+		_, at, _ := strings.Cut(complaint, "line ")
+		if _, err := fmt.Sscanf(at, "%d", &n); err != nil || !strings.Contains(at, " failed") {
 			continue
 		}
 		if lines := strings.Split(text, "\n"); 0 < n && n <= len(lines) {
@@ -69,22 +69,27 @@ func drift(err error, text string) bool {
 			return line != "" && line[0] != '*' && !strings.HasPrefix(line, "-A ") && !strings.HasPrefix(line, "-I ")
 		}
 	}
-	return names(err, prefix)
+	return names(said, prefix)
 }
 
 // names reports whether a tool complained of something whose name begins with
 // prefix. Older versions open the quotation with a backquote.
-func names(err error, prefix string) bool {
-	return strings.Contains(err.Error(), "'"+prefix) || strings.Contains(err.Error(), "`"+prefix)
+func names(said, prefix string) bool {
+	return strings.Contains(said, "'"+prefix) || strings.Contains(said, "`"+prefix)
 }
 
 // Run runs a tool to its end and returns what it printed, also if it fails in the
 // end. What it complained of is in the error. A tool that hangs is killed, with
 // what it started.
 func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {
+	stdout, _, err = b.run(ctx, tool, stdin, args...)
+	return stdout, err
+}
+
+func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (stdout, stderr string, err error) {
 	path, err := lookPath(tool)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	limit := b.wait + b.work
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %s: %w", limit, context.DeadlineExceeded))
@@ -106,13 +111,13 @@ func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (
 	complaint := backend.OneLine(said.String(), 1000)
 	switch {
 	case err == nil:
-		return out.String(), nil
+		return out.String(), "", nil
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
+		return "", "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
 	case strings.Contains(complaint, "holding the xtables lock"):
-		return "", fmt.Errorf("%s: %w: waited %s", tool, backend.ErrBusy, b.wait)
+		return "", "", fmt.Errorf("%s: %w: waited %s", tool, backend.ErrBusy, b.wait)
 	case complaint != "":
 		err = fmt.Errorf("%w: %s", err, complaint)
 	}
-	return out.String(), fmt.Errorf("%s: %w", tool, err)
+	return out.String(), said.String(), fmt.Errorf("%s: %w", tool, err)
 }
