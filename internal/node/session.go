@@ -85,11 +85,8 @@ func (s *session) begin() error {
 	}
 	var recorded sandbox.View
 	err = s.View(func(tx *state.Tx) error {
-		recorded, s.id, s.pending = sandbox.View(tx.View()), tx.ID(), state.Pending{}
-		p, err := tx.Pending()
-		if p != nil {
-			s.pending = *p
-		}
+		recorded, s.id = sandbox.View(tx.View()), tx.ID()
+		s.pending, err = tx.Pending()
 		return err
 	})
 	s.sight = sight(s.Runtime || own.Sees(recorded))

@@ -74,7 +74,7 @@ func (n *Node) List(ctx context.Context) ([]*hostport.Attachment, error) {
 func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 	return view(s.Store, func(tx *state.Tx) (*Snapshot, error) {
 		out := &Snapshot{
-			Rewritten: tx.Rewritten(), sight: s.sight, version: fmt.Sprint(tx.ID(), " ", tx.Version()), pending: s.pending.Backends,
+			Rewritten: tx.Rewritten(), sight: s.sight, version: tx.Version(), pending: s.pending.Backends,
 		}
 		if before != nil && before.version == out.version {
 			return before, nil

@@ -69,12 +69,8 @@ func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
 	var p plan
 	err := s.apply(ctx, func(tx *state.Tx) (plan, error) {
 		found, err := tx.Neighbours(want)
-		own, oerr := tx.Get(want.Key)
-		if err = errors.Join(err, oerr); err != nil {
+		if err != nil {
 			return plan{}, err
-		}
-		if own != nil {
-			found = append(found, own)
 		}
 		p, err = planAdd(want, found, s.life)
 		return p, err

@@ -47,9 +47,5 @@ func (n *Node) Counts() (map[string]state.Count, error) { return state.Counts(n.
 // Refusals returns the attachments that were refused last, in order, and what
 // identifies this answer. They are nil if since is that of now. It takes no lock.
 func (n *Node) Refusals(since string) (all []state.Refusal, version string, err error) {
-	if version = state.RefusalsVersion(n.Dir); version == "" || version == since {
-		return nil, version, nil
-	}
-	all, err = state.Refusals(n.Dir)
-	return all, version, err
+	return state.Refusals(n.Dir, since)
 }

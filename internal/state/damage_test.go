@@ -109,7 +109,7 @@ func use(s *state.Store, n int) error {
 			return err
 		}
 	}
-	return s.Update(func(tx *state.Tx) error { return tx.SetPending(nil) })
+	return s.Update(func(tx *state.Tx) error { return tx.SetPending(&state.Pending{}) })
 }
 
 // survive opens a state whose file may be anything, and uses it. Damage may show

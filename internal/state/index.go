@@ -59,9 +59,17 @@ func (t *Tx) each(bucket, first, last []byte, seen map[string]bool, fn func(*hos
 	return nil
 }
 
-// Neighbours returns the records of other attachments that hold one of a's host
-// ports, on whatever host IP, or have one of its addresses, each once.
+// Neighbours returns the records that may have to go when a comes, each once: its
+// own, and those of attachments that hold one of its host ports, on whatever host IP,
+// or have one of its addresses.
 func (t *Tx) Neighbours(a *hostport.Attachment) (out []*hostport.Attachment, err error) {
+	own, err := t.Get(a.Key)
+	if err != nil {
+		return nil, err
+	}
+	if own != nil {
+		out = append(out, own)
+	}
 	seen := map[string]bool{a.Key.String(): true}
 	for _, p := range places(a) {
 		if bytes.Equal(p.bucket, bucketInterfaces) {

@@ -105,10 +105,7 @@ func (t *Tx) facts() (f facts, err error) {
 		}
 	}
 	pending, err := t.Pending()
-	if pending != nil {
-		f.changed = pending.Changed
-	}
-	f.view, f.id = t.View(), t.ID()
+	f.changed, f.view, f.id = pending.Changed, t.View(), t.ID()
 	return f, err
 }
 

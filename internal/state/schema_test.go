@@ -44,7 +44,7 @@ func TestAnotherBootVoidsRecords(t *testing.T) {
 		}
 		return errors.Join(err, ferr)
 	})
-	update(t, s, func(tx *state.Tx) error { return tx.SetPending(nil) })
+	update(t, s, func(tx *state.Tx) error { return tx.SetPending(&state.Pending{}) })
 	_ = s.Close()
 	pending(t, open(t, o)) // the second time it is a state like any other
 }
@@ -67,7 +67,7 @@ func TestAnotherLayoutKeepsRecords(t *testing.T) {
 		s = open(t, o)
 		view(t, s, func(tx *state.Tx) error {
 			p, perr := tx.Pending()
-			if diff := cmp.Diff(&state.Pending{Backends: both, Changed: []*hostport.Attachment{rec(8, 80)}}, p, compare); diff != "" {
+			if diff := cmp.Diff(state.Pending{Backends: both, Changed: []*hostport.Attachment{rec(8, 80)}}, p, compare); diff != "" {
 				t.Errorf("layout %d: pending (-want +got):\n%s", layout, diff)
 			}
 			if !tx.Opened("cni0") || tx.View() != seen || tx.Seen("iptables") != "" {
@@ -151,7 +151,7 @@ func TestSchema1IsConverted(t *testing.T) {
 				t.Errorf("records (-want +got):\n%s", diff)
 			}
 			p, perr := tx.Pending()
-			if diff := cmp.Diff(&state.Pending{Backends: both}, p, compare); diff != "" {
+			if diff := cmp.Diff(state.Pending{Backends: both}, p, compare); diff != "" {
 				t.Errorf("pending (-want +got):\n%s", diff)
 			}
 			fp, ferr := tx.Fingerprint("nftables")

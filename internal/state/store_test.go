@@ -81,7 +81,7 @@ func fill(t testing.TB, s *state.Store, n int) {
 				return err
 			}
 		}
-		return tx.SetPending(nil)
+		return tx.SetPending(&state.Pending{})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -103,11 +103,7 @@ func pending(t *testing.T, s *state.Store, backends ...string) {
 	t.Helper()
 	view(t, s, func(tx *state.Tx) error {
 		p, err := tx.Pending()
-		var got []string
-		if p != nil {
-			got = p.Backends
-		}
-		if diff := cmp.Diff(backends, got, compare); diff != "" {
+		if diff := cmp.Diff(backends, p.Backends, compare); diff != "" {
 			t.Errorf("pending backends (-want +got):\n%s", diff)
 		}
 		return err
@@ -143,7 +139,7 @@ func TestRecordsSurvive(t *testing.T) {
 	}
 	reopen()
 	pending(t, s, "iptables", "nftables")
-	update(t, s, func(tx *state.Tx) error { return tx.SetPending(nil) })
+	update(t, s, func(tx *state.Tx) error { return tx.SetPending(&state.Pending{}) })
 	reopen()
 	pending(t, s)
 	view(t, s, func(tx *state.Tx) error {

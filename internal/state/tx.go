@@ -61,8 +61,6 @@ type Pending struct {
 	Changed []*hostport.Attachment `json:"changed,omitempty"`
 }
 
-func (p *Pending) empty() bool { return p == nil || len(p.Backends)+len(p.Changed) == 0 }
-
 // View identifies the namespaces from which the plugin looks at the node's
 // processes and mounts, by their inodes.
 type View struct {
@@ -168,8 +166,9 @@ func (t *Tx) Records() (all []*hostport.Attachment, err error) {
 // it was created.
 func (t *Tx) ID() string { return t.text(keyID) }
 
-// Version grows with each transaction that changed the file.
-func (t *Tx) Version() int { return t.tx.ID() }
+// Version identifies what is recorded: each transaction that changes the file
+// changes it, too.
+func (t *Tx) Version() string { return fmt.Sprint(t.ID(), " ", t.tx.ID()) }
 
 // Fingerprint returns the fingerprint of all records of a backend.
 func (t *Tx) Fingerprint(backend string) (p hostport.Fingerprint, err error) {
@@ -195,18 +194,15 @@ func (t *Tx) SetRewritten(at time.Time) error {
 	return t.setText(keyRewritten, at.UTC().Format(time.RFC3339))
 }
 
-// Pending returns what is to be recovered, or nil.
-func (t *Tx) Pending() (*Pending, error) {
-	p := new(Pending)
-	if err := t.get(keyPending, p); err != nil || p.empty() {
-		return nil, err
-	}
-	return p, nil
+// Pending returns what is to be recovered.
+func (t *Tx) Pending() (p Pending, err error) {
+	err = t.get(keyPending, &p)
+	return p, err
 }
 
-// SetPending replaces what is to be recovered: nothing if p is nil or empty.
+// SetPending replaces what is to be recovered. It leaves each backend in p once.
 func (t *Tx) SetPending(p *Pending) error {
-	if p.empty() {
+	if len(p.Backends)+len(p.Changed) == 0 {
 		return t.tx.Bucket(bucketMeta).Delete([]byte(keyPending))
 	}
 	slices.Sort(p.Backends)

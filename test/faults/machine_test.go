@@ -281,8 +281,12 @@ func (m *machine) recorded() (records []*hostport.Attachment, pending *state.Pen
 	s := m.openState()
 	defer func() { _ = s.Close() }()
 	err := s.View(func(tx *state.Tx) (err error) {
-		if pending, err = tx.Pending(); err != nil {
+		p, err := tx.Pending()
+		if err != nil {
 			return err
+		}
+		if len(p.Backends)+len(p.Changed) > 0 {
+			pending = &p
 		}
 		return tx.All(func(a *hostport.Attachment) error {
 			records = append(records, a)
