@@ -19,47 +19,45 @@ import (
 // read returns the objects of the table, of some sets with their elements; nil asks
 // for all. With an error it returns what could be read.
 func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out []object, err error) {
-	var errs []error
-	list := func(kind uint16, each func(nfnetlink.Attributes), set ...string) {
-		errs = append(errs, b.dump(ctx, unix.NFPROTO_INET, kind, each, append([]string{tableName}, set...)...))
-	}
-	list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
-		out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle))})
-	})
 	rules := make(map[string][]rule)
-	list(unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
-		r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
-		for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
-			_, known := nfnetlink.Expression(unix.NFPROTO_INET, e)
-			r.exprs = append(r.exprs, known)
+	err = b.dump(ctx, func(list lister) {
+		list(unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+			out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle))})
+		}, tableName)
+		list(unix.NFPROTO_INET, unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
+			r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
+			for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
+				_, known := nfnetlink.Expression(unix.NFPROTO_INET, e)
+				r.exprs = append(r.exprs, known)
+			}
+			chain := as.Text(unix.NFTA_RULE_CHAIN)
+			rules[chain] = append(rules[chain], r)
+		}, tableName)
+		list(unix.NFPROTO_INET, unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
+			name, h := as.Text(unix.NFTA_CHAIN_NAME), as.Nested(unix.NFTA_CHAIN_HOOK)
+			out = append(out, chain{name: name, rules: rules[name], hook: hook{
+				kind:     nftables.ChainType(as.Text(unix.NFTA_CHAIN_TYPE)),
+				number:   nftables.ChainHook(h.Uint32(unix.NFTA_HOOK_HOOKNUM)),
+				priority: nftables.ChainPriority(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
+				policy:   nftables.ChainPolicy(as.Uint32(unix.NFTA_CHAIN_POLICY)),
+			}})
+		}, tableName)
+		list(unix.NFPROTO_INET, unix.NFT_MSG_GETSET, func(as nfnetlink.Attributes) {
+			if as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS == 0 {
+				out = append(out, decodeSet(as))
+			}
+		}, tableName)
+		for _, s := range only[set](out) {
+			if elements == nil || elements(s.name) {
+				list(unix.NFPROTO_INET, unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
+					for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
+						out = append(out, decodeElement(s.name, e))
+					}
+				}, tableName, s.name)
+			}
 		}
-		chain := as.Text(unix.NFTA_RULE_CHAIN)
-		rules[chain] = append(rules[chain], r)
 	})
-	list(unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
-		name, h := as.Text(unix.NFTA_CHAIN_NAME), as.Nested(unix.NFTA_CHAIN_HOOK)
-		out = append(out, chain{name: name, rules: rules[name], hook: hook{
-			kind:     nftables.ChainType(as.Text(unix.NFTA_CHAIN_TYPE)),
-			number:   nftables.ChainHook(h.Uint32(unix.NFTA_HOOK_HOOKNUM)),
-			priority: nftables.ChainPriority(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
-			policy:   nftables.ChainPolicy(as.Uint32(unix.NFTA_CHAIN_POLICY)),
-		}})
-	})
-	list(unix.NFT_MSG_GETSET, func(as nfnetlink.Attributes) {
-		if as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS == 0 {
-			out = append(out, decodeSet(as))
-		}
-	})
-	for _, s := range only[set](out) {
-		if elements == nil || elements(s.name) {
-			list(unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
-				for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
-					out = append(out, decodeElement(s.name, e))
-				}
-			}, s.name)
-		}
-	}
-	return out, errors.Join(errs...)
+	return out, err
 }
 
 func decodeSet(as nfnetlink.Attributes) set {
@@ -95,9 +93,11 @@ const nftaTableHandle = 4
 // tableHandle returns the number by which the kernel knows the table, "" if there
 // is none.
 func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
-	err = b.dump(ctx, unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
-		handle = hex.EncodeToString(as.Get(nftaTableHandle))
-	}, tableName)
+	err = b.dump(ctx, func(list lister) {
+		list(unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+			handle = hex.EncodeToString(as.Get(nftaTableHandle))
+		}, tableName)
+	})
 	return handle, err
 }
 
@@ -105,34 +105,43 @@ func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 // its tables of families ip and ip6 (Kubernetes 1.29). A kernel without nf_tables has
 // none.
 func (b *Backend) KubeProxy(ctx context.Context) (found bool, err error) {
-	for _, f := range hostport.Families() {
-		failed := b.dump(ctx, nfnetlink.Family(f), unix.NFT_MSG_GETTABLE, func(nfnetlink.Attributes) { found = true }, "kube-proxy")
-		err = errors.Join(err, failed)
-	}
+	err = b.dump(ctx, func(list lister) {
+		for _, f := range hostport.Families() {
+			list(nfnetlink.Family(f), unix.NFT_MSG_GETTABLE, func(nfnetlink.Attributes) { found = true }, "kube-proxy")
+		}
+	})
 	return found, err
 }
 
-// dump lists objects of a table, or elements of one of its sets: the names of both
-// are the first attributes of requests and answers of every kind. Not every listing
-// heeds the name of the table. A kernel without nf_tables has none.
-func (b *Backend) dump(ctx context.Context, family byte, kind uint16, each func(nfnetlink.Attributes), names ...string) error {
-	var request []netlink.Attribute
-	for i, name := range names {
-		request = append(request, nfnetlink.Name(uint16(i+1), name))
+// lister lists objects of a table, or elements of one of its sets. The names of both
+// are the first attributes of requests and answers of every kind.
+type lister func(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string)
+
+// dump calls do with a lister. A kernel without nf_tables has nothing to list.
+func (b *Backend) dump(ctx context.Context, do func(lister)) error {
+	var errs []error
+	failed := func(table string, err error) {
+		if err != nil && !unsupported(err) && !errors.Is(err, unix.EINVAL) { // no such subsystem
+			errs = append(errs, fmt.Errorf("read table %s: %w", table, explain(err)))
+		}
 	}
 	conn, err := b.open()
-	if err == nil {
-		defer conn.Close()
-		err = nfnetlink.List(ctx, conn, kind, family, request, func(_ byte, as nfnetlink.Attributes) {
-			if as.Text(unix.NFTA_TABLE_NAME) == names[0] {
+	if failed(tableName, err); err != nil {
+		return errors.Join(errs...)
+	}
+	defer conn.Close()
+	do(func(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string) {
+		var request []netlink.Attribute
+		for i, name := range names {
+			request = append(request, nfnetlink.Name(uint16(i+1), name))
+		}
+		failed(names[0], nfnetlink.List(ctx, conn, kind, family, request, func(_ byte, as nfnetlink.Attributes) {
+			if as.Text(unix.NFTA_TABLE_NAME) == names[0] { // which not every listing heeds
 				each(as)
 			}
-		})
-	}
-	if err == nil || unsupported(err) || errors.Is(err, unix.EINVAL) { // no such subsystem
-		return nil
-	}
-	return fmt.Errorf("read table %s: %w", names[0], explain(err))
+		}))
+	})
+	return errors.Join(errs...)
 }
 
 // open returns a connection for listings.

@@ -35,6 +35,9 @@ func only[T object](all []object) (out []T) {
 
 // pair compares two lists by id. It returns what each has alone, and pairs.
 func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
+	if len(x) == 0 {
+		return nil, y, nil // as in an ADD
+	}
 	inX := make(map[string]object, len(x))
 	for _, o := range x {
 		inX[o.id()] = o
