@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -51,11 +49,11 @@ func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string
 	if v.nft && hasLegacy(f, natTable) {
 		advice = append(advice, "tables of iptables-legacy are loaded beside those of iptables-nft: should they hold rules, their order with host ports is not defined")
 	}
-	var text strings.Builder
-	for _, table := range slices.Backward(tablesOf(f)) { // nat first: it works without raw
-		text.WriteString("*" + table + "\nCOMMIT\n")
+	text := "*nat\nCOMMIT\n"
+	if f == hostport.IPv4 {
+		text += "*raw\nCOMMIT\n"
 	}
-	err = b.restore(ctx, v.restore(), text.String(), time.Second)
+	err = b.restore(ctx, v.restore(), text, time.Second)
 	switch {
 	case errors.Is(err, backend.ErrBusy):
 		err = nil
