@@ -27,8 +27,16 @@ func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, erro
 
 // readMappings returns no mapping if one is wrong.
 func (r *reader) readMappings(field string, raw json.RawMessage) []hostport.Mapping {
+	if len(raw) == 0 {
+		return nil
+	}
 	var list []portMapping
-	if len(raw) == 0 || !r.decode(field, raw, &list) {
+	if json.Unmarshal(raw, &list) != nil {
+		var entries []json.RawMessage // encoding/json does not say which of them is wrong
+		r.decode(field, raw, &entries)
+		for i, e := range entries {
+			r.decode(fmt.Sprintf("%s[%d]", field, i), e, new(portMapping))
+		}
 		return nil
 	}
 	before := len(r.errs)

@@ -71,7 +71,7 @@ func healScenarios() []scenario {
 			if err := os.Truncate(file, 0); err != nil {
 				e.Fatal(err)
 			}
-		}, true)},
+		}, false)},
 		{name: "a cut state file is rebuilt", run: rebuilt(func(e *env, file string) {
 			if err := os.Truncate(file, 5000); err != nil {
 				e.Fatal(err)
