@@ -143,7 +143,6 @@ func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference
 // Status reports why the node could not serve an ADD on a backend, and logs
 // advice.
 func (n *Node) Status(ctx context.Context, name string) error {
-	n.warnBesideKubeProxy(ctx, name)
 	b, err := n.Backend(name)
 	if err != nil {
 		return err

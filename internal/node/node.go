@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,15 +41,20 @@ type Node struct {
 // Choose returns the name of the backend for what the configuration says: ""
 // is iptables where its tools are installed, else nftables, which needs none.
 // Beside kube-proxy in nftables mode it is nftables too, because rules of
-// iptables cannot be told to come after kube-proxy's there.
+// iptables cannot be told to come after kube-proxy's there: it warns about a
+// configuration that wants them all the same.
 func (n *Node) Choose(ctx context.Context, configured string) string {
-	if configured != "" {
-		return configured
-	}
-	if iptables.Available() != nil || n.besideKubeProxy(ctx) {
+	if configured == backend.Nftables || configured == "" && iptables.Available() != nil {
 		return backend.Nftables
 	}
-	return backend.Iptables
+	kubeProxy, _ := nftables.New(nftables.Options{Log: n.Log}).KubeProxy(ctx)
+	switch {
+	case kubeProxy && configured == "":
+		return backend.Nftables
+	case kubeProxy && configured == backend.Iptables:
+		n.Log.Warn("kube-proxy is in nftables mode: use the nftables backend, or a host port may win over a Service of the same number", "backend", configured)
+	}
+	return cmp.Or(configured, backend.Iptables)
 }
 
 // Backend returns the backend of a name.
@@ -81,18 +87,6 @@ func (n *Node) eachBackend(doing string, fn func(name string, b backend.Backend)
 		}
 	}
 	return failed
-}
-
-// warnBesideKubeProxy warns about a backend that cannot give way to Services.
-func (n *Node) warnBesideKubeProxy(ctx context.Context, name string) {
-	if name == backend.Iptables && n.besideKubeProxy(ctx) {
-		n.Log.Warn("kube-proxy is in nftables mode: use the nftables backend, or a host port may win over a Service of the same number", "backend", name)
-	}
-}
-
-func (n *Node) besideKubeProxy(ctx context.Context) bool {
-	found, _ := nftables.New(nftables.Options{Log: n.Log}).KubeProxy(ctx)
-	return found
 }
 
 // Connections returns how many connections the kernel has sent to each mapping

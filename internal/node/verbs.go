@@ -51,7 +51,6 @@ func (n *Node) Listeners(ctx context.Context, mappings []hostport.Mapping) ([]li
 }
 
 func (n *Node) addOne(ctx context.Context, want *hostport.Attachment) error {
-	n.warnBesideKubeProxy(ctx, want.Backend)
 	want.LoopbackInterface = n.loopbackInterface(want)
 	return n.change(ctx, func(s *session) error {
 		want.Boot, want.State = s.boot, s.id
