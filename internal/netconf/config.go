@@ -96,7 +96,8 @@ func Parse(data []byte) (*Config, error) {
 	r.readDuration("lockTimeout", maxLockTimeout, &c.LockTimeout)
 	c.DenyListeners = r.readWord("hostListener", "ignore", "deny") == "deny"
 	c.AskAgent = r.readWord("podPorts", "runtime", "agent") == "agent"
-	if level := r.readWord("logLevel", "debug", "info", "warn", "error"); level != "" {
+	level := strings.TrimSuffix(r.readWord("logLevel", "debug", "info", "warn", "warning", "error"), "ing")
+	if level != "" {
 		_ = c.LogLevel.UnmarshalText([]byte(level)) // these words are slog's
 	}
 	r.readPath("logFile", &c.LogFile)

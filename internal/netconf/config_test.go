@@ -88,6 +88,7 @@ func TestParse(t *testing.T) {
 		}},
 		{"log without a level", `{"logLevel":"","logFile":""}`, nil},
 		{"log warn", `{"logLevel":"warn"}`, func(c *netconf.Config) { c.LogLevel = slog.LevelWarn }},
+		{"log warning", `{"logLevel":"warning"}`, func(c *netconf.Config) { c.LogLevel = slog.LevelWarn }},
 		{"log error", `{"logLevel":"error"}`, func(c *netconf.Config) { c.LogLevel = slog.LevelError }},
 		{"case", `{"LOCKTIMEOUT":"1s","Snat":false}`, func(c *netconf.Config) { c.LockTimeout, c.Options.SNAT = time.Second, false }},
 		{"a key twice: the last counts", `{"snat":true,"snat":false}`, func(c *netconf.Config) { c.Options.SNAT = false }},

@@ -86,7 +86,7 @@ func (s *session) record(tx *state.Tx, x *execution) error {
 			Others: &others{s.Store, name, keys(x.add)},
 		})
 	}
-	x.closing = needless(tx, x.remove)
+	x.closing = tx.Needless()
 	return s.mark(tx, x.backends, slices.Concat(x.remove, x.add))
 }
 

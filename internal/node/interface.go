@@ -37,17 +37,6 @@ func claimInterface(tx *state.Tx, a *hostport.Attachment) error {
 	return tx.SetOpened(ifname, true)
 }
 
-// needless returns the interfaces on which we set route_localnet for one of these
-// attachments, and that no record needs now.
-func needless(tx *state.Tx, changed []*hostport.Attachment) (ifnames []string) {
-	for _, a := range changed {
-		if tx.Opened(a.LoopbackInterface) && !tx.InterfaceUsed(a.LoopbackInterface) {
-			ifnames = append(ifnames, a.LoopbackInterface)
-		}
-	}
-	return ifnames
-}
-
 // openInterfaces sets route_localnet for these attachments.
 func openInterfaces(all []*hostport.Attachment) error {
 	var errs []error

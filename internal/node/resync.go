@@ -95,7 +95,7 @@ func (s *session) adopt(found []*hostport.Attachment) (closing []string, err err
 			return err
 		}
 		err = s.mark(tx, slices.Concat(p.backends(), p.strange), p.remove)
-		closing = needless(tx, s.pending.Changed)
+		closing = tx.Needless()
 		return err
 	})
 	for _, a := range p.add {

@@ -65,6 +65,11 @@ func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 		if err := s.begin(); err != nil {
 			return err
 		}
+		if s.Aside() != "" { // what was recorded is known from the rules alone
+			if err := s.resync(ctx); err != nil {
+				s.Log.Warn("out of sync: rules could not be rewritten", "reason", err)
+			}
+		}
 		return fn(s)
 	}
 	if err = run(); errors.Is(err, state.ErrDamaged) && !n.Guest {

@@ -61,7 +61,11 @@ func Usable(dir string) error {
 	if err != nil {
 		return fmt.Errorf("open state lock: %w", err)
 	}
-	return f.Close()
+	defer f.Close()
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return fmt.Errorf("write to state directory %q: %w", dir, err)
+	}
+	return nil
 }
 
 // Remove removes the state, and the directory if nothing else is in it. It is

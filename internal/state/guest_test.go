@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hostport-cni/hostport/internal/state"
 )
@@ -46,6 +47,17 @@ func TestGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	same("a damaged file", guest, state.ErrDamaged)
+	if err := open(t, o).Close(); err != nil {
+		t.Errorf("the plugin: %v", err)
+	}
+	// A guest that lives on keeps no lock of bbolt's.
+	s := open(t, o)
+	fill(t, s, 100)
+	if err := errors.Join(s.Close(), os.Truncate(path, 18000)); err != nil {
+		t.Fatal(err)
+	}
+	same("a file that was cut off", guest, state.ErrDamaged)
+	o.Timeout = time.Second
 	if err := open(t, o).Close(); err != nil {
 		t.Errorf("the plugin: %v", err)
 	}

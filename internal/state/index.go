@@ -102,6 +102,12 @@ func (t *Tx) InUse(backend string, f hostport.Family, p hostport.Protocol, first
 	return used, err
 }
 
+// Needless returns the interfaces on which we set route_localnet and that no record
+// needs.
+func (t *Tx) Needless() []string {
+	return slices.DeleteFunc(names(t.tx.Bucket(bucketOpened).Cursor()), t.InterfaceUsed)
+}
+
 // InterfaceUsed reports whether ifname is the LoopbackInterface of an
 // attachment.
 func (t *Tx) InterfaceUsed(ifname string) bool {

@@ -45,6 +45,7 @@ type Store struct {
 	path  string
 	lock  *os.File
 	db    *bolt.DB
+	file  *os.File // of db
 	aside string
 	// deaths counts the processes that died in the file before this one.
 	deaths int
@@ -67,6 +68,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.db = nil // see Rebuild
 		if !o.Guest {
 			err = s.Rebuild()
+		} else if s.file != nil {
+			// A guest lives on, and must not keep the plugin out. To close the file is not
+			// enough: it is mapped.
+			_ = errors.Join(flock(s.file, unix.LOCK_UN), s.file.Close())
 		}
 	}
 	if err != nil {
@@ -112,9 +117,13 @@ func (s *Store) open() error {
 	err := s.guard(func() (err error) {
 		s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{
 			// Nobody but a tool that examines the file takes this lock.
-			Timeout:  min(s.opts.Timeout, patience/2),
-			NoSync:   true,
-			OpenFile: openFile,
+			Timeout: min(s.opts.Timeout, patience/2),
+			NoSync:  true,
+			OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+				f, err := openFile(name, flag, perm)
+				s.file = f
+				return f, err
+			},
 		})
 		return err
 	})
