@@ -99,8 +99,8 @@ func eachFamily(do func(hostport.Family) error) error {
 	return errors.Join(errs...)
 }
 
-// saved calls fn with what each variant that may hold rules of ours has, with
-// counters or without, and with that in use if it should hold those of all. The
+// saved calls fn with what each variant that may hold rules of ours has, and with that
+// in use if it should hold those of all: with counters, only with that in use. The
 // error joins what could not be read. What the legacy variant holds may be another
 // program's: that it has no tools is no error.
 func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) error {
@@ -108,6 +108,9 @@ func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted
 		variants, err := b.variants(ctx, f, uses(f, all))
 		errs := []error{err}
 		for _, v := range variants {
+			if counted && !v.inUse() {
+				continue // no packet counts there
+			}
 			there, err := b.read(ctx, v, counted)
 			switch {
 			case err == nil:

@@ -34,6 +34,9 @@ func ParseFields(spec string) (x Fields) {
 		switch {
 		case words[0] == "!" && len(words) > 2:
 			n = 3
+			if strings.HasPrefix(words[2], "-") { // the option has no value: "! --syn -j CHAIN"
+				n = 2
+			}
 			x.Other = append(x.Other, words[:n]...)
 		case words[0] == "-c" && len(words) > 2:
 			n = 3

@@ -125,9 +125,7 @@ func merge(conditions [][]string) []string {
 // first packet of a connection alone.
 func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
 	err = b.saved(ctx, nil, true, func(v variant, there *ruleset) {
-		if v.inUse() {
-			out = append(out, connections(v.family, there)...)
-		}
+		out = append(out, connections(v.family, there)...)
 	})
 	return out, err
 }

@@ -52,11 +52,17 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 	if err := b.write(ctx, v, want); err != nil {
 		return err
 	}
+	there, err := b.read(ctx, v, false)
+	if err != nil {
+		return err
+	}
 	for _, a := range slices.Compact(conditional) { // each has two chains, one after the other
 		s := make(script)
 		for _, ch := range wantRules(v.family, []*hostport.Attachment{a}, 0).chains {
-			if ch.owner != nil {
-				s.rules(adding, "-A", ch.place, ch.body...)
+			for _, spec := range ch.body {
+				if ch.owner != nil && !lacksMark(there, a, spec) {
+					s.rules(adding, "-A", ch.place, spec)
+				}
 			}
 		}
 		err := b.restore(ctx, v.restore(), s.String(), b.wait)
@@ -111,7 +117,7 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 			s.line(creating, ch.table, "-N", ch.name)
 		}
 		for _, spec := range ch.body {
-			if ch.owner != nil && target(spec) == ch.owner.Options.ExternalSetMarkChain && !there.has(inNat(target(spec))) {
+			if ch.owner != nil && lacksMark(there, ch.owner, spec) {
 				unmarked = append(unmarked, ch.owner)
 			} else {
 				s.rules(adding, "-A", ch.place, spec)
@@ -142,6 +148,13 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 		}
 	}
 	return s.String(), unmarked
+}
+
+// lacksMark reports whether a rule of an attachment leads to its externalSetMarkChain,
+// and that is not there.
+func lacksMark(there *ruleset, a *hostport.Attachment, spec string) bool {
+	external := a.Options.ExternalSetMarkChain
+	return external != "" && target(spec) == external && !there.has(inNat(external))
 }
 
 // leadsToUs reports whether a rule jumps to a chain of ours. Most rules of a node are

@@ -61,3 +61,26 @@ func TestRewriteMakesWhatApplyMakes(t *testing.T) {
 		}
 	})
 }
+
+// A negated option without a value stands before "-j CHAIN" and does not swallow it.
+func TestRewriteKeepsNegatedFlags(t *testing.T) {
+	eachVariant(t, func(t *testing.T, w *world) {
+		a := attachment("a", maps("8080:80"))
+		a.Options.ConditionsV4 = []string{"!", "-f"}
+		n := &node{b: w.b}
+		n.add(t, a)
+		want := w.chains(hostport.IPv4)
+		rewrite(t, w.b, nil)
+		n.rewrite(t)
+		if diff := cmp.Diff(want, w.chains(hostport.IPv4)); diff != "" {
+			t.Errorf("rules (-Apply +Rewrite):\n%s", diff)
+		}
+		owners, err := w.b.Owners(t.Context())
+		if err != nil || len(owners) != 1 {
+			t.Fatalf("%d owners: %v", len(owners), err)
+		}
+		if diff := cmp.Diff(a.Options.ConditionsV4, owners[0].Options.ConditionsV4); diff != "" {
+			t.Errorf("conditions (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -70,6 +70,18 @@ func (c clientSet) rule() rule {
 // an attachment uses: the lookups cost the same for one pod and for thousands.
 type clientSets map[clientSet]bool
 
+// need adds those that an attachment has elements in.
+func (cs clientSets) need(a *hostport.Attachment) {
+	for _, f := range hostport.Families() {
+		if len(a.Forwards(f)) == 0 {
+			continue
+		}
+		for _, c := range a.Clients(f) {
+			cs[clientSet{f, c.Bits()}] = true
+		}
+	}
+}
+
 // clientSetsIn returns those that are among some objects, or have elements there.
 func clientSetsIn(objects []object) clientSets {
 	cs := make(clientSets)

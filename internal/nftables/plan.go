@@ -44,7 +44,7 @@ func newPlan(c backend.Change) (plan, error) {
 	if !p.first && !p.last && len(changed) > 0 {
 		used := make(clientSets)
 		found, err := c.Others.Any(func(a *hostport.Attachment) bool {
-			maps.Copy(used, clientSetsIn(own(a)))
+			used.need(a)
 			return len(changed.without(used)) == 0
 		})
 		if err != nil {
