@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
+
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -71,8 +74,7 @@ func ReadCache(dir string) ([]*Served, error) {
 // served reads the configuration that portmap was called with.
 func (e *entry) served() (*Served, error) {
 	var list struct {
-		CNIVersion json.RawMessage
-		Plugins    []map[string]json.RawMessage
+		Plugins []map[string]json.RawMessage
 	}
 	if err := json.Unmarshal(e.Config, &list); err != nil {
 		return nil, fmt.Errorf("its configuration: %w", err)
@@ -92,10 +94,14 @@ func (e *entry) served() (*Served, error) {
 			break
 		}
 	}
-	config["cniVersion"], config["prevResult"] = list.CNIVersion, e.Result
-	var err error
-	if config["runtimeConfig"], err = json.Marshal(e.CapabilityArgs); err != nil {
-		return nil, err
+	result, err := e.newest()
+	if err != nil {
+		return nil, fmt.Errorf("its result: %w", err)
+	}
+	for key, value := range map[string]any{"cniVersion": result.CNIVersion, "prevResult": result, "runtimeConfig": e.CapabilityArgs} {
+		if config[key], err = json.Marshal(value); err != nil {
+			return nil, err
+		}
 	}
 	text, err := json.Marshal(config)
 	if err != nil {
@@ -112,7 +118,7 @@ func (e *entry) served() (*Served, error) {
 	s.Attachment = &hostport.Attachment{
 		Key:       hostport.Key{ContainerID: e.ContainerID, IfName: e.IfName},
 		Network:   e.NetworkName,
-		Sandbox:   hostport.Sandbox{Path: e.sandboxPath()},
+		Sandbox:   hostport.Sandbox{Path: e.sandboxPath(result)},
 		Pod:       pod(e.CniArgs),
 		Addresses: addresses,
 		Mappings:  conf.Mappings,
@@ -122,16 +128,21 @@ func (e *entry) served() (*Served, error) {
 	return s, nil
 }
 
+// newest returns the chain's result as of CNI 1.0, whatever the conflist's version was.
+func (e *entry) newest() (*types100.Result, error) {
+	result, err := create.CreateFromBytes(e.Result)
+	if err != nil {
+		return nil, err
+	}
+	return types100.NewResultFromResult(result)
+}
+
 // sandboxPath returns the sandbox as the runtime named it. libcni before 1.2
 // did not cache that; the main plugin's result names it then.
-func (e *entry) sandboxPath() string {
+func (e *entry) sandboxPath(result *types100.Result) string {
 	if e.NetNS != "" {
 		return e.NetNS
 	}
-	var result struct {
-		Interfaces []struct{ Name, Sandbox string }
-	}
-	_ = json.Unmarshal(e.Result, &result) // PodAddresses tells what is wrong with it
 	for _, i := range result.Interfaces {
 		if i.Name == e.IfName && i.Sandbox != "" {
 			return i.Sandbox

@@ -83,6 +83,17 @@ func TestCacheOfOldLibcni(t *testing.T) {
 	if err != nil || len(got) != 1 || got[0].Sandbox.Path != a.Pod.Path || got[0].Pod.Name != "a" {
 		t.Errorf("read %+v, %v, want sandbox %s of pod a", got, err, a.Pod.Path)
 	}
+	// A chain of CNI 0.2 has results without interfaces.
+	cached["result"] = json.RawMessage(`{"cniVersion":"0.2.0","ip4":{"ip":"10.244.0.9/24"},"dns":{}}`)
+	old, err = json.Marshal(cached)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, string(old))
+	got, err = portmap.ReadCache(w.CacheDir)
+	if err != nil || len(got) != 1 || len(got[0].Addresses) != 1 || got[0].Addresses[0].String() != "10.244.0.9/24" {
+		t.Errorf("read %+v, %v, want the address of a result of CNI 0.2", got, err)
+	}
 }
 
 // TestNerdctl tells a network that nerdctl made, and leaves out a chain without
