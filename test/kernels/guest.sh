@@ -8,8 +8,8 @@ ln -s /proc/self/fd /dev/fd
 for fd in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${fd%:*}" "/dev/${fd#*:}"; done
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
-mount -t tmpfs tmp /tmp
-mount -t tmpfs tmp /var/tmp
+# What is below these is needed where the cache is kept there.
+for d in /tmp /var/tmp; do case "@TOOLS@" in "$d"/*) ;; *) mount -t tmpfs tmp "$d" ;; esac; done
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount --bind "@MODULES@" "/lib/modules/@RELEASE@"
 hostname guest
