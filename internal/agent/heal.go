@@ -278,6 +278,9 @@ func (h *healer) repair(ctx context.Context, n *node.Node, t trigger, names, dif
 		h.complain("rules could not be repaired", err)
 	}
 	if _, rest := flatten(left); len(rest) > 0 {
+		// Another program may have removed them again before that look. Should it go on,
+		// the tables would be alike at each look from then on.
+		h.legacy.forget()
 		h.unmended, h.unmendedAt = strings.Join(rest, "\n"), now
 		h.log.Error("rules of host ports are not as recorded after a repair", "differences", summary(rest))
 		return unmendedTime

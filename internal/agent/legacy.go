@@ -25,6 +25,13 @@ func (l *legacyTables) look() (changed bool, err error) {
 	return l.last.Swap(now) != now, nil
 }
 
+// forget has the next look report a change, if a table is loaded.
+func (l *legacyTables) forget() {
+	if last := l.last.Load(); last != 0 {
+		l.last.Store(last + 1)
+	}
+}
+
 // watchLegacy looks every few seconds whether the tables of iptables-legacy have
 // changed, and has rules compared if so.
 func (a *Agent) watchLegacy(ctx context.Context) {
