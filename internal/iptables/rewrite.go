@@ -59,10 +59,8 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 	for _, a := range slices.Compact(conditional) { // each has two chains, one after the other
 		s := make(script)
 		for _, ch := range wantRules(v.family, []*hostport.Attachment{a}, 0).chains {
-			for _, spec := range ch.body {
-				if ch.owner != nil && !lacksMark(there, a, spec) {
-					s.rules(adding, "-A", ch.place, spec)
-				}
+			if ch.owner != nil {
+				ch.fill(s, there)
 			}
 		}
 		err := b.restore(ctx, v.restore(), s.String(), b.wait)
@@ -116,12 +114,8 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 		} else {
 			s.line(creating, ch.table, "-N", ch.name)
 		}
-		for _, spec := range ch.body {
-			if ch.owner != nil && lacksMark(there, ch.owner, spec) {
-				unmarked = append(unmarked, ch.owner)
-			} else {
-				s.rules(adding, "-A", ch.place, spec)
-			}
+		if !ch.fill(s, there) {
+			unmarked = append(unmarked, ch.owner)
 		}
 		for _, j := range ch.jumps {
 			if ours(j.name) || !j.inPlace(there) {
@@ -150,11 +144,22 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 	return s.String(), unmarked
 }
 
-// lacksMark reports whether a rule of an attachment leads to its externalSetMarkChain,
-// and that is not there.
-func lacksMark(there *ruleset, a *hostport.Attachment, spec string) bool {
-	external := a.Options.ExternalSetMarkChain
-	return external != "" && target(spec) == external && !there.has(inNat(external))
+// fill adds what a chain starts with. It leaves out the rules that lead to the owner's
+// externalSetMarkChain, and returns false, if that is not there.
+func (ch *chain) fill(s script, there *ruleset) (whole bool) {
+	external := ""
+	if ch.owner != nil {
+		external = ch.owner.Options.ExternalSetMarkChain
+	}
+	whole = true
+	for _, spec := range ch.body {
+		if external != "" && target(spec) == external && !there.has(inNat(external)) {
+			whole = false
+			continue
+		}
+		s.rules(adding, "-A", ch.place, spec)
+	}
+	return whole
 }
 
 // leadsToUs reports whether a rule jumps to a chain of ours. Most rules of a node are
