@@ -31,16 +31,24 @@ type session struct {
 func (n *Node) change(ctx context.Context, fn func(*session) error) error {
 	return n.with(ctx, func(s *session) error {
 		if len(s.pending.Backends) > 0 {
-			err := s.resync(ctx)
-			if errors.Is(err, state.ErrDamaged) {
+			if err := s.recover(ctx); err != nil {
 				return err
-			}
-			if err != nil {
-				s.Log.Warn("out of sync: rules could not be rewritten", "reason", err)
 			}
 		}
 		return fn(s)
 	})
+}
+
+// recover resyncs. Only a damaged state is an error.
+func (s *session) recover(ctx context.Context) error {
+	err := s.resync(ctx)
+	if errors.Is(err, state.ErrDamaged) {
+		return err
+	}
+	if err != nil {
+		s.Log.Warn("out of sync: rules could not be rewritten", "reason", err)
+	}
+	return nil
 }
 
 // with runs fn on the state as it is recorded. If that turns out to be damaged
@@ -66,8 +74,8 @@ func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 			return err
 		}
 		if s.Aside() != "" { // what was recorded is known from the rules alone
-			if err := s.resync(ctx); err != nil {
-				s.Log.Warn("out of sync: rules could not be rewritten", "reason", err)
+			if err := s.recover(ctx); err != nil {
+				return err
 			}
 		}
 		return fn(s)
