@@ -55,11 +55,12 @@ func TestCompare(t *testing.T) {
 	t.Log("\n" + table.String())
 }
 
-// paired asks both nodes for one figure, again and again, and returns the
-// ratio of each round.
+// paired asks both nodes for one figure, again and again, each time with new
+// copies of both programs, and returns the ratio of each round.
 func paired(t *testing.T, c cell, before, now *twin) (ratios, b, n []float64) {
 	t.Helper()
 	for i := range runs(31) + 1 {
+		reinstall(t)
 		var was, is float64
 		if i%2 == 0 {
 			was = c.cost(t, before)

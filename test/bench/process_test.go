@@ -4,6 +4,7 @@ package bench
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -88,6 +90,29 @@ func installed(program string) (path string, err error) {
 		return "", err
 	}
 	return path, os.WriteFile(path, content, 0o755)
+}
+
+// reinstall copies every installed program once more. How large the pages are
+// that a copy gets depends on what memory is free, and makes several percent of
+// a process that does little.
+func reinstall(t *testing.T) {
+	t.Helper()
+	if *install == "" {
+		return
+	}
+	copies, err := filepath.Glob(filepath.Join(*install, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range copies {
+		content, err := os.ReadFile(c)
+		if err == nil {
+			err = errors.Join(os.Remove(c), os.WriteFile(c, content, 0o755))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // memory is a file in memory alone.
