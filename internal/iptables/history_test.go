@@ -33,10 +33,10 @@ func TestAddOnlyAdds(t *testing.T) {
 // must fail on each that does not have the rules of now.
 func TestHistory(t *testing.T) {
 	longest := 0
-	for seed := range uint64(20) {
+	for seed := range uint64(10) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var pool []*hostport.Attachment
-		for i := range 40 {
+		for i := range 120 {
 			pool = append(pool, attachment(fmt.Sprintf("id%d", i), maps(fmt.Sprintf("%d:80", 8000+i))))
 		}
 		type snapshot struct {
@@ -50,7 +50,7 @@ func TestHistory(t *testing.T) {
 			switch a := pool[r.IntN(len(pool))]; {
 			case !slices.Contains(n.atts, a):
 				add = []*hostport.Attachment{a}
-			case r.IntN(4) > 0: // more come than go
+			case r.IntN(10) > 0: // more come than go
 				continue
 			case r.IntN(2) == 0:
 				remove = []*hostport.Attachment{a}
