@@ -37,7 +37,7 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 // that.
 func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*ruleset, error) {
 	r := new(ruleset)
-	err := b.ask(ctx, command(f)+"-restore", "-S", r, want.places(), numbered(followedPrefix, want.fp))
+	err := b.ask(ctx, command(f)+"-restore", "-S", r, want.places())
 	if err == nil || killed(err) {
 		return r, err
 	}

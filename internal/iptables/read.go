@@ -70,19 +70,14 @@ func tablesOf(f hostport.Family) []string {
 
 // ask has a restore tool list chains, those of table nat last, with a command for
 // each, and adds what it printed to r. Nothing in the kernel is changed by that.
-// absent, if any, is a chain of table nat that should not be there: it is asked for
-// last, and that the tool fails there is as it should be.
-func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []place, absent ...string) error {
+func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []place) error {
 	s := make(script)
 	for _, p := range asked {
 		s.line(checking, p.table, command, p.name)
 	}
-	for _, name := range absent {
-		s.line(checking, natTable, command, name)
-	}
 	// Without --wait, and with 0, 1.8.8 and 1.8.9 of the legacy variant wait for ever.
 	out, err := b.Run(ctx, tool, s.String(), "--wait", "1", "--noflush")
-	if killed(err) || err != nil && len(absent) == 0 {
+	if err != nil {
 		return err
 	}
 	return r.parse(out, asked...)
@@ -91,40 +86,43 @@ func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, ask
 // chains asks nf_tables for the chains of the tables that may hold rules of ours,
 // and returns them without rules, and those of which the rules matter.
 func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []place, err error) {
-	conn, err := nfnetlink.Dial(0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open nf_tables: %w", err)
-	}
-	defer func() { _ = conn.Close() }()
-	list := func(kind, key uint16, name string, each func(nfnetlink.Attributes)) error {
-		only := []netlink.Attribute{nfnetlink.Name(key, name)}
-		return nfnetlink.List(ctx, conn, kind, nfnetlink.Family(f), only, func(_ byte, as nfnetlink.Attributes) {
-			if as.Text(key) == name { // which not every listing heeds
-				each(as)
-			}
-		})
-	}
 	r = new(ruleset)
-	for _, name := range tablesOf(f) {
-		leads := make(map[string]bool) // a rule in it names a chain of ours
-		err := errors.Join(
-			list(unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, name, func(as nfnetlink.Attributes) {
-				if bytes.Contains(as, []byte(prefix)) {
-					leads[as.Text(unix.NFTA_RULE_CHAIN)] = true
-				}
-			}),
-			list(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, name, func(as nfnetlink.Attributes) {
-				chain := place{name, as.Text(unix.NFTA_CHAIN_NAME)}
-				r.declare(chain)
-				if r.has(chain) && (ours(chain.name) || leads[chain.name] || as.Get(unix.NFTA_CHAIN_HOOK) != nil) {
-					matter = append(matter, chain)
+	leads := make(map[place]bool) // a rule in it names a chain of ours
+	err = errors.Join(
+		list(ctx, f, unix.NFT_MSG_GETRULE, func(table string, as nfnetlink.Attributes) {
+			if bytes.Contains(as, []byte(prefix)) {
+				leads[place{table, as.Text(unix.NFTA_RULE_CHAIN)}] = true
+			}
+		}),
+		list(ctx, f, unix.NFT_MSG_GETCHAIN, func(table string, as nfnetlink.Attributes) {
+			p := place{table, as.Text(unix.NFTA_CHAIN_NAME)}
+			r.declare(p)
+			if r.has(p) && (ours(p.name) || leads[p] || as.Get(unix.NFTA_CHAIN_HOOK) != nil) {
+				matter = append(matter, p)
+			}
+		}))
+	return r, matter, err
+}
+
+// list calls each for every chain, or every rule, that nf_tables has in the tables that
+// may hold rules of ours. A kernel without nf_tables has none.
+func list(ctx context.Context, f hostport.Family, kind uint16, each func(table string, as nfnetlink.Attributes)) error {
+	conn, err := nfnetlink.Dial(0)
+	if err == nil {
+		defer func() { _ = conn.Close() }()
+		for _, name := range tablesOf(f) {
+			only := []netlink.Attribute{nfnetlink.Name(unix.NFTA_CHAIN_TABLE, name)} // NFTA_RULE_TABLE is the same
+			err = errors.Join(err, nfnetlink.List(ctx, conn, kind, nfnetlink.Family(f), only, func(_ byte, as nfnetlink.Attributes) {
+				if as.Text(unix.NFTA_CHAIN_TABLE) == name { // which not every listing heeds
+					each(name, as)
 				}
 			}))
-		if err != nil {
-			return nil, nil, fmt.Errorf("ask nf_tables for table %s: %w", name, err)
 		}
 	}
-	return r, matter, nil
+	if err != nil && !nfnetlink.HasErrno(err, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) {
+		return fmt.Errorf("ask nf_tables: %w", err)
+	}
+	return nil
 }
 
 // ruleset is what the tools listed: chains in the order of their declaration, and

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -59,7 +58,10 @@ func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, erro
 // variants returns the variants that may hold rules of ours in family f, and first
 // that in use if it is needed anyway. Where none holds any, it starts no process.
 func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) ([]variant, error) {
-	nft, err := holdsNFT(f)
+	nft := false
+	err := list(ctx, f, unix.NFT_MSG_GETCHAIN, func(_ string, as nfnetlink.Attributes) {
+		nft = nft || ours(as.Text(unix.NFTA_CHAIN_NAME))
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -81,23 +83,6 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	return slices.DeleteFunc(candidates, func(v variant) bool {
 		return !(v.nft && nft || !v.nft && legacy || needed && v.inUse())
 	}), nil
-}
-
-// holdsNFT reports whether nf_tables has one of the chains of which one is there if
-// there is anything of ours. The guard can be alone: it comes before the rest, in a
-// transaction of its own.
-func holdsNFT(f hostport.Family) (bool, error) {
-	first := map[string]string{rawTable: guardChain, natTable: dnatChain}
-	for _, table := range tablesOf(f) {
-		_, err := new(nftables.Conn).ListChain(&nftables.Table{Name: table, Family: nftables.TableFamily(nfnetlink.Family(f))}, first[table])
-		if err == nil {
-			return true, nil
-		}
-		if !nfnetlink.HasErrno(err, unix.ENOENT, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) { // or no nf_tables
-			return false, fmt.Errorf("ask nf_tables for chain %s: %w", first[table], err)
-		}
-	}
-	return false, nil
 }
 
 // hasLegacy reports whether the legacy variant has loaded a table.

@@ -12,8 +12,6 @@ import (
 
 // wanted are the rules that attachments have in one family.
 type wanted struct {
-	// fp is the fingerprint that they are marked with; 0 for none.
-	fp uint64
 	// chains are those that the attachments need, each once: the shared ones that
 	// lead to a chain before it, and those of an attachment's own after them.
 	chains []*chain
@@ -65,7 +63,7 @@ func (g portRules) equal(o portRules) bool {
 // wantRules returns the rules of all in family f, and the chain that marks them
 // with fingerprint fp unless that is 0. It is empty if they map nothing there.
 func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted {
-	w := &wanted{fp: fp, at: make(map[place]*chain)}
+	w := &wanted{at: make(map[place]*chain)}
 	for _, a := range all {
 		if forwards := a.Forwards(f); len(forwards) > 0 {
 			w.attach(f, a, forwards)
