@@ -76,18 +76,13 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 }
 
 // write reads one family and makes it hold these rules of ours and no others.
-func (b *Backend) write(ctx context.Context, v variant, want *wanted) error {
-	var failed string
-	var err error
+func (b *Backend) write(ctx context.Context, v variant, want *wanted) (err error) {
 	for range 3 { // another program may commit between the read and the write
 		there, readErr := b.read(ctx, v, false)
 		if readErr != nil {
 			return readErr
 		}
 		text, unmarked := rewriteText(there, want)
-		if text == failed { // no other program changed anything in between
-			return err
-		}
 		if err = b.restore(ctx, v.restore(), text, b.wait); err == nil {
 			for _, a := range slices.Compact(unmarked) {
 				b.log.Warn("the chain of externalSetMarkChain is gone: replies to some clients of an attachment will miss the node",
@@ -97,7 +92,6 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted) error {
 		if !refused(err) {
 			return err
 		}
-		failed = text
 	}
 	return err
 }
