@@ -132,40 +132,38 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 	if needsGuard(f, a) {
 		// route_localnet accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
 		w.need(chain{
-			place:  place{rawTable, guardChain},
-			jumps:  []jump{{rule: rule{place{rawTable, preroutingChain}, "! -i lo -j " + guardChain}, first: true}},
-			body:   []string{"-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"},
+			group:  group{place{rawTable, guardChain}, nil, []string{"-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"}},
+			jumps:  []rule{{place{rawTable, preroutingChain}, "! -i lo -j " + guardChain}},
+			first:  true,
 			usedBy: anyOther(func(o *hostport.Attachment) bool { return needsGuard(f, o) }),
 		})
 	}
 	everyone := func(backend.Others) (bool, error) { return true, nil }
 	w.need(chain{
-		place: inNat(dnatChain), open: true, usedBy: everyone,
-		jumps: []jump{
-			{rule: rule{inNat(preroutingChain), toNode + " -j " + dnatChain}},
-			{rule: rule{inNat(outputChain), toNode + " -j " + dnatChain}},
-		},
+		group:  group{place: inNat(dnatChain)},
+		jumps:  []rule{{inNat(preroutingChain), toNode + " -j " + dnatChain}, {inNat(outputChain), toNode + " -j " + dnatChain}},
+		usedBy: everyone,
 	})
 	// A chain of its own: the guard tells rules of one chain apart by their target.
 	w.need(chain{
-		place: inNat(vrfChain), usedBy: everyone,
-		jumps: []jump{{rule: rule{inNat(preroutingChain), toInterface + " -j " + vrfChain}}},
-		body:  []string{"-j " + dnatChain},
+		group:  group{inNat(vrfChain), nil, []string{"-j " + dnatChain}},
+		jumps:  []rule{{inNat(preroutingChain), toInterface + " -j " + vrfChain}},
+		usedBy: everyone,
 	})
 	w.need(chain{
-		place: inNat(masqChain), open: true, usedBy: everyone,
-		// A main plugin's masquerading may accept what stays in its subnet.
-		jumps: []jump{{rule: rule{inNat(postroutingChain), "-j " + masqChain}, first: true}},
+		group:  group{place: inNat(masqChain)},
+		jumps:  []rule{{inNat(postroutingChain), "-j " + masqChain}},
+		first:  true, // a main plugin's masquerading may accept what stays in its subnet
+		usedBy: everyone,
 	})
 	if marks(f, a) {
 		bit := a.Options.MarkMasqBit
 		mark, name := markValue(bit), fmt.Sprintf("%s-%d", masqChain, bit)
 		w.need(chain{
-			place: inNat(name),
-			jumps: []jump{{rule: rule{inNat(masqChain), fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, name)}}},
 			// The mark would otherwise stay on the packet through a tunnel, and the
 			// outer packet be masqueraded as well.
-			body:   []string{"-j MARK --set-xmark 0x0/" + mark, "-j MASQUERADE"},
+			group:  group{inNat(name), nil, []string{"-j MARK --set-xmark 0x0/" + mark, "-j MASQUERADE"}},
+			jumps:  []rule{{inNat(masqChain), fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, name)}},
 			usedBy: anyOther(func(o *hostport.Attachment) bool { return o.Options.MarkMasqBit == bit && marks(f, o) }),
 		})
 	}
@@ -180,9 +178,9 @@ func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) pla
 		first := port >> bits << bits
 		last := first | (1<<bits - 1)
 		if w.at[inNat(name)] == nil {
-			to := jump{rule: rule{parent, fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d -j %[4]s", p, first, last, name)}}
 			w.need(chain{
-				place: inNat(name), open: true, jumps: []jump{to},
+				group:  group{place: inNat(name)},
+				jumps:  []rule{{parent, fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d -j %[4]s", p, first, last, name)}},
 				usedBy: func(o backend.Others) (bool, error) { return o.InUse(f, p, first, last) },
 			})
 		}

@@ -26,7 +26,7 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 		if had && i >= len(before.chains) {
 			continue // it was among those of before
 		}
-		differs := had && has && !slices.Equal(old.body, next.body)
+		differs := had && has && !slices.Equal(old.specs, next.specs)
 		if had != has && !alone && ch.usedBy != nil {
 			used, err := ch.usedBy(c.Others)
 			if err != nil {
@@ -40,17 +40,17 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 			s.drop(ch.place)
 		case !had:
 			s.line(creating, ch.table, "-N", ch.name)
-			s.rules(adding, "-A", ch.place, ch.body...)
+			s.rules(adding, "-A", ch.place, ch.specs...)
 		case differs:
 			s.line(flushing, ch.table, "-F", ch.name)
-			s.rules(adding, "-A", ch.place, next.body...)
+			s.rules(adding, "-A", ch.place, next.specs...)
 		}
 		for _, j := range ch.jumps {
 			switch {
 			case had && has:
 				s.rules(checking, "-C", j.place, j.spec)
 			case has:
-				s.jump(j)
+				s.jump(ch, j)
 			case !going[j.place]:
 				s.rules(removing, "-D", j.place, j.spec)
 			}
@@ -62,7 +62,7 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 
 // replace takes away the rules of before and makes those of after. Rules of both
 // stay where they are. going are the chains that go.
-func (s script) replace(before, after []portRules, going map[place]bool) {
+func (s script) replace(before, after []group, going map[place]bool) {
 	for _, g := range before {
 		switch {
 		case going[g.place]:

@@ -37,11 +37,11 @@ func (c *comparison) compare(want *wanted) {
 	for _, ch := range want.chains {
 		if !c.there.has(ch.place) {
 			c.differ(ch.owner, "table %s has no chain %s", ch.table, ch.name)
-		} else if !ch.open {
-			c.same(ch.owner, "", ch.place, c.there.rules[ch.place], ch.body)
+		} else if len(ch.specs) > 0 {
+			c.same("", c.there.rules[ch.place], ch.group)
 		}
 		for _, j := range ch.jumps {
-			c.jump(j, ch.name)
+			c.jump(ch, j)
 		}
 	}
 	for _, g := range want.ports {
@@ -49,45 +49,40 @@ func (c *comparison) compare(want *wanted) {
 	}
 }
 
-// same compares all rules in a place, or those of one port there.
-func (c *comparison) same(owner *hostport.Attachment, what string, p place, have, want []string) {
-	at := func(specs []string, i int) string {
-		if i >= len(specs) {
-			return "no rule"
-		}
-		return specs[i]
-	}
-	conditions := strings.HasPrefix(p.name, conditionPrefix) && len(have) == len(want) // a user worded them in part
-	for i := range max(len(have), len(want)) {
-		if h, w := at(have, i), at(want, i); h != w && !(conditions && c.confirm(rule{p, want[i]}) == nil) {
-			c.differ(owner, "rule %d of %schain %s differs: %q, want %q", i+1, what, p.name, h, w)
+// same compares a group with all rules in its chain, or those of one port.
+func (c *comparison) same(what string, have []string, g group) {
+	conditions := strings.HasPrefix(g.name, conditionPrefix) && len(have) == len(g.specs) // a user worded them in part
+	have, want := append(slices.Clip(have), "no rule"), append(slices.Clip(g.specs), "no rule")
+	for i := range min(len(have), len(want)) {
+		if have[i] != want[i] && !(conditions && c.confirm(rule{g.place, want[i]}) == nil) {
+			c.differ(g.owner, "rule %d of %schain %s differs: %q, want %q", i+1, what, g.name, have[i], want[i])
 			return
 		}
 	}
 }
 
 // jump compares a jump to a shared chain with the rules of the chain that it is in.
-func (c *comparison) jump(j jump, to string) {
+func (c *comparison) jump(to *chain, j rule) {
 	n, rules := 0, c.there.rules[j.place]
 	for i, spec := range rules {
 		if spec == j.spec {
 			n++
 		}
 		if n == 0 && ours(j.name) && !ours(target(spec)) {
-			c.differ(nil, "in chain %s rule %d of another program comes ahead of the jump to %s: %q", j.name, i+1, to, spec)
+			c.differ(nil, "in chain %s rule %d of another program comes ahead of the jump to %s: %q", j.name, i+1, to.name, spec)
 		}
 	}
 	switch {
 	case n != 1:
 		c.differ(nil, "chain %s has %d rules %q instead of one", j.name, n, j.spec)
-	case !j.first && !j.inPlace(c.there):
-		c.differ(nil, "in chain %s the jump to %s is ahead of %s: host ports take over the traffic of Services", j.name, to, servicesChain)
+	case !to.first && !to.inPlace(j, c.there):
+		c.differ(nil, "in chain %s the jump to %s is ahead of %s: host ports take over the traffic of Services", j.name, to.name, servicesChain)
 	}
 }
 
 // port compares an attachment's rules of one host port with those in the range
 // chain that can match its packets. What comes behind its own gets none.
-func (c *comparison) port(g portRules) {
+func (c *comparison) port(g group) {
 	specs := c.there.rules[g.place]
 	if c.fields[g.place] == nil {
 		c.fields[g.place] = fieldsOf(specs)
@@ -102,7 +97,7 @@ func (c *comparison) port(g portRules) {
 	for len(have) > 0 && !slices.Contains(g.specs, have[len(have)-1]) {
 		have = have[:len(have)-1]
 	}
-	c.same(g.owner, fmt.Sprintf("port %d/%s in ", wants[0].Port, wants[0].Protocol), g.place, have, g.specs)
+	c.same(fmt.Sprintf("port %d/%s in ", wants[0].Port, wants[0].Protocol), have, g)
 }
 
 func fieldsOf(specs []string) []Fields {
@@ -119,7 +114,7 @@ func (c *comparison) strays(want *wanted) {
 	known := make(map[rule]bool, 4*len(want.ports))
 	for _, ch := range want.chains {
 		for _, j := range ch.jumps {
-			known[j.rule] = true
+			known[j] = true
 		}
 	}
 	for _, g := range want.ports {
@@ -129,7 +124,7 @@ func (c *comparison) strays(want *wanted) {
 	}
 	for _, p := range c.there.chains {
 		ch := want.at[p]
-		if ch != nil && !ch.open {
+		if ch != nil && len(ch.specs) > 0 {
 			continue
 		}
 		if ours(p.name) && ch == nil && !c.there.marksPast(p) {

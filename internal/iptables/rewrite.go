@@ -43,7 +43,7 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 	for _, ch := range want.chains {
 		if ch.owner != nil && len(ch.owner.Options.Conditions(v.family)) > 0 {
 			conditional = append(conditional, ch.owner)
-			ch.body = nil
+			ch.specs = nil
 		}
 	}
 	if !refused(err) || len(conditional) == 0 {
@@ -112,10 +112,10 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 			unmarked = append(unmarked, ch.owner)
 		}
 		for _, j := range ch.jumps {
-			if ours(j.name) || !j.inPlace(there) {
-				s.jump(j)
+			if ours(j.name) || !ch.inPlace(j, there) {
+				s.jump(ch, j)
 			} else {
-				inPlace[j.rule] = true
+				inPlace[j] = true
 			}
 		}
 	}
@@ -146,7 +146,7 @@ func (ch *chain) fill(s script, there *ruleset) (whole bool) {
 		external = ch.owner.Options.ExternalSetMarkChain
 	}
 	whole = true
-	for _, spec := range ch.body {
+	for _, spec := range ch.specs {
 		if external != "" && target(spec) == external && !there.has(inNat(external)) {
 			whole = false
 			continue
@@ -160,15 +160,15 @@ func (ch *chain) fill(s script, there *ruleset) (whole bool) {
 // other programs', which it tells apart cheaply.
 func leadsToUs(spec string) bool { return strings.Contains(spec, prefix) && ours(target(spec)) }
 
-// inPlace reports whether a jump is in its chain exactly once and where it belongs:
-// at the head, or behind kube-proxy's jump.
-func (j jump) inPlace(there *ruleset) bool {
+// inPlace reports whether a jump to ch is in its chain exactly once and where it
+// belongs: at the head, or behind kube-proxy's jump.
+func (ch *chain) inPlace(j rule, there *ruleset) bool {
 	rules := there.rules[j.place]
 	i := slices.Index(rules, j.spec)
 	if i < 0 || slices.Contains(rules[i+1:], j.spec) {
 		return false
 	}
-	if j.first {
+	if ch.first {
 		return i == 0
 	}
 	return !slices.ContainsFunc(rules[i:], func(spec string) bool { return target(spec) == servicesChain })

@@ -35,10 +35,10 @@ func (s script) rules(part int, verb string, p place, specs ...string) {
 	}
 }
 
-// jump adds a jump.
-func (s script) jump(j jump) {
+// jump adds a jump to a chain.
+func (s script) jump(to *chain, j rule) {
 	verb := "-A"
-	if j.first {
+	if to.first {
 		verb = "-I"
 	}
 	s.rules(adding, verb, j.place, j.spec)

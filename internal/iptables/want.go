@@ -16,20 +16,28 @@ type wanted struct {
 	// lead to a chain before it, and those of an attachment's own after them.
 	chains []*chain
 	at     map[place]*chain
-	ports  []portRules
+	// ports are the rules in range chains, one group for each host port.
+	ports []group
 }
 
-// chain is a chain of ours that attachments need.
-type chain struct {
+// group is rules in a chain that depend on their order and are replaced together.
+type group struct {
 	place
-	// owner has the chain for itself; nil for a shared one.
+	// owner is the attachment that needs them; nil if several may.
 	owner *hostport.Attachment
-	// jumps lead to a shared chain from chains that are made earlier.
-	jumps []jump
-	// body is what the chain starts with.
-	body []string
-	// open says that others put their jumps and the rules of ports into it.
-	open bool
+	specs []string
+}
+
+func (g group) equal(o group) bool { return g.place == o.place && slices.Equal(g.specs, o.specs) }
+
+// chain is a chain of ours that attachments need, and what it starts with. If that is
+// nothing, others put their jumps and the rules of ports into it.
+type chain struct {
+	group
+	// jumps lead to a shared chain from chains that are made earlier: from their
+	// end, or with first from their head.
+	jumps []rule
+	first bool
 	// usedBy asks whether an attachment that a change leaves alone needs a shared
 	// chain.
 	usedBy func(backend.Others) (bool, error)
@@ -39,25 +47,6 @@ type chain struct {
 type rule struct {
 	place
 	spec string
-}
-
-// jump is a rule that leads to a shared chain. first puts it at the head of its
-// chain instead of the end.
-type jump struct {
-	rule
-	first bool
-}
-
-// portRules are the rules that an attachment has in a range chain for one host
-// port. They depend on their order and are replaced together.
-type portRules struct {
-	place
-	owner *hostport.Attachment
-	specs []string
-}
-
-func (g portRules) equal(o portRules) bool {
-	return g.place == o.place && slices.Equal(g.specs, o.specs)
 }
 
 // wantRules returns the rules of all in family f, and the chain that marks them
@@ -70,7 +59,7 @@ func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted
 		}
 	}
 	if fp != 0 {
-		w.need(chain{place: inNat(numbered(fingerprintPrefix, fp))})
+		w.need(chain{group: group{place: inNat(numbered(fingerprintPrefix, fp))}})
 	}
 	return w
 }
@@ -88,8 +77,8 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 	w.share(f, a)
 	conditions := alternatives(a.Options.Conditions(f))
 	clients := a.Clients(f)
-	own := chain{owner: a, place: inNat(attachmentChain(ownPrefix, a.Key))}
-	gate := chain{owner: a, place: inNat(attachmentChain(conditionPrefix, a.Key))}
+	own := group{inNat(attachmentChain(ownPrefix, a.Key)), a, nil}
+	gate := group{inNat(attachmentChain(conditionPrefix, a.Key)), a, nil}
 	external := a.Options.ExternalSetMarkChain
 	mark := quote(external)
 	if external == "" {
@@ -102,9 +91,9 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 		in := w.spread(f, fw.Protocol, fw.HostPort)
 		port := fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d", fw.Protocol, fw.HostPort)
 		if port != lastPort { // forwards of one port follow each other
-			w.ports = append(w.ports, portRules{place: in, owner: a})
+			w.ports = append(w.ports, group{in, a, nil})
 			for _, c := range conditions {
-				gate.body = append(gate.body, port+c+" -j "+own.name)
+				gate.specs = append(gate.specs, port+c+" -j "+own.name)
 			}
 		}
 		lastPort = port
@@ -122,20 +111,20 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 		}
 		specs = append(specs, fmt.Sprintf("%s%s -m comment --comment %s -j DNAT --to-destination %s", to, port, comment, fw.To))
 		if apart {
-			own.body = append(own.body, specs...)
+			own.specs = append(own.specs, specs...)
 			specs = []string{to + port + " -j " + own.name}
 			if len(conditions) > 0 {
 				specs = []string{to + port + " -j " + gate.name}
 			}
 		}
-		group := &w.ports[len(w.ports)-1]
-		group.specs = append(group.specs, specs...)
+		g := &w.ports[len(w.ports)-1]
+		g.specs = append(g.specs, specs...)
 	}
 	if apart {
-		w.need(own)
+		w.need(chain{group: own})
 	}
 	if len(conditions) > 0 {
-		w.need(gate)
+		w.need(chain{group: gate})
 	}
 }
 
