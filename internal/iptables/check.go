@@ -67,13 +67,11 @@ func (w *wanted) places() []place {
 // of all attachments.
 func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
 	err = b.saved(ctx, all, false, func(v variant, there *ruleset) {
-		c, want := b.comparison(ctx, v.family, there), new(wanted)
-		if v.inUse() {
-			want = wantRules(v.family, all, fp.Of(v.family))
-			c.compare(want)
-		} else {
+		c, want := b.comparison(ctx, v.family, there), v.want(all, fp)
+		if !v.inUse() {
 			c.scope += v.name + ": "
 		}
+		c.compare(want)
 		c.strays(want)
 		found = append(found, c.found...)
 	})

@@ -18,17 +18,12 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 	return "", eachFamily(func(f hostport.Family) error {
 		variants, err := b.variants(ctx, f, uses(f, all))
 		for _, v := range variants {
-			switch {
-			case err != nil: // the rules in use are not in place
-			case v.inUse():
-				err = b.rewrite(ctx, v, wantRules(f, all, fp.Of(f)))
-			default:
-				err = b.write(ctx, v, new(wanted))
-				if errors.Is(err, backend.ErrMissing) {
-					b.log.Warn("rules of host ports may be left in the tables of the other variant of iptables, whose tools are not installed",
-						"variant", v.name, "reason", err)
-					err = nil
-				}
+			err := b.rewrite(ctx, v, v.want(all, fp))
+			if errors.Is(err, backend.ErrMissing) && !v.inUse() {
+				b.log.Warn("rules of host ports may be left in the tables of the other variant of iptables, whose tools are not installed",
+					"variant", v.name, "reason", err)
+			} else if err != nil {
+				return err
 			}
 		}
 		return err
@@ -39,29 +34,26 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 // kernel refuses, because they name something that is gone, are left out.
 func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 	err := b.write(ctx, v, want)
-	var conditional []*hostport.Attachment
+	if !refused(err) {
+		return err
+	}
+	var conditional []group
 	for _, ch := range want.chains {
 		if ch.owner != nil && len(ch.owner.Options.Conditions(v.family)) > 0 {
-			conditional = append(conditional, ch.owner)
+			conditional = append(conditional, ch.group)
 			ch.specs = nil
 		}
 	}
-	if !refused(err) || len(conditional) == 0 {
+	if len(conditional) == 0 {
 		return err
 	}
 	if err := b.write(ctx, v, want); err != nil {
 		return err
 	}
-	there, err := b.read(ctx, v, false)
-	if err != nil {
-		return err
-	}
-	for _, a := range slices.Compact(conditional) { // each has two chains, one after the other
+	for own := range slices.Chunk(conditional, 2) { // each has two chains, one after the other
 		s := make(script)
-		for _, ch := range wantRules(v.family, []*hostport.Attachment{a}, 0).chains {
-			if ch.owner != nil {
-				ch.fill(s, there)
-			}
+		for _, g := range own {
+			s.rules(adding, "-A", g.place, g.specs...)
 		}
 		err := b.restore(ctx, v.restore(), s.String(), b.wait)
 		if err != nil && !refused(err) {
@@ -69,27 +61,33 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 		}
 		if err != nil {
 			b.log.Warn("the kernel refuses the conditions of an attachment: its host ports are left out",
-				"owner", a.Owner(), "family", v.family.String(), "reason", err)
+				"owner", own[0].owner.Owner(), "family", v.family.String(), "reason", err)
 		}
 	}
 	return nil
 }
 
-// write reads one family and makes it hold these rules of ours and no others.
+// write reads one family and makes it hold these rules of ours and no others. It leaves
+// those out of want that lead to an externalSetMarkChain which is not there.
 func (b *Backend) write(ctx context.Context, v variant, want *wanted) (err error) {
 	for range 3 { // another program may commit between the read and the write
 		there, readErr := b.read(ctx, v, false)
 		if readErr != nil {
 			return readErr
 		}
-		text, unmarked := rewriteText(there, want)
-		if err = b.restore(ctx, v.restore(), text, b.wait); err == nil {
-			for _, a := range slices.Compact(unmarked) {
+		for _, ch := range want.chains {
+			if ch.owner == nil {
+				continue
+			}
+			to := ch.owner.Options.ExternalSetMarkChain
+			dangles := func(spec string) bool { return to != "" && target(spec) == to && !there.has(inNat(to)) }
+			if slices.ContainsFunc(ch.specs, dangles) {
+				ch.specs = slices.DeleteFunc(ch.specs, dangles)
 				b.log.Warn("the chain of externalSetMarkChain is gone: replies to some clients of an attachment will miss the node",
-					"chain", a.Options.ExternalSetMarkChain, "owner", a.Owner(), "family", v.family.String())
+					"chain", to, "owner", ch.owner.Owner(), "family", v.family.String())
 			}
 		}
-		if !refused(err) {
+		if err = b.restore(ctx, v.restore(), rewriteText(there, want), b.wait); !refused(err) {
 			return err
 		}
 	}
@@ -97,9 +95,8 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted) (err error
 }
 
 // rewriteText is the input for iptables-restore that turns what is there into the
-// rules that are wanted: "" if there is nothing to do. Rules that lead to a chain
-// of others which is not there are left out; unmarked are the attachments of those.
-func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostport.Attachment) {
+// rules that are wanted: "" if there is nothing to do.
+func rewriteText(there *ruleset, want *wanted) string {
 	s := make(script)
 	inPlace := make(map[rule]bool) // jumps in chains of others
 	for _, ch := range want.chains {
@@ -108,9 +105,7 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 		} else {
 			s.line(creating, ch.table, "-N", ch.name)
 		}
-		if !ch.fill(s, there) {
-			unmarked = append(unmarked, ch.owner)
-		}
+		s.rules(adding, "-A", ch.place, ch.specs...)
 		for _, j := range ch.jumps {
 			if ours(j.name) || !ch.inPlace(j, there) {
 				s.jump(ch, j)
@@ -135,25 +130,7 @@ func rewriteText(there *ruleset, want *wanted) (text string, unmarked []*hostpor
 			}
 		}
 	}
-	return s.String(), unmarked
-}
-
-// fill adds what a chain starts with. It leaves out the rules that lead to the owner's
-// externalSetMarkChain, and returns false, if that is not there.
-func (ch *chain) fill(s script, there *ruleset) (whole bool) {
-	external := ""
-	if ch.owner != nil {
-		external = ch.owner.Options.ExternalSetMarkChain
-	}
-	whole = true
-	for _, spec := range ch.specs {
-		if external != "" && target(spec) == external && !there.has(inNat(external)) {
-			whole = false
-			continue
-		}
-		s.rules(adding, "-A", ch.place, spec)
-	}
-	return whole
+	return s.String()
 }
 
 // leadsToUs reports whether a rule jumps to a chain of ours. Most rules of a node are

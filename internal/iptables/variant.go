@@ -33,6 +33,14 @@ func (v variant) save() string    { return v.name + "-save" }
 // inUse reports whether the name iptables leads to the variant.
 func (v variant) inUse() bool { return v.name == command(v.family) }
 
+// want returns the rules that the variant should have: none if it is not in use.
+func (v variant) want(all []*hostport.Attachment, fp hostport.Fingerprint) *wanted {
+	if !v.inUse() {
+		return new(wanted)
+	}
+	return wantRules(v.family, all, fp.Of(v.family))
+}
+
 func command(f hostport.Family) string {
 	if f == hostport.IPv6 {
 		return "ip6tables"

@@ -222,8 +222,7 @@ func scriptsFor(t testing.TB, f hostport.Family, c backend.Change) (text, seen s
 
 // rewritten is what makes family f hold the rules of all and fingerprint fp.
 func rewritten(f hostport.Family, there *ruleset, all []*hostport.Attachment, fp uint64) string {
-	text, _ := rewriteText(there, wantRules(f, all, fp))
-	return text
+	return rewriteText(there, wantRules(f, all, fp))
 }
 
 // audited is what differs from the rules of all.
