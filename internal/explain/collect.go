@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -24,7 +25,7 @@ import (
 
 // run starts a program from the PATH and returns what it printed.
 func run(ctx context.Context, program string, args ...string) (string, error) {
-	return iptables.New(iptables.Options{}).Run(ctx, program, "", args...)
+	return iptables.New(iptables.Options{Wait: 30 * time.Second}).Run(ctx, program, "", args...)
 }
 
 // Collector reads Snapshots of the node in whose network namespace the calling

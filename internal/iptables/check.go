@@ -82,7 +82,7 @@ func (b *Backend) comparison(ctx context.Context, f hostport.Family, there *rule
 	return &comparison{scope: f.String() + ": ", there: there, fields: make(map[place][]Fields), confirm: func(r rule) error {
 		s := make(script)
 		s.rules(checking, "-C", r.place, r.spec)
-		return b.restore(ctx, command(f)+"-restore", s.String(), b.wait)
+		return b.restore(ctx, command(f)+"-restore", s.String(), b.Wait)
 	}}
 }
 

@@ -51,7 +51,7 @@ func TestFailedApplyIsRepairedByRewrite(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachVariant(t, func(t *testing.T, w *world) {
-				w.b.wait, w.b.work = time.Second, 500*time.Millisecond
+				w.b.Wait, w.b.work = time.Second, 500*time.Millisecond
 				w.run(kubeProxy, "iptables-restore", "--noflush")
 				n := &node{b: w.b}
 				other := attachment("b", maps("8081:80"), addresses("10.244.0.41/24", "fd00:10:244::29/64"))
@@ -208,7 +208,7 @@ func TestIPv6ToolsAreNotNeededWithoutIPv6(t *testing.T) {
 
 func TestXtablesLock(t *testing.T) {
 	w := newWorld(t, "legacy") // the nf_tables variant has none
-	w.b.wait = time.Second
+	w.b.Wait = time.Second
 	lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +228,7 @@ func TestXtablesLock(t *testing.T) {
 	if took := time.Since(start); took > 4*time.Second {
 		t.Errorf("Apply waited %s: once is enough", took)
 	}
-	w.b.wait = 20 * time.Second
+	w.b.Wait = 20 * time.Second
 	unlock := time.AfterFunc(time.Second, func() { _ = syscall.Flock(fd, syscall.LOCK_UN) })
 	defer unlock.Stop()
 	n.add(t, a)

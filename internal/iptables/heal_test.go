@@ -193,7 +193,7 @@ func TestConditionThatCannotBeMetAnyMore(t *testing.T) {
 		n.add(t, b, good)
 		n.atts = append(n.atts, a) // as recorded, its rules lost
 		var log strings.Builder
-		w.b.log = slog.New(slog.NewTextHandler(&log, nil))
+		w.b.Log = slog.New(slog.NewTextHandler(&log, nil))
 		w.run("*nat\n-F\nCOMMIT\n", "iptables-restore", "--noflush")
 		n.add(t, attachment("c", maps("8082:80")))
 		if got := n.differences(t, n.atts...); !strings.Contains(got, "a: IPv4: rule 1 of chain CNI-HP-OWN-") {

@@ -20,7 +20,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 		for _, v := range variants {
 			err := b.rewrite(ctx, v, v.want(all, fp))
 			if errors.Is(err, backend.ErrMissing) && !v.inUse() {
-				b.log.Warn("rules of host ports may be left in the tables of the other variant of iptables, whose tools are not installed",
+				b.Log.Warn("rules of host ports may be left in the tables of the other variant of iptables, whose tools are not installed",
 					"variant", v.name, "reason", err)
 			} else if err != nil {
 				return err
@@ -55,12 +55,12 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 		for _, g := range own {
 			s.rules(adding, "-A", g.place, g.specs...)
 		}
-		err := b.restore(ctx, v.restore(), s.String(), b.wait)
+		err := b.restore(ctx, v.restore(), s.String(), b.Wait)
 		if err != nil && !refused(err) {
 			return err
 		}
 		if err != nil {
-			b.log.Warn("the kernel refuses the conditions of an attachment: its host ports are left out",
+			b.Log.Warn("the kernel refuses the conditions of an attachment: its host ports are left out",
 				"owner", own[0].owner.Owner(), "family", v.family.String(), "reason", err)
 		}
 	}
@@ -83,11 +83,11 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted) (err error
 			dangles := func(spec string) bool { return to != "" && target(spec) == to && !there.has(inNat(to)) }
 			if slices.ContainsFunc(ch.specs, dangles) {
 				ch.specs = slices.DeleteFunc(ch.specs, dangles)
-				b.log.Warn("the chain of externalSetMarkChain is gone: replies to some clients of an attachment will miss the node",
+				b.Log.Warn("the chain of externalSetMarkChain is gone: replies to some clients of an attachment will miss the node",
 					"chain", to, "owner", ch.owner.Owner(), "family", v.family.String())
 			}
 		}
-		if err = b.restore(ctx, v.restore(), rewriteText(there, want), b.wait); !refused(err) {
+		if err = b.restore(ctx, v.restore(), rewriteText(there, want), b.Wait); !refused(err) {
 			return err
 		}
 	}

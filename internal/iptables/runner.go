@@ -1,7 +1,7 @@
 package iptables
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -17,11 +17,9 @@ import (
 // Available reports backend.ErrMissing if the tools for IPv4 are not on the
 // PATH. It starts no process.
 func Available() error {
-	_, err := lookPath("iptables-restore")
-	if err == nil {
-		_, err = lookPath("iptables-save")
-	}
-	return err
+	_, restoreErr := lookPath("iptables-restore")
+	_, saveErr := lookPath("iptables-save")
+	return cmp.Or(restoreErr, saveErr)
 }
 
 func lookPath(tool string) (string, error) {
@@ -41,24 +39,24 @@ func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Dura
 		return nil
 	}
 	// The nf_tables variant ignores --wait: there the kernel serialises.
-	_, said, err := b.run(ctx, tool, text, "--noflush", "--wait", strconv.Itoa(int(wait/time.Second)))
+	_, err := b.Run(ctx, tool, text, "--noflush", "--wait", strconv.Itoa(max(1, int(wait/time.Second))))
 	switch {
 	case !refused(err):
 		return err
-	case names(said, rawTable+"'"):
+	case names(err, rawTable+"'"):
 		return fmt.Errorf("%w: %w", backend.ErrNoGuard, err)
-	case drift(said, text):
+	case drift(err, text):
 		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
 	return err
 }
 
-// drift reports, of what a tool said, whether it failed in a line of text that says
-// what must be there, or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the line
+// drift reports whether a tool failed in a line of text that says what must be there,
+// or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the line
 // COMMIT, whichever was wrong, and a bad rule is no "line 3 failed" but an "Error
 // occurred at line: 3", which may be the next one.
-func drift(said, text string) bool {
-	for complaint := range strings.Lines(said) {
+func drift(refused error, text string) bool {
+	for complaint := range strings.SplitSeq(refused.Error(), "; ") {
 		var n int
 		_, at, _ := strings.Cut(complaint, "line ")
 		if _, err := fmt.Sscanf(at, "%d", &n); err != nil || !strings.Contains(at, " failed") {
@@ -69,35 +67,29 @@ func drift(said, text string) bool {
 			return line != "" && line[0] != '*' && !strings.HasPrefix(line, "-A ") && !strings.HasPrefix(line, "-I ")
 		}
 	}
-	return names(said, prefix)
+	return names(refused, prefix)
 }
 
 // names reports whether a tool complained of something whose name begins with
 // prefix. Older versions open the quotation with a backquote.
-func names(said, prefix string) bool {
+func names(refused error, prefix string) bool {
+	said := refused.Error()
 	return strings.Contains(said, "'"+prefix) || strings.Contains(said, "`"+prefix)
 }
 
-// Run runs a tool to its end and returns what it printed, also if it fails in the
-// end. What it complained of is in the error. A tool that hangs is killed, with
-// what it started.
+// Run runs a tool to its end and returns what it printed. What it complained of, in
+// one line, is in the error. A tool that hangs is killed, with what it started.
 func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {
-	stdout, _, err = b.run(ctx, tool, stdin, args...)
-	return stdout, err
-}
-
-func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (stdout, stderr string, err error) {
 	path, err := lookPath(tool)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
-	limit := b.wait + b.work
+	limit := b.Wait + b.work
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %s: %w", limit, context.DeadlineExceeded))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
+	var said strings.Builder
+	cmd.Stdin, cmd.Stderr = strings.NewReader(stdin), &said
 	// A process group of its own: when the tool hangs, the processes that it
 	// started go with it. And it dies with us, so that it does not commit while
 	// the next invocation changes the node. The signal is bound to the thread
@@ -107,17 +99,17 @@ func (b *Backend) run(ctx context.Context, tool, stdin string, args ...string) (
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // for what it had started, and holds its pipes open
-	err = cmd.Run()
+	out, err := cmd.Output()
 	complaint := backend.OneLine(said.String(), 1000)
 	switch {
 	case err == nil:
-		return out.String(), "", nil
+		return string(out), nil
 	case ctx.Err() != nil:
-		return "", "", fmt.Errorf("%s: killed: %w", tool, context.Cause(ctx))
+		err = fmt.Errorf("killed: %w", context.Cause(ctx))
 	case strings.Contains(complaint, "holding the xtables lock"):
-		return "", "", fmt.Errorf("%s: %w: waited %s", tool, backend.ErrBusy, b.wait)
+		err = fmt.Errorf("%w: waited %s", backend.ErrBusy, b.Wait)
 	case complaint != "":
 		err = fmt.Errorf("%w: %s", err, complaint)
 	}
-	return out.String(), said.String(), fmt.Errorf("%s: %w", tool, err)
+	return "", fmt.Errorf("%s: %w", tool, err)
 }

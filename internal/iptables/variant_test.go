@@ -56,7 +56,7 @@ func TestVariantChanges(t *testing.T) {
 func TestVariantWithoutTools(t *testing.T) {
 	eachVariant(t, func(t *testing.T, w *world) {
 		var log strings.Builder
-		w.b.log = slog.New(slog.NewTextHandler(&log, nil))
+		w.b.Log = slog.New(slog.NewTextHandler(&log, nil))
 		n := &node{b: w.b}
 		a := attachment("a", maps("8080:80"))
 		n.add(t, a)
