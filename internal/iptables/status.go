@@ -20,15 +20,14 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 			continue // the kernel does not speak it
 		}
 		more, err := b.probe(ctx, f)
+		if err != nil && f == hostport.IPv6 {
+			more, err = append(more, fmt.Sprintf("host ports cannot be programmed: %v", err)), nil
+		}
 		for _, text := range more {
 			advice = append(advice, f.String()+": "+text)
 		}
-		switch {
-		case err == nil:
-		case f == hostport.IPv4:
+		if err != nil {
 			return advice, fmt.Errorf("%s: %w", f, err)
-		default:
-			advice = append(advice, fmt.Sprintf("%s host ports cannot be programmed: %v", f, err))
 		}
 	}
 	return advice, nil

@@ -37,11 +37,11 @@ func TestStatusTellsWhatCannotBeUsed(t *testing.T) {
 		"IPv4 is missing": {func(w *world) { w.uninstall("iptables-save") }, "", "iptables-save not found on PATH"},
 		"IPv6 fails": {
 			func(w *world) { w.stub("ip6tables-restore", "echo no such table >&2; exit 3") },
-			"IPv6 host ports cannot be programmed: ip6tables-restore: exit status 3: no such table", "",
+			"IPv6: host ports cannot be programmed: ip6tables-restore: exit status 3: no such table", "",
 		},
 		"IPv6 is missing": {
 			func(w *world) { w.uninstall("ip6tables-restore") },
-			"IPv6 host ports cannot be programmed: iptables is not installed: ip6tables-restore not found", "",
+			"IPv6: host ports cannot be programmed: iptables is not installed: ip6tables-restore not found", "",
 		},
 		"no table raw": {func(w *world) {
 			w.stub("iptables-restore", version("1.8.9 (legacy)", `echo "iptables-restore: unable to initialize table 'raw'" >&2; exit 2`))

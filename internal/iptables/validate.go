@@ -24,9 +24,6 @@ const (
 // Validate refuses options that iptables could not carry out, or that would
 // be more than a match in a rule. The error names the configuration key.
 func (b *Backend) Validate(o hostport.Options) error {
-	if o.MarkMasqBit < 0 || o.MarkMasqBit > 31 {
-		return fmt.Errorf("markMasqBit: %d is not a bit of a packet mark: want 0 to 31", o.MarkMasqBit)
-	}
 	if err := validateChain(o.ExternalSetMarkChain); o.ExternalSetMarkChain != "" && err != nil {
 		return fmt.Errorf("externalSetMarkChain: %w", err)
 	}

@@ -13,9 +13,6 @@ func TestValidate(t *testing.T) {
 		want string // "" for accepted
 	}{
 		"nothing":            {hostport.Options{}, ""},
-		"bit 31":             {hostport.Options{MarkMasqBit: 31}, ""},
-		"bit 32":             {hostport.Options{MarkMasqBit: 32}, "markMasqBit: 32"},
-		"negative bit":       {hostport.Options{MarkMasqBit: -1}, "markMasqBit: -1"},
 		"kube-proxy's chain": {hostport.Options{ExternalSetMarkChain: "KUBE-MARK-MASQ"}, ""},
 		"28 characters":      {hostport.Options{ExternalSetMarkChain: strings.Repeat("A", 28)}, ""},
 		"29 characters":      {hostport.Options{ExternalSetMarkChain: strings.Repeat("A", 29)}, "externalSetMarkChain:"},
