@@ -6,9 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -95,24 +94,17 @@ func attachmentChain(prefix string, k hostport.Key) string {
 // numbered is a chain whose name ends in a hash or a fingerprint.
 func numbered(prefix string, n uint64) string { return fmt.Sprintf("%s%016x", prefix, n) }
 
-// marksPast reports whether a chain stands for a fingerprint that another followed,
-// or says so of one.
-func (r *ruleset) marksPast(p place) bool {
-	if fp, ok := strings.CutPrefix(p.name, fingerprintPrefix); ok {
-		return r.has(inNat(followedPrefix + fp))
-	}
-	fp, ok := strings.CutPrefix(p.name, followedPrefix)
-	return ok && r.has(inNat(fingerprintPrefix+fp))
+// isMark reports whether a chain stands for a fingerprint, or says that one was followed.
+func isMark(chain string) bool {
+	return strings.HasPrefix(chain, fingerprintPrefix) || strings.HasPrefix(chain, followedPrefix)
 }
 
 // Concerned reports whether a change of nf_tables may have touched our rules, in
 // the tables of the nf_tables variant. chain is "" for a change of the table.
 func Concerned(family uint8, table, chain string) bool {
-	four, six := family == unix.NFPROTO_IPV4, family == unix.NFPROTO_IPV6
-	if table != natTable && table != rawTable || !four && !six || six && table == rawTable {
-		return false
-	}
-	return strings.HasPrefix(chain, prefix) || slices.Contains([]string{"", preroutingChain, outputChain, postroutingChain}, chain)
+	return slices.ContainsFunc(hostport.Families(), func(f hostport.Family) bool {
+		return nfnetlink.Family(f) == family && slices.Contains(tablesOf(f), table)
+	}) && (strings.HasPrefix(chain, prefix) || slices.Contains([]string{"", preroutingChain, outputChain, postroutingChain}, chain))
 }
 
 // OfAdd reports whether a new chain is one that only an ADD makes (see history), if
@@ -134,7 +126,7 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 		w.need(chain{
 			group:  group{place{rawTable, guardChain}, nil, []string{"-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"}},
 			jumps:  []rule{{place{rawTable, preroutingChain}, "! -i lo -j " + guardChain}},
-			first:  true,
+			verb:   "-I",
 			usedBy: anyOther(func(o *hostport.Attachment) bool { return needsGuard(f, o) }),
 		})
 	}
@@ -153,7 +145,7 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 	w.need(chain{
 		group:  group{place: inNat(masqChain)},
 		jumps:  []rule{{inNat(postroutingChain), "-j " + masqChain}},
-		first:  true, // a main plugin's masquerading may accept what stays in its subnet
+		verb:   "-I", // a main plugin's masquerading may accept what stays in its subnet
 		usedBy: everyone,
 	})
 	if marks(f, a) {

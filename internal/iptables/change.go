@@ -50,7 +50,7 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 			case had && has:
 				s.rules(checking, "-C", j.place, j.spec)
 			case has:
-				s.jump(ch, j)
+				s.rules(adding, ch.verb, j.place, j.spec)
 			case !going[j.place]:
 				s.rules(removing, "-D", j.place, j.spec)
 			}

@@ -36,8 +36,7 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 // understand, read tells more; and it takes no lock, should another program hold
 // that.
 func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*ruleset, error) {
-	r := new(ruleset)
-	err := b.ask(ctx, command(f)+"-restore", "-S", r, want.places())
+	r, err := b.ask(ctx, command(f)+"-restore", "-S", new(ruleset), want.places())
 	if err == nil || killed(err) {
 		return r, err
 	}

@@ -130,10 +130,10 @@ func (m model) apply(text string) error {
 // rules, that of rules for different ports, and marks of the past.
 func (m model) sorted() model {
 	out := m.clone()
-	there := m.ruleset()
-	for _, p := range there.chains {
-		if there.marksPast(p) {
-			delete(out[p.table], p.name)
+	for chain := range m[natTable] {
+		if followed, ok := strings.CutPrefix(chain, followedPrefix); ok {
+			delete(out[natTable], chain)
+			delete(out[natTable], fingerprintPrefix+followed)
 		}
 	}
 	for _, chains := range out {

@@ -28,7 +28,7 @@ func (b *Backend) read(ctx context.Context, v variant, counted bool) (*ruleset, 
 	command := map[bool]string{false: "-S", true: "-v -S"}[counted]
 	r, asked, err := chains(ctx, v.family)
 	if err == nil && len(asked) > 0 {
-		err = b.ask(ctx, v.restore(), command, r, asked)
+		r, err = b.ask(ctx, v.restore(), command, r, asked)
 	}
 	if err != nil && !killed(err) {
 		return b.save(ctx, v, counted)
@@ -70,17 +70,17 @@ func tablesOf(f hostport.Family) []string {
 
 // ask has a restore tool list chains, those of table nat last, with a command for
 // each, and adds what it printed to r. Nothing in the kernel is changed by that.
-func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []place) error {
+func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []place) (*ruleset, error) {
 	s := make(script)
 	for _, p := range asked {
 		s.line(checking, p.table, command, p.name)
 	}
 	// Without --wait, and with 0, 1.8.8 and 1.8.9 of the legacy variant wait for ever.
 	out, err := b.Run(ctx, tool, s.String(), "--wait", "1", "--noflush")
-	if err != nil {
-		return err
+	if err == nil {
+		err = r.parse(out, asked...)
 	}
-	return r.parse(out, asked...)
+	return r, err
 }
 
 // chains asks nf_tables for the chains of the tables that may hold rules of ours,

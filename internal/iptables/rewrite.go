@@ -108,7 +108,7 @@ func rewriteText(there *ruleset, want *wanted) string {
 		s.rules(adding, "-A", ch.place, ch.specs...)
 		for _, j := range ch.jumps {
 			if ours(j.name) || !ch.inPlace(j, there) {
-				s.jump(ch, j)
+				s.rules(adding, ch.verb, j.place, j.spec)
 			} else {
 				inPlace[j] = true
 			}
@@ -145,7 +145,7 @@ func (ch *chain) inPlace(j rule, there *ruleset) bool {
 	if i < 0 || slices.Contains(rules[i+1:], j.spec) {
 		return false
 	}
-	if ch.first {
+	if ch.verb == "-I" {
 		return i == 0
 	}
 	return !slices.ContainsFunc(rules[i:], func(spec string) bool { return target(spec) == servicesChain })

@@ -35,15 +35,6 @@ func (s script) rules(part int, verb string, p place, specs ...string) {
 	}
 }
 
-// jump adds a jump to a chain.
-func (s script) jump(to *chain, j rule) {
-	verb := "-A"
-	if to.first {
-		verb = "-I"
-	}
-	s.rules(adding, verb, j.place, j.spec)
-}
-
 // drop deletes a chain with all that is in it.
 func (s script) drop(p place) {
 	s.line(flushing, p.table, "-F", p.name)

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -34,10 +35,10 @@ func (g group) equal(o group) bool { return g.place == o.place && slices.Equal(g
 // nothing, others put their jumps and the rules of ports into it.
 type chain struct {
 	group
-	// jumps lead to a shared chain from chains that are made earlier: from their
-	// end, or with first from their head.
+	// jumps lead to a shared chain from chains that are made earlier. verb puts them
+	// there: "-I" at the head, "-A", for which "" stands to need, at the end.
 	jumps []rule
-	first bool
+	verb  string
 	// usedBy asks whether an attachment that a change leaves alone needs a shared
 	// chain.
 	usedBy func(backend.Others) (bool, error)
@@ -67,6 +68,7 @@ func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted
 // need adds a chain, unless it is known.
 func (w *wanted) need(ch chain) {
 	if w.at[ch.place] == nil {
+		ch.verb = cmp.Or(ch.verb, "-A")
 		w.at[ch.place] = &ch
 		w.chains = append(w.chains, &ch)
 	}
