@@ -63,20 +63,19 @@ func (c *comparison) same(what string, have []string, g group) {
 
 // jump compares a jump to a shared chain with the rules of the chain that it is in.
 func (c *comparison) jump(to *chain, j rule) {
-	n, rules := 0, c.there.rules[j.place]
-	for i, spec := range rules {
-		if spec == j.spec {
+	n := 0
+	for i, spec := range c.there.rules[j.place] {
+		switch {
+		case spec == j.spec:
 			n++
-		}
-		if n == 0 && ours(j.name) && !ours(target(spec)) {
+		case n == 0 && ours(j.name) && !ours(target(spec)):
 			c.differ(nil, "in chain %s rule %d of another program comes ahead of the jump to %s: %q", j.name, i+1, to.name, spec)
+		case n > 0 && target(spec) == servicesChain:
+			c.differ(nil, "in chain %s the jump to %s is ahead of %s: host ports take over the traffic of Services", j.name, to.name, servicesChain)
 		}
 	}
-	switch {
-	case n != 1:
+	if n != 1 {
 		c.differ(nil, "chain %s has %d rules %q instead of one", j.name, n, j.spec)
-	case to.verb != "-I" && !to.inPlace(j, c.there):
-		c.differ(nil, "in chain %s the jump to %s is ahead of %s: host ports take over the traffic of Services", j.name, to.name, servicesChain)
 	}
 }
 

@@ -98,7 +98,6 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted) (err error
 // rules that are wanted: "" if there is nothing to do.
 func rewriteText(there *ruleset, want *wanted) string {
 	s := make(script)
-	inPlace := make(map[rule]bool) // jumps in chains of others
 	for _, ch := range want.chains {
 		if there.has(ch.place) {
 			s.line(flushing, ch.table, "-F", ch.name)
@@ -107,11 +106,7 @@ func rewriteText(there *ruleset, want *wanted) string {
 		}
 		s.rules(adding, "-A", ch.place, ch.specs...)
 		for _, j := range ch.jumps {
-			if ours(j.name) || !ch.inPlace(j, there) {
-				s.rules(adding, ch.verb, j.place, j.spec)
-			} else {
-				inPlace[j] = true
-			}
+			s.rules(adding, ch.verb, j.place, j.spec)
 		}
 	}
 	for _, g := range want.ports {
@@ -125,7 +120,7 @@ func rewriteText(there *ruleset, want *wanted) string {
 			continue
 		}
 		for _, spec := range there.rules[p] {
-			if leadsToUs(spec) && !inPlace[rule{p, spec}] {
+			if leadsToUs(spec) {
 				s.rules(removing, "-D", p, spec)
 			}
 		}
@@ -136,20 +131,6 @@ func rewriteText(there *ruleset, want *wanted) string {
 // leadsToUs reports whether a rule jumps to a chain of ours. Most rules of a node are
 // other programs', which it tells apart cheaply.
 func leadsToUs(spec string) bool { return strings.Contains(spec, prefix) && ours(target(spec)) }
-
-// inPlace reports whether a jump to ch is in its chain exactly once and where it
-// belongs: at the head, or behind kube-proxy's jump.
-func (ch *chain) inPlace(j rule, there *ruleset) bool {
-	rules := there.rules[j.place]
-	i := slices.Index(rules, j.spec)
-	if i < 0 || slices.Contains(rules[i+1:], j.spec) {
-		return false
-	}
-	if ch.verb == "-I" {
-		return i == 0
-	}
-	return !slices.ContainsFunc(rules[i:], func(spec string) bool { return target(spec) == servicesChain })
-}
 
 // refused reports whether the tool itself failed, and not that it is missing,
 // got no lock, did not answer, or that the kernel has no table raw.
