@@ -48,10 +48,7 @@ func (r Recovered) All(backend string) []*hostport.Attachment {
 	}
 	for _, a := range r {
 		a.Backend = backend
-		a.Mappings = JoinFamilies(a, func(m hostport.Mapping) bool {
-			m.ContainerPort = 0
-			return held[m]
-		})
+		a.Mappings = JoinFamilies(a, held)
 	}
 	return slices.SortedFunc(maps.Values(r), func(x, y *hostport.Attachment) int {
 		return cmp.Compare(x.Key.String(), y.Key.String())
@@ -60,15 +57,17 @@ func (r Recovered) All(backend string) []*hostport.Attachment {
 
 // JoinFamilies returns the mappings of a, where those for every address are of one
 // family each. Two that differ in the family only are one mapping for both. For a
-// pod with addresses of one family, the other half stands for itself, unless held
-// says that another attachment has it.
-func JoinFamilies(a *hostport.Attachment, held func(hostport.Mapping) bool) (out []hostport.Mapping) {
+// pod with addresses of one family, the other half stands for itself, unless it is,
+// without a container port, among those that attachments hold.
+func JoinFamilies(a *hostport.Attachment, held map[hostport.Mapping]bool) (out []hostport.Mapping) {
 	for _, m := range a.Mappings {
 		if m.Wildcard() {
 			f := hostport.IPv4 + hostport.IPv6 - hostport.FamilyOf(m.HostIP)
 			other := m
 			other.HostIP = f.Unspecified()
-			if _, dual := a.Address(f); slices.Contains(a.Mappings, other) || !dual && !held(other) {
+			both := slices.Contains(a.Mappings, other)
+			other.ContainerPort = 0
+			if _, dual := a.Address(f); both || !dual && !held[other] {
 				m.HostIP = netip.Addr{}
 			}
 		}

@@ -89,7 +89,7 @@ func serve(cache []*Served, rules ruled) []*Served {
 	}
 	for _, s := range rules {
 		if !known[s] {
-			s.Mappings = backend.JoinFamilies(s.Attachment, func(hostport.Mapping) bool { return false })
+			s.Mappings = backend.JoinFamilies(s.Attachment, nil)
 			out = append(out, s)
 		}
 	}
