@@ -19,13 +19,12 @@ import (
 func LegacyDigest(seed maphash.Seed) (uint64, error) {
 	var h maphash.Hash
 	h.SetSeed(seed)
-	loaded := false
+	nothing := h.Sum64()
 	for _, f := range hostport.Families() {
 		for _, name := range tablesOf(f) {
 			if !hasLegacy(f, name) {
 				continue
 			}
-			loaded = true
 			err := eachEntry(f, name, func(b []byte) { _, _ = h.Write(b) })
 			if errors.Is(err, unix.EAGAIN) { // another program just replaced it: like nothing before
 				h.SetSeed(maphash.MakeSeed())
@@ -34,10 +33,7 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 			}
 		}
 	}
-	if !loaded {
-		return 0, nil
-	}
-	return h.Sum64() | 1, nil
+	return h.Sum64() ^ nothing, nil
 }
 
 // eachEntry calls fn with the parts of a table's entries that are not counters.
