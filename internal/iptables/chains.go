@@ -94,11 +94,6 @@ func attachmentChain(prefix string, k hostport.Key) string {
 // numbered is a chain whose name ends in a hash or a fingerprint.
 func numbered(prefix string, n uint64) string { return fmt.Sprintf("%s%016x", prefix, n) }
 
-// isMark reports whether a chain stands for a fingerprint, or says that one was followed.
-func isMark(chain string) bool {
-	return strings.HasPrefix(chain, fingerprintPrefix) || strings.HasPrefix(chain, followedPrefix)
-}
-
 // Concerned reports whether a change of nf_tables may have touched our rules, in
 // the tables of the nf_tables variant. chain is "" for a change of the table.
 func Concerned(family uint8, table, chain string) bool {

@@ -20,13 +20,12 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 		}
 		want := wantRules(f, some, fp.Of(f))
 		there, err := b.look(ctx, f, want)
-		if err != nil {
-			return err
+		if err == nil {
+			c := b.comparison(ctx, f, there)
+			c.compare(want)
+			found = append(found, c.found...)
 		}
-		c := b.comparison(ctx, f, there)
-		c.compare(want)
-		found = append(found, c.found...)
-		return nil
+		return err
 	})
 	return found, err
 }

@@ -20,12 +20,12 @@ type Fields struct {
 	To          netip.AddrPort // of DNAT
 	Mark        string         // of MARK, "0x2000/0x2000"
 	Packets     uint64         // that the rule has seen, if it was listed with counters
-	// Other are the words that are none of these: matches of others.
-	Other []string
+	// Conditions are the words of what it matches beyond protocol and port.
+	Conditions []string
 }
 
 // ParseFields takes a rule of iptables-save apart, without "-A CHAIN". Whatever it
-// does not know, negations included, it leaves in Other. Of a rule whose quotes are
+// does not know, negations included, is a condition. Of a rule whose quotes are
 // not closed it returns nothing.
 func ParseFields(spec string) (x Fields) {
 	words := Split(spec)
@@ -37,14 +37,17 @@ func ParseFields(spec string) (x Fields) {
 			if strings.HasPrefix(words[2], "-") { // the option has no value: "! --syn -j CHAIN"
 				n = 2
 			}
-			x.Other = append(x.Other, words[:n]...)
+			x.Conditions = append(x.Conditions, words[:n]...)
 		case words[0] == "-c" && len(words) > 2:
 			n = 3
 			x.Packets, _ = strconv.ParseUint(words[1], 10, 64)
 		case len(words) > 1 && x.take(words[0], words[1]):
 			n = 2
+			if words[0] == "-s" || words[0] == "-d" {
+				x.Conditions = append(x.Conditions, words[:n]...)
+			}
 		default:
-			x.Other = append(x.Other, words[0])
+			x.Conditions = append(x.Conditions, words[0])
 		}
 		words = words[n:]
 	}
@@ -80,18 +83,6 @@ func (x *Fields) take(option, value string) bool {
 		return false
 	}
 	return err == nil
-}
-
-// Conditions returns what the rule matches beyond protocol and port, as words.
-func (x Fields) Conditions() []string {
-	var words []string
-	if x.Source.IsValid() {
-		words = append(words, "-s", x.Source.String())
-	}
-	if x.Destination.IsValid() {
-		words = append(words, "-d", x.Destination.String())
-	}
-	return append(words, x.Other...)
 }
 
 // MarkBit returns the one bit that MARK sets: 13 for "0x2000/0x2000".

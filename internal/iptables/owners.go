@@ -31,7 +31,7 @@ func readOwners(found backend.Recovered, f hostport.Family, there *ruleset) {
 		}
 		for _, x := range rules[p] {
 			if strings.HasPrefix(x.Target, conditionPrefix) || strings.HasPrefix(p.name, conditionPrefix) {
-				conditions[x.Target] = append(conditions[x.Target], x.Conditions())
+				conditions[x.Target] = append(conditions[x.Target], x.Conditions)
 			}
 		}
 	}

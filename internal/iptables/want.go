@@ -122,11 +122,10 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 		g := &w.ports[len(w.ports)-1]
 		g.specs = append(g.specs, specs...)
 	}
-	if apart {
-		w.need(chain{group: own})
-	}
-	if len(conditions) > 0 {
-		w.need(chain{group: gate})
+	for _, g := range []group{own, gate} {
+		if len(g.specs) > 0 {
+			w.need(chain{group: g})
+		}
 	}
 }
 
