@@ -46,11 +46,10 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 // contents returns what a table with these attachments holds, and with these sets of
 // clients besides theirs.
 func contents(others clientSets, atts []*hostport.Attachment) []object {
-	out := own(atts...)
+	out, clients := own(atts...)
 	if len(out) == 0 {
 		return nil
 	}
-	clients := clientSetsIn(out)
 	maps.Copy(clients, others)
 	return slices.Concat(base(clients), out)
 }

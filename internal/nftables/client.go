@@ -70,41 +70,15 @@ func (c clientSet) rule() rule {
 // an attachment uses: the lookups cost the same for one pod and for thousands.
 type clientSets map[clientSet]bool
 
-// need adds those that an attachment has elements in.
-func (cs clientSets) need(a *hostport.Attachment) {
-	for _, f := range hostport.Families() {
-		if len(a.Forwards(f)) == 0 {
-			continue
-		}
-		for _, c := range a.Clients(f) {
-			cs[clientSet{f, c.Bits()}] = true
-		}
-	}
-}
-
-// clientSetsIn returns those that are among some objects, or have elements there.
+// clientSetsIn returns those that are among some objects.
 func clientSetsIn(objects []object) clientSets {
 	cs := make(clientSets)
-	for _, o := range objects {
-		var name string
-		switch o := o.(type) {
-		case set:
-			name = o.name
-		case element:
-			name = o.set
-		}
-		if c, ok := parseClientSet(name); ok {
+	for _, s := range only[set](objects) {
+		if c, ok := parseClientSet(s.name); ok {
 			cs[c] = true
 		}
 	}
 	return cs
-}
-
-// without returns the sets that o lacks.
-func (cs clientSets) without(o clientSets) clientSets {
-	w := maps.Clone(cs)
-	maps.DeleteFunc(w, func(c clientSet, _ bool) bool { return o[c] })
-	return w
 }
 
 // sorted is the order of the sets and of their rules.

@@ -45,10 +45,11 @@ func (e element) differs(have object) []string {
 }
 
 // own returns what the table holds for some attachments, without the base: their
-// chains of conditions, and elements, each key once.
-func own(all ...*hostport.Attachment) []object {
+// chains of conditions, and elements, each key once; and the sets of clients among
+// those that have such elements.
+func own(all ...*hostport.Attachment) ([]object, clientSets) {
 	var chains, elements []object
-	had := make(map[string]bool)
+	had, clients := make(map[string]bool), make(clientSets)
 	add := func(e element) {
 		if id := e.id(); !had[id] {
 			had[id] = true
@@ -81,12 +82,13 @@ func own(all ...*hostport.Attachment) []object {
 				if c.Bits() > 0 {
 					network = c.Masked().Addr().AsSlice()
 				}
-				key := fields(network, forwards[0].To.Addr().AsSlice())
-				add(element{set: clientSet{f, c.Bits()}.name(), key: key, comment: pod, of: a.Key})
+				key, in := fields(network, forwards[0].To.Addr().AsSlice()), clientSet{f, c.Bits()}
+				clients[in] = true
+				add(element{set: in.name(), key: key, comment: pod, of: a.Key})
 			}
 		}
 	}
-	return slices.Concat(chains, elements)
+	return slices.Concat(chains, elements), clients
 }
 
 // fields returns a concatenation: each field is padded to four bytes.

@@ -28,24 +28,23 @@ type plan struct {
 
 // newPlan compares both sides of a change. It asks for the other attachments
 // only if the change has clients of a prefix length on one side alone: nearly
-// always the first record that is read uses it too.
+// always the first record that is read uses the same ones.
 func newPlan(c backend.Change) (plan, error) {
-	p := plan{
-		before: own(c.Remove...),
-		first:  c.Before == hostport.Fingerprint{}, last: c.After == hostport.Fingerprint{},
-	}
-	after := own(c.Add...)
+	p := plan{first: c.Before == hostport.Fingerprint{}, last: c.After == hostport.Fingerprint{}}
+	before, was := own(c.Remove...)
+	after, is := own(c.Add...)
+	p.before = before
 	if len(p.before)+len(after) == 0 {
 		return p, nil
 	}
-	was, is := clientSetsIn(p.before), clientSetsIn(after)
-	changed := was.without(is)
-	maps.Copy(changed, is.without(was))
-	if !p.first && !p.last && len(changed) > 0 {
-		used := make(clientSets)
+	if !p.first && !p.last && !maps.Equal(was, is) {
+		wanted, used := maps.Clone(was), make(clientSets)
+		maps.Copy(wanted, is)
 		found, err := c.Others.Any(func(a *hostport.Attachment) bool {
-			used.need(a)
-			return len(changed.without(used)) == 0
+			_, clients := own(a)
+			maps.Copy(used, clients)
+			maps.DeleteFunc(wanted, func(c clientSet, _ bool) bool { return clients[c] })
+			return len(wanted) == 0
 		})
 		if err != nil {
 			return plan{}, fmt.Errorf("look for other users of client sets: %w", err)

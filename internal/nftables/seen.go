@@ -3,7 +3,6 @@ package nftables
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -83,9 +82,7 @@ func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
 	}
 	want := p.before
 	if !p.reshape {
-		clients := clientSetsIn(want)
-		maps.Copy(clients, clientSetsIn(have))
-		want = slices.Concat(base(clients), want)
+		want = slices.Concat(base(clientSetsIn(have)), want)
 	}
 	want = slices.DeleteFunc(slices.Clone(want), isElement)
 	want[0] = table{s.table}
