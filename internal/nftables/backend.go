@@ -60,19 +60,17 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		}
 		s.generation, err = b.settle(ctx, p.write, s.generation)
 	}
-	if lack := b.lacking(ctx, err, p.first); lack != nil {
+	if lack := b.lacking(ctx, err, p.creates()); lack != nil {
 		return "", lack
 	}
 	if mismatch(err) {
 		return "", fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", explain(err)
-	case p.first:
+	}
+	if p.creates() {
 		s.table, err = b.tableHandle(ctx)
-	case p.last:
-		s.table = ""
 	}
 	return s.String(), err
 }
@@ -87,7 +85,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	s := seen{generation: b.generation()}
 	have, err := b.read(ctx, nil)
 	if want := contents(nil, all); err != nil || len(compare(have, want, func(object) bool { return true })) > 0 {
-		s.generation, err = b.settle(ctx, plan{last: true, come: want}.write, s.generation)
+		s.generation, err = b.settle(ctx, plan{gone: []object{table{}}, come: want}.write, s.generation)
 	}
 	if err := cmp.Or(b.lacking(ctx, err, true), explain(err)); err != nil {
 		return "", fmt.Errorf("rewrite table %s: %w", tableName, err)

@@ -25,7 +25,7 @@ func (b *batch) dropTable() {
 	b.conn.DelTable(b.table)
 }
 
-// add adds the table, sets, chains with their rules, and elements last. The
+// add adds the table, sets, chains with exactly these rules, and elements last. The
 // transaction fails if there is a table. An element that is there already is left
 // alone if it leads to the same, else the transaction fails.
 func (b *batch) add(objects []object) {
@@ -44,20 +44,17 @@ func (b *batch) add(objects []object) {
 				n.Type, n.Hooknum, n.Priority, n.Policy = h.kind, &h.number, &h.priority, &h.policy
 			}
 			b.conn.AddChain(n)
-			b.addRules(o)
+			b.conn.FlushChain(n)
+			for _, r := range o.rules {
+				m := &nftables.Rule{Table: b.table, Chain: n, Exprs: r.exprs}
+				if r.comment != "" {
+					m.UserData = userdata.AppendString(nil, userdata.TypeComment, r.comment)
+				}
+				b.conn.AddRule(m)
+			}
 		}
 	}
 	b.eachSet(objects, b.conn.SetAddElements)
-}
-
-func (b *batch) addRules(c chain) {
-	for _, r := range c.rules {
-		m := &nftables.Rule{Table: b.table, Chain: &nftables.Chain{Name: c.name}, Exprs: r.exprs}
-		if r.comment != "" {
-			m.UserData = userdata.AppendString(nil, userdata.TypeComment, r.comment)
-		}
-		b.conn.AddRule(m)
-	}
 }
 
 // eachSet adds or deletes the elements among some objects, a set at a time, so that

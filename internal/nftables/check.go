@@ -37,8 +37,7 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 		owners[a.Key] = true
 	}
 	extra := func(o object) bool {
-		_, isTable := o.(table)
-		return owners[o.owner()] || whole && (len(want) > 0 || isTable || isElement(o))
+		return owners[o.owner()] || whole && (len(want) > 0 || is[table](o) || is[element](o))
 	}
 	return append(compare(have, want, extra), unreadable(atts...)...), nil
 }
@@ -52,11 +51,6 @@ func contents(others clientSets, atts []*hostport.Attachment) []object {
 	}
 	maps.Copy(clients, others)
 	return slices.Concat(base(clients), out)
-}
-
-func isElement(o object) bool {
-	_, is := o.(element)
-	return is
 }
 
 // compare compares the table with what is wanted. Other objects count if extra

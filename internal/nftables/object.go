@@ -33,6 +33,12 @@ func only[T object](all []object) (out []T) {
 	return out
 }
 
+// is reports whether an object is of one type.
+func is[T object](o object) bool {
+	_, ok := o.(T)
+	return ok
+}
+
 // pair compares two lists by id. It returns what each has alone, and pairs.
 func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
 	if len(x) == 0 {

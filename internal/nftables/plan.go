@@ -13,16 +13,12 @@ import (
 
 // plan is a change in objects.
 type plan struct {
-	// before is what the table holds of the change: of its attachments, and of the
-	// base, if reshape says that a set of clients comes or goes, and its rule.
-	before  []object
-	reshape bool
-	// first says that the table is not there before the change, last that it is
-	// deleted before anything comes.
-	first, last bool
-
+	// before is what the table holds of the change: of its attachments, and the base
+	// if the change makes another one of it, as a set of clients comes or goes.
+	before []object
+	// gone and come are what is deleted and written, all of the table if it is among
+	// them. A chain that gets other rules comes and does not go.
 	gone, come []object
-	refill     []chain  // that get other rules
 	kept       []object // elements
 }
 
@@ -30,16 +26,16 @@ type plan struct {
 // only if the change has clients of a prefix length on one side alone: nearly
 // always the first record that is read uses the same ones.
 func newPlan(c backend.Change) (plan, error) {
-	p := plan{first: c.Before == hostport.Fingerprint{}, last: c.After == hostport.Fingerprint{}}
 	before, was := own(c.Remove...)
-	after, is := own(c.Add...)
-	p.before = before
-	if len(p.before)+len(after) == 0 {
-		return p, nil
+	after, will := own(c.Add...)
+	if len(before)+len(after) == 0 {
+		return plan{}, nil
 	}
-	if !p.first && !p.last && !maps.Equal(was, is) {
+	first, last := c.Before == hostport.Fingerprint{}, c.After == hostport.Fingerprint{}
+	reshape := first || last
+	if !reshape && !maps.Equal(was, will) {
 		wanted, used := maps.Clone(was), make(clientSets)
-		maps.Copy(wanted, is)
+		maps.Copy(wanted, will)
 		found, err := c.Others.Any(func(a *hostport.Attachment) bool {
 			_, clients := own(a)
 			maps.Copy(used, clients)
@@ -49,39 +45,34 @@ func newPlan(c backend.Change) (plan, error) {
 		if err != nil {
 			return plan{}, fmt.Errorf("look for other users of client sets: %w", err)
 		}
-		p.reshape = !found // and all others were read
+		reshape = !found // and all others were read
 		maps.Copy(was, used)
-		maps.Copy(is, used)
+		maps.Copy(will, used)
 	}
-	if p.reshape {
-		p.before = slices.Concat(base(was), p.before)
+	if reshape && !first {
+		before = slices.Concat(base(was), before)
 	}
-	if p.first || p.reshape {
-		after = slices.Concat(base(is), after)
+	if reshape && !last {
+		after = slices.Concat(base(will), after)
 	}
-	p.compare(after)
+	gone, come, both := pair(before, after)
+	p := plan{before: before, gone: gone, come: come}
+	for _, x := range both {
+		same, isElement := len(x[1].differs(x[0])) == 0, is[element](x[1])
+		switch {
+		case same && isElement:
+			p.kept = append(p.kept, x[1])
+		case isElement:
+			p.gone, p.come = append(p.gone, x[0]), append(p.come, x[1])
+		case !same:
+			p.come = append(p.come, x[1])
+		}
+	}
 	return p, nil
 }
 
-func (p *plan) compare(after []object) {
-	var both [][2]object
-	p.gone, p.come, both = pair(p.before, after)
-	for _, x := range both {
-		same := len(x[1].differs(x[0])) == 0
-		switch o := x[1].(type) {
-		case element:
-			if same {
-				p.kept = append(p.kept, o)
-			} else {
-				p.gone, p.come = append(p.gone, x[0]), append(p.come, o)
-			}
-		case chain:
-			if !same {
-				p.refill = append(p.refill, o)
-			}
-		}
-	}
-}
+// creates reports whether the change makes the table.
+func (p plan) creates() bool { return slices.ContainsFunc(p.come, is[table]) }
 
 // writes reports whether the transaction changes anything. The kernel counts
 // no commit for one that does not.
@@ -96,7 +87,7 @@ func (p plan) empty() bool { return !p.writes() && len(p.kept) == 0 }
 // more with many processors). That is why the table holds no fingerprint: the
 // next ADD would have to delete the last one.
 func (p plan) write(b *batch) {
-	if p.last {
+	if slices.ContainsFunc(p.gone, is[table]) {
 		b.dropTable()
 		p.gone = nil
 	}
@@ -107,10 +98,6 @@ func (p plan) write(b *batch) {
 	// What is kept is written once more: it costs nothing where it is there, and
 	// puts back what somebody deleted.
 	b.add(slices.Concat(p.come, p.kept))
-	for _, c := range p.refill {
-		b.conn.FlushChain(&nftables.Chain{Table: b.table, Name: c.name})
-		b.addRules(c)
-	}
 	for _, s := range only[set](p.gone) { // to which nothing refers any more
 		b.conn.DelSet(&nftables.Set{Table: b.table, Name: s.name})
 	}

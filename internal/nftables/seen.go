@@ -63,12 +63,12 @@ func (b *Backend) settle(ctx context.Context, build func(*batch), g uint32) (uin
 // version of this package. Elements answer for themselves when they are
 // written, except those of a set that is deleted whole.
 func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
-	if p.first {
-		return nil // creating the table fails if there is one
+	if p.creates() {
+		return nil // that fails if there is a table
 	}
 	gone := only[set](p.gone)
 	have, err := b.read(ctx, func(name string) bool {
-		return p.last || slices.ContainsFunc(gone, func(s set) bool { return s.name == name })
+		return slices.ContainsFunc(gone, func(s set) bool { return s.name == name })
 	})
 	if err != nil {
 		return err
@@ -77,14 +77,11 @@ func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
 	if es := only[element](strangers); len(es) > 0 {
 		return fmt.Errorf("%w: %s is not on record", backend.ErrDrift, es[0])
 	}
-	if p.last {
-		return nil
-	}
 	want := p.before
-	if !p.reshape {
+	if !slices.ContainsFunc(want, is[table]) {
 		want = slices.Concat(base(clientSetsIn(have)), want)
 	}
-	want = slices.DeleteFunc(slices.Clone(want), isElement)
+	want = slices.DeleteFunc(slices.Clone(want), is[element])
 	want[0] = table{s.table}
 	if d := compare(have, want, func(object) bool { return false }); len(d) > 0 {
 		return fmt.Errorf("%w: %s", backend.ErrDrift, d[0].Text)
