@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -60,14 +59,8 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		}
 		s.generation, err = b.settle(ctx, p.write, s.generation)
 	}
-	if lack := b.lacking(ctx, err, p.creates()); lack != nil {
-		return "", lack
-	}
-	if mismatch(err) {
-		return "", fmt.Errorf("%w: %w", backend.ErrDrift, err)
-	}
 	if err != nil {
-		return "", explain(err)
+		return "", b.reason(ctx, err, p.creates())
 	}
 	if p.creates() {
 		s.table, err = b.tableHandle(ctx)
@@ -87,8 +80,8 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	if want := contents(nil, all); err != nil || len(compare(have, want, func(object) bool { return true })) > 0 {
 		s.generation, err = b.settle(ctx, plan{gone: []object{table{}}, come: want}.write, s.generation)
 	}
-	if err := cmp.Or(b.lacking(ctx, err, true), explain(err)); err != nil {
-		return "", fmt.Errorf("rewrite table %s: %w", tableName, err)
+	if err != nil {
+		return "", fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true))
 	}
 	s.table, err = b.tableHandle(ctx)
 	return s.String(), err

@@ -40,21 +40,21 @@ func (b *Backend) generation() uint32 {
 // Where others commit all the time the change does not wait for a pause of
 // theirs. It returns the new generation, 0 if others may have committed since.
 func (b *Backend) settle(ctx context.Context, build func(*batch), g uint32) (uint32, error) {
-	if g == 0 {
-		return 0, nfnetlink.Retry(ctx, func() error { return b.send(tableName, build, 0) })
-	}
-	err := b.send(tableName, build, g)
-	if nfnetlink.Transient(err) {
-		return b.settle(ctx, build, 0)
+	var at uint32
+	err := nfnetlink.Retry(ctx, func() error {
+		at, g = g, 0
+		return b.send(tableName, build, at)
+	})
+	if err != nil || at == 0 {
+		return 0, err
 	}
 	// It asks and does not count: what was written may have been there already, and
 	// then the kernel commits nothing. With a generation too many on record, the next
 	// foreign commit would look like ours.
-	now := b.generation()
-	if err != nil || now != g && now != g+1 {
-		now = 0
+	if g = b.generation(); g != at && g != at+1 {
+		g = 0
 	}
-	return now, err
+	return g, nil
 }
 
 // verify reads whether the table is the one that s and the plan's before tell

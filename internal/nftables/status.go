@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -65,10 +67,7 @@ func (b *Backend) lacks(ctx context.Context) error {
 	all := features()
 	// The last asks for everything. Only if it fails is it worth knowing why.
 	whole := b.probe(ctx, all[len(all)-1])
-	if whole == nil {
-		return nil
-	}
-	if nfnetlink.HasErrno(whole, unix.EPERM, unix.EACCES) {
+	if whole == nil || errors.Is(whole, fs.ErrPermission) {
 		return explain(whole)
 	}
 	for _, f := range all {
@@ -79,16 +78,19 @@ func (b *Backend) lacks(ctx context.Context) error {
 	return whole
 }
 
-// lacking returns an error that names the feature that the kernel lacks, if a
-// transaction failed for it, else nil. One that makes the table may fail as one that
-// finds another table: without the module of an expression the kernel says ENOENT.
-func (b *Backend) lacking(ctx context.Context, err error, makes bool) error {
+// reason returns why a transaction failed: the error names the feature that the
+// kernel lacks, or wraps backend.ErrDrift. One that makes the table may fail as one
+// that finds another table: without the module of an expression the kernel says ENOENT.
+func (b *Backend) reason(ctx context.Context, err error, makes bool) error {
 	if unsupported(err) || makes && mismatch(err) {
 		if lack := b.lacks(ctx); lack != nil {
 			return fmt.Errorf("%w: %w", lack, err)
 		}
 	}
-	return nil
+	if mismatch(err) {
+		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
+	}
+	return explain(err)
 }
 
 // probe uses a feature and then makes the table anew, which every kernel refuses.
@@ -123,7 +125,7 @@ func unsupported(err error) bool {
 
 // explain adds what is needed where a call is not permitted.
 func explain(err error) error {
-	if nfnetlink.HasErrno(err, unix.EPERM, unix.EACCES) {
+	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("not permitted (CAP_NET_ADMIN in the node's network namespace is needed): %w", err)
 	}
 	return err
