@@ -72,7 +72,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 // alone, with its counters. Of an attachment whose conditions cannot be read, the
 // ports are not mapped for anyone.
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint) (string, error) {
-	for _, d := range unreadable(all...) {
+	for _, d := range b.unreadable(all) {
 		b.Log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
 	}
 	s := seen{generation: b.generation()}

@@ -39,7 +39,7 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 	extra := func(o object) bool {
 		return owners[o.owner()] || whole && (len(want) > 0 || is[table](o) || is[element](o))
 	}
-	return append(compare(have, want, extra), unreadable(atts...)...), nil
+	return append(compare(have, want, extra), b.unreadable(atts)...), nil
 }
 
 // contents returns what a table with these attachments holds, and with these sets of
@@ -78,10 +78,9 @@ func compare(have, want []object, extra func(object) bool) (out []backend.Differ
 }
 
 // unreadable names the conditions of attachments that cannot be used.
-func unreadable(all ...*hostport.Attachment) []backend.Difference {
-	var out []backend.Difference
+func (b *Backend) unreadable(all []*hostport.Attachment) (out []backend.Difference) {
 	for _, a := range all {
-		if err := validateConditions(a.Options); err != nil {
+		if err := b.Validate(a.Options); err != nil {
 			out = append(out, backend.Difference{Owner: a.Key, Text: err.Error()})
 		}
 	}

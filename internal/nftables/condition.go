@@ -79,10 +79,6 @@ func (b *Backend) Validate(o hostport.Options) error {
 	if o.ExternalSetMarkChain != "" {
 		return errors.New("externalSetMarkChain: the nftables backend masquerades without marks; remove the key, or set backend to iptables")
 	}
-	return validateConditions(o)
-}
-
-func validateConditions(o hostport.Options) error {
 	for _, f := range hostport.Families() {
 		if _, err := parseConditions(o.Conditions(f), f); err != nil {
 			return fmt.Errorf("conditionsV%d: %w", f, err)
@@ -91,50 +87,28 @@ func validateConditions(o hostport.Options) error {
 	return nil
 }
 
-// parseConditions reads an attachment's conditions for packets of family f.
-// They are whole matches, one or more to a text, or as portmap takes them, one
-// match in a list of words: ["ip", "saddr", "192.0.2.1"]. The error quotes the
-// text that cannot be used.
-func parseConditions(texts []string, f hostport.Family) ([]condition, error) {
-	var out []condition
-	for i, text := range texts {
-		cs, err := parseMatches(text, f)
-		if err != nil && i == 0 && len(texts) > 1 {
-			text = strings.Join(texts, " ")
-			if out, err = parseMatches(text, f); err == nil {
-				return out, nil
-			}
-		}
-		if err != nil {
-			return nil, fmt.Errorf("cannot use %q: %w", text, err)
-		}
-		out = append(out, cs...)
-	}
-	return out, nil
-}
-
-// parseMatches reads the matches of one string:
+// parseConditions reads an attachment's conditions for packets of family f. The texts
+// follow each other, as portmap hands them to nft: each may be one match, or several,
+// or a word of one. The error quotes them.
 //
 //	(ip | ip6) (saddr | daddr) [op] (ADDRESS | CIDR | { CIDR, ... })
 //	[meta] iifname [op] (NAME | "NAME" | { NAME, ... })
 //	[meta] mark [(& | and) MASK] [op] (VALUE | VALUE/MASK | { VALUE, ... })
 //
-// op is one of == eq != ne. Several may follow each other; all must be met.
-func parseMatches(text string, f hostport.Family) (out []condition, err error) {
+// op is one of == eq != ne. All matches must be met.
+func parseConditions(texts []string, f hostport.Family) (out []condition, err error) {
 	signs := strings.NewReplacer("{", " { ", "}", " } ", ",", " , ", "&", " & ", "==", " == ", "!=", " != ")
+	text := strings.Join(texts, " ")
 	p := parser(strings.FieldsFunc(signs.Replace(text), func(r rune) bool { return r == ' ' || r == '\t' }))
-	for len(p) > 0 {
+	for more := len(texts) > 0; more; more = len(p) > 0 {
 		c, err := p.match(f)
-		if err != nil {
-			return nil, err
+		if err == nil && len(c.text) > maxComment {
+			err = fmt.Errorf("a match of more than %d characters: name a wider network", maxComment)
 		}
-		if len(c.text) > maxComment {
-			return nil, fmt.Errorf("a match of more than %d characters: name a wider network", maxComment)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use %q: %w", text, err)
 		}
 		out = append(out, c)
-	}
-	if len(out) == 0 {
-		return nil, errors.New("no match")
 	}
 	return out, nil
 }

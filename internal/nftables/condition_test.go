@@ -58,6 +58,7 @@ func TestParseWordLists(t *testing.T) {
 		{"ip", "saddr", "!=", "{", "10.0.0.0/8,", "192.0.2.1", "}", "iifname", "eth0"},
 		{"ip saddr", "!= { 10.0.0.0/8, 192.0.2.1 } iifname eth0"},
 		{"ip saddr != { 10.0.0.0/8, 192.0.2.1 }", "iifname eth0"},
+		{"ip saddr != { 10.0.0.0/8, 192.0.2.1 }", "iifname", "eth0"},
 		{"ip saddr != { 10.0.0.0/8, 192.0.2.1 } iifname eth0"},
 	} {
 		cs, err := parseConditions(texts, hostport.IPv4)
@@ -82,7 +83,7 @@ func TestParseWordLists(t *testing.T) {
 // refused are texts that nft may take and we do not, and texts that nobody
 // should.
 var refused = []string{
-	"", " ", "accept", "tcp dport 80", "ip saddr", "ip saddr !=", "ip", "ip protocol tcp", "ip6 saddr fd00::/8",
+	"accept", "tcp dport 80", "ip saddr", "ip saddr !=", "ip", "ip protocol tcp", "ip6 saddr fd00::/8",
 	"ip saddr 10.0.0.0/33", "ip saddr 300.0.0.1", "ip saddr fd00::1", "ip saddr ::ffff:10.0.0.1", "ip saddr 0.0.0.0/0",
 	"ip saddr 10.0.0.1-10.0.0.9", "ip saddr @others", "ip saddr { }", "ip saddr { 10.0.0.1", "ip saddr { 10.0.0.1 10.0.0.2 }",
 	"ip saddr 10.0.0.0/8 counter", "ip saddr 10.0.0.0/8; drop", "ip saddr 10.0.0.0/8\ndrop", "ip saddr 10.0.0.0/8 } chain x {",
@@ -95,16 +96,21 @@ var refused = []string{
 func TestValidateRefuses(t *testing.T) {
 	b := New(Options{})
 	for _, text := range refused {
-		err := b.Validate(hostport.Options{ConditionsV4: []string{"ip saddr 10.0.0.0/8", text}})
+		err := b.Validate(hostport.Options{ConditionsV4: []string{"iifname eth0", text}})
 		if err == nil {
 			t.Errorf("%q was taken", text)
 			continue
 		}
-		if !strings.Contains(err.Error(), "conditionsV4") || !strings.Contains(err.Error(), fmt.Sprintf("%q", text)) {
+		if !strings.Contains(err.Error(), "conditionsV4") || !strings.Contains(err.Error(), fmt.Sprintf("%q", "iifname eth0 "+text)) {
 			t.Errorf("%q: the error names no key or does not quote it: %v", text, err)
 		}
 		if strings.ContainsAny(err.Error(), "\x1b\x00\n") {
 			t.Errorf("control characters in the error %q", err)
+		}
+	}
+	for _, texts := range [][]string{{""}, {" ", "\t"}} {
+		if b.Validate(hostport.Options{ConditionsV4: texts}) == nil {
+			t.Errorf("%q was taken", texts)
 		}
 	}
 	err := b.Validate(hostport.Options{ConditionsV6: []string{"ip saddr 10.0.0.0/8"}})
