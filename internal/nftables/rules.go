@@ -27,7 +27,12 @@ const (
 func base(clients clientSets) []object {
 	out := []object{table{}}
 	addrs := map[hostport.Family]nftables.SetDatatype{hostport.IPv4: nftables.TypeIPAddr, hostport.IPv6: nftables.TypeIP6Addr}
+	// A hit ends the evaluation. The label says afterwards who translated: it is set
+	// before the lookups because nothing comes after a hit, and so a second bit tells
+	// those that were looked up in vain, which a chain behind ours may yet translate.
+	hostports := chain{name: chainHostports, rules: []rule{newRule(setLabel(labelSeen))}}
 	for _, f := range hostport.Families() {
+		var lookups []rule // backwards: conditions before pods, a host IP before the wildcard
 		addr := addrs[f]
 		for _, to := range []string{toPod, toConditions} {
 			for _, hostIP := range []bool{false, true} {
@@ -39,10 +44,12 @@ func base(clients clientSets) []object {
 				if to == toPod {
 					s.data, s.counters = concat(addr, nftables.TypeInetService), true
 				}
-				out = append(out, s)
+				out, lookups = append(out, s), append([]rule{lookup(to, f, hostIP)}, lookups...)
 			}
 		}
+		hostports.rules = append(hostports.rules, lookups...)
 	}
+	hostports.rules = append(hostports.rules, newRule(refuse()))
 	masquerade := chain{name: chainClients}
 	for _, c := range clients.sorted() {
 		addr := addrs[c.family]
@@ -61,7 +68,7 @@ func base(clients clientSets) []object {
 		// The verdict ends this table's chain, from however deep; chains of others at
 		// the same hook still see the packet.
 		chain{name: chainUnmapped, rules: []rule{newRule(setLabel(labelUnmapped), verdict(expr.VerdictAccept, ""))}},
-		hostports(),
+		hostports,
 		hooked(chainPrerouting, nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT,
 			toHostports,
 			newRule(isLocal(true), jump)), // not reached by what the first has sent there
@@ -102,24 +109,6 @@ func fromLoopbackNet(source bool) rule {
 func notFromIPv6Loopback() rule {
 	loopback := netip.PrefixFrom(netip.IPv6Loopback(), 128)
 	return newRule(inNet(loopback, false).match(expr.CmpOpEq), verdict(expr.VerdictReturn, ""))
-}
-
-// hostports looks the packet up, the specific host IP before the wildcard. A
-// hit ends the evaluation. The label says afterwards who translated: it is set
-// before the lookups because nothing comes after a hit, and so a second bit
-// tells those that were looked up in vain, which a chain behind ours may yet
-// translate.
-func hostports() chain {
-	c := chain{name: chainHostports, rules: []rule{newRule(setLabel(labelSeen))}}
-	for _, f := range hostport.Families() {
-		for _, to := range []string{toConditions, toPod} {
-			for _, hostIP := range []bool{true, false} {
-				c.rules = append(c.rules, lookup(to, f, hostIP))
-			}
-		}
-	}
-	c.rules = append(c.rules, newRule(verdict(expr.VerdictGoto, chainUnmapped)))
-	return c
 }
 
 // lookup sends a packet where the map says, by protocol and destination port, and
