@@ -65,7 +65,7 @@ func compare(have, want []object, extra func(object) bool) (out []backend.Differ
 		add(o, o.String()+" is missing")
 	}
 	for _, x := range both {
-		for _, text := range x[1].differs(x[0]) {
+		if text := x[1].differs(x[0]); text != "" {
 			add(x[1], text)
 		}
 	}

@@ -32,16 +32,14 @@ func (e element) owner() hostport.Key {
 	return a.Key
 }
 
-func (e element) differs(have object) []string {
-	h := have.(element)
-	switch {
+func (e element) differs(have object) string {
+	switch h := have.(element); {
 	case h.value != e.value || h.jump != e.jump:
-		return []string{fmt.Sprintf("%s should be %s", h, e)}
+		return fmt.Sprintf("%s should be %s", h, e)
 	case h.comment != e.comment:
-		return []string{fmt.Sprintf("%s is marked as of %q instead of %q", h, h.comment, e.comment)}
-	default:
-		return nil
+		return fmt.Sprintf("%s is marked as of %q instead of %q", h, h.comment, e.comment)
 	}
+	return ""
 }
 
 // own returns what the table holds for some attachments, without the base: their

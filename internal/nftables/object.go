@@ -3,7 +3,6 @@ package nftables
 import (
 	"fmt"
 	"reflect"
-	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -19,8 +18,9 @@ type object interface {
 	String() string
 	// owner is the attachment that it is for, the zero Key if that is not known.
 	owner() hostport.Key
-	// differs says how the kernel's object of the same id is not like this one.
-	differs(have object) []string
+	// differs says how the kernel's object of the same id is not like this one, "" if
+	// it is.
+	differs(have object) string
 }
 
 // only returns the objects of one type.
@@ -76,11 +76,11 @@ func (t table) String() string      { return "table inet " + tableName }
 func (t table) id() string          { return t.String() }
 func (t table) owner() hostport.Key { return hostport.Key{} }
 
-func (t table) differs(have object) []string {
+func (t table) differs(have object) string {
 	if t.handle == "" || have == object(t) {
-		return nil
+		return ""
 	}
-	return []string{fmt.Sprintf("%s was restored from a snapshot", t)}
+	return fmt.Sprintf("%s was restored from a snapshot", t)
 }
 
 // set is a set or map. The types are without names, which the kernel does not keep.
@@ -100,11 +100,11 @@ func (s set) String() string {
 func (s set) id() string          { return s.String() }
 func (s set) owner() hostport.Key { return hostport.Key{} }
 
-func (s set) differs(have object) []string {
+func (s set) differs(have object) string {
 	if have == object(s) {
-		return nil
+		return ""
 	}
-	return []string{fmt.Sprintf("%s is declared otherwise", s)}
+	return fmt.Sprintf("%s is declared otherwise", s)
 }
 
 // chain is a chain with all of its rules.
@@ -134,22 +134,19 @@ func (c chain) id() string          { return c.String() }
 func (c chain) owner() hostport.Key { return c.of }
 
 // differs takes rules for the same if their expressions are equal, whatever tool
-// wrote them. Comments do not count.
-func (c chain) differs(have object) (out []string) {
+// wrote them: one that is not known is nil, and so equals none. Comments do not count.
+func (c chain) differs(have object) string {
 	h := have.(chain)
 	if h.hook != c.hook {
-		out = append(out, fmt.Sprintf("%s is attached elsewhere than it should be", c))
+		return fmt.Sprintf("%s is attached elsewhere than it should be", c)
 	}
 	if len(h.rules) != len(c.rules) {
-		return append(out, fmt.Sprintf("%s has %d rules instead of %d", c, len(h.rules), len(c.rules)))
+		return fmt.Sprintf("%s has %d rules instead of %d", c, len(h.rules), len(c.rules))
 	}
 	for i, r := range c.rules {
-		if !slices.EqualFunc(h.rules[i].exprs, r.exprs, sameExpr) {
-			out = append(out, fmt.Sprintf("rule %d of %s differs", i+1, c))
+		if !reflect.DeepEqual(h.rules[i].exprs, r.exprs) {
+			return fmt.Sprintf("rule %d of %s differs", i+1, c)
 		}
 	}
-	return out
+	return ""
 }
-
-// sameExpr reports whether expressions are equal. One that is not known equals none.
-func sameExpr(x, y expr.Any) bool { return x != nil && reflect.DeepEqual(x, y) }

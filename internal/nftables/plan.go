@@ -58,7 +58,7 @@ func newPlan(c backend.Change) (plan, error) {
 	gone, come, both := pair(before, after)
 	p := plan{before: before, gone: gone, come: come}
 	for _, x := range both {
-		same, isElement := len(x[1].differs(x[0])) == 0, is[element](x[1])
+		same, isElement := x[1].differs(x[0]) == "", is[element](x[1])
 		switch {
 		case same && isElement:
 			p.kept = append(p.kept, x[1])
