@@ -6,8 +6,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/google/nftables/expr"
 
@@ -33,25 +31,12 @@ func (c clientSet) name() string {
 
 // parseClientSet reads such a name.
 func parseClientSet(name string) (c clientSet, ok bool) {
-	prefix, bits, _ := strings.Cut(name, "_")
-	switch prefix {
-	case "client4":
-		c.family = hostport.IPv4
-	case "client6":
-		c.family = hostport.IPv6
-	default:
-		return c, false
-	}
-	c.bits, _ = strconv.Atoi(bits)
-	return c, c.name() == name && 0 <= c.bits && c.bits <= addrBits(c.family)
+	_, _ = fmt.Sscanf(name, "client%d_%d", &c.family, &c.bits)
+	known := slices.Contains(hostport.Families(), c.family) && 0 <= c.bits && c.bits <= addrBits(c.family)
+	return c, known && c.name() == name
 }
 
-func addrBits(f hostport.Family) int {
-	if f == hostport.IPv4 {
-		return 32
-	}
-	return 128
-}
+func addrBits(f hostport.Family) int { return f.Unspecified().BitLen() }
 
 // rule masquerades the clients of the set.
 func (c clientSet) rule() rule {
