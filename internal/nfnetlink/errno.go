@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,19 +24,13 @@ func Transient(err error) bool {
 
 // HasErrno reports whether an error wraps one of a list.
 func HasErrno(err error, list ...unix.Errno) bool {
-	for _, e := range list {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, func(e unix.Errno) bool { return errors.Is(err, e) })
 }
 
 // Retry does what may be interrupted by others' commits, with growing pauses,
 // for at most about a second.
 func Retry(ctx context.Context, do func() error) error {
-	pause := time.Millisecond
-	for n := 1; ; n++ {
+	for n, pause := 1, time.Millisecond; ; n, pause = n+1, min(2*pause, 64*time.Millisecond) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -46,11 +41,6 @@ func Retry(ctx context.Context, do func() error) error {
 		if n == Retries {
 			return fmt.Errorf("interrupted %d times by other changes to the ruleset: %w", n, err)
 		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		case <-time.After(pause):
-		}
-		pause = min(2*pause, 64*time.Millisecond)
+		time.Sleep(pause)
 	}
 }
