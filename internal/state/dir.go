@@ -54,12 +54,9 @@ func Mentions(dir string, k hostport.Key) bool {
 // belongs to another user, or the lock cannot be opened. It is for STATUS. A
 // missing directory is created.
 func Usable(dir string) error {
-	if err := prepare(dir); err != nil {
-		return err
-	}
-	f, err := openFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openIn(dir, lockName)
 	if err != nil {
-		return fmt.Errorf("open state lock: %w", err)
+		return err
 	}
 	defer f.Close()
 	if err := unix.Access(dir, unix.W_OK); err != nil {
@@ -81,55 +78,42 @@ func Remove(dir string) error {
 	return errors.Join(errs...)
 }
 
-// prepare creates the directory. It refuses one that others could tamper with: a
-// symbolic link, and a directory of another user.
-func prepare(dir string) error {
+// openIn opens a file of the directory, and creates what is missing.
+func openIn(dir, name string) (*os.File, error) {
 	if !filepath.IsAbs(dir) {
-		return fmt.Errorf("state directory %q: not an absolute path", dir)
+		return nil, fmt.Errorf("state directory %q: not an absolute path", dir)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("create state directory: %w", err)
+		return nil, fmt.Errorf("create state directory: %w", err)
 	}
-	fi, err := os.Lstat(dir)
+	d, err := openOwn(dir, os.O_RDONLY, os.ModeDir|0o700)
 	if err != nil {
-		return fmt.Errorf("look at state directory: %w", err)
+		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	if !fi.IsDir() {
-		return fmt.Errorf("state directory %q: is a symbolic link or not a directory", dir)
-	}
-	err = owned(dir, fi)
-	if err == nil && fi.Mode().Perm()&0o077 != 0 {
-		err = os.Chmod(dir, 0o700)
-	}
-	return err
+	d.Close()
+	return openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 }
 
-// owned refuses a file of another user.
-func owned(path string, fi os.FileInfo) error {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("%w: %q belongs to user %d, not to user %d", unix.EPERM, path, st.Uid, os.Geteuid())
-	}
-	return nil
-}
-
-// openFile opens a regular file that belongs to this user. It does not follow
+// openOwn opens a regular file, or a directory if perm has os.ModeDir, and takes
+// the rights of others to it away. It refuses one of another user, does not follow
 // symbolic links and does not wait for the other end of a FIFO. The error wraps a
 // unix.Errno.
-func openFile(name string, flag int, perm os.FileMode) (*os.File, error) {
+func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, perm)
 	if err != nil {
 		return nil, err
 	}
 	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%w: %q is not a regular file", unix.EPERM, name)
-	}
 	if err == nil {
-		err = owned(name, fi)
-	}
-	if err == nil && fi.Mode().Perm()&0o077 != 0 {
-		err = f.Chmod(0o600)
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		switch {
+		case fi.Mode().Type() != perm.Type():
+			err = fmt.Errorf("%w: %q has mode %v, not %v", unix.EPERM, name, fi.Mode(), perm)
+		case ok && int(st.Uid) != os.Geteuid():
+			err = fmt.Errorf("%w: %q belongs to user %d, not to user %d", unix.EPERM, name, st.Uid, os.Geteuid())
+		case fi.Mode().Perm()&0o077 != 0:
+			err = f.Chmod(perm.Perm())
+		}
 	}
 	if err != nil {
 		f.Close()
@@ -144,12 +128,9 @@ func writeBeside(dir, name string, fn func(*os.File) error) error {
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err := prepare(dir); err != nil {
-		return err
-	}
-	f, err := openFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openIn(dir, name)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", name, err)
+		return err
 	}
 	defer f.Close() // which unlocks
 	if err = flock(f, unix.LOCK_EX); err == nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,9 +19,9 @@ var ErrLocked = errors.New("state is locked by another process")
 // hundred pods starting together, polling takes minutes, and the queue as long
 // as their work does.
 func lock(ctx context.Context, dir string, timeout time.Duration) (*os.File, error) {
-	f, err := openFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openIn(dir, lockName)
 	if err != nil {
-		return nil, fmt.Errorf("open state lock: %w", err)
+		return nil, err
 	}
 	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -55,9 +55,6 @@ type Store struct {
 // replaces if need be; all rules are then Pending. The error wraps ErrLocked if
 // the lock could not be acquired in time.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	if err := prepare(o.Dir); err != nil {
-		return nil, err
-	}
 	l, err := lock(ctx, o.Dir, o.Timeout)
 	if err != nil {
 		return nil, err
@@ -120,7 +117,7 @@ func (s *Store) open() error {
 			Timeout: min(s.opts.Timeout, patience/2),
 			NoSync:  true,
 			OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
-				f, err := openFile(name, flag, perm)
+				f, err := openOwn(name, flag, perm)
 				s.file = f
 				return f, err
 			},
