@@ -6,20 +6,18 @@ import (
 )
 
 // refusalInterval is how often the agent looks whether the plugin has refused a
-// pod. It costs the look at one file.
+// pod. It costs the look at one small file.
 const refusalInterval = 2 * time.Second
 
 // watchRefusals tells of pods that were refused because of a conflict, where a
 // person looks for the reason: in the log, and in the pod's events.
 func (a *Agent) watchRefusals(ctx context.Context) {
 	last := time.Now() // those of before are known
-	version := ""
 	for pause(ctx, refusalInterval) {
-		all, now, err := a.node().Refusals(version)
+		all, err := a.node().Refusals()
 		if err != nil {
 			continue // it was being written
 		}
-		version = now
 		for _, r := range all {
 			if !r.At.After(last) {
 				continue

@@ -44,8 +44,5 @@ func (n *Node) Count(name string, took time.Duration) {
 // Counts returns what was counted. It takes no lock.
 func (n *Node) Counts() (map[string]state.Count, error) { return state.Counts(n.Dir) }
 
-// Refusals returns the attachments that were refused last, in order, and what
-// identifies this answer. They are nil if since is that of now. It takes no lock.
-func (n *Node) Refusals(since string) (all []state.Refusal, version string, err error) {
-	return state.Refusals(n.Dir, since)
-}
+// Refusals returns the attachments that were refused last, in order. It takes no lock.
+func (n *Node) Refusals() ([]state.Refusal, error) { return state.Refusals(n.Dir) }

@@ -30,7 +30,7 @@ type Refusal struct {
 // directory there is nothing to note it in, which is no error.
 func AddRefusal(dir string, r Refusal) error {
 	return writeBeside(dir, refusalsName, func(f *os.File) error {
-		all, _, _ := Refusals(dir, "") // of what cannot be read nothing is kept
+		all, _ := Refusals(dir) // of what cannot be read nothing is kept
 		all = append(all, r)
 		b, err := json.Marshal(all[max(0, len(all)-maxRefusals):])
 		_, werr := f.WriteAt(b, 0)
@@ -38,24 +38,18 @@ func AddRefusal(dir string, r Refusal) error {
 	})
 }
 
-// Refusals returns the last refusals, in order, and what identifies this answer. They
-// are nil if since is that of now, and while there are none. While one is written
-// there may be an error. It takes no lock.
-func Refusals(dir, since string) (all []Refusal, version string, err error) {
-	name := filepath.Join(dir, refusalsName)
-	fi, err := os.Stat(name)
-	if err != nil {
-		return nil, "", nil
+// Refusals returns the last refusals, in order. While one is written there may be
+// an error. It takes no lock.
+func Refusals(dir string) (all []Refusal, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, refusalsName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
-	if version = fmt.Sprint(fi.ModTime().UnixNano(), fi.Size()); version == since {
-		return nil, version, nil
-	}
-	b, err := os.ReadFile(name)
 	if err == nil {
 		err = json.Unmarshal(b, &all)
 	}
 	if err != nil {
-		return nil, version, fmt.Errorf("read refusals: %w", err)
+		return nil, fmt.Errorf("read refusals: %w", err)
 	}
-	return all, version, nil
+	return all, nil
 }
