@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,13 +45,9 @@ func AddCount(dir, name string, took time.Duration) error {
 		return fmt.Errorf("count %q: unknown", name)
 	}
 	return writeBeside(dir, countsName, func(f *os.File) error {
-		b := make([]byte, countSize)
-		_, _ = f.ReadAt(b, at) // zero behind the end of the file
-		c := decodeCount(b)
-		binary.LittleEndian.PutUint64(b, c.Number+1)
-		binary.LittleEndian.PutUint64(b[8:], uint64(c.Took+took))
-		_, err := f.WriteAt(b, at)
-		return err
+		var c Count // zero behind the end of the file
+		_ = binary.Read(io.NewSectionReader(f, at, countSize), binary.LittleEndian, &c)
+		return binary.Write(io.NewOffsetWriter(f, at), binary.LittleEndian, Count{c.Number + 1, c.Took + took})
 	})
 }
 
@@ -62,14 +59,12 @@ func Counts(dir string) (map[string]Count, error) {
 		err = nil
 	}
 	names := countNames()
-	b = append(b, make([]byte, len(names)*countSize)...) // the file ends with the last that was counted
+	all := make([]Count, len(names))
+	// The file ends with the last that was counted.
+	_, derr := binary.Decode(append(b, make([]byte, binary.Size(all))...), binary.LittleEndian, all)
 	out := make(map[string]Count, len(names))
 	for i, name := range names {
-		out[name] = decodeCount(b[i*countSize:])
+		out[name] = all[i]
 	}
-	return out, err
-}
-
-func decodeCount(b []byte) Count {
-	return Count{binary.LittleEndian.Uint64(b), time.Duration(binary.LittleEndian.Uint64(b[8:]))}
+	return out, errors.Join(err, derr)
 }
