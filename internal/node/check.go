@@ -70,11 +70,11 @@ func recordDiffers(got, want *hostport.Attachment) error {
 // be.
 func (s *session) differences(ctx context.Context, a *hostport.Attachment) ([]backend.Difference, error) {
 	b, err := s.Backend(a.Backend)
-	of, ferr := view(s.Store, fingerprints)
+	fp, ferr := view(s.Store, func(tx *state.Tx) (hostport.Fingerprint, error) { return tx.Fingerprint(a.Backend) })
 	if err = errors.Join(err, ferr); err != nil {
 		return nil, err
 	}
-	return b.Check(ctx, []*hostport.Attachment{a}, of[a.Backend])
+	return b.Check(ctx, []*hostport.Attachment{a}, fp)
 }
 
 // Examined is an attachment with what the node shows of it.
@@ -94,9 +94,12 @@ func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) boo
 		return nil, nil
 	}
 	err = n.with(ctx, func(s *session) error {
-		all, err := view(s.Store, (*state.Tx).Records)
-		out = make([]Examined, len(all))
-		for i, a := range all {
+		all, err := s.snapshot(nil)
+		if err != nil {
+			return err
+		}
+		out = make([]Examined, len(all.Attachments))
+		for i, a := range all.Attachments {
 			out[i].Attachment = a
 			if err != nil || !match(a) {
 				continue

@@ -74,17 +74,23 @@ func (s *session) execute(ctx context.Context, p plan) error {
 // record writes the records as they are to be, adds the change to what is pending,
 // and prepares the backends' parts of it.
 func (s *session) record(tx *state.Tx, x *execution) error {
-	before, err := fingerprints(tx)
-	werr := x.write(tx)
-	after, aerr := fingerprints(tx)
-	if err = errors.Join(err, werr, aerr); err != nil {
-		return err
-	}
+	var errs []error
 	for _, name := range x.backends {
+		before, err := tx.Fingerprint(name)
+		errs = append(errs, err)
 		x.changes = append(x.changes, backend.Change{
-			Remove: of(name, x.remove), Add: of(name, x.add), Before: before[name], After: after[name], Seen: tx.Seen(name),
-			Others: &others{s.Store, name, keys(x.add)},
+			Remove: of(name, x.remove), Add: of(name, x.add), Before: before, Seen: tx.Seen(name),
+			Others: &others{s.Store, name, x.add},
 		})
+	}
+	errs = append(errs, x.write(tx))
+	for i, name := range x.backends {
+		after, err := tx.Fingerprint(name)
+		errs = append(errs, err)
+		x.changes[i].After = after
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	x.closing = tx.Needless()
 	return s.mark(tx, x.backends, slices.Concat(x.remove, x.add))
@@ -163,19 +169,6 @@ func (s *session) rollBack(ctx context.Context, p plan, reason error) error {
 	return errors.Join(reason, s.resync(ctx))
 }
 
-// fingerprints returns that of each backend's records.
-func fingerprints(tx *state.Tx) (map[string]hostport.Fingerprint, error) {
-	out := make(map[string]hostport.Fingerprint)
-	for _, name := range backend.Names() {
-		fp, err := tx.Fingerprint(name)
-		if err != nil {
-			return nil, err
-		}
-		out[name] = fp
-	}
-	return out, nil
-}
-
 // of returns the attachments of a backend.
 func of(name string, all []*hostport.Attachment) (out []*hostport.Attachment) {
 	for _, a := range all {
@@ -186,38 +179,28 @@ func of(name string, all []*hostport.Attachment) (out []*hostport.Attachment) {
 	return out
 }
 
-func keys(all []*hostport.Attachment) (out []hostport.Key) {
-	for _, a := range all {
-		out = append(out, a.Key)
-	}
-	return out
-}
-
 // others answers a backend's questions from the records. The removed attachments
 // of a change are not among them any more.
 type others struct {
 	*state.Store
 	backend string
-	added   []hostport.Key
+	added   []*hostport.Attachment
 }
 
 func (o *others) InUse(f hostport.Family, p hostport.Protocol, first, last uint16) (bool, error) {
 	return view(o.Store, func(tx *state.Tx) (bool, error) { return tx.InUse(o.backend, f, p, first, last, o.added) })
 }
 
-var errFound = errors.New("found")
-
 func (o *others) Any(match func(*hostport.Attachment) bool) (bool, error) {
-	err := o.View(func(tx *state.Tx) error {
-		return tx.All(func(a *hostport.Attachment) error {
-			if a.Backend == o.backend && !slices.Contains(o.added, a.Key) && match(a) {
-				return errFound
+	return view(o.Store, func(tx *state.Tx) (bool, error) {
+		for a, err := range tx.All() {
+			if err != nil {
+				return false, err
 			}
-			return nil
-		})
+			if a.Backend == o.backend && find(o.added, a.Key) == nil && match(a) {
+				return true, nil
+			}
+		}
+		return false, nil
 	})
-	if errors.Is(err, errFound) {
-		return true, nil
-	}
-	return false, err
 }

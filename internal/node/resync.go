@@ -75,7 +75,7 @@ func (n *Node) owners(ctx context.Context) (found []*hostport.Attachment, unread
 func (s *session) adopt(found []*hostport.Attachment) (closing []string, err error) {
 	var p plan
 	err = s.Update(func(tx *state.Tx) error {
-		records, err := tx.Records()
+		records, _, err := tx.Records()
 		if err != nil {
 			return err
 		}

@@ -79,10 +79,9 @@ func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 		if before != nil && before.version == out.version {
 			return before, nil
 		}
-		var err, rerr error
-		out.fingerprints, err = fingerprints(tx)
-		out.Attachments, rerr = tx.Records()
-		return out, errors.Join(err, rerr)
+		var err error
+		out.Attachments, out.fingerprints, err = tx.Records()
+		return out, err
 	})
 }
 

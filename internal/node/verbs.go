@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -163,13 +164,11 @@ func (n *Node) Prune(ctx context.Context, among ...hostport.Key) ([]*hostport.At
 func (n *Node) remove(ctx context.Context, stale func(*session, *hostport.Attachment) (bool, error)) (removed []*hostport.Attachment, err error) {
 	err = n.change(ctx, func(s *session) error {
 		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
-			removed = nil
-			err := tx.All(func(a *hostport.Attachment) error {
-				yes, err := stale(s, a)
-				if yes {
-					removed = append(removed, a)
-				}
-				return err
+			records, _, err := tx.Records()
+			removed = slices.DeleteFunc(records, func(a *hostport.Attachment) bool {
+				yes, staleErr := stale(s, a)
+				err = cmp.Or(err, staleErr)
+				return !yes
 			})
 			return plan{remove: removed}, err
 		})

@@ -66,7 +66,10 @@ var errWrong = errors.New("a record is not the one that was written")
 // error.
 func use(s *state.Store, n int) error {
 	err := s.View(func(tx *state.Tx) error {
-		err := tx.All(func(a *hostport.Attachment) error {
+		for a, err := range tx.All() {
+			if err != nil {
+				return err
+			}
 			var n int
 			if _, err := fmt.Sscanf(a.ContainerID, "c%03d", &n); err != nil {
 				return fmt.Errorf("record of %q: %w", a.Key, err)
@@ -74,10 +77,6 @@ func use(s *state.Store, n int) error {
 			if diff := cmp.Diff(rec(n, uint16(8000+n), uint16(20000+n)), a, compare); diff != "" {
 				return fmt.Errorf("%w (-want +got):\n%s", errWrong, diff)
 			}
-			return nil
-		})
-		if err != nil {
-			return err
 		}
 		for i := range n {
 			want := rec(i, uint16(8000+i))
@@ -89,7 +88,7 @@ func use(s *state.Store, n int) error {
 			}
 		}
 		tx.Opened("cni0")
-		_, err = tx.Fingerprint("iptables")
+		_, err := tx.Fingerprint("iptables")
 		_, perr := tx.Pending()
 		return errors.Join(err, perr)
 	})
@@ -435,9 +434,9 @@ func TestHiddenRecords(t *testing.T) {
 	s := open(t, o)
 	fill(t, s, 2)
 	view(t, s, func(tx *state.Tx) error {
-		all, err := tx.Records()
-		if len(all) != 2 {
-			t.Errorf("%d records, want 2", len(all))
+		all, of, err := tx.Records()
+		if want := (hostport.Fingerprint{}).Toggle(o.Layout, all...); len(all) != 2 || of["iptables"] != want {
+			t.Errorf("%d records of %v, want 2 of %v", len(all), of, want)
 		}
 		return err
 	})
@@ -445,7 +444,7 @@ func TestHiddenRecords(t *testing.T) {
 	edit(t, o, func(tx *bolt.Tx) error { return tx.Bucket([]byte("attachments")).Delete([]byte("c001/eth0")) })
 	s = open(t, o)
 	err := s.View(func(tx *state.Tx) error {
-		_, err := tx.Records()
+		_, _, err := tx.Records()
 		return err
 	})
 	if !errors.Is(err, state.ErrDamaged) {

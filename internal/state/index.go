@@ -88,10 +88,10 @@ func (t *Tx) Neighbours(a *hostport.Attachment) (out []*hostport.Attachment, err
 
 // InUse reports whether an attachment of a backend, other than those in except,
 // maps a host port from first to last in family f.
-func (t *Tx) InUse(backend string, f hostport.Family, p hostport.Protocol, first, last uint16, except []hostport.Key) (used bool, err error) {
+func (t *Tx) InUse(backend string, f hostport.Family, p hostport.Protocol, first, last uint16, except []*hostport.Attachment) (used bool, err error) {
 	seen := make(map[string]bool)
-	for _, k := range except {
-		seen[k.String()] = true
+	for _, a := range except {
+		seen[a.Key.String()] = true
 	}
 	err = t.each(bucketPorts, portPrefix(p, first), portPrefix(p, last), seen, func(a *hostport.Attachment) bool {
 		used = a.Backend == backend && slices.ContainsFunc(a.Forwards(f), func(fw hostport.Forward) bool {

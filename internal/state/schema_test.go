@@ -142,11 +142,7 @@ func TestSchema1IsConverted(t *testing.T) {
 			t.Fatalf("moved aside to %s", s.Aside())
 		}
 		view(t, s, func(tx *state.Tx) error {
-			var got []*hostport.Attachment
-			err := tx.All(func(a *hostport.Attachment) error {
-				got = append(got, a)
-				return nil
-			})
+			got, _, err := tx.Records()
 			if diff := cmp.Diff(want, got, compare); diff != "" {
 				t.Errorf("records (-want +got):\n%s", diff)
 			}

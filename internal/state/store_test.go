@@ -116,10 +116,13 @@ func keys(t *testing.T, s *state.Store) []string {
 	var out []string
 	view(t, s, func(tx *state.Tx) error {
 		out = nil
-		return tx.All(func(r *hostport.Attachment) error {
-			out = append(out, r.Key.String())
-			return nil
-		})
+		for a, err := range tx.All() {
+			if err != nil {
+				return err
+			}
+			out = append(out, a.Key.String())
+		}
+		return nil
 	})
 	return out
 }

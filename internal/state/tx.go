@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"iter"
 	"slices"
 	"time"
 
@@ -133,33 +134,42 @@ func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []
 	return nil
 }
 
-// All calls fn with every record, ordered by key.
-func (t *Tx) All(fn func(*hostport.Attachment) error) error {
-	return t.tx.Bucket(bucketAttachments).ForEach(func(k, v []byte) error {
-		a := new(hostport.Attachment)
-		if err := decodeRecord(string(k), v, a, &a.Key); err != nil {
-			return err
-		}
-		return fn(a)
-	})
-}
-
-// Records returns every record, ordered by key. They must be those of the stored
-// fingerprints: noise in a page of bbolt's can hide records without any other sign.
-func (t *Tx) Records() (all []*hostport.Attachment, err error) {
-	fingerprints := make(map[string]hostport.Fingerprint)
-	err = t.All(func(a *hostport.Attachment) error {
-		all = append(all, a)
-		fingerprints[a.Backend] = fingerprints[a.Backend].Toggle(t.opts.Layout, a)
-		return nil
-	})
-	for _, name := range t.opts.Backends {
-		stored, ferr := t.Fingerprint(name)
-		if err = errors.Join(err, ferr); err == nil && stored != fingerprints[name] {
-			err = damagef("records of backend %s are missing or altered", name)
+// All yields every record, ordered by key. A record that comes with an error is not
+// to be used.
+func (t *Tx) All() iter.Seq2[*hostport.Attachment, error] {
+	return func(yield func(*hostport.Attachment, error) bool) {
+		c := t.tx.Bucket(bucketAttachments).Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			a := new(hostport.Attachment)
+			if !yield(a, decodeRecord(string(k), v, a, &a.Key)) {
+				return
+			}
 		}
 	}
-	return all, err
+}
+
+// Records returns every record, ordered by key, and the fingerprints of the backends.
+// They must be those that are stored: noise in a page of bbolt's can hide records
+// without any other sign.
+func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Fingerprint, err error) {
+	of = make(map[string]hostport.Fingerprint)
+	for a, err := range t.All() {
+		if err != nil {
+			return nil, nil, err
+		}
+		all = append(all, a)
+		of[a.Backend] = of[a.Backend].Toggle(t.opts.Layout, a)
+	}
+	for _, name := range t.opts.Backends {
+		stored, err := t.Fingerprint(name)
+		if err == nil && stored != of[name] {
+			err = damagef("records of backend %s are missing or altered", name)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	return all, of, nil
 }
 
 // ID returns what identifies this file: six hexadecimal digits that it got when

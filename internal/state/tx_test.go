@@ -91,13 +91,13 @@ func TestInUse(t *testing.T) {
 		family      hostport.Family
 		protocol    hostport.Protocol
 		first, last uint16
-		except      []hostport.Key
+		except      []*hostport.Attachment
 		want        bool
 	}{
 		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8095, nil, true},
-		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8095, []hostport.Key{a.Key}, true},
-		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8094, []hostport.Key{a.Key}, false},
-		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8095, []hostport.Key{a.Key, b.Key}, false},
+		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8095, []*hostport.Attachment{a}, true},
+		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8094, []*hostport.Attachment{a}, false},
+		{"iptables", hostport.IPv4, hostport.TCP, 8080, 8095, []*hostport.Attachment{a, b}, false},
 		{"iptables", hostport.IPv6, hostport.TCP, 8080, 8095, nil, true},
 		{"iptables", hostport.IPv6, hostport.TCP, 8081, 8095, nil, false}, // b has no IPv6 address
 		{"nftables", hostport.IPv4, hostport.TCP, 8080, 8095, nil, false},

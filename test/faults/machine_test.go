@@ -288,10 +288,8 @@ func (m *machine) recorded() (records []*hostport.Attachment, pending *state.Pen
 		if len(p.Backends)+len(p.Changed) > 0 {
 			pending = &p
 		}
-		return tx.All(func(a *hostport.Attachment) error {
-			records = append(records, a)
-			return nil
-		})
+		records, _, err = tx.Records()
+		return err
 	})
 	if err != nil {
 		m.t.Fatal(err)
