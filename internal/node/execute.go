@@ -33,12 +33,10 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 	}
 }
 
-// execution is a planned change that is under way.
-type execution struct {
-	plan
-	backends []string
-	changes  []backend.Change // of each of the backends
-	closing  []string         // interfaces that the change leaves without need
+// part is what one backend has to do with a planned change.
+type part struct {
+	name string
+	backend.Change
 }
 
 // execute carries out one planned change: records and the pending marker, the
@@ -46,25 +44,22 @@ type execution struct {
 // they were, and the kernel was made to follow them.
 func (s *session) execute(ctx context.Context, p plan) error {
 	fault.Point(fault.BeforeRecord)
-	x := &execution{plan: p, backends: p.backends()}
-	if err := s.Update(func(tx *state.Tx) error { return s.record(tx, x) }); err != nil {
+	var parts []part
+	err := s.Update(func(tx *state.Tx) (err error) {
+		parts, err = s.record(tx, p)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("record change: %w", err)
 	}
 	fault.Point(fault.AfterRecord)
-	if err := s.program(ctx, x); err != nil {
+	seen, err := s.program(ctx, parts)
+	if err != nil {
 		return s.rollBack(ctx, p, err)
 	}
 	s.flush(ctx, slices.Concat(p.remove, p.add))
 	fault.Point(fault.AfterFlows)
-	err := s.Update(func(tx *state.Tx) error {
-		for i, name := range x.backends {
-			if err := tx.SetSeen(name, x.changes[i].Seen); err != nil {
-				return err
-			}
-		}
-		return errors.Join(each(x.closing, func(ifname string) error { return tx.SetOpened(ifname, false) }), s.unmark(tx, x.backends))
-	})
-	if err != nil {
+	if err := s.Update(func(tx *state.Tx) error { return s.finish(tx, seen, nil) }); err != nil {
 		return fmt.Errorf("record end of change: %w", err)
 	}
 	fault.Point(fault.AfterDone)
@@ -72,28 +67,27 @@ func (s *session) execute(ctx context.Context, p plan) error {
 }
 
 // record writes the records as they are to be, adds the change to what is pending,
-// and prepares the backends' parts of it.
-func (s *session) record(tx *state.Tx, x *execution) error {
-	var errs []error
-	for _, name := range x.backends {
+// and returns the backends' parts of it.
+func (s *session) record(tx *state.Tx, p plan) (parts []part, err error) {
+	for _, name := range p.backends() {
 		before, err := tx.Fingerprint(name)
-		errs = append(errs, err)
-		x.changes = append(x.changes, backend.Change{
-			Remove: of(name, x.remove), Add: of(name, x.add), Before: before, Seen: tx.Seen(name),
-			Others: &others{s.Store, name, x.add},
-		})
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{name, backend.Change{
+			Remove: of(name, p.remove), Add: of(name, p.add), Before: before, Seen: tx.Seen(name),
+			Others: &others{s.Store, name, p.add},
+		}})
 	}
-	errs = append(errs, x.write(tx))
-	for i, name := range x.backends {
-		after, err := tx.Fingerprint(name)
-		errs = append(errs, err)
-		x.changes[i].After = after
+	if err := p.write(tx); err != nil {
+		return nil, err
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
+	for i := range parts {
+		if parts[i].After, err = tx.Fingerprint(parts[i].name); err != nil {
+			return nil, err
+		}
 	}
-	x.closing = tx.Needless()
-	return s.mark(tx, x.backends, slices.Concat(x.remove, x.add))
+	return parts, s.mark(tx, p.backends(), slices.Concat(p.remove, p.add))
 }
 
 // write makes the records follow the plan.
@@ -114,31 +108,30 @@ func each[T any](all []T, fn func(T) error) error {
 	return nil
 }
 
-// program changes the kernel. 127/8 is closed before the rules that guard it
-// go, and opened after they came.
-func (s *session) program(ctx context.Context, x *execution) error {
-	if err := each(x.closing, loopback.Close); err != nil {
-		return err
+// program changes the kernel, and returns what each backend is to see next time.
+// 127/8 is closed before the rules that guard it go, and opened after they came.
+func (s *session) program(ctx context.Context, parts []part) (seen map[string]string, err error) {
+	if err := each(s.closing, loopback.Close); err != nil {
+		return nil, err
 	}
-	for i, name := range x.backends {
-		b, err := s.Backend(name)
+	seen = make(map[string]string)
+	for _, p := range parts {
+		b, err := s.Backend(p.name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		x.changes[i].Seen, err = b.Apply(ctx, x.changes[i])
+		seen[p.name], err = b.Apply(ctx, p.Change)
 		if old := backend.OldKernel(); err != nil && old != "" && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
-			return fmt.Errorf("%w (%s)", err, old)
+			err = fmt.Errorf("%w (%s)", err, old)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	fault.Point(fault.AfterKernel)
-	if err := openInterfaces(x.add); err != nil {
-		return err
-	}
+	err = each(parts, func(p part) error { return openInterfaces(p.Add) })
 	fault.Point(fault.AfterSysctl)
-	return nil
+	return seen, err
 }
 
 // flush removes the UDP flows to ports of these attachments, which would go on

@@ -24,8 +24,7 @@ func (s *session) resync(ctx context.Context) error {
 	if len(unread) > 0 {
 		s.Log.Warn("owners could not be read from all rules", "reason", unread.join())
 	}
-	closing, err := s.adopt(found)
-	if err != nil {
+	if err := s.adopt(found); err != nil {
 		return err
 	}
 	fault.Point(fault.AfterAdopt)
@@ -33,30 +32,38 @@ func (s *session) resync(ctx context.Context) error {
 		return nil
 	}
 	all, err := s.snapshot(nil)
-	if err = errors.Join(err, each(closing, loopback.Close)); err != nil {
+	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
 		return err
 	}
-	var errs []error
-	var done []string
-	for _, name := range s.pending.Backends {
-		switch err := s.rewrite(ctx, name, all); {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("rewrite the rules of backend %s: %w", name, err))
-		case unread[name] != nil: // it may name living owners, and is read again
-			errs = append(errs, unread[name])
-		default:
-			done = append(done, name)
+	seen := make(map[string]string)
+	var again []error
+	failed := s.eachBackend("rewrite the rules", func(name string, b backend.Backend) error {
+		if !slices.Contains(s.pending.Backends, name) {
+			return nil
 		}
-	}
+		mine := of(name, all.Attachments)
+		returned, err := b.Rewrite(ctx, mine, all.fingerprints[name])
+		if errors.Is(err, backend.ErrMissing) && len(mine) == 0 {
+			err = nil // nothing is recorded there, and nothing can be written
+		}
+		if err == nil {
+			seen[name] = returned
+			again = append(again, unread[name]) // it may name living owners, and is read again
+		}
+		return err
+	})
 	fault.Point(fault.AfterRewrite)
 	if err := openInterfaces(all.Attachments); err != nil {
 		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
 	}
 	s.flush(ctx, s.pending.Changed)
-	errs = append(errs, s.Update(func(tx *state.Tx) error {
-		return errors.Join(each(closing, func(ifname string) error { return tx.SetOpened(ifname, false) }), s.unmark(tx, done))
-	}))
-	return errors.Join(errs...)
+	err = s.Update(func(tx *state.Tx) error {
+		if len(seen) > 0 {
+			err = tx.SetRewritten(time.Now())
+		}
+		return errors.Join(err, s.finish(tx, seen, unread))
+	})
+	return errors.Join(append(again, failed.join(), err)...)
 }
 
 // owners reads the owners that the rules in the kernel name. A backend that cannot
@@ -71,10 +78,10 @@ func (n *Node) owners(ctx context.Context) (found []*hostport.Attachment, unread
 }
 
 // adopt makes the records follow planAdopt, and marks the backends whose rules that
-// changes. It returns the interfaces that are left without need.
-func (s *session) adopt(found []*hostport.Attachment) (closing []string, err error) {
+// changes.
+func (s *session) adopt(found []*hostport.Attachment) error {
 	var p plan
-	err = s.Update(func(tx *state.Tx) error {
+	err := s.Update(func(tx *state.Tx) error {
 		records, _, err := tx.Records()
 		if err != nil {
 			return err
@@ -94,9 +101,7 @@ func (s *session) adopt(found []*hostport.Attachment) (closing []string, err err
 		if err := p.write(tx); err != nil {
 			return err
 		}
-		err = s.mark(tx, slices.Concat(p.backends(), p.strange), p.remove)
-		closing = tx.Needless()
-		return err
+		return s.mark(tx, slices.Concat(p.backends(), p.strange), p.remove)
 	})
 	for _, a := range p.add {
 		s.Log.Warn("attachment was read back from the kernel", "owner", a.Owner(), "backend", a.Backend)
@@ -104,26 +109,7 @@ func (s *session) adopt(found []*hostport.Attachment) (closing []string, err err
 	for _, a := range p.remove {
 		s.Log.Info("record of an owner that is gone was dropped", "owner", a.Owner())
 	}
-	return closing, err
-}
-
-// rewrite makes the kernel hold what is recorded for one backend.
-func (s *session) rewrite(ctx context.Context, name string, all *Snapshot) error {
-	b, err := s.Backend(name)
-	if err != nil {
-		return err
-	}
-	mine := of(name, all.Attachments)
-	seen, err := b.Rewrite(ctx, mine, all.fingerprints[name])
-	if errors.Is(err, backend.ErrMissing) && len(mine) == 0 {
-		return nil // nothing is recorded there, and nothing can be written
-	}
-	if err != nil {
-		return err
-	}
-	return s.Update(func(tx *state.Tx) error {
-		return errors.Join(tx.SetSeen(name, seen), tx.SetRewritten(time.Now()))
-	})
+	return err
 }
 
 // NoStateError says that there is no state where it was looked for.

@@ -22,6 +22,7 @@ type session struct {
 	boot    string        // the hash of the boot ID
 	id      string        // identifies the state file
 	pending state.Pending // what is recorded as pending
+	closing []string      // the interfaces that no record needs any more
 }
 
 // change runs fn on the state after a resync, if something is pending: an earlier
@@ -112,17 +113,26 @@ func (s *session) begin() error {
 // mark adds to what is pending that the rules of these backends may not be as
 // recorded, and whose flows may be stale.
 func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachment) error {
+	s.closing = tx.Needless()
 	s.pending.Backends = append(s.pending.Backends, names...)
 	s.pending.Changed = append(s.pending.Changed, changed...)
 	return tx.SetPending(&s.pending)
 }
 
-// unmark leaves of what is pending the backends whose rules are not as recorded
-// yet.
-func (s *session) unmark(tx *state.Tx, done []string) error {
-	left := slices.DeleteFunc(slices.Clone(s.pending.Backends), func(name string) bool { return slices.Contains(done, name) })
-	s.pending = state.Pending{Backends: left}
-	return tx.SetPending(&s.pending)
+// finish records the end of a change: what the backends returned whose rules are as
+// recorded now, and the interfaces that were closed. A backend that could not be read
+// stays marked.
+func (s *session) finish(tx *state.Tx, seen map[string]string, unread failures) error {
+	errs := []error{each(s.closing, func(ifname string) error { return tx.SetOpened(ifname, false) })}
+	for name, returned := range seen {
+		errs = append(errs, tx.SetSeen(name, returned))
+	}
+	s.pending.Changed = nil
+	s.pending.Backends = slices.DeleteFunc(s.pending.Backends, func(name string) bool {
+		_, done := seen[name]
+		return done && unread[name] == nil
+	})
+	return errors.Join(append(errs, tx.SetPending(&s.pending))...)
 }
 
 // view returns what fn reads in a transaction of its own.
