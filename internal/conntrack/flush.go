@@ -25,35 +25,23 @@ import (
 // the entries found by it. The walk is in the kernel, which has no index by
 // destination.
 func Flush(ctx context.Context, mappings []hostport.Forward) (removed int, err error) {
-	return flush(ctx, mappings)
+	return flush(ctx, mappings, maxWalks)
 }
 
-// flush is Flush with a choice of the kernel's filters.
-func flush(ctx context.Context, mappings []hostport.Forward, filters ...int) (removed int, err error) {
-	ports := make(map[hostport.Family]wanted)
-	for _, m := range mappings {
-		if m.Protocol == hostport.UDP {
-			f := hostport.FamilyOf(m.To.Addr())
-			if ports[f] == nil {
-				ports[f] = make(wanted)
-			}
-			ports[f][m.HostPort] = append(ports[f][m.HostPort], m.HostIP)
-		}
-	}
-	if len(ports) == 0 {
-		return 0, nil
-	}
-	s, err := dial()
-	if err != nil {
-		return 0, err
-	}
-	defer s.close()
+// flush is Flush with another maxWalks.
+func flush(ctx context.Context, mappings []hostport.Forward, walks int) (removed int, err error) {
 	var errs []error
 	for _, f := range hostport.Families() {
-		if ports[f] == nil {
+		w := make(wanted)
+		for _, m := range mappings {
+			if m.Protocol == hostport.UDP && hostport.FamilyOf(m.To.Addr()) == f {
+				w[m.HostPort] = append(w[m.HostPort], m.HostIP)
+			}
+		}
+		if len(w) == 0 {
 			continue
 		}
-		n, err := s.flush(ctx, f, ports[f], filters)
+		n, err := w.flush(ctx, f, walks)
 		removed += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("remove stale %s UDP flows: %w", f, err))
@@ -62,26 +50,6 @@ func flush(ctx context.Context, mappings []hostport.Forward, filters ...int) (re
 	return removed, errors.Join(errs...)
 }
 
-// flush is flush for one family.
-func (s socket) flush(ctx context.Context, f hostport.Family, w wanted, filters []int) (int, error) {
-	local, err := localAddresses(f)
-	if err != nil {
-		return 0, err
-	}
-	if len(filters) == 0 {
-		filters = w.filters()
-	}
-	stale, err := s.find(ctx, f, filters, func(e entry) bool { return w.has(e, local) })
-	if err != nil {
-		return 0, err
-	}
-	return s.remove(ctx, f, stale)
-}
-
-// wanted is what is to be removed of one family: port -> host IPs, the zero Addr for
-// any of the node's addresses.
-type wanted map[uint16][]netip.Addr
-
 // maxWalks is up to how many ports the kernel's table is walked once for
 // each; above, it is walked once for all UDP flows. Of 500,000 entries, all
 // UDP, a walk that finds nothing takes 160 ms of processor time and one that
@@ -89,25 +57,42 @@ type wanted map[uint16][]netip.Addr
 // same at six ports, and at three to four if half of the entries are UDP.
 const maxWalks = 3
 
-func (w wanted) filters() (ports []int) {
-	if len(w) > maxWalks {
-		return []int{anyPort}
+// anyPort is every port of UDP.
+const anyPort = 0
+
+// wanted is what is to be removed of one family: port -> host IPs, the zero Addr for
+// any of the node's addresses.
+type wanted map[uint16][]netip.Addr
+
+func (w wanted) flush(ctx context.Context, f hostport.Family, walks int) (removed int, err error) {
+	local, err := localAddresses(f)
+	if err != nil {
+		return 0, err
 	}
-	for _, port := range slices.Sorted(maps.Keys(w)) {
-		ports = append(ports, int(port))
+	ports := slices.Collect(maps.Keys(w))
+	if len(ports) > walks {
+		ports = []uint16{anyPort}
 	}
-	return ports
+	var stale [][]byte
+	for _, port := range ports {
+		found, err := find(ctx, f, port, func(entry []byte) bool { return w.has(entry, local) })
+		if err != nil {
+			return 0, err
+		}
+		stale = append(stale, found...)
+	}
+	return remove(ctx, stale)
 }
 
 // has reports whether the entry is of a flow to be removed. It is asked about
 // every entry, whatever the kernel was told to filter by.
-func (w wanted) has(e entry, local map[netip.Addr]bool) bool {
-	to := e.destination.Addr()
-	return e.protocol == hostport.UDP.Number() && slices.ContainsFunc(w[e.destination.Port()], func(ip netip.Addr) bool {
+func (w wanted) has(entry []byte, local map[netip.Addr]bool) bool {
+	to, protocol := destination(entry)
+	return protocol == hostport.UDP.Number() && slices.ContainsFunc(w[to.Port()], func(ip netip.Addr) bool {
 		if ip.IsValid() {
-			return ip == to
+			return ip == to.Addr()
 		}
-		return local[to] || to.IsLoopback()
+		return local[to.Addr()] || to.Addr().IsLoopback()
 	})
 }
 

@@ -62,12 +62,12 @@ func (f flow) String() string {
 }
 
 // request asks to make the entry.
-func (f flow) request(s socket) *nl.NetlinkRequest {
+func (f flow) request() *nl.NetlinkRequest {
 	to := f.to
 	if !to.IsValid() {
 		to = f.dst
 	}
-	r := s.request(nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, hostport.FamilyOf(f.dst.Addr()))
+	r := request(nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, hostport.FamilyOf(f.dst.Addr()))
 	r.AddData(tuple(nl.CTA_TUPLE_ORIG, f.protocol, f.src, f.dst))
 	r.AddData(tuple(nl.CTA_TUPLE_REPLY, f.protocol, to, f.src))
 	r.AddData(nl.NewRtAttr(nl.CTA_TIMEOUT, nl.BEUint32Attr(3600)))
@@ -102,11 +102,13 @@ func tuple(kind int, protocol uint8, src, dst netip.AddrPort) *nl.RtAttr {
 // add makes entries in the calling thread's network namespace.
 func add(t testing.TB, flows ...flow) {
 	t.Helper()
-	s, err := dial()
+	s, err := nl.Subscribe(unix.NETLINK_NETFILTER)
 	must(t, err)
-	defer s.close()
+	defer s.Close()
 	for _, f := range flows {
-		_, err := f.request(s).Execute(unix.NETLINK_NETFILTER, 0)
+		r := f.request()
+		r.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: s}}
+		_, err := r.Execute(unix.NETLINK_NETFILTER, 0)
 		must(t, err)
 	}
 }
