@@ -121,7 +121,7 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 	}
 	differs, err := differing(ctx, n)
 	errs[0] = err
-	listeners, err := n.Listeners(ctx, mappingsOf(rows))
+	listeners, err := n.Listeners(mappingsOf(rows))
 	errs[3] = err
 	wait.Wait()
 	if err := errors.Join(errs[:]...); err != nil {

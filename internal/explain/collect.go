@@ -67,7 +67,7 @@ func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) 
 	// Without the kernel's module there is nothing to list.
 	s.Flows, _ = flows(q.Protocol, netip.AddrPortFrom(q.Address, q.Port))
 	s.Virtual = readVirtual()
-	found, listenErr := listener.Find(ctx, []hostport.Mapping{{HostIP: q.Address, HostPort: q.Port, Protocol: q.Protocol}})
+	found, listenErr := listener.Find([]hostport.Mapping{{HostIP: q.Address, HostPort: q.Port, Protocol: q.Protocol}})
 	s.Listeners = found
 	for _, a := range mine {
 		s.Pods[a.Key] = s.viewPod(ctx, q, a)
@@ -338,7 +338,7 @@ func (s *Snapshot) viewPod(ctx context.Context, q *Question, a Attachment) PodVi
 		for _, c := range clients {
 			v.Return[c] = lookup(c)
 		}
-		v.Listeners, err = listener.Find(ctx, ports)
+		v.Listeners, err = listener.Find(ports)
 		return err
 	})
 	if err != nil {

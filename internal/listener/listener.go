@@ -1,8 +1,6 @@
 package listener
 
 import (
-	"cmp"
-	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -39,52 +37,33 @@ func (l Listener) String() string {
 // host IP: TCP sockets that listen, and UDP sockets that are bound and not
 // connected. It asks the kernel (sock_diag(7)) once for each protocol and family
 // among the mappings, and reads /proc only if there is something to name. The
-// list is ordered by mapping, address and process. SCTP mappings have none.
-func Find(ctx context.Context, mappings []hostport.Mapping) ([]Listener, error) {
-	var out []Listener
-	var sockets []socket // of out, one by one
+// list has the order of the mappings, for each by address. SCTP mappings have none.
+func Find(mappings []hostport.Mapping) (out []Listener, err error) {
+	var sockets []socket
 	for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP} {
 		if !slices.ContainsFunc(mappings, func(m hostport.Mapping) bool { return m.Protocol == p }) {
 			continue
 		}
 		// A mapping of IPv4 needs the IPv6 sockets too: they take both.
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
 			all, err := dump(p, family)
 			if err != nil {
 				return nil, err
 			}
-			for _, s := range all {
-				for _, m := range mappings {
-					if m.Overlaps(s.takes) {
-						out = append(out, Listener{Mapping: m, Address: s.address})
-						sockets = append(sockets, s)
-					}
-				}
-			}
+			sockets = append(sockets, all...)
 		}
 	}
-	if len(out) == 0 {
-		return nil, nil
+	slices.SortFunc(sockets, func(x, y socket) int { return x.address.Compare(y.address) })
+	for _, m := range mappings {
+		for _, s := range sockets {
+			// The sockets of a SO_REUSEPORT group are one listener to people.
+			if !m.Overlaps(s.takes) || slices.ContainsFunc(out, func(l Listener) bool { return l.Mapping == m && l.Address == s.address }) {
+				continue
+			}
+			l := Listener{Mapping: m, Address: s.address}
+			l.PID, l.Command = holder(s.inode)
+			out = append(out, l)
+		}
 	}
-	holders, err := holders(ctx, sockets)
-	if err != nil {
-		return nil, err
-	}
-	for i, s := range sockets {
-		out[i].PID, out[i].Command = holders[s.inode].pid, holders[s.inode].command
-	}
-	slices.SortStableFunc(out, func(x, y Listener) int {
-		return cmp.Or(
-			cmp.Compare(x.Mapping.HostPort, y.Mapping.HostPort),
-			cmp.Compare(x.Mapping.Protocol, y.Mapping.Protocol),
-			x.Mapping.HostIP.Compare(y.Mapping.HostIP),
-			x.Address.Compare(y.Address),
-			cmp.Compare(x.PID, y.PID),
-		)
-	})
-	// The sockets of a SO_REUSEPORT group are one listener to people.
-	return slices.Compact(out), nil
+	return out, nil
 }

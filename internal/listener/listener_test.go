@@ -1,7 +1,6 @@
 package listener
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -128,14 +127,14 @@ func TestFind(t *testing.T) {
 					listen(t, tc.network, tc.address)
 				}
 				for _, s := range tc.hit {
-					got, err := Find(t.Context(), []hostport.Mapping{mapping(t, "tcp any 9"), mapping(t, s)})
+					got, err := Find([]hostport.Mapping{mapping(t, "tcp any 9"), mapping(t, s)})
 					must(t, err)
 					if len(got) != 1 || got[0].PID != os.Getpid() || got[0].Mapping != mapping(t, s) {
 						t.Errorf("Find(%s) = %+v, want this process once", s, got)
 					}
 				}
 				for _, s := range tc.miss {
-					if got, err := Find(t.Context(), []hostport.Mapping{mapping(t, s)}); err != nil || len(got) != 0 {
+					if got, err := Find([]hostport.Mapping{mapping(t, s)}); err != nil || len(got) != 0 {
 						t.Errorf("Find(%s) = %v, %v; want none", s, got, err)
 					}
 				}
@@ -168,7 +167,7 @@ func TestFindIgnoresConnections(t *testing.T) {
 		must(t, l.Close())
 		client, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5353}, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 53})
 		must(t, err)
-		if got, err := Find(t.Context(), []hostport.Mapping{mapping(t, "tcp any 8080"), mapping(t, "udp any 5353")}); err != nil || len(got) != 0 {
+		if got, err := Find([]hostport.Mapping{mapping(t, "tcp any 8080"), mapping(t, "udp any 5353")}); err != nil || len(got) != 0 {
 			t.Errorf("Find = %v, %v; want none", got, err)
 		}
 		_, _, _ = in.Close(), out.Close(), client.Close()
@@ -184,7 +183,7 @@ func TestFindMany(t *testing.T) {
 		for port := range 500 {
 			ms = append(ms, mapping(t, "tcp any "+strconv.Itoa(8999+port)), mapping(t, "udp :: "+strconv.Itoa(8999+port)))
 		}
-		found, err := Find(t.Context(), ms)
+		found, err := Find(ms)
 		must(t, err)
 		var got []string
 		for _, l := range found {
@@ -222,7 +221,7 @@ func TestFindNamesTheProcess(t *testing.T) {
 			must(t, f.Close())
 		}
 		m := mapping(t, "tcp any 8080")
-		got, err := Find(t.Context(), []hostport.Mapping{m})
+		got, err := Find([]hostport.Mapping{m})
 		_ = child.Process.Kill()
 		_ = child.Wait()
 		must(t, err)
@@ -234,12 +233,4 @@ func TestFindNamesTheProcess(t *testing.T) {
 			t.Errorf("String = %s", s)
 		}
 	})
-}
-
-func TestFindCancelled(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := Find(ctx, []hostport.Mapping{mapping(t, "tcp any 1")}); !errors.Is(err, context.Canceled) {
-		t.Errorf("Find = %v, want context.Canceled", err)
-	}
 }

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -27,7 +27,6 @@ const (
 	requestLen = 56 // struct inet_diag_req_v2
 	messageLen = 72 // struct inet_diag_msg
 	attrV6Only = 11 // INET_DIAG_SKV6ONLY, a byte
-	noCookie   = 0xffffffff
 )
 
 // request returns a struct inet_diag_req_v2: family, protocol, extensions, padding,
@@ -41,8 +40,6 @@ func request(p hostport.Protocol, family uint8) []byte {
 		state = unix.BPF_TCP_LISTEN
 	}
 	binary.NativeEndian.PutUint32(r[4:], 1<<state)
-	binary.NativeEndian.PutUint32(r[48:], noCookie)
-	binary.NativeEndian.PutUint32(r[52:], noCookie)
 	return r
 }
 
@@ -54,17 +51,15 @@ const maxAttempts = 5
 func dump(p hostport.Protocol, family uint8) (out []socket, err error) {
 	for range maxAttempts {
 		out = nil
-		var bad error
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 		req.AddRawData(request(p, family))
 		err = req.ExecuteIter(unix.NETLINK_INET_DIAG, 0, func(msg []byte) bool {
-			var s socket
-			s, bad = parse(p, msg)
-			out = append(out, s)
-			return bad == nil
+			if len(msg) >= messageLen {
+				out = append(out, parse(p, msg))
+			}
+			return true
 		})
 		if !errors.Is(err, nl.ErrDumpInterrupted) { // else the list may have gaps
-			err = errors.Join(err, bad)
 			break
 		}
 	}
@@ -81,38 +76,23 @@ func dump(p hostport.Protocol, family uint8) (out []socket, err error) {
 }
 
 // parse reads a struct inet_diag_msg and the attributes after it.
-func parse(p hostport.Protocol, msg []byte) (s socket, err error) {
-	if len(msg) < messageLen {
-		return s, fmt.Errorf("read socket: message of %d bytes, want %d or more", len(msg), messageLen)
-	}
+func parse(p hostport.Protocol, msg []byte) socket {
 	port := binary.BigEndian.Uint16(msg[4:])
-	addr := netip.AddrFrom16([16]byte(msg[8:]))
-	dual := false
-	switch msg[0] {
-	case unix.AF_INET:
-		addr = netip.AddrFrom4([4]byte(msg[8:]))
-	case unix.AF_INET6:
-		// The library reads behind the end of an attribute that is not padded.
-		attrs, err := nl.ParseRouteAttr(append(slices.Clone(msg[messageLen:]), 0, 0, 0))
-		if err != nil {
-			return s, fmt.Errorf("read socket: %w", err)
-		}
+	addr, dual := netip.AddrFrom4([4]byte(msg[8:])), false
+	if msg[0] == unix.AF_INET6 {
+		addr = netip.AddrFrom16([16]byte(msg[8:]))
 		// Before Linux 4.2 the attribute is missing: then take the socket for
 		// one that takes both, which is what sockets do unless told not to.
-		dual = addr.IsUnspecified()
-		for _, a := range attrs {
-			if a.Attr.Type == attrV6Only && len(a.Value) > 0 && a.Value[0] != 0 {
-				dual = false
-			}
-		}
-	default:
-		return s, fmt.Errorf("read socket: unknown address family %d", msg[0])
+		v6only := nfnetlink.Attributes(msg[messageLen:]).Get(attrV6Only)
+		dual = addr.IsUnspecified() && (len(v6only) == 0 || v6only[0] == 0)
 	}
-	s.address = netip.AddrPortFrom(addr.Unmap(), port)
-	s.takes = hostport.Mapping{Protocol: p, HostPort: port}
+	s := socket{
+		address: netip.AddrPortFrom(addr.Unmap(), port),
+		takes:   hostport.Mapping{Protocol: p, HostPort: port},
+		inode:   binary.NativeEndian.Uint32(msg[68:]),
+	}
 	if !dual {
 		s.takes.HostIP = s.address.Addr()
 	}
-	s.inode = binary.NativeEndian.Uint32(msg[68:])
-	return s, nil
+	return s
 }

@@ -8,10 +8,10 @@ import (
 
 func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		s, err := parse(hostport.TCP, msg)
-		if err != nil {
+		if len(msg) < messageLen {
 			return
 		}
+		s := parse(hostport.TCP, msg)
 		if !s.address.Addr().IsValid() || s.address.Addr().Is4In6() {
 			t.Errorf("address %v", s.address)
 		}

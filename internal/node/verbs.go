@@ -25,7 +25,7 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 	var err error
 	if denyListeners {
 		var found []listener.Listener
-		if found, err = n.Listeners(ctx, want.Mappings); len(found) > 0 {
+		if found, err = n.Listeners(want.Mappings); len(found) > 0 {
 			err = &ConflictError{Listeners: found}
 		}
 	}
@@ -43,8 +43,8 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 
 // Listeners returns the sockets of the node that wait for what these mappings lead
 // to pods.
-func (n *Node) Listeners(ctx context.Context, mappings []hostport.Mapping) ([]listener.Listener, error) {
-	found, err := listener.Find(ctx, mappings)
+func (n *Node) Listeners(mappings []hostport.Mapping) ([]listener.Listener, error) {
+	found, err := listener.Find(mappings)
 	if err != nil {
 		return nil, fmt.Errorf("look for listeners on the node: %w", err)
 	}
