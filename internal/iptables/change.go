@@ -56,24 +56,17 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 			}
 		}
 	}
-	s.replace(before.ports, after.ports, going)
-	return s, nil
-}
-
-// replace takes away the rules of before and makes those of after. Rules of both
-// stay where they are. going are the chains that go.
-func (s script) replace(before, after []group, going map[place]bool) {
-	for _, g := range before {
+	for _, g := range before.ports {
 		switch {
 		case going[g.place]:
-		case slices.ContainsFunc(after, g.equal):
+		case slices.ContainsFunc(after.ports, g.equal):
 			s.rules(checking, "-C", g.place, g.specs...)
 		default:
 			s.rules(removing, "-D", g.place, g.specs...)
 		}
 	}
-	for _, g := range slices.Backward(after) {
-		if slices.ContainsFunc(before, g.equal) {
+	for _, g := range slices.Backward(after.ports) {
+		if slices.ContainsFunc(before.ports, g.equal) {
 			continue
 		}
 		// At the head, the last one first: should a stale rule be in the chain, it
@@ -82,6 +75,7 @@ func (s script) replace(before, after []group, going map[place]bool) {
 			s.rules(adding, "-I", g.place, spec)
 		}
 	}
+	return s, nil
 }
 
 func uses(f hostport.Family, all []*hostport.Attachment) bool {
