@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"net/netip"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -67,6 +68,18 @@ type Difference struct {
 	Owner hostport.Key
 	// Text says it in one line, without the owner.
 	Text string
+}
+
+// Connections is how many connections, or flows, the kernel has sent to a mapping
+// in one family since its rule was written.
+type Connections struct {
+	Owner    hostport.Key
+	Family   hostport.Family
+	Protocol hostport.Protocol
+	// HostIP is the zero Addr for every address of the node.
+	HostIP   netip.Addr
+	HostPort uint16
+	Number   uint64
 }
 
 // Backend turns attachments into the kernel's rules. It sees only attachments

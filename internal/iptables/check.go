@@ -108,10 +108,9 @@ func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted
 				continue // no packet counts there
 			}
 			there, err := b.read(ctx, v, counted)
-			switch {
-			case err == nil:
+			if err == nil {
 				fn(v, there)
-			case v.nft || v.inUse() || !errors.Is(err, backend.ErrMissing):
+			} else if v.nft || v.inUse() || !errors.Is(err, backend.ErrMissing) {
 				errs = append(errs, err)
 			}
 		}

@@ -19,7 +19,6 @@ func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	return found.All(backend.Iptables), err
 }
 
-// readOwners reads one family's chains.
 func readOwners(found backend.Recovered, f hostport.Family, there *ruleset) {
 	rules := make(map[place][]Fields)
 	// By own chain. Layout 1 had the conditions on the rules in range chains, and
@@ -130,7 +129,6 @@ func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, e
 	return out, err
 }
 
-// connections reads rules of ours with counters.
 func connections(f hostport.Family, there *ruleset) (out []backend.Connections) {
 	for _, p := range there.chains {
 		if !ours(p.name) {

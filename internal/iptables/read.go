@@ -150,7 +150,6 @@ func (r *ruleset) declare(p place) {
 	}
 }
 
-// add adds rules to a chain.
 func (r *ruleset) add(p place, specs ...string) {
 	if r.rules == nil {
 		r.rules = make(map[place][]string)

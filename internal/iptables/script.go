@@ -28,7 +28,6 @@ func (s script) line(part int, table string, words ...string) {
 	s[table][part] = append(s[table][part], strings.Join(words, " "))
 }
 
-// rules adds a line for each rule of a chain.
 func (s script) rules(part int, verb string, p place, specs ...string) {
 	for _, spec := range specs {
 		s.line(part, p.table, verb, p.name, spec)

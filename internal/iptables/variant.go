@@ -57,9 +57,8 @@ func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, erro
 	}
 	out, err := b.Run(ctx, v.restore(), "", "--version")
 	v.nft = strings.Contains(out, "nf_tables")
-	if _, version, found := strings.Cut(out, " v1.8."); found { // "iptables v1.8.9 (nf_tables)"
-		_, _ = fmt.Sscanf(version, "%d", &v.minor) // else it stays unknown
-	}
+	_, version, _ := strings.Cut(out, " v1.8.")
+	_, _ = fmt.Sscanf(version, "%d", &v.minor) // of "iptables v1.8.9 (nf_tables)", else it stays unknown
 	return v, err
 }
 
@@ -93,7 +92,6 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	}), nil
 }
 
-// hasLegacy reports whether the legacy variant has loaded a table.
 func hasLegacy(f hostport.Family, table string) bool { return slices.Contains(LegacyTables(f), table) }
 
 // LegacyTables returns the tables that the legacy variant has loaded in the thread's

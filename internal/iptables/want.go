@@ -65,7 +65,6 @@ func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted
 	return w
 }
 
-// need adds a chain, unless it is known.
 func (w *wanted) need(ch chain) {
 	if w.at[ch.place] == nil {
 		ch.verb = cmp.Or(ch.verb, "-A")
