@@ -115,11 +115,15 @@ func (e *entry) served() (*Served, error) {
 	if err != nil {
 		return nil, err
 	}
+	var args []string
+	for _, arg := range e.CniArgs {
+		args = append(args, arg[0]+"="+arg[1])
+	}
 	s.Attachment = &hostport.Attachment{
 		Key:       hostport.Key{ContainerID: e.ContainerID, IfName: e.IfName},
 		Network:   e.NetworkName,
 		Sandbox:   hostport.Sandbox{Path: e.sandboxPath(result)},
-		Pod:       pod(e.CniArgs),
+		Pod:       netconf.ParsePod(strings.Join(args, ";")),
 		Addresses: addresses,
 		Mappings:  conf.Mappings,
 		Backend:   conf.Backend,
@@ -149,12 +153,4 @@ func (e *entry) sandboxPath(result *types100.Result) string {
 		}
 	}
 	return ""
-}
-
-func pod(args [][2]string) hostport.Pod {
-	pairs := make([]string, len(args))
-	for i, kv := range args {
-		pairs[i] = kv[0] + "=" + kv[1]
-	}
-	return netconf.ParsePod(strings.Join(pairs, ";"))
 }

@@ -27,74 +27,66 @@ func chainName(network, containerID string) string {
 	return fmt.Sprintf("%s%x", ownerPrefix, sha512.Sum512([]byte(network+containerID)))[:28]
 }
 
-// natTable is table nat of one tool: the names of its chains, and the rules of each.
+// natTable is table nat of one tool: the names of its chains, and the rules of each
+// as they follow "-A CHAIN".
 type natTable struct {
 	Tool
 	chains []string
-	rules  map[string][]natRule
+	rules  map[string][]string
 }
 
-// natRule is one rule, as text for a deletion and taken apart.
-type natRule struct {
-	spec string
-	iptables.Fields
-}
-
-// parseNat reads the output of iptables-save. A rule that cannot be taken apart is
-// another program's.
-func parseNat(tool Tool, save string) (natTable, error) {
-	chains, rules, err := iptables.ParseNat(save)
-	t := natTable{tool, chains, make(map[string][]natRule)}
-	for chain, specs := range rules {
-		for _, spec := range specs {
-			t.rules[chain] = append(t.rules[chain], natRule{spec, iptables.ParseFields(spec)})
-		}
+// tell adds the containers that have a chain.
+func (t natTable) tell(all *Found) {
+	of := func(chain string) *Served {
+		s := all.programmed(backend.Iptables, func(s *Served) bool { return s.chain == chain })
+		s.chain = chain
+		return s
 	}
-	return t, err
-}
-
-// tell adds the containers that have a chain, in the order of the chains.
-func (t natTable) tell(all *ruled) {
 	for _, chain := range t.chains {
 		if !strings.HasPrefix(chain, ownerPrefix) {
 			continue
 		}
-		s := all.get(backend.Iptables, chain, "")
-		for _, r := range t.rules[dnatChain] {
-			// A comment that was cut, because it was longer than 255 bytes, names nobody.
-			named, _ := strings.CutPrefix(r.Comment, `dnat name: "`)
-			network, id, _ := strings.Cut(named, `" id: "`)
-			if id, whole := strings.CutSuffix(id, `"`); whole && r.Target == chain && chainName(network, id) == chain {
-				s.Network, s.ContainerID = network, id
-			}
-		}
-		for _, r := range t.rules[chain] {
-			if r.To.IsValid() {
+		s := of(chain)
+		for _, spec := range t.rules[chain] {
+			if r := iptables.ParseFields(spec); r.To.IsValid() {
 				s.add(hostport.Mapping{Protocol: r.Protocol, HostIP: r.Destination.Addr(), HostPort: r.Port}, r.To)
 			}
+		}
+	}
+	for _, spec := range t.rules[dnatChain] {
+		r := iptables.ParseFields(spec)
+		// A comment that was cut, because it was longer than 255 bytes, names nobody.
+		named, _ := strings.CutPrefix(r.Comment, `dnat name: "`)
+		network, id, _ := strings.Cut(named, `" id: "`)
+		if id, whole := strings.CutSuffix(id, `"`); whole && r.Target == chainName(network, id) {
+			s := of(r.Target)
+			s.Network, s.ContainerID = network, id
 		}
 	}
 }
 
 // removal returns the text for iptables-restore --noflush that deletes the
-// chains of some containers, and the shared chains if none of portmap's is left.
+// chains of some containers, and the shared chains if nobody needs them any more.
 // It is "" if nothing has to go.
 func (t natTable) removal(gone map[string]bool) string {
-	var doomed []string
-	last := true
+	var doomed, shared []string
+	target := func(spec string) string { return iptables.ParseFields(spec).Target }
+	needed := false
 	for _, chain := range t.chains {
-		if gone[chain] {
+		switch {
+		case gone[chain]:
 			doomed = append(doomed, chain)
-		} else if strings.HasPrefix(chain, ownerPrefix) {
-			last = false
+		case slices.Contains(sharedChains(), chain):
+			shared = append(shared, chain)
+		case slices.Contains([]string{"PREROUTING", "OUTPUT", "POSTROUTING"}, chain):
+			// What leads from here to shared chains goes with them.
+		case strings.HasPrefix(chain, ownerPrefix),
+			slices.ContainsFunc(t.rules[chain], func(spec string) bool { return slices.Contains(sharedChains(), target(spec)) }):
+			needed = true // by another container, or by an operator who marks by portmap's SETMARK chain
 		}
 	}
-	if last && !t.usedByOthers() {
-		for _, chain := range sharedChains() {
-			if slices.Contains(t.chains, chain) {
-				doomed = append(doomed, chain)
-			}
-		}
+	if !needed {
+		doomed = append(doomed, shared...)
 	}
 	if len(doomed) == 0 {
 		return ""
@@ -102,9 +94,9 @@ func (t natTable) removal(gone map[string]bool) string {
 	var b strings.Builder
 	b.WriteString("*nat\n")
 	for _, chain := range t.chains {
-		for _, r := range t.rules[chain] {
-			if slices.Contains(doomed, r.Target) && !slices.Contains(doomed, chain) {
-				fmt.Fprintf(&b, "-D %s %s\n", chain, r.spec)
+		for _, spec := range t.rules[chain] {
+			if !slices.Contains(doomed, chain) && slices.Contains(doomed, target(spec)) {
+				fmt.Fprintf(&b, "-D %s %s\n", chain, spec)
 			}
 		}
 	}
@@ -115,18 +107,4 @@ func (t natTable) removal(gone map[string]bool) string {
 	}
 	b.WriteString("COMMIT\n")
 	return b.String()
-}
-
-// usedByOthers reports whether a chain that portmap did not make jumps to a
-// shared chain: an operator may mark by portmap's SETMARK chain.
-func (t natTable) usedByOthers() bool {
-	own := append(sharedChains(), "PREROUTING", "OUTPUT", "POSTROUTING")
-	for chain, rules := range t.rules {
-		if !slices.Contains(own, chain) && !strings.HasPrefix(chain, ownerPrefix) && slices.ContainsFunc(rules, func(r natRule) bool {
-			return slices.Contains(sharedChains(), r.Target)
-		}) {
-			return true
-		}
-	}
-	return false
 }

@@ -26,27 +26,20 @@ const tableName = "cni_hostport"
 
 func ruleChains() []string { return []string{"hostports", "hostip_hostports", "masquerading"} }
 
-// nftTable is portmap's table of one family, with the rules of containers.
+// nftTable is portmap's table of one family, with its rules in ruleChains by the
+// container that they name, "" if none.
 type nftTable struct {
-	family hostport.Family
-	rules  []nftRule
-	others bool // there are rules of nobody
-}
-
-// nftRule is a rule of a container.
-type nftRule struct {
-	chain       string
-	handle      uint64
-	containerID string
+	*nftables.Table
+	rules map[string][]*nftables.Rule
 }
 
 // readNftables reads portmap's tables in the calling thread's network namespace, and
-// adds the containers that their rules name to all, and the tables of other programs
-// to others. A kernel without nf_tables has none.
-func readNftables(ctx context.Context, all *ruled, others foreign) ([]nftTable, error) {
+// adds the containers that their rules name, and the tables of other programs to
+// others. A kernel without nf_tables has none.
+func (f *Found) readNftables(ctx context.Context, others foreign) error {
 	conn, err := nfnetlink.Dial(0)
 	if err != nil {
-		return nil, fmt.Errorf("open nf_tables: %w", err)
+		return fmt.Errorf("open nf_tables: %w", err)
 	}
 	defer conn.Close()
 	err = nfnetlink.List(ctx, conn, unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, nil, func(family byte, as nfnetlink.Attributes) {
@@ -54,57 +47,58 @@ func readNftables(ctx context.Context, all *ruled, others foreign) ([]nftTable, 
 		others.see("table "+name, "table "+familyNames[family]+" "+name)
 	})
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list tables of nf_tables: %w", err)
+		return fmt.Errorf("list tables of nf_tables: %w", err)
 	}
-	var out []nftTable
 	name := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, tableName)}
-	for _, f := range hostport.Families() {
-		t := nftTable{family: f}
-		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, nfnetlink.Family(f), name, func(_ byte, as nfnetlink.Attributes) { t.add(as, all) })
+	for _, family := range hostport.Families() {
+		number := nfnetlink.Family(family)
+		t := nftTable{&nftables.Table{Name: tableName, Family: nftables.TableFamily(number)}, map[string][]*nftables.Rule{}}
+		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, number, name, func(_ byte, as nfnetlink.Attributes) { f.add(t, as) })
 		if err != nil {
-			return out, fmt.Errorf("list %s rules of table %s: %w", f, tableName, err)
+			return fmt.Errorf("list %s rules of table %s: %w", family, tableName, err)
 		}
-		out = append(out, t)
+		f.tables = append(f.tables, t)
 	}
-	return out, nil
+	return nil
 }
 
 // familyNames are nft's words for the families that are looked at.
 var familyNames = map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}
 
 // add adds a rule as it was listed, if it is in a chain that has rules of
-// containers, and adds what it does to its container.
-func (t *nftTable) add(as nfnetlink.Attributes, all *ruled) {
+// containers, and what it does to its container. Rules have the container's ID
+// alone. Runtimes attach a container's lo with the same mappings as its eth0: the
+// address tells which attachment a rule is for.
+func (f *Found) add(t nftTable, as nfnetlink.Attributes) {
 	chain := as.Text(unix.NFTA_RULE_CHAIN)
 	if as.Text(unix.NFTA_RULE_TABLE) != tableName || !slices.Contains(ruleChains(), chain) {
 		return
 	}
 	id := nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
-	if id == "" {
-		t.others = true
+	t.rules[id] = append(t.rules[id], &nftables.Rule{
+		Table: t.Table, Chain: &nftables.Chain{Name: chain, Table: t.Table}, Handle: as.Uint64(unix.NFTA_RULE_HANDLE),
+	})
+	m, to := parse(byte(t.Family), as.Nested(unix.NFTA_RULE_EXPRESSIONS))
+	if id == "" || !to.IsValid() { // it masquerades
 		return
 	}
-	t.rules = append(t.rules, nftRule{chain, as.Uint64(unix.NFTA_RULE_HANDLE), id})
-	var exprs []expr.Any
-	for _, data := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
-		_, e := nfnetlink.Expression(nfnetlink.Family(t.family), data)
-		exprs = append(exprs, e)
-	}
-	s := all.get(backend.Nftables, "", id)
-	if m, to := parseExpressions(exprs); to.IsValid() { // else it masquerades
-		s.add(m, to)
-	}
+	s := f.programmed(backend.Nftables, func(s *Served) bool {
+		return s.ContainerID == id && (!s.Cached && s.chain == "" || s.has(to.Addr()))
+	})
+	s.ContainerID = id
+	s.add(m, to)
 }
 
-// parseExpressions reads a rule "[ip daddr HOST] PROTOCOL dport PORT dnat to
+// parse reads the expressions of a rule "[ip daddr HOST] PROTOCOL dport PORT dnat to
 // ADDRESS:PORT". Of any other rule the result leads nowhere.
-func parseExpressions(exprs []expr.Any) (m hostport.Mapping, to netip.AddrPort) {
+func parse(family byte, exprs nfnetlink.Attributes) (m hostport.Mapping, to netip.AddrPort) {
 	var loaded expr.Any
 	registers := map[uint32][]byte{}
-	for _, e := range exprs {
+	for _, data := range exprs.All() {
+		_, e := nfnetlink.Expression(family, data)
 		switch e := e.(type) {
 		case *expr.Meta, *expr.Payload:
 			loaded = e
@@ -151,19 +145,18 @@ func (t nftTable) remove(gone map[string]bool) error {
 	if err != nil {
 		return fmt.Errorf("open nf_tables: %w", err)
 	}
-	table := &nftables.Table{Name: tableName, Family: nftables.TableFamily(nfnetlink.Family(t.family))}
-	left := t.others
-	for _, r := range t.rules {
-		if !gone[r.containerID] {
-			left = true
-			continue
-		}
-		if err := conn.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: r.chain, Table: table}, Handle: r.handle}); err != nil {
-			return err
+	left := false
+	for id, rules := range t.rules {
+		for _, r := range rules {
+			if id == "" || !gone[id] {
+				left = true
+			} else if err := conn.DelRule(r); err != nil {
+				return err
+			}
 		}
 	}
 	if !left && len(t.rules) > 0 {
-		conn.DelTable(table)
+		conn.DelTable(t.Table)
 	}
 	return conn.Flush()
 }

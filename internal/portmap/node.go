@@ -1,10 +1,14 @@
 package portmap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/iptables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -63,19 +67,18 @@ type Found struct {
 // be read is returned too: the error joins one for each source that could not,
 // or could not wholly. It takes no lock, so that portmap may be at work.
 func (n *Node) Read(ctx context.Context) (*Found, error) {
-	cache, err := ReadCache(n.CacheDir)
+	cached, err := ReadCache(n.CacheDir)
 	errs := []error{err}
 	others := foreign{}
-	found := &Found{}
-	var all ruled
+	found := &Found{Served: cached}
 	for _, tool := range n.Tools {
 		save, err := n.Run(ctx, tool.Name+"-save", "")
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read %s rules: %w", tool.Family, err))
 			continue
 		}
-		t, err := parseNat(tool, save)
-		if err != nil {
+		t := natTable{Tool: tool}
+		if t.chains, t.rules, err = iptables.ParseNat(save); err != nil {
 			errs = append(errs, fmt.Errorf("read output of %s-save: %w", tool.Name, err))
 			continue
 		}
@@ -83,11 +86,18 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 			others.see("chain "+chain, "chain "+chain)
 		}
 		found.nat = append(found.nat, t)
-		t.tell(&all)
+		t.tell(found)
 	}
-	found.tables, err = readNftables(ctx, &all, others)
-	errs = append(errs, err)
-	found.Served = serve(cache, all)
+	errs = append(errs, found.readNftables(ctx, others))
+	found.Served = slices.DeleteFunc(found.Served, func(s *Served) bool { return !s.Portmap && !s.Programmed })
+	for _, s := range found.Served {
+		if !s.Cached {
+			s.Mappings = backend.JoinFamilies(s.Attachment, nil)
+		}
+	}
+	slices.SortStableFunc(found.Served, func(a, b *Served) int {
+		return cmp.Or(cmp.Compare(a.ContainerID, b.ContainerID), cmp.Compare(a.IfName, b.IfName))
+	})
 	found.Foreign = others.list()
 	return found, errors.Join(errs...)
 }
@@ -123,7 +133,7 @@ func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) er
 	}
 	for _, t := range f.tables {
 		if err := t.remove(containers); err != nil {
-			errs = append(errs, fmt.Errorf("remove portmap's %s rules of nf_tables: %w", t.family, err))
+			errs = append(errs, fmt.Errorf("remove portmap's rules of table %s %s: %w", familyNames[byte(t.Family)], t.Name, err))
 		}
 	}
 	return errors.Join(errs...)

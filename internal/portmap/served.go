@@ -5,16 +5,15 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // Served is an attachment that portmap serves or served.
 type Served struct {
 	*hostport.Attachment
-	// Cached reports whether libcni's cache has the attachment. If not, it is
-	// known from rules alone: without interface, sandbox, pod and options, and on
-	// nftables without the network.
+	// Cached reports whether libcni's cache has the attachment, which is believed
+	// in all that it tells. If not, it is known from rules alone: without interface,
+	// sandbox, pod and options, and on nftables without the network.
 	Cached bool
 	// Portmap reports whether portmap was in the chain that is cached. A portmap
 	// that libcni read from the network's own directory is not in the cache: such
@@ -29,29 +28,28 @@ type Served struct {
 	chain string // of iptables
 }
 
-// ruled are the attachments that rules tell of: one where both families, or both
-// variants of iptables, do.
-type ruled []*Served
-
-// get returns a backend's attachment with that chain, or of that container where
-// rules have no chain: a new one if there is none.
-func (all *ruled) get(by, chain, containerID string) *Served {
-	for _, s := range *all {
-		if s.Backend == by && s.chain == chain && (chain != "" || s.ContainerID == containerID) {
-			return s
-		}
+// programmed returns the attachment that a backend has rules for: the first for which
+// is returns true, or else a new one.
+func (f *Found) programmed(by string, is func(*Served) bool) *Served {
+	i := slices.IndexFunc(f.Served, is)
+	if i < 0 {
+		i = len(f.Served)
+		f.Served = append(f.Served, &Served{Attachment: &hostport.Attachment{}})
 	}
-	s := &Served{Attachment: &hostport.Attachment{Backend: by}, Programmed: true, chain: chain}
-	s.ContainerID = containerID
-	*all = append(*all, s)
+	s := f.Served[i]
+	s.Programmed = true
+	s.Backend = cmp.Or(s.Backend, by)
 	return s
 }
 
-// add adds what a rule does. On nftables a container in two networks has two
-// addresses of a family.
+// add adds what a rule does, unless the cache tells it. On nftables a container in
+// two networks has two addresses of a family.
 func (s *Served) add(m hostport.Mapping, to netip.AddrPort) {
-	if pod := netip.PrefixFrom(to.Addr(), to.Addr().BitLen()); !slices.Contains(s.Addresses, pod) {
-		s.Addresses = append(s.Addresses, pod)
+	if s.Cached {
+		return
+	}
+	if !s.has(to.Addr()) {
+		s.Addresses = append(s.Addresses, netip.PrefixFrom(to.Addr(), to.Addr().BitLen()))
 	}
 	if !m.HostIP.IsValid() {
 		m.HostIP = hostport.FamilyOf(to.Addr()).Unspecified()
@@ -60,41 +58,6 @@ func (s *Served) add(m hostport.Mapping, to netip.AddrPort) {
 	s.Mappings = append(s.Mappings, m)
 }
 
-// mayBe reports whether rules of nftables, which have the container's ID alone,
-// lead to one of a cached attachment's addresses, or nothing tells: runtimes attach
-// a container's lo with the same mappings as its eth0.
-func (s *Served) mayBe(c *Served) bool {
-	return s.chain == "" && s.ContainerID == c.ContainerID &&
-		(len(s.Addresses) == 0 || len(c.Addresses) == 0 || slices.ContainsFunc(s.Addresses, func(to netip.Prefix) bool {
-			return slices.ContainsFunc(c.Addresses, func(p netip.Prefix) bool { return p.Addr() == to.Addr() })
-		}))
-}
-
-// serve puts together what the cache and the rules tell. The cache is believed
-// in all that it tells.
-func serve(cache []*Served, rules ruled) []*Served {
-	var out []*Served
-	known := map[*Served]bool{}
-	for _, c := range cache {
-		for _, s := range rules {
-			if s.chain == c.chain || s.mayBe(c) {
-				known[s] = true
-				c.Programmed = true
-				c.Backend = cmp.Or(c.Backend, s.Backend)
-			}
-		}
-		if c.Portmap || c.Programmed {
-			out = append(out, c)
-		}
-	}
-	for _, s := range rules {
-		if !known[s] {
-			s.Mappings = backend.JoinFamilies(s.Attachment, nil)
-			out = append(out, s)
-		}
-	}
-	slices.SortStableFunc(out, func(a, b *Served) int {
-		return cmp.Or(cmp.Compare(a.ContainerID, b.ContainerID), cmp.Compare(a.IfName, b.IfName))
-	})
-	return out
+func (s *Served) has(address netip.Addr) bool {
+	return slices.ContainsFunc(s.Addresses, func(p netip.Prefix) bool { return p.Addr() == address })
 }
