@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/plugins/pkg/utils/sysctl"
@@ -51,31 +52,20 @@ func set(ifname, value string) (changed bool, err error) {
 	return err == nil, err
 }
 
-// access reads the setting, or writes it.
-func access(ifname string, value ...string) (string, error) {
-	name, err := setting(ifname)
-	if err != nil {
-		return "", err
-	}
-	is, err := sysctl.Sysctl(name, value...)
-	if err != nil {
-		return "", fmt.Errorf("route_localnet of interface %s: %w", ifname, err)
-	}
-	return is, nil
-}
-
-// setting returns the sysctl name of the interface's route_localnet. Its first
-// separator is a slash, so the dot of an interface like eth0.100 is not one.
+// access reads the setting, or writes it. The first separator of its name is a
+// slash, so the dot of an interface like eth0.100 is not one.
 //
 // It refuses what is no interface name to the kernel (dev_valid_name), which
 // would lead to another file, and the two names in that directory which are no
 // interfaces: they would open 127.0.0.0/8 on every one.
-func setting(ifname string) (string, error) {
+func access(ifname string, value ...string) (string, error) {
 	const maxName = 15 // IFNAMSIZ less the terminating NUL
-	invalid := ifname == "" || len(ifname) > maxName || ifname == "." || ifname == ".." ||
-		strings.ContainsAny(ifname, "/:\x00 \t\n\v\f\r")
-	if invalid || ifname == "all" || ifname == "default" {
+	if len(ifname) > maxName || slices.Contains([]string{"", ".", "..", "all", "default"}, ifname) || strings.ContainsAny(ifname, "/:\x00 \t\n\v\f\r") {
 		return "", fmt.Errorf("refuse %q: not the name of an interface", ifname)
 	}
-	return "net/ipv4/conf/" + ifname + "/route_localnet", nil
+	is, err := sysctl.Sysctl("net/ipv4/conf/"+ifname+"/route_localnet", value...)
+	if err != nil {
+		return "", fmt.Errorf("route_localnet of interface %s: %w", ifname, err)
+	}
+	return is, nil
 }
