@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -43,17 +42,17 @@ func (p *places) search() error {
 	if p.found() {
 		return nil
 	}
-	pids, err := processes()
+	processes, err := os.ReadDir("/proc")
 	view, verr := OwnView()
 	if err = errors.Join(err, verr); err != nil {
 		return err
 	}
 	seen := map[uint64]bool{view.Mount: true} // mount namespaces
 	for round := 0; ; round++ {
-		var refused []string
-		for _, pid := range pids {
-			if perr := p.visit(pid, seen); perr != nil {
-				refused, err = append(refused, pid), perr
+		var refused []os.DirEntry
+		for _, process := range processes {
+			if perr := p.visit(process.Name(), seen); perr != nil {
+				refused, err = append(refused, process), perr
 			}
 			if p.found() {
 				return nil
@@ -69,12 +68,12 @@ func (p *places) search() error {
 			return err
 		}
 		time.Sleep(20 * time.Millisecond)
-		pids = refused
+		processes = refused
 	}
 }
 
 // visit looks at a process, and at the mounts of its mount namespace unless those
-// were seen.
+// were seen. What else /proc has is in no namespace.
 func (p *places) visit(pid string, seen map[uint64]bool) error {
 	network, err := stat("/proc/" + pid + "/ns/net")
 	mount, merr := stat("/proc/" + pid + "/ns/mnt")
@@ -96,22 +95,6 @@ func (p *places) readMounts(name string) error {
 	b, err := os.ReadFile(name)
 	p.mounts = append(p.mounts, mountPoints(b, p.inode)...)
 	return err
-}
-
-// processes returns the IDs of the processes that the caller sees.
-func processes() (pids []string, err error) {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	defer func() { _ = dir.Close() }()
-	names, err := dir.Readdirnames(-1)
-	for _, name := range names {
-		if _, err := strconv.ParseUint(name, 10, 32); err == nil {
-			pids = append(pids, name)
-		}
-	}
-	return pids, err
 }
 
 // mountPoints returns where a mountinfo file (proc_pid_mountinfo(5)) has a
