@@ -15,7 +15,6 @@ import (
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/node"
-	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -75,11 +74,6 @@ func (c *call) verb(name string, fn func(context.Context, *call) error) func(*sk
 
 func (c *call) key() hostport.Key {
 	return hostport.Key{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
-}
-
-// onHost reports whether the sandbox is the node's own network namespace.
-func (c *call) onHost() bool {
-	return sandbox.IsHost(c.args.Netns)
 }
 
 // pass prints prevResult as it came.

@@ -32,7 +32,7 @@ func add(ctx context.Context, c *call) error {
 // node's own namespace too: a path like /proc/PID/ns/net may lead there by now,
 // if the process ID was used again.
 func del(ctx context.Context, c *call) error {
-	return c.deleted(c.Delete(ctx, c.key(), c.config.Name, len(c.config.Mappings) > 0 && !c.onHost()))
+	return c.deleted(c.Delete(ctx, c.key(), c.config.Name, len(c.config.Mappings) > 0 && !sandbox.IsHost(c.args.Netns)))
 }
 
 // deleted notes for the log what was deleted.
@@ -88,7 +88,7 @@ func (c *call) backend(ctx context.Context) (string, error) {
 // is of a family that the pod lacks. A pod in the node's own namespace has its ports
 // already, and so no mappings.
 func (c *call) attachment(ctx context.Context) (*hostport.Attachment, error) {
-	if c.onHost() {
+	if sandbox.IsHost(c.args.Netns) {
 		c.config.Mappings = nil
 	} else if err := c.findMappings(ctx); err != nil {
 		return nil, err
@@ -113,10 +113,12 @@ func (c *call) attachment(ctx context.Context) (*hostport.Attachment, error) {
 	if a.Sandbox, err = sandbox.Identify(c.args.Netns); err != nil {
 		return nil, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS: "+err.Error(), "")
 	}
-	var skipped []hostport.Mapping
-	a.Mappings, skipped = netconf.Split(c.config.Mappings, a.Addresses)
-	for _, m := range skipped {
-		c.Log.Warn("mapping is skipped: the pod has no address of the host IP's family", "hostPort", m.String())
+	for _, m := range c.config.Mappings {
+		if a.Serves(m) {
+			a.Mappings = append(a.Mappings, m)
+		} else {
+			c.Log.Warn("mapping is skipped: the pod has no address of the host IP's family", "hostPort", m.String())
+		}
 	}
 	return a, nil
 }

@@ -56,23 +56,18 @@ type Config struct {
 
 // FieldError says which key of the configuration is wrong.
 type FieldError struct {
-	// Field is the path of the key, such as runtimeConfig.portMappings[1].hostPort.
-	Field string
-	Err   error
+	// Field is the path of the key, such as runtimeConfig.portMappings[1].hostPort,
+	// or "network configuration" for all of it.
+	Field  string
+	Reason string
 }
 
 // Error begins with the field.
-func (e *FieldError) Error() string { return e.Field + ": " + e.Err.Error() }
-
-// Unwrap returns the reason.
-func (e *FieldError) Unwrap() error { return e.Err }
+func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
 
 func fieldErrorf(field, format string, args ...any) *FieldError {
-	return &FieldError{Field: field, Err: fmt.Errorf(format, args...)}
+	return &FieldError{field, fmt.Sprintf(format, args...)}
 }
-
-// configuration is the field of errors about the document as a whole.
-const configuration = "network configuration"
 
 // Parse reads a configuration. It returns a Config also with an error, with
 // defaults for what is wrong: DEL goes on with it, because what is recorded
@@ -85,7 +80,7 @@ func Parse(data []byte) (*Config, error) {
 		Options:     hostport.Options{SNAT: true, MarkMasqBit: DefaultMarkMasqBit},
 	}
 	var r reader
-	if !r.decode(configuration, data, &r.document) {
+	if !r.decode("network configuration", data, &r.document) {
 		return c, errors.Join(r.errs...)
 	}
 	r.read("cniVersion", &c.CNIVersion)
@@ -123,7 +118,7 @@ func (r *reader) readOptions(c *Config) {
 	bit := o.MarkMasqBit
 	marked := r.read("markMasqBit", &bit)
 	if err := outside(bit, 0, 31); err != nil {
-		r.failf("markMasqBit", "%w", err)
+		r.failf("markMasqBit", "%v", err)
 	} else {
 		o.MarkMasqBit = bit
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -44,7 +43,7 @@ func (r *reader) readMappings(field string, raw json.RawMessage) []hostport.Mapp
 	for i, p := range list {
 		check := func(key string, err error) {
 			if err != nil {
-				r.failf(fmt.Sprintf("%s[%d].%s", field, i, key), "%w", err)
+				r.failf(fmt.Sprintf("%s[%d].%s", field, i, key), "%v", err)
 			}
 		}
 		m := hostport.Mapping{HostPort: uint16(p.HostPort), ContainerPort: uint16(p.ContainerPort)}
@@ -82,17 +81,4 @@ func hostIP(s string) (netip.Addr, error) {
 	default:
 		return ip, nil
 	}
-}
-
-// Split divides the mappings into those that a pod with these addresses can
-// serve and those whose host IP is of a family that the pod lacks.
-func Split(ms []hostport.Mapping, pod []netip.Prefix) (served, skipped []hostport.Mapping) {
-	for _, m := range ms {
-		if slices.ContainsFunc(pod, func(p netip.Prefix) bool { return m.Serves(hostport.FamilyOf(p.Addr())) }) {
-			served = append(served, m)
-		} else {
-			skipped = append(skipped, m)
-		}
-	}
-	return served, skipped
 }

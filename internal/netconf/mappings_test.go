@@ -97,30 +97,6 @@ func TestPortMappingsRefused(t *testing.T) {
 	}
 }
 
-func TestSplit(t *testing.T) {
-	v4 := hostport.Mapping{HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 1}
-	v6 := hostport.Mapping{HostIP: netip.MustParseAddr("::"), HostPort: 2}
-	both := hostport.Mapping{HostPort: 3}
-	all := []hostport.Mapping{v4, v6, both}
-	for _, tc := range []struct {
-		pod             []netip.Prefix
-		served, skipped []hostport.Mapping
-	}{
-		{nil, nil, all},
-		{[]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}, []hostport.Mapping{v4, both}, []hostport.Mapping{v6}},
-		{[]netip.Prefix{netip.MustParsePrefix("fd00::1/64")}, []hostport.Mapping{v6, both}, []hostport.Mapping{v4}},
-		{[]netip.Prefix{netip.MustParsePrefix("10.0.0.1/24"), netip.MustParsePrefix("fd00::1/64")}, all, nil},
-	} {
-		served, skipped := netconf.Split(all, tc.pod)
-		if diff := cmp.Diff(tc.served, served, compare); diff != "" {
-			t.Errorf("%v: served (-want +got):\n%s", tc.pod, diff)
-		}
-		if diff := cmp.Diff(tc.skipped, skipped, compare); diff != "" {
-			t.Errorf("%v: skipped (-want +got):\n%s", tc.pod, diff)
-		}
-	}
-}
-
 func TestParsePod(t *testing.T) {
 	for args, want := range map[string]hostport.Pod{
 		"":                  {},

@@ -1,13 +1,13 @@
 package netconf
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/hostport-cni/hostport/internal/backend"
-	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // result is the part of a CNI result that is read. It is the same in every
@@ -65,14 +65,10 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 		}
 		found = append(found, p)
 	}
-	var out []netip.Prefix
-	for _, f := range hostport.Families() {
-		if i := slices.IndexFunc(found, func(p netip.Prefix) bool { return hostport.FamilyOf(p.Addr()) == f }); i >= 0 {
-			out = append(out, found[i])
-		}
-	}
-	if len(out) == 0 {
+	slices.SortStableFunc(found, func(a, b netip.Prefix) int { return cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()) })
+	found = slices.CompactFunc(found, func(a, b netip.Prefix) bool { return a.Addr().BitLen() == b.Addr().BitLen() })
+	if len(found) == 0 {
 		return nil, fieldErrorf("prevResult.ips", "has no address on the sandbox's interface %.80q", ifname)
 	}
-	return out, nil
+	return found, nil
 }

@@ -58,7 +58,7 @@ func (r *reader) decode(field string, raw json.RawMessage, to any) bool {
 		err = fmt.Errorf("want %s, got %s", wants(wrong.Type.Kind()), backend.OneLine(wrong.Value, 60))
 	}
 	if err != nil {
-		r.failf(field, "%w", err)
+		r.failf(field, "%v", err)
 	}
 	return err == nil
 }

@@ -114,6 +114,11 @@ func (a *Attachment) Address(f Family) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
+// Serves reports whether the pod has an address of a family of the mapping's.
+func (a *Attachment) Serves(m Mapping) bool {
+	return slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return m.Serves(FamilyOf(p.Addr())) })
+}
+
 // Owner names the attachment for people: the pod where one is known, and the
 // container.
 func (a *Attachment) Owner() string {

@@ -134,3 +134,22 @@ func TestSandboxSame(t *testing.T) {
 		t.Error("two unknown sandboxes are the same")
 	}
 }
+
+func TestServes(t *testing.T) {
+	for _, tc := range []struct {
+		pod            []netip.Prefix
+		v4, v6, either bool
+	}{
+		{nil, false, false, false},
+		{prefixes("10.0.0.1/24"), true, false, true},
+		{prefixes("fd00::1/64"), false, true, true},
+		{prefixes("10.0.0.1/24", "fd00::1/64"), true, true, true},
+	} {
+		a := hostport.Attachment{Addresses: tc.pod}
+		for hostIP, want := range map[string]bool{"192.0.2.1": tc.v4, "::": tc.v6, "": tc.either} {
+			if got := a.Serves(hostport.Mapping{HostIP: addr(hostIP), HostPort: 1}); got != want {
+				t.Errorf("pod of %v serves a mapping at %q: %v, want %v", tc.pod, hostIP, got, want)
+			}
+		}
+	}
+}
