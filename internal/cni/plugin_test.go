@@ -371,7 +371,7 @@ func serveAgent(t *testing.T, config string, agent agentFunc) {
 			t.Error(err)
 		}
 	})
-	for podports.Ping(ctx, podports.Socket(c.DataDir)) != nil {
+	for podports.Ping(podports.Socket(c.DataDir)) != nil {
 		time.Sleep(time.Millisecond)
 	}
 }

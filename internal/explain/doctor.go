@@ -78,7 +78,7 @@ func (c *Collector) Doctor(ctx context.Context, places Places, r Records) ([]Che
 	d.conntrack()
 	d.conflists()
 	d.runtime()
-	d.agent(ctx)
+	d.agent()
 	d.leftovers()
 	d.proxy()
 	d.state()

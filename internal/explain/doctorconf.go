@@ -1,7 +1,6 @@
 package explain
 
 import (
-	"context"
 	"encoding/json"
 	"io/fs"
 	"os"
@@ -122,11 +121,11 @@ func (d *doctor) crio(m crio.Mapping) {
 }
 
 // agent looks for the agent, if an entry asks it.
-func (d *doctor) agent(ctx context.Context) {
+func (d *doctor) agent() {
 	if !d.asks {
 		return
 	}
-	if err := podports.Ping(ctx, podports.Socket(d.places.State)); err != nil {
+	if err := podports.Ping(podports.Socket(d.places.State)); err != nil {
 		d.say("agent", MarkFail, "kubectl -n kube-system get pods -l app.kubernetes.io/name=hostport -o wide", "pods get no sandbox here: %v", err)
 		return
 	}

@@ -3,7 +3,6 @@ package podports
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -15,7 +14,7 @@ import (
 func Ask(ctx context.Context, socket string, r Request) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	conn, err := dial(ctx, socket)
+	conn, err := dial(socket)
 	if err != nil {
 		return nil, err
 	}
@@ -41,31 +40,24 @@ func Ask(ctx context.Context, socket string, r Request) (json.RawMessage, error)
 }
 
 // Ping reports why nobody would answer.
-func Ping(ctx context.Context, socket string) error {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
-	defer cancel()
-	conn, err := dial(ctx, socket)
+func Ping(socket string) error {
+	conn, err := dial(socket)
 	if err != nil {
 		return err
 	}
 	return conn.Close()
 }
 
-func dial(ctx context.Context, socket string) (*net.UnixConn, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", socket)
+// dial connects without a wait: the kernel refuses at once where nobody listens, and
+// where the queue is full. A net.Dialer would bring the resolver into the plugin.
+func dial(socket string) (*net.UnixConn, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("the agent is not there: %w", err)
 	}
-	unix, ok := conn.(*net.UnixConn)
-	if !ok {
-		err = errors.New("not a Unix socket")
-	} else {
-		err = trusted(unix)
-	}
-	if err != nil {
+	if err := trusted(conn); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("%s: %w", socket, err)
 	}
-	return unix, nil
+	return conn, nil
 }

@@ -94,7 +94,7 @@ func TestAsk(t *testing.T) {
 			t.Errorf("%+v: %s, %v; want %s, %q", tc.r, got, err, tc.want, tc.err)
 		}
 	}
-	if err := podports.Ping(t.Context(), podports.Socket(dir)); err != nil {
+	if err := podports.Ping(podports.Socket(dir)); err != nil {
 		t.Errorf("Ping: %v", err)
 	}
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
@@ -105,7 +105,7 @@ func TestAsk(t *testing.T) {
 		t.Errorf("the socket is left: %v", err)
 	}
 	_, err := podports.Ask(t.Context(), podports.Socket(dir), podports.Request{})
-	for _, err := range []error{err, podports.Ping(t.Context(), podports.Socket(dir))} {
+	for _, err := range []error{err, podports.Ping(podports.Socket(dir))} {
 		if err == nil || !strings.Contains(err.Error(), "not there") {
 			t.Errorf("without an agent: %v", err)
 		}
@@ -123,6 +123,29 @@ func TestAskTimeout(t *testing.T) {
 	began := time.Now()
 	_, err = podports.Ask(t.Context(), podports.Socket(dir), podports.Request{})
 	if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "did not answer") || took < podports.Timeout || took > 5*podports.Timeout {
+		t.Errorf("after %v: %v", took, err)
+	}
+}
+
+// An agent that does not accept any more, with its queue full, costs no more.
+func TestAskFullQueue(t *testing.T) {
+	dir := t.TempDir()
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: podports.Socket(dir)}), syscall.Listen(fd, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if c, err := net.Dial("unix", podports.Socket(dir)); err == nil {
+			defer c.Close()
+		}
+	}
+	began := time.Now()
+	_, err = podports.Ask(t.Context(), podports.Socket(dir), podports.Request{})
+	if took := time.Since(began); !errors.Is(err, syscall.EAGAIN) || took > podports.Timeout {
 		t.Errorf("after %v: %v", took, err)
 	}
 }

@@ -86,7 +86,7 @@ func listen(dataDir string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("directory %s belongs to user %d with mode %v: want the agent's own and 0700", dataDir, owner, info.Mode().Perm())
 	}
 	path := filepath.Join(dataDir, socketName)
-	if err := Ping(context.Background(), path); err == nil {
+	if err := Ping(path); err == nil {
 		return nil, fmt.Errorf("another agent serves %s", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

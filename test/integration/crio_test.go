@@ -58,7 +58,7 @@ func (c *crio) start() {
 	})
 	c.stop = sync.OnceFunc(func() { cancel(); running.Wait() })
 	c.Cleanup(c.stop)
-	for podports.Ping(ctx, podports.Socket(c.w.DataDir)) != nil {
+	for podports.Ping(podports.Socket(c.w.DataDir)) != nil {
 		time.Sleep(time.Millisecond)
 	}
 }
