@@ -70,7 +70,7 @@ func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) 
 	found, listenErr := listener.Find([]hostport.Mapping{{HostIP: q.Address, HostPort: q.Port, Protocol: q.Protocol}})
 	s.Listeners = found
 	for _, a := range mine {
-		s.Pods[a.Key] = s.viewPod(ctx, q, a)
+		s.Pods[a.Key] = s.viewPod(q, a)
 	}
 	s.readPrograms(q)
 	rules.Wait()
@@ -298,7 +298,7 @@ func readFill() Fill {
 }
 
 // viewPod looks into a pod's network namespace.
-func (s *Snapshot) viewPod(ctx context.Context, q *Question, a Attachment) PodView {
+func (s *Snapshot) viewPod(q *Question, a Attachment) PodView {
 	if a.Dead {
 		return PodView{Hidden: "its sandbox is gone"}
 	}
