@@ -73,8 +73,11 @@ func (p *places) search() error {
 }
 
 // visit looks at a process, and at the mounts of its mount namespace unless those
-// were seen. What else /proc has is in no namespace.
+// were seen.
 func (p *places) visit(pid string, seen map[uint64]bool) error {
+	if _, err := strconv.ParseUint(pid, 10, 32); err != nil {
+		return nil // not a process: self, sys, irq
+	}
 	network, err := stat("/proc/" + pid + "/ns/net")
 	mount, merr := stat("/proc/" + pid + "/ns/mnt")
 	p.inhabited = p.inhabited || network.Inode == p.inode
