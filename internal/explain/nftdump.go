@@ -27,8 +27,8 @@ func newNFTReader() (*nftReader, error) {
 func (r *nftReader) close() { _ = r.conn.Close() }
 
 // list hands every object of a listing to each.
-func (r *nftReader) list(kind uint16, family byte, attrs []netlink.Attribute, each func(byte, nfnetlink.Attributes)) error {
-	if err := nfnetlink.List(context.Background(), r.conn, kind, family, attrs, each); err != nil {
+func (r *nftReader) list(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string) error {
+	if err := nfnetlink.List(context.Background(), r.conn, family, kind, each, names...); err != nil {
 		return fmt.Errorf("list nf_tables: %w", err)
 	}
 	return nil
@@ -89,9 +89,9 @@ func (n *nftTables) fill(want func(*table) bool) error {
 }
 
 func (n *nftTables) readChains(protocol byte) error {
-	return n.reader.list(unix.NFT_MSG_GETCHAIN, protocol, nil, func(family byte, as nfnetlink.Attributes) {
+	return n.reader.list(protocol, unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
 		c := &chain{
-			table: n.table(family, as.Text(unix.NFTA_CHAIN_TABLE)), name: as.Text(unix.NFTA_CHAIN_NAME),
+			table: n.table(protocol, as.Text(unix.NFTA_CHAIN_TABLE)), name: as.Text(unix.NFTA_CHAIN_NAME),
 			kind: as.Text(unix.NFTA_CHAIN_TYPE), policy: actionAccept,
 		}
 		if as.Get(unix.NFTA_CHAIN_POLICY) != nil {
@@ -109,18 +109,16 @@ func (n *nftTables) readChains(protocol byte) error {
 }
 
 func (n *nftTables) readRules(t *table) error {
-	only := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, t.name)}
-	return n.reader.list(unix.NFT_MSG_GETRULE, t.number, only, func(_ byte, as nfnetlink.Attributes) {
-		// Kernels before 4.8 list all tables.
+	return n.reader.list(t.number, unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
 		c := t.chains[as.Text(unix.NFTA_RULE_CHAIN)]
-		if c == nil || as.Text(unix.NFTA_RULE_TABLE) != t.name {
+		if c == nil {
 			return
 		}
 		r := &nftRule{family: t.number, raw: as.Nested(unix.NFTA_RULE_EXPRESSIONS), sets: n.sets[t]}
 		r.comment = nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
 		c.rules = append(c.rules, r)
 		c.handles = append(c.handles, as.Uint64(unix.NFTA_RULE_HANDLE))
-	})
+	}, t.name)
 }
 
 // nftSet is a set or map. Its elements are read when a rule first asks.
@@ -155,8 +153,8 @@ const (
 )
 
 func (n *nftTables) readSets(protocol byte) error {
-	return n.reader.list(unix.NFT_MSG_GETSET, protocol, nil, func(family byte, as nfnetlink.Attributes) {
-		t, flags := n.table(family, as.Text(unix.NFTA_SET_TABLE)), as.Uint32(unix.NFTA_SET_FLAGS)
+	return n.reader.list(protocol, unix.NFT_MSG_GETSET, func(as nfnetlink.Attributes) {
+		t, flags := n.table(protocol, as.Text(unix.NFTA_SET_TABLE)), as.Uint32(unix.NFTA_SET_FLAGS)
 		s := &nftSet{
 			name: as.Text(unix.NFTA_SET_NAME), anonymous: flags&unix.NFT_SET_ANONYMOUS != 0,
 			isMap: flags&unix.NFT_SET_MAP != 0, interval: flags&unix.NFT_SET_INTERVAL != 0,
@@ -173,15 +171,11 @@ func (n *nftTables) readSets(protocol byte) error {
 }
 
 func (r *nftReader) readElements(t *table, set string) (out []nftElement, err error) {
-	attrs := []netlink.Attribute{
-		nfnetlink.Name(unix.NFTA_SET_ELEM_LIST_TABLE, t.name),
-		nfnetlink.Name(unix.NFTA_SET_ELEM_LIST_SET, set),
-	}
-	err = r.list(unix.NFT_MSG_GETSETELEM, t.number, attrs, func(_ byte, as nfnetlink.Attributes) {
+	err = r.list(t.number, unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
 		for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
 			out = append(out, decodeElement(e))
 		}
-	})
+	}, t.name, set)
 	return out, err
 }
 

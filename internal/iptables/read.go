@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
@@ -111,12 +110,7 @@ func list(ctx context.Context, f hostport.Family, kind uint16, each func(table s
 	if err == nil {
 		defer func() { _ = conn.Close() }()
 		for _, name := range tablesOf(f) {
-			only := []netlink.Attribute{nfnetlink.Name(unix.NFTA_CHAIN_TABLE, name)} // NFTA_RULE_TABLE is the same
-			err = errors.Join(err, nfnetlink.List(ctx, conn, kind, nfnetlink.Family(f), only, func(_ byte, as nfnetlink.Attributes) {
-				if as.Text(unix.NFTA_CHAIN_TABLE) == name { // which not every listing heeds
-					each(name, as)
-				}
-			}))
+			err = errors.Join(err, nfnetlink.List(ctx, conn, nfnetlink.Family(f), kind, func(as nfnetlink.Attributes) { each(name, as) }, name))
 		}
 	}
 	if err != nil && !nfnetlink.HasErrno(err, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) {

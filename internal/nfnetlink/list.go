@@ -2,6 +2,7 @@ package nfnetlink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -23,12 +24,15 @@ func Dial(netns int) (*netlink.Conn, error) {
 // by which the kernel says that a dump is inconsistent, ask for the rules chain by
 // chain, and leave out expressions that they do not know.
 
-// List asks for a listing through conn and calls each with the family and the
-// attributes of every object. A table, set or chain that does not exist has none. It
-// asks again when the ruleset changed meanwhile.
-func List(
-	ctx context.Context, conn *netlink.Conn, kind uint16, family byte, attrs []netlink.Attribute, each func(family byte, as Attributes),
-) error {
+// List asks for a listing through conn and calls each with the attributes of every
+// object of a family. names are those of the table and of the set, as far as the
+// listing is of one. What does not exist has no objects. It asks again when the
+// ruleset changed meanwhile.
+func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, each func(Attributes), names ...string) error {
+	var attrs []netlink.Attribute
+	for i, name := range names { // the first attributes of requests of every kind
+		attrs = append(attrs, netlink.Attribute{Type: uint16(i + 1), Data: []byte(name + "\x00")})
+	}
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
@@ -50,7 +54,7 @@ func List(
 		}
 		return err
 	})
-	if HasErrno(err, unix.ENOENT) {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
@@ -60,7 +64,10 @@ func List(
 		if len(m.Data) < HeaderLen {
 			return fmt.Errorf("message of %d bytes", len(m.Data))
 		}
-		each(m.Data[0], Attributes(m.Data[HeaderLen:]))
+		as := Attributes(m.Data[HeaderLen:])
+		if len(names) == 0 || as.Text(unix.NFTA_TABLE_NAME) == names[0] { // which not every listing heeds
+			each(as)
+		}
 	}
 	return nil
 }
@@ -75,9 +82,4 @@ func Family(f hostport.Family) byte {
 		return unix.NFPROTO_IPV6
 	}
 	return unix.NFPROTO_IPV4
-}
-
-// Name returns an attribute that holds a name, as requests have it.
-func Name(kind uint16, name string) netlink.Attribute {
-	return netlink.Attribute{Type: kind, Data: []byte(name + "\x00")}
 }

@@ -113,8 +113,7 @@ func (b *Backend) KubeProxy(ctx context.Context) (found bool, err error) {
 	return found, err
 }
 
-// lister lists objects of a table, or elements of one of its sets. The names of both
-// are the first attributes of requests and answers of every kind.
+// lister lists objects of a table, or elements of one of its sets.
 type lister func(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string)
 
 // dump calls do with a lister. A kernel without nf_tables has nothing to list.
@@ -131,15 +130,7 @@ func (b *Backend) dump(ctx context.Context, do func(lister)) error {
 	}
 	defer conn.Close()
 	do(func(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string) {
-		var request []netlink.Attribute
-		for i, name := range names {
-			request = append(request, nfnetlink.Name(uint16(i+1), name))
-		}
-		failed(names[0], nfnetlink.List(ctx, conn, kind, family, request, func(_ byte, as nfnetlink.Attributes) {
-			if as.Text(unix.NFTA_TABLE_NAME) == names[0] { // which not every listing heeds
-				each(as)
-			}
-		}))
+		failed(names[0], nfnetlink.List(ctx, conn, family, kind, each, names...))
 	})
 	return errors.Join(errs...)
 }

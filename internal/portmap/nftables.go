@@ -11,7 +11,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -42,21 +41,22 @@ func (f *Found) readNftables(ctx context.Context, others foreign) error {
 		return fmt.Errorf("open nf_tables: %w", err)
 	}
 	defer conn.Close()
-	err = nfnetlink.List(ctx, conn, unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, nil, func(family byte, as nfnetlink.Attributes) {
-		name := as.Text(unix.NFTA_TABLE_NAME)
-		others.see("table "+name, "table "+familyNames[family]+" "+name)
-	})
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil
+	for family, word := range familyNames {
+		err := nfnetlink.List(ctx, conn, family, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+			name := as.Text(unix.NFTA_TABLE_NAME)
+			others.see("table "+name, "table "+word+" "+name)
+		})
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list tables of nf_tables: %w", err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("list tables of nf_tables: %w", err)
-	}
-	name := []netlink.Attribute{nfnetlink.Name(unix.NFTA_RULE_TABLE, tableName)}
 	for _, family := range hostport.Families() {
 		number := nfnetlink.Family(family)
 		t := nftTable{&nftables.Table{Name: tableName, Family: nftables.TableFamily(number)}, map[string][]*nftables.Rule{}}
-		err := nfnetlink.List(ctx, conn, unix.NFT_MSG_GETRULE, number, name, func(_ byte, as nfnetlink.Attributes) { f.add(t, as) })
+		err := nfnetlink.List(ctx, conn, number, unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) { f.add(t, as) }, tableName)
 		if err != nil {
 			return fmt.Errorf("list %s rules of table %s: %w", family, tableName, err)
 		}
@@ -74,7 +74,7 @@ var familyNames = map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "i
 // address tells which attachment a rule is for.
 func (f *Found) add(t nftTable, as nfnetlink.Attributes) {
 	chain := as.Text(unix.NFTA_RULE_CHAIN)
-	if as.Text(unix.NFTA_RULE_TABLE) != tableName || !slices.Contains(ruleChains(), chain) {
+	if !slices.Contains(ruleChains(), chain) {
 		return
 	}
 	id := nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
