@@ -225,15 +225,11 @@ func readable(a *hostport.Attachment) *hostport.Attachment {
 	for f, texts := range map[hostport.Family]*[]string{
 		hostport.IPv4: &r.Options.ConditionsV4, hostport.IPv6: &r.Options.ConditionsV6,
 	} {
-		cs, err := parseConditions(*texts, f)
+		rules, err := parseConditions(*texts, f)
 		if err != nil {
 			panic(err)
 		}
-		var single []string
-		for _, c := range cs {
-			single = append(single, c.text)
-		}
-		*texts = single
+		*texts = comments(rules)
 	}
 	return &r
 }

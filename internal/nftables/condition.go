@@ -15,18 +15,6 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// condition is one further match that a packet must meet to be mapped, of the
-// few forms that make sense here. What portmap hands to nft as it is, is
-// translated, so that no text of a configuration can become another rule.
-type condition struct {
-	// text is the condition as nft would read it. It has no quotes, so that it can
-	// stand in a comment.
-	text string
-	// values are those of which the packet must have one, or none if it is negated.
-	negated bool
-	values  []value
-}
-
 // conditionChain returns the chain that turns away what does not meet an
 // attachment's conditions of one family, before its mappings are looked up. Only
 // packets to ports that the attachment holds pass through it. Other conditions of
@@ -41,36 +29,14 @@ func conditionChain(owner hostport.Key, texts []string, f hostport.Family) chain
 	for _, text := range texts {
 		h.Write([]byte("\x00" + text))
 	}
-	c := chain{name: fmt.Sprintf("cond%d_%016x", f, h.Sum64()), of: owner}
-	conditions, err := parseConditions(texts, f)
+	rules, err := parseConditions(texts, f)
 	if err != nil {
-		c.rules = []rule{newRule(refuse())}
+		rules = []rule{newRule(refuse())}
 	}
-	for _, condition := range conditions {
-		c.rules = append(c.rules, condition.rules()...)
-	}
-	return c
+	return chain{name: fmt.Sprintf("cond%d_%016x", f, h.Sum64()), rules: rules, of: owner}
 }
 
 func refuse() []expr.Any { return verdict(expr.VerdictGoto, chainUnmapped) }
-
-// rules refuse the packets that do not meet the condition: one rule with all
-// values if it must be any of them, a rule for each if it must be none.
-func (c condition) rules() []rule {
-	var out []rule
-	var all []expr.Any
-	for _, v := range c.values {
-		if c.negated {
-			out = append(out, rule{slices.Concat(v.match(expr.CmpOpEq), refuse()), c.text})
-		} else {
-			all = append(all, v.match(expr.CmpOpNeq)...)
-		}
-	}
-	if !c.negated {
-		out = []rule{{append(all, refuse()...), c.text}}
-	}
-	return out
-}
 
 // Validate refuses what only the iptables backend has, and conditions of other
 // forms than this backend translates: the error quotes the text and names the
@@ -87,28 +53,27 @@ func (b *Backend) Validate(o hostport.Options) error {
 	return nil
 }
 
-// parseConditions reads an attachment's conditions for packets of family f. The texts
-// follow each other, as portmap hands them to nft: each may be one match, or several,
-// or a word of one. The error quotes them.
+// parseConditions reads an attachment's conditions for packets of family f, and
+// returns rules that refuse the packets that do not meet them. The texts follow each
+// other, as portmap hands them to nft: each may be one match, or several, or a word of
+// one. The error quotes them. Matches are of the few forms that make sense here, and
+// are translated, so that no text of a configuration can become another rule.
 //
 //	(ip | ip6) (saddr | daddr) [op] (ADDRESS | CIDR | { CIDR, ... })
 //	[meta] iifname [op] (NAME | "NAME" | { NAME, ... })
 //	[meta] mark [(& | and) MASK] [op] (VALUE | VALUE/MASK | { VALUE, ... })
 //
 // op is one of == eq != ne. All matches must be met.
-func parseConditions(texts []string, f hostport.Family) (out []condition, err error) {
+func parseConditions(texts []string, f hostport.Family) (out []rule, err error) {
 	signs := strings.NewReplacer("{", " { ", "}", " } ", ",", " , ", "&", " & ", "==", " == ", "!=", " != ")
 	text := strings.Join(texts, " ")
 	p := parser(strings.FieldsFunc(signs.Replace(text), func(r rune) bool { return r == ' ' || r == '\t' }))
 	for more := len(texts) > 0; more; more = len(p) > 0 {
-		c, err := p.match(f)
-		if err == nil && len(c.text) > maxComment {
-			err = fmt.Errorf("a match of more than %d characters: name a wider network", maxComment)
-		}
+		rules, err := p.match(f)
 		if err != nil {
 			return nil, fmt.Errorf("cannot use %q: %w", text, err)
 		}
-		out = append(out, c)
+		out = append(out, rules...)
 	}
 	return out, nil
 }
@@ -135,54 +100,70 @@ func (p *parser) take(text string) bool {
 }
 
 // match reads the name of a match, an operator, and one value or several in braces.
-func (p *parser) match(f hostport.Family) (c condition, err error) {
+// It returns one rule with all values if a packet must have any of them, a rule for
+// each if it must have none. Their comment is the match as nft would read it, without
+// quotes.
+func (p *parser) match(f hostport.Family) (out []rule, err error) {
 	ip := map[hostport.Family]string{hostport.IPv4: "ip", hostport.IPv6: "ip6"}[f]
-	equals := ""
+	comment, equals := "", ""
 	var parse func(string) (string, value, error)
 	switch {
 	case p.take(ip + " saddr"):
-		c.text, parse = ip+" saddr ", func(t string) (string, value, error) { return parseNet(t, f, true) }
+		comment, parse = ip+" saddr ", func(t string) (string, value, error) { return parseNet(t, f, true) }
 	case p.take(ip + " daddr"):
-		c.text, parse = ip+" daddr ", func(t string) (string, value, error) { return parseNet(t, f, false) }
+		comment, parse = ip+" daddr ", func(t string) (string, value, error) { return parseNet(t, f, false) }
 	case p.take("iifname"), p.take("meta iifname"):
-		c.text, parse = "iifname ", parseInterface
+		comment, parse = "iifname ", parseInterface
 	case p.take("mark"), p.take("meta mark"):
 		bits, err := p.mask()
 		if err != nil {
-			return c, err
+			return nil, err
 		}
-		c.text, parse = "meta mark ", func(t string) (string, value, error) { return parseMark(t, bits) }
+		comment, parse = "meta mark ", func(t string) (string, value, error) { return parseMark(t, bits) }
 		if bits != ^uint32(0) {
-			c.text, equals = fmt.Sprintf("meta mark & %#x ", bits), "== "
+			comment, equals = fmt.Sprintf("meta mark & %#x ", bits), "== "
 		}
 	default:
 		text := strings.Join((*p)[:min(2, len(*p))], " ")
-		return c, fmt.Errorf("unknown match %q of %s (known: %s saddr, %s daddr, iifname, meta mark)", text, f, ip, ip)
+		return nil, fmt.Errorf("unknown match %q of %s (known: %s saddr, %s daddr, iifname, meta mark)", text, f, ip, ip)
 	}
-	if c.negated = p.take("!=") || p.take("ne"); c.negated {
+	negated := p.take("!=") || p.take("ne")
+	if negated {
 		equals = "!= "
 	} else {
 		_ = p.take("==") || p.take("eq")
 	}
 	var texts []string
+	var none []expr.Any // of the values
 	braces := p.take("{")
 	for more := true; more; more = braces && !p.take("}") {
 		if len(texts) > 0 && !p.take(",") {
-			return c, fmt.Errorf("%q where , or } should be", p.next())
+			return nil, fmt.Errorf("%q where , or } should be", p.next())
 		}
 		text, v, err := parse(p.next())
 		if err != nil {
-			return c, err
+			return nil, err
 		}
-		texts, c.values = append(texts, text), append(c.values, v)
+		texts, none = append(texts, text), append(none, v.match(expr.CmpOpNeq)...)
+		if negated {
+			out = append(out, newRule(v.match(expr.CmpOpEq), refuse()))
+		}
 	}
-	c.text += equals
-	if len(texts) == 1 {
-		c.text += texts[0]
+	if !negated {
+		out = []rule{newRule(none, refuse())}
+	}
+	if comment += equals; len(texts) == 1 {
+		comment += texts[0]
 	} else {
-		c.text += "{ " + strings.Join(texts, ", ") + " }"
+		comment += "{ " + strings.Join(texts, ", ") + " }"
 	}
-	return c, nil
+	if len(comment) > maxComment {
+		return nil, fmt.Errorf("a match of more than %d characters: name a wider network", maxComment)
+	}
+	for i := range out {
+		out[i].comment = comment
+	}
+	return out, nil
 }
 
 func parseNet(t string, f hostport.Family, source bool) (string, value, error) {
