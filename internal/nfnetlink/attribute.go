@@ -1,7 +1,6 @@
 package nfnetlink
 
 import (
-	"bytes"
 	"encoding/binary"
 	"iter"
 
@@ -47,7 +46,7 @@ func (a Attributes) Get(kind uint16) []byte {
 func (a Attributes) Nested(kind uint16) Attributes { return a.Get(kind) }
 
 // Text returns a string, "" if there is none.
-func (a Attributes) Text(kind uint16) string { return cString(a.Get(kind)) }
+func (a Attributes) Text(kind uint16) string { return unix.ByteSliceToString(a.Get(kind)) }
 
 // Uint32 returns a number of 32 bits in network byte order, 0 if there is none.
 func (a Attributes) Uint32(kind uint16) uint32 {
@@ -65,11 +64,6 @@ func (a Attributes) Uint64(kind uint16) uint64 {
 	return 0
 }
 
-func cString(b []byte) string {
-	text, _, _ := bytes.Cut(b, []byte{0})
-	return string(text)
-}
-
 // Comment finds a comment in the data that user space attaches to an object. Unlike
 // the library's function it takes any bytes.
 func Comment(data []byte, kind userdata.Type) string {
@@ -79,7 +73,7 @@ func Comment(data []byte, kind userdata.Type) string {
 			return ""
 		}
 		if userdata.Type(data[0]) == kind {
-			return cString(data[2:n])
+			return unix.ByteSliceToString(data[2:n])
 		}
 		data = data[n:]
 	}
