@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -18,9 +17,6 @@ import (
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	have, err := b.read(ctx, nil)
 	elements, found := only[element](have), make(backend.Recovered)
-	slices.SortFunc(elements, func(x, y element) int {
-		return cmp.Or(cmp.Compare(x.set, y.set), cmp.Compare(x.key, y.key))
-	})
 	for _, e := range elements {
 		if m, ok := e.hostSide(); ok && strings.HasPrefix(e.set, toPod) {
 			found.Add(e.comment, m, e.to())

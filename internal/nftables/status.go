@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,14 +102,10 @@ func (b *Backend) probe(ctx context.Context, f feature) error {
 			t.add(slices.Concat(f.uses, []object{table{}}))
 		}, 0)
 	})
-	switch {
-	case errors.Is(err, unix.EEXIST):
+	if errors.Is(err, unix.EEXIST) {
 		return nil
-	case err == nil:
-		return errors.New("the kernel made a table twice")
-	default:
-		return err
 	}
+	return cmp.Or(err, errors.New("the kernel made a table twice"))
 }
 
 // mismatch reports whether a transaction failed in a way that a table other
