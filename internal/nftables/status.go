@@ -83,12 +83,14 @@ func (b *Backend) lacks(ctx context.Context) error {
 // kernel lacks, or wraps backend.ErrDrift. One that makes the table may fail as one
 // that finds another table: without the module of an expression the kernel says ENOENT.
 func (b *Backend) reason(ctx context.Context, err error, makes bool) error {
-	if unsupported(err) || makes && mismatch(err) {
+	// Something is missing, or there, or is of another type.
+	mismatch := nfnetlink.HasErrno(err, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.EINVAL, unix.ENOTEMPTY)
+	if unsupported(err) || makes && mismatch {
 		if lack := b.lacks(ctx); lack != nil {
 			return fmt.Errorf("%w: %w", lack, err)
 		}
 	}
-	if mismatch(err) {
+	if mismatch {
 		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
 	}
 	return explain(err)
@@ -106,13 +108,6 @@ func (b *Backend) probe(ctx context.Context, f feature) error {
 		return nil
 	}
 	return cmp.Or(err, errors.New("the kernel made a table twice"))
-}
-
-// mismatch reports whether a transaction failed in a way that a table other
-// than the expected one explains: something is missing, or there, or is of
-// another type.
-func mismatch(err error) bool {
-	return nfnetlink.HasErrno(err, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.EINVAL, unix.ENOTEMPTY)
 }
 
 // unsupported reports whether the kernel lacks something of nf_tables.
