@@ -35,7 +35,7 @@ func coded(err error) error {
 	switch {
 	case is[*netconf.FieldError](err):
 		return invalid(err)
-	case conflicts && len(conflict.Listeners) > 0:
+	case conflicts && conflict.Kind == "listener":
 		code = codeListener
 	case conflicts:
 		code = codePortHeld

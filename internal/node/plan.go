@@ -4,10 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/hostport-cni/hostport/internal/listener"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -34,46 +32,21 @@ func (p plan) backends() (names []string) {
 
 // ConflictError says that what an attachment needs is somebody else's.
 type ConflictError struct {
-	// Mapping is the host port in conflict, or Address the pod address that both
-	// have. Holder is the living attachment that has it.
-	Mapping hostport.Mapping
-	Address netip.Addr
-	Holder  *hostport.Attachment
-	// Listeners are sockets of the node's, where the configuration denies them. There
-	// is no Holder then.
-	Listeners []listener.Listener
+	// Kind is what conflicts are counted by: port, address or listener.
+	Kind string
+	text string
 }
 
 // Error names the port or address and the holder, or each socket with its process.
-func (e *ConflictError) Error() string {
-	what := fmt.Sprintf("host port %s is held", e.Mapping)
-	switch e.kind() {
-	case "listener":
-		var all []string
-		for _, l := range e.Listeners {
-			all = append(all, l.String())
-		}
-		return "a process on the node already listens: " + strings.Join(all, "; ")
-	case "address":
-		what = fmt.Sprintf("pod address %s is in use", e.Address)
-	}
-	s := fmt.Sprintf("%s by %s", what, e.Holder.Owner())
-	if !e.Holder.AddedAt.IsZero() {
-		s += ", since " + e.Holder.AddedAt.UTC().Format(time.RFC3339)
-	}
-	return s
-}
+func (e *ConflictError) Error() string { return e.text }
 
-// kind is what conflicts are counted by.
-func (e *ConflictError) kind() string {
-	switch {
-	case len(e.Listeners) > 0:
-		return "listener"
-	case e.Address.IsValid():
-		return "address"
-	default:
-		return "port"
+// held is the conflict with an attachment that has a port or an address.
+func held(kind, what string, by *hostport.Attachment) *ConflictError {
+	text := what + " by " + by.Owner()
+	if !by.AddedAt.IsZero() {
+		text += ", since " + by.AddedAt.UTC().Format(time.RFC3339)
 	}
+	return &ConflictError{kind, text}
 }
 
 // lifeFunc tells whether the sandbox of an attachment exists.
@@ -112,7 +85,7 @@ func planAdd(want *hostport.Attachment, found []*hostport.Attachment, life lifeF
 func conflict(want, a *hostport.Attachment) *ConflictError {
 	for _, m := range want.Mappings {
 		if slices.ContainsFunc(a.Mappings, m.Overlaps) {
-			return &ConflictError{Mapping: m, Holder: a}
+			return held("port", fmt.Sprintf("host port %s is held", m), a)
 		}
 	}
 	if a.ContainerID == want.ContainerID {
@@ -120,7 +93,7 @@ func conflict(want, a *hostport.Attachment) *ConflictError {
 	}
 	for _, w := range want.Addresses {
 		if slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return p.Addr() == w.Addr() }) {
-			return &ConflictError{Address: w.Addr(), Holder: a}
+			return held("address", fmt.Sprintf("pod address %s is in use", w.Addr()), a)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -26,14 +27,18 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 	if denyListeners {
 		var found []listener.Listener
 		if found, err = n.Listeners(want.Mappings); len(found) > 0 {
-			err = &ConflictError{Listeners: found}
+			var all []string
+			for _, l := range found {
+				all = append(all, l.String())
+			}
+			err = &ConflictError{"listener", "a process on the node already listens: " + strings.Join(all, "; ")}
 		}
 	}
 	if err == nil {
 		err = n.addOne(ctx, want)
 	}
 	if c, ok := errors.AsType[*ConflictError](err); ok {
-		n.Count("conflict/"+c.kind(), 0)
+		n.Count("conflict/"+c.Kind, 0)
 		if err := state.AddRefusal(n.Dir, state.Refusal{At: time.Now(), Pod: want.Pod, Text: err.Error()}); err != nil {
 			n.Log.Debug("refusal not noted", "reason", err)
 		}
