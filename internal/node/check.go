@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/hostport-cni/hostport/internal/backend"
-	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -104,8 +103,7 @@ func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) boo
 			if err != nil || !match(a) {
 				continue
 			}
-			life, lifeErr := s.life(a)
-			out[i].Dead, out[i].LifeErr = life == sandbox.Dead, lifeErr
+			out[i].Dead, out[i].LifeErr = s.dead(a)
 			out[i].Differences, err = s.differences(ctx, a)
 		}
 		return err

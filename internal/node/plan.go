@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -49,14 +48,15 @@ func held(kind, what string, by *hostport.Attachment) *ConflictError {
 	return &ConflictError{kind, text}
 }
 
-// lifeFunc tells whether the sandbox of an attachment exists.
-type lifeFunc func(*hostport.Attachment) (sandbox.Life, error)
+// deadFunc reports whether the sandbox of an attachment is gone, or why that cannot
+// be told.
+type deadFunc func(*hostport.Attachment) (bool, error)
 
 // planAdd plans the ADD of want. found are the records that may be in its way:
 // its own earlier one, and those that have one of its ports or addresses. What
 // is in conflict with want goes if it is dead, or is an earlier sandbox of the
 // same pod, whose DEL is late. A living owner is a *ConflictError.
-func planAdd(want *hostport.Attachment, found []*hostport.Attachment, life lifeFunc) (plan, error) {
+func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadFunc) (plan, error) {
 	p := plan{add: []*hostport.Attachment{want}}
 	for _, a := range found {
 		c := conflict(want, a)
@@ -67,12 +67,12 @@ func planAdd(want *hostport.Attachment, found []*hostport.Attachment, life lifeF
 		// A pod has one sandbox at a time. The runtime adds the new one before it
 		// deletes the old one, or never deletes it.
 		case want.Pod.UID == "" || a.Pod.UID != want.Pod.UID || a.ContainerID == want.ContainerID:
-			alive, err := life(a)
-			if alive == sandbox.Alive {
-				return plan{}, c
-			}
-			if alive != sandbox.Dead {
+			gone, err := dead(a)
+			if err != nil {
 				return plan{}, fmt.Errorf("%w; whether that one is alive cannot be told: %w", c, err)
+			}
+			if !gone {
+				return plan{}, c
 			}
 		}
 		p.remove = append(p.remove, a)
@@ -126,12 +126,12 @@ func find(all []*hostport.Attachment, k hostport.Key) *hostport.Attachment {
 // and their rules were restored from a snapshot, or are those of an interrupted
 // change. Records of the dead go. A record is right where it and the kernel differ,
 // so an owner whose port is taken stays out (refused).
-func planAdopt(records, found []*hostport.Attachment, here origin, life lifeFunc) (p plan, refused []*ConflictError) {
-	dead := func(a *hostport.Attachment) bool {
-		alive, _ := life(a)
-		return alive == sandbox.Dead
+func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc) (p plan, refused []*ConflictError) {
+	gone := func(a *hostport.Attachment) bool {
+		is, _ := dead(a)
+		return is
 	}
-	kept := slices.DeleteFunc(slices.Clone(records), dead)
+	kept := slices.DeleteFunc(slices.Clone(records), gone)
 	for _, a := range found {
 		record := find(kept, a.Key)
 		if record == nil || record.Backend != a.Backend {
@@ -139,7 +139,7 @@ func planAdopt(records, found []*hostport.Attachment, here origin, life lifeFunc
 		}
 		switch {
 		case a.Boot != "" && a.Boot != here.boot: // restored from an earlier boot: inode numbers mean nothing
-		case dead(a):
+		case gone(a):
 		case record != nil:
 			// One family could not be read when the record was made from the rules.
 			if record.AddedAt.IsZero() && record.Backend == a.Backend && len(record.Addresses) < len(a.Addresses) && inTheWay(a, kept) == nil {

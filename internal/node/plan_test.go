@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
-	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -41,18 +40,14 @@ func with(a *hostport.Attachment, change func(*hostport.Attachment)) *hostport.A
 	return &c
 }
 
-// lives returns a lifeFunc in which the named containers live, those with a "?"
+// lives returns a deadFunc in which the named containers live, those with a "?"
 // before their name are unknown, and all others are dead.
-func lives(ids ...string) lifeFunc {
-	return func(a *hostport.Attachment) (sandbox.Life, error) {
-		switch {
-		case slices.Contains(ids, a.ContainerID):
-			return sandbox.Alive, nil
-		case slices.Contains(ids, "?"+a.ContainerID):
-			return sandbox.Unknown, ErrUnseen
-		default:
-			return sandbox.Dead, nil
+func lives(ids ...string) deadFunc {
+	return func(a *hostport.Attachment) (bool, error) {
+		if slices.Contains(ids, "?"+a.ContainerID) {
+			return false, ErrUnseen
 		}
+		return !slices.Contains(ids, a.ContainerID), nil
 	}
 }
 
@@ -70,7 +65,7 @@ func TestPlanAdd(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		found    *hostport.Attachment
-		alive    lifeFunc
+		dead     deadFunc
 		removed  string
 		conflict string // in the error; "" is none
 	}{
@@ -88,7 +83,7 @@ func TestPlanAdd(t *testing.T) {
 		{"the port on another host IP", with(pod("old", "10.0.0.2/24", 443), func(a *hostport.Attachment) { a.Mappings[0].Protocol = hostport.UDP }), lives("old"), "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, err := planAdd(want, []*hostport.Attachment{tc.found}, tc.alive)
+			p, err := planAdd(want, []*hostport.Attachment{tc.found}, tc.dead)
 			if tc.conflict != "" {
 				if _, ok := errors.AsType[*ConflictError](err); !ok || !strings.Contains(err.Error(), tc.conflict) {
 					t.Fatalf("planAdd = %v, want a conflict with %q", err, tc.conflict)
@@ -121,27 +116,27 @@ func TestPlanAdopt(t *testing.T) {
 	for _, tc := range []struct {
 		name           string
 		records, found []*hostport.Attachment
-		life           lifeFunc
+		dead           deadFunc
 		remove, add    string
 		refused        int
 	}{
-		{name: "nothing", life: lives()},
-		{name: "a living unknown owner", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, life: lives("a"), add: "a"},
-		{name: "a dead unknown owner", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, life: lives()},
-		{name: "an owner that may live", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, life: lives("?a"), add: "a"},
-		{name: "of another boot, with a living inode", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), anotherBoot)}, life: lives("a")},
-		{name: "of layout 1, which names no boot", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), noBoot)}, life: lives("a"), add: "a"},
-		{name: "of another state", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.State = "000001" })}, life: lives("a"), add: "a"},
-		{name: "of this state, deleted", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.State = here.state })}, life: lives("a")},
-		{name: "a recorded owner", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{pod("a", "10.0.0.2/24", 81)}, life: lives("a")},
-		{name: "a record of the dead", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, life: lives(), remove: "a"},
-		{name: "a record of one that may live", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, life: lives("?a")},
-		{name: "a port that a record holds", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{with(pod("b", "10.0.0.3/24", 80), recovered)}, life: lives("a", "b"), refused: 1},
-		{name: "a port that a dead record held", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{with(pod("b", "10.0.0.3/24", 80), recovered)}, life: lives("b"), remove: "a", add: "b"},
-		{name: "twice in the kernel", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered), with(pod("a", "10.0.0.2/24", 80), recovered)}, life: lives("a"), add: "a"},
+		{name: "nothing", dead: lives()},
+		{name: "a living unknown owner", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, dead: lives("a"), add: "a"},
+		{name: "a dead unknown owner", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, dead: lives()},
+		{name: "an owner that may live", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)}, dead: lives("?a"), add: "a"},
+		{name: "of another boot, with a living inode", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), anotherBoot)}, dead: lives("a")},
+		{name: "of layout 1, which names no boot", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), noBoot)}, dead: lives("a"), add: "a"},
+		{name: "of another state", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.State = "000001" })}, dead: lives("a"), add: "a"},
+		{name: "of this state, deleted", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.State = here.state })}, dead: lives("a")},
+		{name: "a recorded owner", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{pod("a", "10.0.0.2/24", 81)}, dead: lives("a")},
+		{name: "a record of the dead", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, dead: lives(), remove: "a"},
+		{name: "a record of one that may live", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, dead: lives("?a")},
+		{name: "a port that a record holds", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{with(pod("b", "10.0.0.3/24", 80), recovered)}, dead: lives("a", "b"), refused: 1},
+		{name: "a port that a dead record held", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{with(pod("b", "10.0.0.3/24", 80), recovered)}, dead: lives("b"), remove: "a", add: "b"},
+		{name: "twice in the kernel", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered), with(pod("a", "10.0.0.2/24", 80), recovered)}, dead: lives("a"), add: "a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, refused := planAdopt(tc.records, tc.found, here, tc.life)
+			p, refused := planAdopt(tc.records, tc.found, here, tc.dead)
 			if ids(p.remove) != tc.remove || ids(p.add) != tc.add || len(refused) != tc.refused {
 				t.Errorf("removes %q, adds %q, refuses %d; want %q, %q, %d", ids(p.remove), ids(p.add), len(refused), tc.remove, tc.add, tc.refused)
 			}

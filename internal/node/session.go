@@ -152,21 +152,12 @@ var ErrUnseen = errors.New("this process may not see the sandboxes of the node's
 // sight tells whether what a process does not find on the node does not exist.
 type sight bool
 
-// life looks whether the sandbox of an attachment exists. Nobody is declared
-// dead by a process that may not see them.
-func (sees sight) life(a *hostport.Attachment) (sandbox.Life, error) {
+// dead reports whether the sandbox of an attachment is gone. The error is why that
+// cannot be told: nobody is declared dead by a process that may not see him.
+func (sees sight) dead(a *hostport.Attachment) (bool, error) {
 	_, life, err := sandbox.Look(a.Sandbox)
 	if life == sandbox.Dead && !sees {
-		return sandbox.Unknown, ErrUnseen
-	}
-	return life, err
-}
-
-// dead reports whether the sandbox of an attachment is known to be gone.
-func (sees sight) dead(a *hostport.Attachment) (bool, error) {
-	if !sees {
 		return false, ErrUnseen
 	}
-	life, err := sees.life(a)
 	return life == sandbox.Dead, err
 }

@@ -33,11 +33,10 @@ type Snapshot struct {
 // told are not among them. The error is ErrUnseen if it can be told of none.
 func (s *Snapshot) Dead() (dead []hostport.Key, err error) {
 	for _, a := range s.Attachments {
-		is, err := s.dead(a)
-		if errors.Is(err, ErrUnseen) {
-			return nil, err
+		if !s.sight {
+			return nil, ErrUnseen
 		}
-		if is {
+		if gone, _ := s.dead(a); gone {
 			dead = append(dead, a.Key)
 		}
 	}

@@ -77,7 +77,7 @@ func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
 		if err != nil {
 			return plan{}, err
 		}
-		p, err = planAdd(want, found, s.life)
+		p, err = planAdd(want, found, s.dead)
 		return p, err
 	})
 	if err != nil {
@@ -159,6 +159,9 @@ func (n *Node) Prune(ctx context.Context, among ...hostport.Key) ([]*hostport.At
 	return n.remove(ctx, func(s *session, a *hostport.Attachment) (bool, error) {
 		if len(among) > 0 && !slices.Contains(among, a.Key) {
 			return false, nil
+		}
+		if !s.sight {
+			return false, ErrUnseen // although some may be seen alive
 		}
 		return s.dead(a)
 	})
