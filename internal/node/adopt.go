@@ -67,26 +67,25 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 		}
 		err := sandboxOf(s)
 		gone := errors.Is(err, fs.ErrNotExist)
-		switch {
-		case !s.Programmed && (gone && sees || err == nil && find(before.Attachments, s.Key) != nil):
+		if !s.Programmed && (gone && sees || err == nil && find(before.Attachments, s.Key) != nil) {
 			continue // what a runtime that died left in the cache, or how it began
-		case gone && sees:
-			done[s] = true
-			out.Removed = append(out.Removed, s.Attachment)
-			continue
-		case gone:
-			err = ErrUnseen
-		case err == nil:
+		}
+		if err == nil {
 			err = n.adoptOne(ctx, s, dryRun)
+		} else if gone && !sees {
+			err = ErrUnseen
 		}
-		if err != nil {
+		done[s] = err == nil || gone && sees
+		switch {
+		case err == nil:
+			out.Adopted = append(out.Adopted, s.Attachment)
+		case done[s]:
+			out.Removed = append(out.Removed, s.Attachment)
+		default:
 			out.Left = append(out.Left, Left{s.Attachment, err.Error()})
-			continue
 		}
-		done[s] = true
-		out.Adopted = append(out.Adopted, s.Attachment)
 	}
-	if dryRun || len(done) == 0 {
+	if dryRun || len(out.Adopted)+len(out.Removed) == 0 {
 		return out, nil
 	}
 	return out, pm.Remove(ctx, found, func(s *portmap.Served) bool { return done[s] })
