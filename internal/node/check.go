@@ -46,19 +46,17 @@ func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 // runtime asked for them, nor always the prefix length.
 func recordDiffers(got, want *hostport.Attachment) error {
 	var errs []error
-	differ := func(one, other *hostport.Attachment, how string) {
-		for _, f := range hostport.Families() {
-			there := other.Forwards(f)
-			for _, fw := range one.Forwards(f) {
-				if !slices.Contains(there, fw) {
-					m := hostport.Mapping{HostIP: fw.HostIP, HostPort: fw.HostPort, Protocol: fw.Protocol}
-					errs = append(errs, fmt.Errorf("mapping %s to %s %s", m, fw.To, how))
-				}
+	for _, f := range hostport.Families() {
+		recorded, asked := got.Forwards(f), want.Forwards(f)
+		for _, fw := range slices.Concat(asked, recorded) {
+			m := hostport.Mapping{HostIP: fw.HostIP, HostPort: fw.HostPort, Protocol: fw.Protocol}
+			if !slices.Contains(recorded, fw) {
+				errs = append(errs, fmt.Errorf("mapping %s to %s is not recorded", m, fw.To))
+			} else if !slices.Contains(asked, fw) {
+				errs = append(errs, fmt.Errorf("mapping %s to %s is recorded, but not in portMappings", m, fw.To))
 			}
 		}
 	}
-	differ(want, got, "is not recorded")
-	differ(got, want, "is recorded, but not in portMappings")
 	if !got.AddedAt.IsZero() && !slices.Equal(got.Addresses, want.Addresses) {
 		errs = append(errs, fmt.Errorf("recorded pod addresses are %v, prevResult has %v", got.Addresses, want.Addresses))
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -49,11 +48,7 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 // Listeners returns the sockets of the node that wait for what these mappings lead
 // to pods.
 func (n *Node) Listeners(mappings []hostport.Mapping) ([]listener.Listener, error) {
-	found, err := listener.Find(mappings)
-	if err != nil {
-		return nil, fmt.Errorf("look for listeners on the node: %w", err)
-	}
-	return found, nil
+	return listener.Find(mappings)
 }
 
 func (n *Node) addOne(ctx context.Context, want *hostport.Attachment) error {
