@@ -109,7 +109,6 @@ func sandboxOf(s *portmap.Served) error {
 	return err
 }
 
-// adoptOne adds one living attachment.
 func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) error {
 	a := *s.Attachment
 	a.AddedAt = time.Now().UTC().Truncate(time.Second)

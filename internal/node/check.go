@@ -63,8 +63,6 @@ func recordDiffers(got, want *hostport.Attachment) error {
 	return errors.Join(errs...)
 }
 
-// differences compares the kernel's rules for one record with what they should
-// be.
 func (s *session) differences(ctx context.Context, a *hostport.Attachment) ([]backend.Difference, error) {
 	b, err := s.Backend(a.Backend)
 	fp, ferr := view(s.Store, func(tx *state.Tx) (hostport.Fingerprint, error) { return tx.Fingerprint(a.Backend) })

@@ -90,7 +90,6 @@ func (s *session) record(tx *state.Tx, p plan) (parts []part, err error) {
 	return parts, s.mark(tx, p.backends(), slices.Concat(p.remove, p.add))
 }
 
-// write makes the records follow the plan.
 func (p plan) write(tx *state.Tx) error {
 	if err := each(p.remove, tx.Delete); err != nil {
 		return err
@@ -162,7 +161,6 @@ func (s *session) rollBack(ctx context.Context, p plan, reason error) error {
 	return errors.Join(reason, s.resync(ctx))
 }
 
-// of returns the attachments of a backend.
 func of(name string, all []*hostport.Attachment) (out []*hostport.Attachment) {
 	for _, a := range all {
 		if a.Backend == name {

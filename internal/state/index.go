@@ -14,7 +14,6 @@ type place struct{ bucket, prefix []byte }
 
 func (p place) entry(a *hostport.Attachment) []byte { return append(p.prefix, a.Key.String()...) }
 
-// places returns the places of an attachment.
 func places(a *hostport.Attachment) []place {
 	var out []place
 	for _, m := range a.Mappings {

@@ -19,11 +19,9 @@ const maxRefusals = 16
 
 // Refusal is an attachment that was refused.
 type Refusal struct {
-	At time.Time `json:"at"`
-	// Pod is that of the attachment.
-	Pod hostport.Pod `json:"pod"`
-	// Text says why.
-	Text string `json:"text"`
+	At   time.Time    `json:"at"`
+	Pod  hostport.Pod `json:"pod"`
+	Text string       `json:"text"`
 }
 
 // AddRefusal notes a refusal, for whoever watches the node. Without a state

@@ -42,12 +42,9 @@ type facts struct {
 // convert writes the file anew, with the facts that it holds if they are of
 // this boot. The rules of all backends are pending then.
 func (t *Tx) convert() error {
-	var f facts
-	if t.tx.Bucket(bucketMeta) != nil && t.text(keyBoot) == t.opts.BootID {
-		var err error
-		if f, err = t.facts(); err != nil {
-			return fmt.Errorf("convert state file: %w", err)
-		}
+	f, err := t.facts()
+	if err != nil {
+		return fmt.Errorf("convert state file: %w", err)
 	}
 	f.id = cmp.Or(f.id, fmt.Sprintf("%06x", rand.Uint32()>>8))
 	var errs []error
@@ -78,9 +75,12 @@ func (t *Tx) convert() error {
 	return errors.Join(errs...)
 }
 
-// facts reads a file of this boot. In schema 1, LoopbackInterface was localnetVia,
-// AddedAt was since, and bucketOpened was localnet.
+// facts reads a file of this boot: others have none. In schema 1, LoopbackInterface
+// was localnetVia, AddedAt was since, and bucketOpened was localnet.
 func (t *Tx) facts() (f facts, err error) {
+	if t.tx.Bucket(bucketMeta) == nil || t.text(keyBoot) != t.opts.BootID {
+		return f, nil
+	}
 	err = t.tx.Bucket(bucketAttachments).ForEach(func(k, v []byte) error {
 		var r struct {
 			hostport.Attachment
@@ -109,7 +109,6 @@ func (t *Tx) facts() (f facts, err error) {
 	return f, err
 }
 
-// names returns the keys of a bucket.
 func names(c *bolt.Cursor) (out []string) {
 	for k, _ := c.First(); k != nil; k, _ = c.Next() {
 		out = append(out, string(k))

@@ -263,7 +263,6 @@ func (t *Tx) get(key string, v any) error {
 	return nil
 }
 
-// put encodes v into the metadata.
 func (t *Tx) put(key string, v any) error {
 	b, err := encode(v)
 	if err != nil {
