@@ -155,9 +155,9 @@ type sight bool
 // dead reports whether the sandbox of an attachment is gone. The error is why that
 // cannot be told: nobody is declared dead by a process that may not see him.
 func (sees sight) dead(a *hostport.Attachment) (bool, error) {
-	_, life, err := sandbox.Look(a.Sandbox)
-	if life == sandbox.Dead && !sees {
+	_, gone, err := sandbox.Look(a.Sandbox)
+	if gone && !bool(sees) {
 		return false, ErrUnseen
 	}
-	return life == sandbox.Dead, err
+	return gone, err
 }

@@ -10,18 +10,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Life tells whether a sandbox exists.
-type Life int
-
-// Unknown means that it could not be found out.
-const (
-	Unknown Life = iota
-	Alive
-	Dead
-)
-
-// Look finds out whether a sandbox exists, and where. It is alive if its path
-// leads to the recorded inode, and to the recorded device unless that is 0. A path
+// Look finds out whether a sandbox is dead, and else where it is. It is alive if its
+// path leads to the recorded inode, and to the recorded device unless that is 0. A path
 // that leads to nothing, or to something else, is not enough to call it dead: the
 // sandbox may be mounted out of the caller's sight, or live on with its processes.
 // Then the inode is searched for in the caller's mounts, in the network namespaces
@@ -32,18 +22,18 @@ const (
 // under other names than the recorded path's, is another sandbox, and the
 // recorded one is dead.
 //
-// path is "" unless the caller sees the sandbox mounted. Unknown comes with an
-// error that says what could not be read. Namespaces that only an open file or a
-// socket keeps are not found.
-func Look(s hostport.Sandbox) (path string, life Life, err error) {
+// path is "" unless the caller sees the sandbox mounted. An error says what could not
+// be read, so that nothing is known. Namespaces that only an open file or a socket
+// keeps are not found.
+func Look(s hostport.Sandbox) (path string, dead bool, err error) {
 	if s.Inode == 0 {
-		return "", Unknown, fmt.Errorf("look for sandbox %q: its inode is not known", s.Path)
+		return "", false, fmt.Errorf("look for sandbox %q: its inode is not known", s.Path)
 	}
 	var unread error
 	if s.Path != "" {
 		found, err := stat(s.Path)
 		if err == nil && found.Inode == s.Inode && (s.Device == 0 || found.Device == s.Device) {
-			return s.Path, Alive, nil
+			return s.Path, false, nil
 		}
 		if err != nil && !gone(err) {
 			unread = err
@@ -51,21 +41,17 @@ func Look(s hostport.Sandbox) (path string, life Life, err error) {
 	}
 	own, err := Host()
 	if err != nil {
-		return "", Unknown, err
+		return "", false, err
 	}
 	if s.Device != 0 && s.Device != own.Device { // see Identify
-		return "", Dead, nil
+		return "", true, nil
 	}
 	p := places{inode: s.Inode, name: s.Path}
 	err = errors.Join(unread, p.search())
-	switch {
-	case p.found(), p.inhabited && len(p.mounts) == 0:
-		return p.path, Alive, nil
-	case err != nil:
-		return "", Unknown, err
-	default:
-		return "", Dead, nil
+	if p.found() || p.inhabited && len(p.mounts) == 0 {
+		return p.path, false, nil
 	}
+	return "", err == nil, err
 }
 
 // found reports whether the namespace is mounted under the name that the path ends

@@ -19,11 +19,33 @@ import (
 	"github.com/hostport-cni/hostport/test/netns"
 )
 
+// life is what Look tells of a sandbox.
+type life string
+
+const (
+	alive   life = "alive"
+	dead    life = "dead"
+	unknown life = "unknown"
+)
+
+func lifeOf(gone bool, err error) life {
+	switch {
+	case err != nil && !gone:
+		return unknown
+	case gone && err == nil:
+		return dead
+	case gone:
+		return "gone, and nothing is known"
+	default:
+		return alive
+	}
+}
+
 // look fails unless Look finds want.
-func look(t *testing.T, s hostport.Sandbox, want Life) {
+func look(t *testing.T, s hostport.Sandbox, want life) {
 	t.Helper()
-	_, got, err := Look(s)
-	if got != want || (err != nil) != (want == Unknown) {
+	_, dead, err := Look(s)
+	if got := lifeOf(dead, err); got != want {
 		t.Errorf("Look(%+v) = %v, %v; want %v", s, got, err, want)
 	}
 }
@@ -66,16 +88,16 @@ func start(t *testing.T, cmd *exec.Cmd) {
 func TestLookAtPath(t *testing.T) {
 	a, b := netns.New(t), netns.New(t)
 	s := identify(t, a.Path())
-	look(t, s, Alive)
-	look(t, hostport.Sandbox{Path: s.Path, Inode: s.Inode}, Alive)
-	look(t, hostport.Sandbox{Path: s.Path, Device: s.Device + 1, Inode: s.Inode}, Dead)
-	look(t, hostport.Sandbox{Path: b.Path(), Device: s.Device, Inode: s.Inode}, Dead)
-	look(t, hostport.Sandbox{Path: s.Path + "-gone", Device: s.Device, Inode: s.Inode}, Dead)
-	look(t, hostport.Sandbox{Path: "/proc/self/status/ns", Device: s.Device, Inode: s.Inode}, Alive)
-	look(t, hostport.Sandbox{Inode: s.Inode}, Alive)
+	look(t, s, alive)
+	look(t, hostport.Sandbox{Path: s.Path, Inode: s.Inode}, alive)
+	look(t, hostport.Sandbox{Path: s.Path, Device: s.Device + 1, Inode: s.Inode}, dead)
+	look(t, hostport.Sandbox{Path: b.Path(), Device: s.Device, Inode: s.Inode}, dead)
+	look(t, hostport.Sandbox{Path: s.Path + "-gone", Device: s.Device, Inode: s.Inode}, dead)
+	look(t, hostport.Sandbox{Path: "/proc/self/status/ns", Device: s.Device, Inode: s.Inode}, alive)
+	look(t, hostport.Sandbox{Inode: s.Inode}, alive)
 	netns.Remove(t, a)
-	look(t, s, Dead)
-	look(t, hostport.Sandbox{Inode: s.Inode}, Dead)
+	look(t, s, dead)
+	look(t, hostport.Sandbox{Inode: s.Inode}, dead)
 }
 
 // A namespace with the inode number of an old one, under a name of its own, does
@@ -84,9 +106,9 @@ func TestLookAtReusedInode(t *testing.T) {
 	n := netns.New(t)
 	old := identify(t, n.Path())
 	old.Path = filepath.Join(filepath.Dir(old.Path), "cni-of-an-earlier-pod")
-	look(t, old, Dead)
+	look(t, old, dead)
 	occupy(t, n)
-	look(t, old, Dead)
+	look(t, old, dead)
 }
 
 // occupy starts a process in a namespace.
@@ -108,9 +130,9 @@ func TestLookUnmountedWithProcesses(t *testing.T) {
 	s := identify(t, n.Path())
 	occupy(t, n)
 	netns.Remove(t, n)
-	look(t, s, Alive)
-	look(t, hostport.Sandbox{Inode: s.Inode}, Alive)
-	find(t, s.Inode, "", Alive)
+	look(t, s, alive)
+	look(t, hostport.Sandbox{Inode: s.Inode}, alive)
+	find(t, s.Inode, "", alive)
 }
 
 // A runtime with a mount namespace of its own: others see the empty file beneath
@@ -125,14 +147,14 @@ func TestLookMountedElsewhere(t *testing.T) {
 	if _, err := Identify(path); err == nil {
 		t.Fatal("the mount is visible here: the test shows nothing")
 	}
-	look(t, s, Alive)
-	look(t, hostport.Sandbox{Path: "/run/netns/cni-1", Inode: s.Inode}, Alive)
-	look(t, hostport.Sandbox{Inode: s.Inode}, Alive)
-	find(t, s.Inode, "", Alive)
+	look(t, s, alive)
+	look(t, hostport.Sandbox{Path: "/run/netns/cni-1", Inode: s.Inode}, alive)
+	look(t, hostport.Sandbox{Inode: s.Inode}, alive)
+	find(t, s.Inode, "", alive)
 	_ = shell.Process.Kill()
 	_ = shell.Wait()
-	look(t, s, Dead)
-	find(t, s.Inode, "", Dead)
+	look(t, s, dead)
+	find(t, s.Inode, "", dead)
 }
 
 // The runtime may have named the sandbox by a process.
@@ -143,18 +165,18 @@ func TestLookAtProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := identify(t, fmt.Sprintf("/proc/%d/ns/net", sleeper.Process.Pid))
-	look(t, s, Alive)
+	look(t, s, alive)
 	_ = sleeper.Process.Kill()
 	_ = sleeper.Wait()
-	look(t, s, Dead)
+	look(t, s, dead)
 }
 
 // find fails unless Look finds that of a sandbox of which only the inode is known.
-func find(t *testing.T, inode uint64, path string, life Life) {
+func find(t *testing.T, inode uint64, path string, want life) {
 	t.Helper()
-	gotPath, got, err := Look(hostport.Sandbox{Inode: inode})
-	if gotPath != path || got != life || (err != nil) != (life == Unknown) {
-		t.Errorf("Look at inode %d = %q, %v, %v; want %q, %v", inode, gotPath, got, err, path, life)
+	gotPath, dead, err := Look(hostport.Sandbox{Inode: inode})
+	if got := lifeOf(dead, err); gotPath != path || got != want {
+		t.Errorf("Look at inode %d = %q, %v, %v; want %q, %v", inode, gotPath, got, err, path, want)
 	}
 }
 
@@ -165,28 +187,28 @@ func TestLookByInode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	find(t, s.Inode, path, Alive)
-	find(t, 0, "", Unknown)
+	find(t, s.Inode, path, alive)
+	find(t, 0, "", unknown)
 	netns.Remove(t, n)
-	find(t, s.Inode, "", Dead)
+	find(t, s.Inode, "", dead)
 }
 
 func TestLookCannotTell(t *testing.T) {
-	look(t, hostport.Sandbox{}, Unknown)
+	look(t, hostport.Sandbox{}, unknown)
 	loop := filepath.Join(t.TempDir(), "loop")
 	if err := os.Symlink(loop, loop); err != nil {
 		t.Fatal(err)
 	}
-	look(t, hostport.Sandbox{Path: loop, Inode: 1}, Unknown) // ELOOP
+	look(t, hostport.Sandbox{Path: loop, Inode: 1}, unknown) // ELOOP
 	unprivileged(t, func() {
 		closed := "/root/netns"
 		if err := unix.Stat(closed, new(unix.Stat_t)); err != unix.EACCES {
 			t.Errorf("stat %s: %v; the test needs EACCES", closed, err)
 		}
-		look(t, hostport.Sandbox{Path: closed, Inode: 1}, Unknown)
+		look(t, hostport.Sandbox{Path: closed, Inode: 1}, unknown)
 		// Inode 1 is no namespace, but the processes of others are unreadable.
-		look(t, hostport.Sandbox{Inode: 1}, Unknown)
-		find(t, 1, "", Unknown)
+		look(t, hostport.Sandbox{Inode: 1}, unknown)
+		find(t, 1, "", unknown)
 	})
 }
 
@@ -254,8 +276,8 @@ func BenchmarkLookDead(b *testing.B) {
 	}
 	gone := hostport.Sandbox{Path: "/run/netns/cni-gone", Device: own.Device, Inode: 1}
 	for b.Loop() {
-		if _, life, err := Look(gone); life != Dead {
-			b.Fatal(life, err)
+		if _, dead, err := Look(gone); !dead {
+			b.Fatal(err)
 		}
 	}
 }
