@@ -2,9 +2,11 @@
 // environment and standard input that the CNI specification describes.
 //
 // How many CPUs its control group may use does not matter to a process of two
-// milliseconds, and the runtime would read files of /proc and /sys to find out.
+// milliseconds. The runtime would read files of /proc and /sys to find out, and
+// start a goroutine that does so again.
 //
 //go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (

@@ -55,13 +55,17 @@ func TestCompare(t *testing.T) {
 	t.Log("\n" + table.String())
 }
 
-// paired asks both nodes for one figure, again and again, each time with new
-// copies of both programs, and returns the ratio of each round.
+// paired asks both nodes for one figure, again and again, and returns the
+// ratio of each round. Every eight rounds both programs are copied anew.
 func paired(t *testing.T, c cell, before, now *twin) (ratios, b, n []float64) {
 	t.Helper()
-	for i := range runs(31) + 1 {
-		reinstall(t)
+	for i := range runs(32) {
 		var was, is float64
+		if i%8 == 0 {
+			reinstall(t)
+			c.cost(t, before) // warms up
+			c.cost(t, now)
+		}
 		if i%2 == 0 {
 			was = c.cost(t, before)
 			is = c.cost(t, now)
@@ -69,9 +73,7 @@ func paired(t *testing.T, c cell, before, now *twin) (ratios, b, n []float64) {
 			is = c.cost(t, now)
 			was = c.cost(t, before)
 		}
-		if i > 0 { // the first warms up
-			ratios, b, n = append(ratios, is/was), append(b, was), append(n, is)
-		}
+		ratios, b, n = append(ratios, is/was), append(b, was), append(n, is)
 	}
 	return ratios, b, n
 }
