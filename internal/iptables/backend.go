@@ -37,15 +37,17 @@ func New(o Options) *Backend { return &Backend{o, workTime} }
 // Apply carries out one change: one iptables-restore process for each family
 // that it touches, both at once. seen is the histories of both.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err error) {
-	after, errs := historiesBefore(c), make([]error, len(hostport.Families()))
+	after, scripts := historiesBefore(c), make(map[hostport.Family]script)
+	for _, f := range hostport.Families() {
+		if scripts[f], err = changeScript(f, c, after.of(f)); err != nil {
+			return "", fmt.Errorf("program %s: %w", f, err)
+		}
+	}
+	errs := make([]error, len(scripts))
 	var wg sync.WaitGroup
 	for i, f := range hostport.Families() {
-		s, err := changeScript(f, c, after.of(f))
 		wg.Go(func() {
-			if err == nil {
-				err = b.restore(ctx, command(f)+"-restore", s.String(), b.Wait)
-			}
-			if err != nil {
+			if err := b.restore(ctx, command(f)+"-restore", scripts[f].String(), b.Wait); err != nil {
 				errs[i] = fmt.Errorf("program %s: %w", f, err)
 			}
 		})

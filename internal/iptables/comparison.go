@@ -127,7 +127,7 @@ func (c *comparison) strays(want *wanted) {
 			continue
 		}
 		mark := strings.HasPrefix(p.name, fingerprintPrefix) || strings.HasPrefix(p.name, followedPrefix)
-		if ours(p.name) && ch == nil && !mark { // one too many harms nobody
+		if ours(p.name) && ch == nil && !mark { // one too many harms nobody, and goes with the next rewrite
 			c.differ(nil, "chain %s of table %s belongs to no attachment", p.name, p.table)
 		}
 		for _, spec := range c.there.rules[p] {

@@ -104,17 +104,18 @@ func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []place,
 }
 
 // list calls each for every chain, or every rule, that nf_tables has in the tables that
-// may hold rules of ours. A kernel without nf_tables has none.
+// may hold rules of ours.
 func list(ctx context.Context, f hostport.Family, kind uint16, each func(table string, as nfnetlink.Attributes)) error {
 	conn, err := nfnetlink.Dial(0)
-	if err == nil {
-		defer func() { _ = conn.Close() }()
-		for _, name := range tablesOf(f) {
-			err = errors.Join(err, nfnetlink.List(ctx, conn, nfnetlink.Family(f), kind, func(as nfnetlink.Attributes) { each(name, as) }, name))
-		}
-	}
-	if err != nil && !nfnetlink.HasErrno(err, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) {
+	if err != nil {
 		return fmt.Errorf("ask nf_tables: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	for _, name := range tablesOf(f) {
+		err := nfnetlink.List(ctx, conn, nfnetlink.Family(f), kind, func(as nfnetlink.Attributes) { each(name, as) }, name)
+		if err != nil {
+			return fmt.Errorf("ask nf_tables for table %s: %w", name, err)
+		}
 	}
 	return nil
 }

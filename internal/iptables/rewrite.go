@@ -17,6 +17,9 @@ import (
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (seen string, err error) {
 	return "", eachFamily(func(f hostport.Family) error {
 		variants, err := b.variants(ctx, f, uses(f, all))
+		if err != nil {
+			return err
+		}
 		for _, v := range variants {
 			err := b.rewrite(ctx, v, v.want(all, fp))
 			if errors.Is(err, backend.ErrMissing) && !v.inUse() {
@@ -26,7 +29,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 				return err
 			}
 		}
-		return err
+		return nil
 	})
 }
 
@@ -50,7 +53,7 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 	if err := b.write(ctx, v, want); err != nil {
 		return err
 	}
-	for own := range slices.Chunk(conditional, 2) { // each has two chains, one after the other
+	for own := range slices.Chunk(conditional, 2) { // see attach
 		s := make(script)
 		for _, g := range own {
 			s.rules(adding, "-A", g.place, g.specs...)
@@ -98,6 +101,7 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted) (err error
 // rules that are wanted: "" if there is nothing to do.
 func rewriteText(there *ruleset, want *wanted) string {
 	s := make(script)
+	kept := make(map[rule]bool) // jumps in chains of others
 	for _, ch := range want.chains {
 		if there.has(ch.place) {
 			s.line(flushing, ch.table, "-F", ch.name)
@@ -106,7 +110,9 @@ func rewriteText(there *ruleset, want *wanted) string {
 		}
 		s.rules(adding, "-A", ch.place, ch.specs...)
 		for _, j := range ch.jumps {
-			s.rules(adding, ch.verb, j.place, j.spec)
+			if kept[j] = !ours(j.name) && ch.inPlace(j, there); !kept[j] {
+				s.rules(adding, ch.verb, j.place, j.spec)
+			}
 		}
 	}
 	for _, g := range want.ports {
@@ -120,7 +126,7 @@ func rewriteText(there *ruleset, want *wanted) string {
 			continue
 		}
 		for _, spec := range there.rules[p] {
-			if leadsToUs(spec) {
+			if leadsToUs(spec) && !kept[rule{p, spec}] {
 				s.rules(removing, "-D", p, spec)
 			}
 		}
@@ -131,6 +137,21 @@ func rewriteText(there *ruleset, want *wanted) string {
 // leadsToUs reports whether a rule jumps to a chain of ours. Most rules of a node are
 // other programs', which it tells apart cheaply.
 func leadsToUs(spec string) bool { return strings.Contains(spec, prefix) && ours(target(spec)) }
+
+// inPlace reports whether a jump to ch is in its chain exactly once and where it
+// belongs: at the head, or behind kube-proxy's jump. It stays there: others' rules
+// behind it would come first if it was made anew.
+func (ch *chain) inPlace(j rule, there *ruleset) bool {
+	rules := there.rules[j.place]
+	i := slices.Index(rules, j.spec)
+	if i < 0 || slices.Contains(rules[i+1:], j.spec) {
+		return false
+	}
+	if ch.verb == "-I" {
+		return i == 0
+	}
+	return !slices.ContainsFunc(rules[i:], func(spec string) bool { return target(spec) == servicesChain })
+}
 
 // refused reports whether the tool itself failed, and not that it is missing,
 // got no lock, did not answer, or that the kernel has no table raw.

@@ -84,3 +84,19 @@ func TestRewriteKeepsNegatedFlags(t *testing.T) {
 		}
 	})
 }
+
+// TestRewriteKeepsItsPlace: what another program appended behind our jumps stays
+// behind them.
+func TestRewriteKeepsItsPlace(t *testing.T) {
+	eachVariant(t, func(t *testing.T, w *world) {
+		n := &node{b: w.b}
+		n.add(t, attachment("a", maps("8080:80")))
+		w.run("", "iptables", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", "8080", "-j", "REDIRECT", "--to-ports", "9090")
+		w.run("", "iptables", "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "9", "-j", "DROP")
+		before := w.both()
+		n.rewrite(t)
+		if diff := cmp.Diff(before, w.both()); diff != "" {
+			t.Errorf("a rewrite of the same rules (-before +after):\n%s", diff)
+		}
+	})
+}

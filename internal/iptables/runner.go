@@ -55,8 +55,8 @@ func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Dura
 // or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the line
 // COMMIT, whichever was wrong, and a bad rule is no "line 3 failed" but an "Error
 // occurred at line: 3", which may be the next one.
-func drift(refused error, text string) bool {
-	for complaint := range strings.SplitSeq(refused.Error(), "; ") {
+func drift(err error, text string) bool {
+	for complaint := range strings.SplitSeq(err.Error(), "; ") {
 		var n int
 		_, at, _ := strings.Cut(complaint, "line ")
 		if _, err := fmt.Sscanf(at, "%d", &n); err != nil || !strings.Contains(at, " failed") {
@@ -67,13 +67,13 @@ func drift(refused error, text string) bool {
 			return line != "" && line[0] != '*' && !strings.HasPrefix(line, "-A ") && !strings.HasPrefix(line, "-I ")
 		}
 	}
-	return names(refused, prefix)
+	return names(err, prefix)
 }
 
 // names reports whether a tool complained of something whose name begins with
 // prefix. Older versions open the quotation with a backquote.
-func names(refused error, prefix string) bool {
-	said := refused.Error()
+func names(err error, prefix string) bool {
+	said := err.Error()
 	return strings.Contains(said, "'"+prefix) || strings.Contains(said, "`"+prefix)
 }
 

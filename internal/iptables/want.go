@@ -121,7 +121,7 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 		g := &w.ports[len(w.ports)-1]
 		g.specs = append(g.specs, specs...)
 	}
-	for _, g := range []group{own, gate} {
+	for _, g := range []group{own, gate} { // conditions need both, one after the other
 		if len(g.specs) > 0 {
 			w.need(chain{group: g})
 		}
