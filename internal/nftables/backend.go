@@ -60,7 +60,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		s.generation, err = b.settle(ctx, p.write, s.generation)
 	}
 	if err != nil {
-		return "", b.reason(ctx, err, p.creates())
+		return "", b.reason(ctx, err, p.creates(), backend.ErrDrift)
 	}
 	if p.creates() {
 		s.table, err = b.tableHandle(ctx)
@@ -81,7 +81,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 		s.generation, err = b.settle(ctx, plan{gone: []object{table{}}, come: want}.write, s.generation)
 	}
 	if err != nil {
-		return "", fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true))
+		return "", fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true, nil))
 	}
 	s.table, err = b.tableHandle(ctx)
 	return s.String(), err

@@ -13,7 +13,6 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -80,9 +79,10 @@ func (b *Backend) lacks(ctx context.Context) error {
 }
 
 // reason returns why a transaction failed: the error names the feature that the
-// kernel lacks, or wraps backend.ErrDrift. One that makes the table may fail as one
-// that finds another table: without the module of an expression the kernel says ENOENT.
-func (b *Backend) reason(ctx context.Context, err error, makes bool) error {
+// kernel lacks, or wraps drift, unless that is nil, if the transaction met another
+// table. One that makes the table may fail as one that does: without the module of an
+// expression the kernel says ENOENT.
+func (b *Backend) reason(ctx context.Context, err error, makes bool, drift error) error {
 	// Something is missing, or there, or is of another type.
 	mismatch := nfnetlink.HasErrno(err, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.EINVAL, unix.ENOTEMPTY)
 	if unsupported(err) || makes && mismatch {
@@ -90,8 +90,8 @@ func (b *Backend) reason(ctx context.Context, err error, makes bool) error {
 			return fmt.Errorf("%w: %w", lack, err)
 		}
 	}
-	if mismatch {
-		return fmt.Errorf("%w: %w", backend.ErrDrift, err)
+	if mismatch && drift != nil {
+		return fmt.Errorf("%w: %w", drift, err)
 	}
 	return explain(err)
 }

@@ -153,6 +153,15 @@ func TestFirstOnALackingKernel(t *testing.T) {
 	}
 }
 
+// TestRewriteIsNoDrift: nothing needs to be there for a rewrite, whatever it failed for.
+func TestRewriteIsNoDrift(t *testing.T) {
+	w := &wire{commits: []unix.Errno{unix.EINVAL, unix.EEXIST}}
+	all := others{pod(1)}
+	if _, err := w.backend().Rewrite(t.Context(), all, fingerprint(all)); !errors.Is(err, unix.EINVAL) || errors.Is(err, backend.ErrDrift) {
+		t.Errorf("error %v, want the kernel's and no drift", err)
+	}
+}
+
 func TestRetriesAreBounded(t *testing.T) {
 	for _, e := range []unix.Errno{unix.EINTR, unix.ERESTART} {
 		w := &wire{}

@@ -46,5 +46,9 @@ func (d Dirs) Release(ctx context.Context, a *hostport.Attachment) error {
 // Remove removes the directories at the end of an installation. The last attachment
 // took all rules with it.
 func (d Dirs) Remove() error {
-	return each(d, func(n *Node) error { return state.Remove(n.Dir) })
+	var errs []error
+	for _, n := range d {
+		errs = append(errs, state.Remove(n.Dir))
+	}
+	return errors.Join(errs...)
 }

@@ -57,7 +57,7 @@ func (s *session) resync(ctx context.Context) error {
 		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
 	}
 	s.flush(ctx, s.pending.Changed)
-	err = s.Update(func(tx *state.Tx) error {
+	err = s.Update(func(tx *state.Tx) (err error) {
 		if len(seen) > 0 {
 			err = tx.SetRewritten(time.Now())
 		}

@@ -111,7 +111,8 @@ func (s *session) begin() error {
 }
 
 // mark adds to what is pending that the rules of these backends may not be as
-// recorded, and whose flows may be stale.
+// recorded, and whose flows may be stale. It comes after the records' change in a
+// transaction: which interfaces are to be closed is read from them.
 func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachment) error {
 	s.closing = tx.Needless()
 	s.pending.Backends = append(s.pending.Backends, names...)

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -163,17 +162,25 @@ func (n *Node) Prune(ctx context.Context, among ...hostport.Key) ([]*hostport.At
 }
 
 // remove deletes every record for which stale returns true, in one change, and
-// returns those records.
+// returns those records. The first error of stale ends it.
 func (n *Node) remove(ctx context.Context, stale func(*session, *hostport.Attachment) (bool, error)) (removed []*hostport.Attachment, err error) {
 	err = n.change(ctx, func(s *session) error {
 		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
 			records, _, err := tx.Records()
-			removed = slices.DeleteFunc(records, func(a *hostport.Attachment) bool {
-				yes, staleErr := stale(s, a)
-				err = cmp.Or(err, staleErr)
-				return !yes
-			})
-			return plan{remove: removed}, err
+			var p plan
+			for _, a := range records {
+				var yes bool
+				if yes, err = stale(s, a); err != nil {
+					return plan{}, err
+				}
+				if yes {
+					p.remove = append(p.remove, a)
+				}
+			}
+			if len(p.remove) > 0 { // else a resync has dropped them before this second try
+				removed = p.remove
+			}
+			return p, err
 		})
 	})
 	return removed, err

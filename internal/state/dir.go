@@ -108,7 +108,7 @@ func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 		st, ok := fi.Sys().(*syscall.Stat_t)
 		switch {
 		case fi.Mode().Type() != perm.Type():
-			err = fmt.Errorf("%w: %q has mode %v, not %v", unix.EPERM, name, fi.Mode(), perm)
+			err = fmt.Errorf("%w: %q is not a %s", unix.EPERM, name, map[bool]string{false: "regular file", true: "directory"}[perm.IsDir()])
 		case ok && int(st.Uid) != os.Geteuid():
 			err = fmt.Errorf("%w: %q belongs to user %d, not to user %d", unix.EPERM, name, st.Uid, os.Geteuid())
 		case fi.Mode().Perm()&0o077 != 0:

@@ -64,6 +64,15 @@ func ownerScenarios() []scenario {
 			}
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 		}},
+		{name: "prune names the dead also when their rules are gone", run: func(e *env) {
+			web := e.web()
+			web.Pod.Close()
+			e.removeOurs()
+			if out := e.w.Ctl("prune"); out.ExitCode != 0 || !strings.Contains(string(out.Stdout), "removed") {
+				e.Errorf("exit status %d, want the pod named:\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
+			}
+			e.forget(web)
+		}},
 		{name: "sync where nobody can be seen takes no port", run: func(e *env) {
 			web := e.web()
 			out := e.w.CtlIn([]string{"unshare", "--pid", "--fork", "--mount", "--mount-proc", "sh", "-c", `umount "$1"; shift; exec "$@"`, "-", web.Pod.Path}, "sync")
