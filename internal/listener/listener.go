@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -17,8 +18,8 @@ type Listener struct {
 	// Address is what the socket is bound to. A socket that takes IPv4 as well
 	// as IPv6 is bound to ::.
 	Address netip.AddrPort
-	// PID is a process that holds the socket, or 0 where /proc does not tell:
-	// it is the kernel's own, or its process is in another PID namespace.
+	// PID is the first of the processes that hold the socket, or 0 where /proc does
+	// not tell: it is the kernel's own, or its process is in another PID namespace.
 	PID int
 	// Command is the process's name as the kernel knows it, at most 15 bytes.
 	Command string
@@ -36,7 +37,7 @@ func (l Listener) String() string {
 // Find lists the sockets that listen on a mapping's protocol, host port and
 // host IP: TCP sockets that listen, and UDP sockets that are bound and not
 // connected. It asks the kernel (sock_diag(7)) once for each protocol and family
-// among the mappings, and reads /proc only if there is something to name. The
+// among the mappings, and reads /proc once if there is something to name. The
 // list has the order of the mappings, for each by address. SCTP mappings have none.
 func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 	var sockets []socket
@@ -53,6 +54,7 @@ func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 			sockets = append(sockets, all...)
 		}
 	}
+	pids := sync.OnceValue(func() map[string]int { return holders("/proc") })
 	slices.SortFunc(sockets, func(x, y socket) int { return x.address.Compare(y.address) })
 	for _, m := range mappings {
 		for _, s := range sockets {
@@ -60,9 +62,8 @@ func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 			if !m.Overlaps(s.takes) || slices.ContainsFunc(out, func(l Listener) bool { return l.Mapping == m && l.Address == s.address }) {
 				continue
 			}
-			l := Listener{Mapping: m, Address: s.address}
-			l.PID, l.Command = holder(s.inode)
-			out = append(out, l)
+			pid := pids()[fmt.Sprintf("socket:[%d]", s.inode)]
+			out = append(out, Listener{Mapping: m, Address: s.address, PID: pid, Command: command(pid)})
 		}
 	}
 	return out, nil

@@ -1,28 +1,39 @@
 package listener
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 )
 
-// holder finds a process that has a socket open, among the file descriptors of all
-// processes that the caller may read. What cannot be read is left out: the socket
-// is there all the same.
-func holder(inode uint32) (pid int, command string) {
-	socket := fmt.Sprintf("socket:[%d]", inode)
-	processes, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range processes {
-		fds, _ := os.ReadDir(dir + "/fd")
+// holders reads proc, which is /proc, and returns by socket the process that has it
+// open, among those whose file descriptors the caller may read: the lowest process
+// ID where several do, so that a master comes before its workers. The key is what
+// the kernel calls the socket, "socket:[INODE]". What cannot be read is left out:
+// the socket is there all the same.
+func holders(proc string) map[string]int {
+	out := map[string]int{}
+	processes, _ := os.ReadDir(proc)
+	for _, p := range processes {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join(proc, p.Name(), "fd")
+		fds, _ := os.ReadDir(dir)
 		for _, fd := range fds {
-			if link, _ := os.Readlink(dir + "/fd/" + fd.Name()); link == socket {
-				pid, _ = strconv.Atoi(filepath.Base(dir))
-				comm, _ := os.ReadFile(dir + "/comm")
-				return pid, strings.TrimSuffix(string(comm), "\n")
+			link, _ := os.Readlink(dir + "/" + fd.Name())
+			if other, known := out[link]; strings.HasPrefix(link, "socket:") && (!known || pid < other) {
+				out[link] = pid
 			}
 		}
 	}
-	return 0, ""
+	return out
+}
+
+// command returns the name of a process, or "" if there is none.
+func command(pid int) string {
+	comm, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
+	return strings.TrimSuffix(string(comm), "\n")
 }
