@@ -21,15 +21,25 @@ import (
 // portmap's table, one of family ip and one of ip6, and the chains with rules
 // of containers: the rule's comment is the container ID. Before v1.7,
 // hostip_hostports had the mappings with a host IP.
-const tableName = "cni_hostport"
+const (
+	tableName         = "cni_hostport"
+	masqueradingChain = "masquerading"
+)
 
-func ruleChains() []string { return []string{"hostports", "hostip_hostports", "masquerading"} }
+func ruleChains() []string { return []string{"hostports", "hostip_hostports", masqueradingChain} }
 
-// nftTable is portmap's table of one family, with its rules in ruleChains by the
-// container that they name, "" if none.
+// nftTable is portmap's table of one family, with its rules in ruleChains.
 type nftTable struct {
 	*nftables.Table
-	rules map[string][]*nftables.Rule
+	rules []nftRule
+}
+
+// nftRule is a rule. It leads to an attachment, or masquerades for all attachments of
+// a container, or is nobody's.
+type nftRule struct {
+	*nftables.Rule
+	served      *Served
+	masquerades string // the container's ID
 }
 
 // readNftables reads portmap's tables in the calling thread's network namespace, and
@@ -55,8 +65,8 @@ func (f *Found) readNftables(ctx context.Context, others foreign) error {
 	}
 	for _, family := range hostport.Families() {
 		number := nfnetlink.Family(family)
-		t := nftTable{&nftables.Table{Name: tableName, Family: nftables.TableFamily(number)}, map[string][]*nftables.Rule{}}
-		err := nfnetlink.List(ctx, conn, number, unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) { f.add(t, as) }, tableName)
+		t := nftTable{Table: &nftables.Table{Name: tableName, Family: nftables.TableFamily(number)}}
+		err := nfnetlink.List(ctx, conn, number, unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) { f.add(&t, as) }, tableName)
 		if err != nil {
 			return fmt.Errorf("list %s rules of table %s: %w", family, tableName, err)
 		}
@@ -72,24 +82,27 @@ var familyNames = map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "i
 // containers, and what it does to its container. Rules have the container's ID
 // alone. Runtimes attach a container's lo with the same mappings as its eth0: the
 // address tells which attachment a rule is for.
-func (f *Found) add(t nftTable, as nfnetlink.Attributes) {
+func (f *Found) add(t *nftTable, as nfnetlink.Attributes) {
 	chain := as.Text(unix.NFTA_RULE_CHAIN)
 	if !slices.Contains(ruleChains(), chain) {
 		return
 	}
-	id := nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
-	t.rules[id] = append(t.rules[id], &nftables.Rule{
+	r := nftRule{Rule: &nftables.Rule{
 		Table: t.Table, Chain: &nftables.Chain{Name: chain, Table: t.Table}, Handle: as.Uint64(unix.NFTA_RULE_HANDLE),
-	})
+	}}
+	id := nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)
 	m, to := parse(byte(t.Family), as.Nested(unix.NFTA_RULE_EXPRESSIONS))
-	if id == "" || !to.IsValid() { // it masquerades
-		return
+	switch {
+	case id != "" && to.IsValid():
+		r.served = f.programmed(backend.Nftables, func(s *Served) bool {
+			return s.ContainerID == id && (!s.Cached && s.chain == "" || s.has(to.Addr()))
+		})
+		r.served.ContainerID = id
+		r.served.add(m, to)
+	case chain == masqueradingChain:
+		r.masquerades = id
 	}
-	s := f.programmed(backend.Nftables, func(s *Served) bool {
-		return s.ContainerID == id && (!s.Cached && s.chain == "" || s.has(to.Addr()))
-	})
-	s.ContainerID = id
-	s.add(m, to)
+	t.rules = append(t.rules, r)
 }
 
 // parse reads the expressions of a rule "[ip daddr HOST] PROTOCOL dport PORT dnat to
@@ -138,21 +151,19 @@ func compare(m *hostport.Mapping, loaded expr.Any, data []byte) {
 	}
 }
 
-// remove deletes the rules of the containers in gone, in one transaction, and the
+// remove deletes the rules for which gone returns true, in one transaction, and the
 // table if no other rule is left.
-func (t nftTable) remove(gone map[string]bool) error {
+func (t nftTable) remove(gone func(nftRule) bool) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nf_tables: %w", err)
 	}
 	left := false
-	for id, rules := range t.rules {
-		for _, r := range rules {
-			if id == "" || !gone[id] {
-				left = true
-			} else if err := conn.DelRule(r); err != nil {
-				return err
-			}
+	for _, r := range t.rules {
+		if !gone(r) {
+			left = true
+		} else if err := conn.DelRule(r.Rule); err != nil {
+			return err
 		}
 	}
 	if !left && len(t.rules) > 0 {

@@ -53,8 +53,8 @@ type Node struct {
 
 // Found is what portmap and others left on a node.
 type Found struct {
-	// Served are portmap's attachments, by container ID and interface. Two of
-	// one container in different networks share their rules on nftables.
+	// Served are portmap's attachments, by container ID and interface. Those of
+	// one container share their masquerading rules on nftables.
 	Served []*Served
 	// Foreign are the other programs that have rules for host ports.
 	Foreign []Foreign
@@ -103,21 +103,20 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 }
 
 // Remove removes the rules of those for which gone returns true, in one transaction
-// for each family and variant. portmap's shared chains, or its table, go with the
-// last that is served. All transactions are tried; the error joins those that
-// failed, which changed nothing. A rule that another program deleted since the node
-// was read fails a transaction: read once more then.
+// for each family and variant. Masquerading rules of nftables go with the last
+// attachment of their container, also one that was gone before. portmap's shared
+// chains, or its table, go with the last that is served. All transactions are tried;
+// the error joins those that failed, which changed nothing. A rule that another
+// program deleted since the node was read fails a transaction: read once more then.
 func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) error {
-	chains, containers := map[string]bool{}, map[string]bool{}
+	chains := map[string]bool{}
+	doomed, living := map[*Served]bool{}, map[string]bool{} // living by container ID
 	for _, s := range f.Served {
 		if gone(s) {
 			chains[s.chain] = true
-			containers[s.ContainerID] = true
-		}
-	}
-	for _, s := range f.Served {
-		if !gone(s) {
-			delete(containers, s.ContainerID) // nftables: the rules may be this one's
+			doomed[s] = true
+		} else {
+			living[s.ContainerID] = true
 		}
 	}
 	var errs []error
@@ -132,7 +131,10 @@ func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) er
 		}
 	}
 	for _, t := range f.tables {
-		if err := t.remove(containers); err != nil {
+		err := t.remove(func(r nftRule) bool {
+			return doomed[r.served] || r.masquerades != "" && !living[r.masquerades]
+		})
+		if err != nil {
 			errs = append(errs, fmt.Errorf("remove portmap's rules of table %s %s: %w", familyNames[byte(t.Family)], t.Name, err))
 		}
 	}

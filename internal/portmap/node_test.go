@@ -204,11 +204,14 @@ func TestLoopback(t *testing.T) {
 	})
 }
 
-// TestTwoNetworks finds both attachments of a pod in two networks, whose rules have
-// nothing but the container's ID in common on nftables.
+// TestTwoNetworks has a pod in two networks, whose rules have nothing but the
+// container's ID in common on nftables. Both attachments are found, and the rules of
+// one go without those of the other, also if the cache has lost that.
 func TestTwoNetworks(t *testing.T) {
 	eachBackend(t, func(s scene) {
+		before := s.w.Ruleset()
 		p := s.w.NewPod("web")
+		p.Serve("tcp", 80)
 		if _, err := s.network("podnet", false, nil, nil).Add(p, world.TCP(8080, 80)); err != nil {
 			s.Fatal(err)
 		}
@@ -218,6 +221,44 @@ func TestTwoNetworks(t *testing.T) {
 		found := s.read()
 		if len(found.Served) != 2 || !found.Served[0].Programmed || !found.Served[1].Programmed {
 			s.Errorf("portmap serves %+v, want eth0 and net1, both with rules", found.Served)
+		}
+
+		if err := os.Remove(filepath.Join(s.w.CacheDir, "results", "second.net-"+p.ContainerID+"-net1")); err != nil {
+			s.Fatal(err)
+		}
+		s.removeFrom(s.read(), func(o *portmap.Served) bool { return o.IfName == "eth0" })
+		for _, f := range world.Families {
+			s.w.Client.Silence(s, "tcp", addrPort(f, 8080))
+		}
+		for _, o := range s.read().Served {
+			if o.Programmed != (o.IfName != "eth0") {
+				s.Errorf("%q has rules: %t", o.IfName, o.Programmed)
+			}
+		}
+		if s.w.Backend == world.NFTables {
+			s.w.NFT(`add rule ip cni_hostport masquerading ip saddr 10.9.9.9 masquerade comment "gone before"`)
+		}
+		s.removeFrom(s.read(), func(*portmap.Served) bool { return true })
+		if diff := cmp.Diff(before, s.w.Ruleset()); diff != "" {
+			s.Errorf("ruleset after the last (-before +after):\n%s", diff)
+		}
+	})
+}
+
+// TestTwoInterfaces has a pod with two interfaces in one network, which share a chain
+// on iptables.
+func TestTwoInterfaces(t *testing.T) {
+	eachBackend(t, func(s scene) {
+		n, p := s.network("podnet", false, nil, nil), s.w.NewPod("web")
+		for i, name := range []string{"eth0", "net1"} {
+			if _, err := n.AddInterface(p, name, world.TCP(8080+i, 80)); err != nil {
+				s.Fatal(err)
+			}
+		}
+		for _, o := range s.read().Served {
+			if !o.Programmed {
+				s.Errorf("%s has no rules", o.IfName)
+			}
 		}
 	})
 }

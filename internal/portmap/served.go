@@ -28,18 +28,22 @@ type Served struct {
 	chain string // of iptables
 }
 
-// programmed returns the attachment that a backend has rules for: the first for which
-// is returns true, or else a new one.
-func (f *Found) programmed(by string, is func(*Served) bool) *Served {
-	i := slices.IndexFunc(f.Served, is)
-	if i < 0 {
-		i = len(f.Served)
-		f.Served = append(f.Served, &Served{Attachment: &hostport.Attachment{}})
+// programmed marks the attachments for which is returns true as those that a backend
+// has rules for, and returns the first: a new one if there is none. Two interfaces of
+// a container in one network share a chain of iptables.
+func (f *Found) programmed(by string, is func(*Served) bool) (first *Served) {
+	for _, s := range f.Served {
+		if is(s) {
+			s.Programmed = true
+			s.Backend = cmp.Or(s.Backend, by)
+			first = cmp.Or(first, s)
+		}
 	}
-	s := f.Served[i]
-	s.Programmed = true
-	s.Backend = cmp.Or(s.Backend, by)
-	return s
+	if first == nil {
+		first = &Served{Attachment: &hostport.Attachment{Backend: by}, Programmed: true}
+		f.Served = append(f.Served, first)
+	}
+	return first
 }
 
 // add adds what a rule does, unless the cache tells it. On nftables a container in
