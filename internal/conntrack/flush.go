@@ -41,7 +41,7 @@ func flush(ctx context.Context, mappings []hostport.Forward, walks int) (removed
 		if len(w) == 0 {
 			continue
 		}
-		n, err := w.flush(ctx, f, walks)
+		n, err := w.removeStale(ctx, f, walks)
 		removed += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("remove stale %s UDP flows: %w", f, err))
@@ -64,7 +64,9 @@ const anyPort = 0
 // any of the node's addresses.
 type wanted map[uint16][]netip.Addr
 
-func (w wanted) flush(ctx context.Context, f hostport.Family, walks int) (removed int, err error) {
+// removeStale removes a family's entries that are wanted. It walks the kernel's table once
+// for each port if these are at most walks, or else once.
+func (w wanted) removeStale(ctx context.Context, f hostport.Family, walks int) (removed int, err error) {
 	local, err := localAddresses(f)
 	if err != nil {
 		return 0, err

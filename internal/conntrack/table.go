@@ -108,11 +108,17 @@ func find(ctx context.Context, f hostport.Family, port uint16, stale func(entry 
 // keeps a flow that was decided anew meanwhile, unless its entry came to lie in the
 // same place.
 func remove(ctx context.Context, entries [][]byte) (removed int, err error) {
+	if len(entries) == 0 {
+		return 0, nil
+	}
 	s, err := nl.Subscribe(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return 0, fmt.Errorf("open netfilter socket: %w", err)
 	}
 	defer s.Close()
+	if err := s.SetReceiveTimeout(&nl.SocketTimeoutTv); err != nil { // else an answer is waited for without end
+		return 0, fmt.Errorf("set timeout of netfilter socket: %w", err)
+	}
 	one := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: s}} // one for each would take 1.6 times as long
 	var failed []error
 	for _, entry := range entries {
