@@ -36,6 +36,7 @@ func newPlan(c backend.Change) (plan, error) {
 	if !reshape && !maps.Equal(was, will) {
 		wanted, used := maps.Clone(was), make(clientSets)
 		maps.Copy(wanted, will)
+		maps.DeleteFunc(wanted, func(c clientSet, _ bool) bool { return was[c] && will[c] })
 		found, err := c.Others.Any(func(a *hostport.Attachment) bool {
 			_, clients := own(a)
 			maps.Copy(used, clients)
