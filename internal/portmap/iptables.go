@@ -70,7 +70,12 @@ func (t natTable) tell(all *Found) {
 // It is "" if nothing has to go.
 func (t natTable) removal(gone map[string]bool) string {
 	var doomed, shared []string
-	target := func(spec string) string { return iptables.ParseFields(spec).Target }
+	target := func(spec string) string {
+		if !strings.Contains(spec, "CNI-") { // as most rules of a node, of other programs
+			return ""
+		}
+		return iptables.ParseFields(spec).Target
+	}
 	needed := false
 	for _, chain := range t.chains {
 		switch {
