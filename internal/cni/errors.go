@@ -35,7 +35,7 @@ func coded(err error) error {
 	switch {
 	case is[*netconf.FieldError](err):
 		return invalid(err)
-	case conflicts && conflict.Kind == "listener":
+	case conflicts && conflict.Kind == node.KindListener:
 		code = codeListener
 	case conflicts:
 		code = codePortHeld

@@ -29,9 +29,16 @@ func (p plan) backends() (names []string) {
 	return names
 }
 
+// Kinds of conflicts, by which they are counted: a host port or a pod address of another
+// attachment's, and a process of the node that listens.
+const (
+	KindPort     = "port"
+	KindAddress  = "address"
+	KindListener = "listener"
+)
+
 // ConflictError says that what an attachment needs is somebody else's.
 type ConflictError struct {
-	// Kind is what conflicts are counted by: port, address or listener.
 	Kind string
 	text string
 }
@@ -85,7 +92,7 @@ func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadF
 func conflict(want, a *hostport.Attachment) *ConflictError {
 	for _, m := range want.Mappings {
 		if slices.ContainsFunc(a.Mappings, m.Overlaps) {
-			return held("port", fmt.Sprintf("host port %s is held", m), a)
+			return held(KindPort, fmt.Sprintf("host port %s is held", m), a)
 		}
 	}
 	if a.ContainerID == want.ContainerID {
@@ -93,7 +100,7 @@ func conflict(want, a *hostport.Attachment) *ConflictError {
 	}
 	for _, w := range want.Addresses {
 		if slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return p.Addr() == w.Addr() }) {
-			return held("address", fmt.Sprintf("pod address %s is in use", w.Addr()), a)
+			return held(KindAddress, fmt.Sprintf("pod address %s is in use", w.Addr()), a)
 		}
 	}
 	return nil

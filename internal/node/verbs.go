@@ -29,7 +29,7 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 			for _, l := range found {
 				all = append(all, l.String())
 			}
-			err = &ConflictError{"listener", "a process on the node already listens: " + strings.Join(all, "; ")}
+			err = &ConflictError{KindListener, "a process on the node already listens: " + strings.Join(all, "; ")}
 		}
 	}
 	if err == nil {
