@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink/nltest"
+	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
@@ -38,21 +39,25 @@ func New(o Options) *Backend { return &Backend{Options: o} }
 // changed them or replaced the table. After an error the kernel holds what it
 // held before.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
-	p, err := newPlan(c)
+	s := parseSeen(c.Seen)
+	// Whether the sets of an ADD's clients are there the kernel tells at once.
+	p, err := newPlan(c, len(c.Remove) > 0)
 	if err != nil || p.empty() {
 		return c.Seen, err
 	}
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	s := parseSeen(c.Seen)
 	if s.generation != 0 {
 		err = b.send(tableName, p.write, s.generation)
 		if err == nil && p.writes() {
 			s.generation++
 		}
 	}
-	if s.generation == 0 || nfnetlink.Transient(err) {
+	if s.generation == 0 || nfnetlink.Transient(err) || len(c.Remove) == 0 && nfnetlink.HasErrno(err, unix.ENOENT) {
+		if p, err = newPlan(c, true); err != nil {
+			return "", err
+		}
 		s.generation = b.generation()
 		if err := b.verify(ctx, p, &s); err != nil {
 			return "", err

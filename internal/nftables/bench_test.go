@@ -49,7 +49,7 @@ func BenchmarkAdd(b *testing.B) {
 func BenchmarkVerify(b *testing.B) {
 	n := crowd(b, 1)
 	c, _ := n.change(nil, []*hostport.Attachment{pod(2)})
-	p, err := newPlan(c)
+	p, err := newPlan(c, true)
 	if err != nil {
 		b.Fatal(err)
 	}

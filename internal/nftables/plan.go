@@ -22,10 +22,10 @@ type plan struct {
 	kept       []object // elements
 }
 
-// newPlan compares both sides of a change. It asks for the other attachments
-// only if the change has clients of a prefix length on one side alone: nearly
-// always the first record that is read uses the same ones.
-func newPlan(c backend.Change) (plan, error) {
+// newPlan compares both sides of a change. It may ask for the other attachments if the
+// change has clients of a prefix length on one side alone: nearly always the first
+// record that is read uses the same ones. Otherwise it takes their sets to be there.
+func newPlan(c backend.Change, ask bool) (plan, error) {
 	before, was := own(c.Remove...)
 	after, will := own(c.Add...)
 	if len(before)+len(after) == 0 {
@@ -33,7 +33,7 @@ func newPlan(c backend.Change) (plan, error) {
 	}
 	first, last := c.Before == hostport.Fingerprint{}, c.After == hostport.Fingerprint{}
 	reshape := first || last
-	if !reshape && !maps.Equal(was, will) {
+	if ask && !reshape && !maps.Equal(was, will) {
 		wanted, used := maps.Clone(was), make(clientSets)
 		maps.Copy(wanted, will)
 		maps.DeleteFunc(wanted, func(c clientSet, _ bool) bool { return was[c] && will[c] })

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
@@ -22,7 +24,10 @@ func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.tabl
 
 // parseSeen returns nothing known for a text of another version.
 func parseSeen(text string) (s seen) {
-	_, _ = fmt.Sscan(text, &s.generation, &s.table)
+	generation, handle, _ := strings.Cut(text, " ")
+	if n, err := strconv.ParseUint(generation, 10, 32); err == nil {
+		s = seen{uint32(n), handle}
+	}
 	return s
 }
 

@@ -254,6 +254,23 @@ func TestOthersFail(t *testing.T) {
 	}
 }
 
+// TestAddAsksTheKernel: whether the sets of a pod's clients are there the kernel knows.
+// Only if one is missing the other pods' records are read.
+func TestAddAsksTheKernel(t *testing.T) {
+	was := others{pod(1)}
+	add := backend.Change{
+		Add: others{pod(2)}, Others: broken{}, Before: fingerprint(was), After: fingerprint(others{pod(1), pod(2)}), Seen: "7 a1",
+	}
+	w := &wire{}
+	if seen, err := w.backend().Apply(t.Context(), add); err != nil || seen != "8 a1" || w.sent != 1 || w.read != 0 {
+		t.Errorf("Apply = %q, %v after %d transactions and %d listings", seen, err, w.sent, w.read)
+	}
+	w = &wire{commits: []unix.Errno{unix.ENOENT}}
+	if _, err := w.backend().Apply(t.Context(), add); !errors.Is(err, errBroken) {
+		t.Errorf("a set is missing: %v, want %v", err, errBroken)
+	}
+}
+
 var errBroken = errors.New("disk on fire")
 
 type broken struct{ others }
