@@ -120,8 +120,10 @@ func (s *session) program(ctx context.Context, parts []part) (seen map[string]st
 			return nil, err
 		}
 		seen[p.name], err = b.Apply(ctx, p.Change)
-		if old := backend.OldKernel(); err != nil && old != "" && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
-			err = fmt.Errorf("%w (%s)", err, old)
+		if err != nil && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
+			if old := backend.OldKernel(); old != "" {
+				err = fmt.Errorf("%w (%s)", err, old)
+			}
 		}
 		if err != nil {
 			return nil, err

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,9 +44,14 @@ func AddCount(dir, name string, took time.Duration) error {
 		return fmt.Errorf("count %q: unknown", name)
 	}
 	return writeBeside(dir, countsName, func(f *os.File) error {
-		var c Count // zero behind the end of the file
-		_ = binary.Read(io.NewSectionReader(f, at, countSize), binary.LittleEndian, &c)
-		return binary.Write(io.NewOffsetWriter(f, at), binary.LittleEndian, Count{c.Number + 1, c.Took + took})
+		b := make([]byte, countSize) // zero behind the end of the file
+		_, _ = f.ReadAt(b, at)
+		for i, more := range []uint64{1, uint64(took)} {
+			sum := b[8*i:]
+			binary.LittleEndian.PutUint64(sum, binary.LittleEndian.Uint64(sum)+more)
+		}
+		_, err := f.WriteAt(b, at)
+		return err
 	})
 }
 

@@ -1,10 +1,12 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,20 +64,22 @@ func flock(f *os.File, how int) error {
 // file before it is moved aside.
 const maxDeaths = 3
 
-// deathsFormat is the contents of the lock file.
-const deathsFormat = "deaths=%d\n"
+// deathsPrefix is followed by a digit and a newline: the contents of the lock file.
+const deathsPrefix = "deaths="
 
 // deaths returns the number of processes that died in the state file, as the
 // lock file counts them. Layout 1 kept something else in it, which counts as 0.
 func deaths(lock *os.File) (count int) {
-	b := make([]byte, len(deathsFormat))
+	b := make([]byte, len(deathsPrefix)+1)
 	_, _ = lock.ReadAt(b, 0)
-	_, _ = fmt.Sscanf(string(b), deathsFormat, &count)
+	if digit, found := bytes.CutPrefix(b, []byte(deathsPrefix)); found {
+		count, _ = strconv.Atoi(string(digit)) // 0 with an error
+	}
 	return count
 }
 
 // setDeaths writes the count. It is worth no error: on a full disk, a process
 // that dies is not counted.
 func setDeaths(lock *os.File, count int) {
-	_, _ = lock.WriteAt(fmt.Appendf(nil, deathsFormat, min(count, 9)), 0)
+	_, _ = lock.WriteAt(fmt.Appendf(nil, "%s%d\n", deathsPrefix, min(count, 9)), 0)
 }
