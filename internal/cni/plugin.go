@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -52,6 +53,8 @@ type call struct {
 	// deleted. Without any there was nothing to do. Until skel has found its
 	// version to be supported, config has the newest version alone.
 	config *netconf.Config
+	// bare: a valid configuration tells that the attachment has no mappings.
+	bare bool
 }
 
 // verb returns what skel is to call for a verb: it reads the configuration,
@@ -61,6 +64,7 @@ func (c *call) verb(name string, fn func(context.Context, *call) error) func(*sk
 	return func(args *skel.CmdArgs) error {
 		config, err := netconf.Parse(args.StdinData)
 		c.args, c.config = args, config
+		c.bare = err == nil && len(config.Mappings) == 0 && !config.AskAgent
 		if err != nil && name != "DEL" {
 			return coded(err)
 		}
@@ -82,7 +86,7 @@ func (c *call) pass() error {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(c.stdout, "%s\n", result); err != nil {
+	if _, err := c.stdout.Write(slices.Concat(result, []byte{'\n'})); err != nil {
 		return types.NewError(types.ErrIOFailure, "print result: "+err.Error(), "")
 	}
 	return nil

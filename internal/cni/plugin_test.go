@@ -234,7 +234,72 @@ func TestStatus(t *testing.T) {
 // nothing to do is not.
 func TestCounts(t *testing.T) {
 	n := netns.New(t)
-	config := configuration(t, `"backend":"nftables","lockTimeout":"50ms"`)
+	config := configuration(t)
+	dataDir, unlock := locked(t, config)
+	del := map[string]string{"CNI_COMMAND": "DEL"}
+	if e := run(t, n, with(config, someMapping), del).error(t); e.Code != types.ErrTryAgainLater {
+		t.Errorf("DEL beside another call: error %d %q, want %d", e.Code, e.Msg, types.ErrTryAgainLater)
+	}
+	unlock()
+	for _, env := range []map[string]string{del, {"CNI_COMMAND": "ADD"}, {"CNI_COMMAND": "CHECK"}} {
+		if out := run(t, n, config, env); out.code != 0 {
+			t.Errorf("%v: exit status %d: %s", env, out.code, out.stdout)
+		}
+	}
+	got, err := state.Counts(dataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, count := range got {
+		if want := map[string]uint64{"DEL/busy": 1}[name]; count.Number != want {
+			t.Errorf("%s was counted %d times, want %d", name, count.Number, want)
+		}
+	}
+}
+
+// TestNobodyWaitsWithoutMappings: a pod without host ports starts and ends beside a
+// call that takes long. Where the configuration does not tell for sure that there are
+// none, its DEL waits: an ADD of the pod may be under way.
+func TestNobodyWaitsWithoutMappings(t *testing.T) {
+	n := netns.New(t)
+	config := configuration(t)
+	_, unlock := locked(t, config)
+	defer unlock()
+	for _, tc := range []struct {
+		verb, keys string
+		waits      bool
+	}{
+		{verb: "ADD"},
+		{verb: "CHECK"},
+		{verb: "DEL"},
+		{verb: "DEL", keys: someMapping, waits: true},
+		{verb: "DEL", keys: `"podPorts":"agent"`, waits: true},
+		{verb: "DEL", keys: `"snat":1`, waits: true},
+	} {
+		out := run(t, n, with(config, tc.keys), map[string]string{"CNI_COMMAND": tc.verb, "CNI_ARGS": podOf})
+		switch {
+		case !tc.waits && out.code != 0:
+			t.Errorf("%s: exit status %d: %s", tc.verb, out.code, out.stdout)
+		case tc.waits && out.code == 0:
+			t.Errorf("%s with %s does not wait for the other call", tc.verb, tc.keys)
+		case tc.waits && out.error(t).Code != types.ErrTryAgainLater:
+			t.Errorf("%s with %s: %s", tc.verb, tc.keys, out.stdout)
+		}
+	}
+}
+
+// someMapping is a key of a configuration.
+const someMapping = `"runtimeConfig":{"portMappings":[{"hostPort":81,"containerPort":80}]}`
+
+// with returns a configuration with further keys, and little patience.
+func with(config, keys string) string {
+	return strings.Replace(config, "{", strings.TrimSuffix(`{"backend":"nftables","lockTimeout":"50ms",`+keys, ",")+",", 1)
+}
+
+// locked makes a state in the directory that a configuration names, and holds it as a
+// call does that takes long.
+func locked(t *testing.T, config string) (dataDir string, unlock func()) {
+	t.Helper()
 	var c struct{ DataDir string }
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		t.Fatal(err)
@@ -243,25 +308,9 @@ func TestCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	del := map[string]string{"CNI_COMMAND": "DEL"}
-	if e := run(t, n, config, del).error(t); e.Code != types.ErrTryAgainLater {
-		t.Errorf("DEL beside another call: error %d %q, want %d", e.Code, e.Msg, types.ErrTryAgainLater)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, env := range []map[string]string{del, {"CNI_COMMAND": "ADD"}, {"CNI_COMMAND": "CHECK"}} {
-		if out := run(t, n, config, env); out.code != 0 {
-			t.Errorf("%v: exit status %d: %s", env, out.code, out.stdout)
-		}
-	}
-	got, err := state.Counts(c.DataDir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, count := range got {
-		if want := map[string]uint64{"DEL/busy": 1}[name]; count.Number != want {
-			t.Errorf("%s was counted %d times, want %d", name, count.Number, want)
+	return c.DataDir, func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

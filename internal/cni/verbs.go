@@ -32,6 +32,9 @@ func add(ctx context.Context, c *call) error {
 // node's own namespace too: a path like /proc/PID/ns/net may lead there by now,
 // if the process ID was used again.
 func del(ctx context.Context, c *call) error {
+	if c.bare {
+		return c.deleted(c.Forget(ctx, c.key()))
+	}
 	return c.deleted(c.Delete(ctx, c.key(), c.config.Name, len(c.config.Mappings) > 0 && !sandbox.IsHost(c.args.Netns)))
 }
 
@@ -88,7 +91,7 @@ func (c *call) backend(ctx context.Context) (string, error) {
 // is of a family that the pod lacks. A pod in the node's own namespace has its ports
 // already, and so no mappings.
 func (c *call) attachment(ctx context.Context) (*hostport.Attachment, error) {
-	if sandbox.IsHost(c.args.Netns) {
+	if c.bare || sandbox.IsHost(c.args.Netns) {
 		c.config.Mappings = nil
 	} else if err := c.findMappings(ctx); err != nil {
 		return nil, err
