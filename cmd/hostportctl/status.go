@@ -21,6 +21,9 @@ func newStatus(w *where) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.node(cmd)
+			if asked == backend.Iptables {
+				n.AdviseOnIptables(cmd.Context())
+			}
 			name := n.Choose(cmd.Context(), asked)
 			if _, err := n.Backend(name); err != nil {
 				return err

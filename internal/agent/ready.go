@@ -84,7 +84,11 @@ func (a *Agent) watchStatus(ctx context.Context) {
 			n.Log = slog.New(slog.DiscardHandler) // advice is the same each time
 		}
 		advised = true
-		chosen := n.Choose(ctx, a.place.value.Load().backend)
+		configured := a.place.value.Load().backend
+		if configured == backend.Iptables {
+			n.AdviseOnIptables(ctx)
+		}
+		chosen := n.Choose(ctx, configured)
 		used := map[string]bool{chosen: true}
 		for _, o := range a.metrics.snapshot().Attachments {
 			used[o.Backend] = true

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -55,6 +56,8 @@ type call struct {
 	config *netconf.Config
 	// bare: a valid configuration tells that the attachment has no mappings.
 	bare bool
+	// aside is what the call does not wait for before its end.
+	aside sync.WaitGroup
 }
 
 // verb returns what skel is to call for a verb: it reads the configuration,
@@ -71,6 +74,7 @@ func (c *call) verb(name string, fn func(context.Context, *call) error) func(*sk
 		c.Node = &node.Node{Dir: config.DataDir, Timeout: config.LockTimeout, Log: c.logger(), Runtime: true, AdoptInto: config.Backend}
 		start := time.Now()
 		err = fn(context.Background(), c)
+		c.aside.Wait()
 		c.outcome(name, time.Since(start), err)
 		return coded(err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/crio"
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/sandbox"
@@ -76,6 +77,9 @@ func status(ctx context.Context, c *call) error {
 // backend returns the name of the backend that serves a new attachment. It
 // refuses options that mean nothing to that backend.
 func (c *call) backend(ctx context.Context) (string, error) {
+	if c.config.Backend == backend.Iptables {
+		c.aside.Go(func() { c.AdviseOnIptables(ctx) })
+	}
 	name := c.Choose(ctx, c.config.Backend)
 	b, err := c.Backend(name)
 	if err != nil {

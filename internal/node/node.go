@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,20 +40,29 @@ type Node struct {
 // Choose returns the name of the backend for what the configuration says: ""
 // is iptables where its tools are installed, else nftables, which needs none.
 // Beside kube-proxy in nftables mode it is nftables too, because rules of
-// iptables cannot be told to come after kube-proxy's there: it warns about a
-// configuration that wants them all the same.
+// iptables cannot be told to come after kube-proxy's there.
 func (n *Node) Choose(ctx context.Context, configured string) string {
-	if configured == backend.Nftables || configured == "" && iptables.Available() != nil {
-		return backend.Nftables
-	}
-	kubeProxy, _ := nftables.New(nftables.Options{Log: n.Log}).KubeProxy(ctx)
 	switch {
-	case kubeProxy && configured == "":
+	case configured != "":
+		return configured
+	case iptables.Available() != nil || n.besideKubeProxy(ctx):
 		return backend.Nftables
-	case kubeProxy && configured == backend.Iptables:
-		n.Log.Warn("kube-proxy is in nftables mode: use the nftables backend, or a host port may win over a Service of the same number", "backend", configured)
+	default:
+		return backend.Iptables
 	}
-	return cmp.Or(configured, backend.Iptables)
+}
+
+// AdviseOnIptables warns if kube-proxy is in nftables mode. It is for a configuration
+// that wants iptables all the same.
+func (n *Node) AdviseOnIptables(ctx context.Context) {
+	if n.besideKubeProxy(ctx) {
+		n.Log.Warn("kube-proxy is in nftables mode: use the nftables backend, or a host port may win over a Service of the same number", "backend", backend.Iptables)
+	}
+}
+
+func (n *Node) besideKubeProxy(ctx context.Context) bool {
+	found, _ := nftables.New(nftables.Options{Log: n.Log}).KubeProxy(ctx)
+	return found
 }
 
 // Backend returns the backend of a name.
