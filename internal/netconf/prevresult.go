@@ -3,24 +3,11 @@ package netconf
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/hostport-cni/hostport/internal/backend"
 )
-
-// result is the part of a CNI result that is read. It is the same in every
-// version of the specification from 0.3.0 on. The specification's own types
-// would decode all of a result, and their errors do not name the key.
-type result struct {
-	CNIVersion string
-	IPs        []struct {
-		Address   string
-		Interface *int
-	}
-	Interfaces []struct{ Name, Sandbox string }
-}
 
 // Result returns prevResult as it came. It fails if there is none.
 func (c *Config) Result() (json.RawMessage, error) {
@@ -38,32 +25,33 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := result{CNIVersion: c.CNIVersion} // before 1.0.0 it may be left out
-	if err := json.Unmarshal(raw, &r); err != nil {
-		return nil, fieldErrorf("prevResult", "cannot be read: %s", backend.OneLine(err.Error(), 200))
+	// The specification's own types would decode all of a result, and their errors
+	// do not name the key. What is read is the same in every version from 0.3.0 on.
+	var whole reader
+	r := reader{at: "prevResult."}
+	whole.decode("prevResult", raw, &r.document)
+	version := c.CNIVersion // before 1.0.0 it may be left out
+	r.read("cniVersion", &version)
+	var ips, interfaces []map[string]json.RawMessage
+	r.read("ips", &ips)
+	r.read("interfaces", &interfaces)
+	if err := errors.Join(append(whole.errs, r.errs...)...); err != nil {
+		return nil, err
 	}
-	for _, v := range []string{c.CNIVersion, r.CNIVersion} {
+	for _, v := range []string{c.CNIVersion, version} {
 		if !slices.Contains(Versions(), v) {
 			return nil, fieldErrorf("prevResult", "cannot be read: its version is %.80q", v)
 		}
 	}
 	var found []netip.Prefix
-	for i, ip := range r.IPs {
-		at := fmt.Sprintf("prevResult.ips[%d]", i)
-		if ip.Interface != nil {
-			n := *ip.Interface
-			if n < 0 || n >= len(r.Interfaces) {
-				return nil, fieldErrorf(at+".interface", "%d is not the index of an interface", n)
-			}
-			if r.Interfaces[n].Sandbox == "" || r.Interfaces[n].Name != ifname {
-				continue
-			}
+	for i, document := range ips {
+		ip := reader{at: fmt.Sprintf("prevResult.ips[%d].", i), document: document}
+		if p, ok := ip.readAddress(interfaces, ifname); ok {
+			found = append(found, p)
 		}
-		p, err := netip.ParsePrefix(ip.Address)
-		if err != nil || p.Addr().Is4In6() {
-			return nil, fieldErrorf(at+".address", "is not an address with a prefix length: %.80q", ip.Address)
+		if len(ip.errs) > 0 {
+			return nil, errors.Join(ip.errs...)
 		}
-		found = append(found, p)
 	}
 	slices.SortStableFunc(found, func(a, b netip.Prefix) int { return cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()) })
 	found = slices.CompactFunc(found, func(a, b netip.Prefix) bool { return a.Addr().BitLen() == b.Addr().BitLen() })
@@ -71,4 +59,31 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 		return nil, fieldErrorf("prevResult.ips", "has no address on the sandbox's interface %.80q", ifname)
 	}
 	return found, nil
+}
+
+// readAddress returns the address of an entry of prevResult.ips, unless it is on another
+// interface than the sandbox's of that name.
+func (r *reader) readAddress(interfaces []map[string]json.RawMessage, ifname string) (p netip.Prefix, ok bool) {
+	n := 0
+	if r.read("interface", &n) {
+		if n < 0 || n >= len(interfaces) {
+			r.failf("interface", "%d is not the index of an interface", n)
+			return p, false
+		}
+		var name, sandbox string
+		on := reader{at: fmt.Sprintf("prevResult.interfaces[%d].", n), document: interfaces[n]}
+		on.read("name", &name)
+		on.read("sandbox", &sandbox)
+		r.errs = append(r.errs, on.errs...)
+		if sandbox == "" || name != ifname {
+			return p, false
+		}
+	}
+	var address string
+	r.read("address", &address)
+	p, err := netip.ParsePrefix(address)
+	if len(r.errs) == 0 && (err != nil || p.Addr().Is4In6()) {
+		r.failf("address", "is not an address with a prefix length: %.80q", address)
+	}
+	return p, true
 }

@@ -15,6 +15,8 @@ import (
 
 // reader reads keys and collects what is wrong with them, one FieldError each.
 type reader struct {
+	// at is what errors put before a key.
+	at string
 	// document is the configuration, key by key. A process decodes one, and
 	// encoding/json takes its time for each type that it meets first: with a
 	// struct of all keys a pod without mappings would wait 0.08 ms longer.
@@ -38,7 +40,7 @@ func (r *reader) get(key string) json.RawMessage {
 }
 
 func (r *reader) failf(field, format string, args ...any) {
-	r.errs = append(r.errs, fieldErrorf(field, format, args...))
+	r.errs = append(r.errs, fieldErrorf(r.at+field, format, args...))
 }
 
 // read decodes the value of a key. It reports whether there is one that is right.
