@@ -8,6 +8,8 @@ import (
 	"hash/crc32"
 	"iter"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -18,8 +20,7 @@ import (
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
 // index entries have empty values. Values in JSON have a checksum before them.
 var (
-	// pending -> Pending; view -> View; fingerprint/BACKEND -> Fingerprint;
-	// all else -> text
+	// pending -> Pending; fingerprint/BACKEND -> Fingerprint; all else -> text
 	bucketMeta = []byte("meta")
 	// KEY -> Attachment
 	bucketAttachments = []byte("attachments")
@@ -64,10 +65,7 @@ type Pending struct {
 
 // View identifies the namespaces from which the plugin looks at the node's
 // processes and mounts, by their inodes.
-type View struct {
-	PID   uint64 `json:"pid,omitempty"`
-	Mount uint64 `json:"mount,omitempty"`
-}
+type View struct{ PID, Mount uint64 }
 
 // Get returns the record of an attachment, or nil if there is none.
 func (t *Tx) Get(k hostport.Key) (*hostport.Attachment, error) { return t.load(k.String()) }
@@ -221,15 +219,18 @@ func (t *Tx) SetPending(p *Pending) error {
 }
 
 // View returns the view that the plugin had when it last ran, or the zero View.
-func (t *Tx) View() (v View) {
-	if t.get(keyView, &v) != nil {
+func (t *Tx) View() View {
+	pid, mount, _ := strings.Cut(t.text(keyView), " ")
+	p, perr := strconv.ParseUint(pid, 10, 64)
+	m, merr := strconv.ParseUint(mount, 10, 64)
+	if perr != nil || merr != nil {
 		return View{}
 	}
-	return v
+	return View{p, m}
 }
 
 // SetView stores the view of the running plugin.
-func (t *Tx) SetView(v View) error { return t.put(keyView, v) }
+func (t *Tx) SetView(v View) error { return t.setText(keyView, fmt.Sprintf("%d %d", v.PID, v.Mount)) }
 
 // Opened reports whether we set route_localnet on the interface.
 func (t *Tx) Opened(ifname string) bool {
