@@ -40,8 +40,10 @@ func New(o Options) *Backend { return &Backend{Options: o} }
 // held before.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	s := parseSeen(c.Seen)
-	// Whether the sets of an ADD's clients are there the kernel tells at once.
-	p, err := newPlan(c, len(c.Remove) > 0)
+	// An ADD takes the sets of its clients to exist: the kernel fails with ENOENT if one
+	// does not.
+	adds := len(c.Remove) == 0
+	p, err := newPlan(c, !adds)
 	if err != nil || p.empty() {
 		return c.Seen, err
 	}
@@ -54,9 +56,11 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 			s.generation++
 		}
 	}
-	if s.generation == 0 || nfnetlink.Transient(err) || len(c.Remove) == 0 && nfnetlink.HasErrno(err, unix.ENOENT) {
-		if p, err = newPlan(c, true); err != nil {
-			return "", err
+	if s.generation == 0 || nfnetlink.Transient(err) || adds && nfnetlink.HasErrno(err, unix.ENOENT) {
+		if adds {
+			if p, err = newPlan(c, true); err != nil {
+				return "", err
+			}
 		}
 		s.generation = b.generation()
 		if err := b.verify(ctx, p, &s); err != nil {

@@ -22,9 +22,9 @@ type plan struct {
 	kept       []object // elements
 }
 
-// newPlan compares both sides of a change. It may ask for the other attachments if the
+// newPlan compares both sides of a change. With ask it reads other attachments if the
 // change has clients of a prefix length on one side alone: nearly always the first
-// record that is read uses the same ones. Otherwise it takes their sets to be there.
+// record uses the same ones. Without, it takes it that others use these sets too.
 func newPlan(c backend.Change, ask bool) (plan, error) {
 	before, was := own(c.Remove...)
 	after, will := own(c.Add...)

@@ -254,8 +254,8 @@ func TestOthersFail(t *testing.T) {
 	}
 }
 
-// TestAddAsksTheKernel: whether the sets of a pod's clients are there the kernel knows.
-// Only if one is missing the other pods' records are read.
+// TestAddAsksTheKernel: an ADD reads the records of other pods only if the kernel misses
+// a set of clients.
 func TestAddAsksTheKernel(t *testing.T) {
 	was := others{pod(1)}
 	add := backend.Change{
