@@ -27,16 +27,14 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	}
 	// The specification's own types would decode all of a result, and their errors
 	// do not name the key. What is read is the same in every version from 0.3.0 on.
-	var whole reader
-	r := reader{at: "prevResult."}
-	whole.decode("prevResult", raw, &r.document)
+	r := open("prevResult", raw)
 	version := c.CNIVersion // before 1.0.0 it may be left out
 	r.read("cniVersion", &version)
-	var ips, interfaces []map[string]json.RawMessage
+	var ips, interfaces []json.RawMessage
 	r.read("ips", &ips)
 	r.read("interfaces", &interfaces)
-	if err := errors.Join(append(whole.errs, r.errs...)...); err != nil {
-		return nil, err
+	if len(r.errs) > 0 {
+		return nil, errors.Join(r.errs...)
 	}
 	for _, v := range []string{c.CNIVersion, version} {
 		if !slices.Contains(Versions(), v) {
@@ -44,8 +42,8 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 		}
 	}
 	var found []netip.Prefix
-	for i, document := range ips {
-		ip := reader{at: fmt.Sprintf("prevResult.ips[%d].", i), document: document}
+	for i, raw := range ips {
+		ip := open(fmt.Sprintf("prevResult.ips[%d]", i), raw)
 		if p, ok := ip.readAddress(interfaces, ifname); ok {
 			found = append(found, p)
 		}
@@ -63,7 +61,7 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 
 // readAddress returns the address of an entry of prevResult.ips, unless it is on another
 // interface than the sandbox's of that name.
-func (r *reader) readAddress(interfaces []map[string]json.RawMessage, ifname string) (p netip.Prefix, ok bool) {
+func (r *reader) readAddress(interfaces []json.RawMessage, ifname string) (p netip.Prefix, ok bool) {
 	n := 0
 	if r.read("interface", &n) {
 		if n < 0 || n >= len(interfaces) {
@@ -71,7 +69,7 @@ func (r *reader) readAddress(interfaces []map[string]json.RawMessage, ifname str
 			return p, false
 		}
 		var name, sandbox string
-		on := reader{at: fmt.Sprintf("prevResult.interfaces[%d].", n), document: interfaces[n]}
+		on := open(fmt.Sprintf("prevResult.interfaces[%d]", n), interfaces[n])
 		on.read("name", &name)
 		on.read("sandbox", &sandbox)
 		r.errs = append(r.errs, on.errs...)
