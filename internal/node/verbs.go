@@ -115,11 +115,11 @@ func (n *Node) Delete(ctx context.Context, k hostport.Key, network string, mappe
 	return removed, err
 }
 
-// Forget removes what an earlier ADD of an attachment recorded, for one that has
-// no mappings now. It returns what that was, or nil. An attachment that the state
-// does not mention costs a look at the file, and waits for no other call.
+// Forget removes what an earlier ADD of an attachment recorded, for one that is to have
+// no mappings. It returns what that was, or nil. A container that the state does not
+// mention costs a look at the file, and waits for no other call.
 func (n *Node) Forget(ctx context.Context, k hostport.Key) (removed *hostport.Attachment, err error) {
-	if !state.Mentions(n.Dir, k) {
+	if !state.Mentions(n.Dir, k.ContainerID) {
 		return nil, nil
 	}
 	return n.Delete(ctx, k, "", false)

@@ -9,8 +9,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 const (
@@ -25,23 +23,28 @@ func Exists(dir string) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// Mentions reports whether the state file may have a record of an attachment. It
-// looks for the end of the key's text without the lock, so it may find a record that was
-// deleted, and miss one that is being written.
-func Mentions(dir string, k hostport.Key) bool {
+// Mentions reports whether the state file may say something of a container, in records
+// or in what is pending. It looks for the end of the ID without the lock, so it may find
+// what was deleted. It may miss what is being written, and what two transactions move
+// while it reads. A file that it cannot read is for Open to complain about: true.
+func Mentions(dir, containerID string) bool {
 	// An os.File would have the runtime start its poller.
-	fd, err := unix.Open(filepath.Join(dir, dbName), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(filepath.Join(dir, dbName), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return false
+		return !errors.Is(err, unix.ENOENT)
 	}
 	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return true
+	}
 	const step = 16 << 10
-	key := []byte(k.String())
-	key = key[max(0, len(key)-32):]      // bytes.Contains takes three times as long for more than 63
-	piece := make([]byte, step+len(key)) // pieces overlap: the key may lie across
+	id := []byte(containerID)
+	id = id[max(0, len(id)-32):]        // bytes.Contains takes three times as long for more than 63
+	piece := make([]byte, step+len(id)) // pieces overlap: the ID may lie across
 	for at := int64(0); ; at += step {
-		n, _ := unix.Pread(fd, piece, at)
-		if bytes.Contains(piece[:max(n, 0)], key) {
+		n, err := unix.Pread(fd, piece, at)
+		if err != nil || bytes.Contains(piece[:n], id) {
 			return true
 		}
 		if n < len(piece) {

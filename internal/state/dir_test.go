@@ -107,6 +107,9 @@ func TestOddFilesAreRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 				refused(t, dir, name)
+				if name == "state.db" && !state.Mentions(dir, "c1") {
+					t.Error("it cannot be read, and mentions nobody")
+				}
 			})
 		}
 	}
@@ -142,24 +145,44 @@ func TestForeignOwnerIsRefused(t *testing.T) {
 	}
 }
 
-// TestMentions finds a key wherever it is in the file, also across the pieces in
+// TestMentions finds a container ID wherever it is in the file, also across the pieces in
 // which the file is read.
 func TestMentions(t *testing.T) {
 	dir := t.TempDir()
-	key := hostport.Key{ContainerID: "0123456789abcdef", IfName: "eth0"}
-	if state.Mentions(dir, key) {
-		t.Error("a file that is not there mentions the key")
+	const id = "0123456789abcdef"
+	if state.Mentions(dir, id) {
+		t.Error("a file that is not there mentions a container")
 	}
-	for _, before := range []int{0, 1, 64<<10 - 5, 64 << 10, 64<<10 + len(key.String()) - 5, 300_000} {
-		text := strings.Repeat("x", before) + key.String() + strings.Repeat("y", 100_000)
+	for _, before := range []int{0, 1, 64<<10 - 5, 64 << 10, 64<<10 + len(id) - 5, 300_000} {
+		text := strings.Repeat("x", before) + id + strings.Repeat("y", 100_000)
 		if err := os.WriteFile(filepath.Join(dir, "state.db"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if !state.Mentions(dir, key) {
-			t.Errorf("the key after %d bytes is not found", before)
+		if !state.Mentions(dir, id) {
+			t.Errorf("the ID after %d bytes is not found", before)
 		}
-		if state.Mentions(dir, hostport.Key{ContainerID: "0123456789abcdef", IfName: "eth1"}) {
-			t.Error("another key is found")
+		if state.Mentions(dir, "0123456789abcdee") {
+			t.Error("another ID is found")
 		}
+	}
+}
+
+// TestMentionsPending: of a DEL that was killed, the record is gone and overwritten. That
+// its change is pending still tells of the container.
+func TestMentionsPending(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	fill(t, s, 3)
+	gone := rec(1, 8001, 20001)
+	update(t, s, func(tx *state.Tx) error {
+		return errors.Join(tx.Delete(gone), tx.SetPending(&state.Pending{Changed: []*hostport.Attachment{gone}}))
+	})
+	for n := range 50 {
+		update(t, s, func(tx *state.Tx) error {
+			return errors.Join(tx.Put(rec(10+n, uint16(9000+n))), tx.SetSeen("iptables", "x"))
+		})
+	}
+	if !state.Mentions(o.Dir, gone.ContainerID) {
+		t.Error("the container is not found")
 	}
 }

@@ -18,7 +18,8 @@ import (
 )
 
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
-// index entries have empty values. Values in JSON have a checksum before them.
+// index entries have empty values. Values in JSON, which are records and what is
+// derived from them, have a checksum before them.
 var (
 	// pending -> Pending; fingerprint/BACKEND -> Fingerprint; all else -> text
 	bucketMeta = []byte("meta")

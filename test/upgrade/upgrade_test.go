@@ -127,7 +127,7 @@ func TestPodsKeepTheirPorts(t *testing.T) {
 	})
 }
 
-// The first call of any verb brings the rules to the later layout, also on a
+// The first call of any verb, for a pod with mappings, brings the rules to the later layout, also on a
 // node where no pod comes or goes.
 func TestFirstCallRewrites(t *testing.T) {
 	for verb, call := range map[string]func(n *node, a *world.Attachment){
