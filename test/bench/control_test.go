@@ -62,7 +62,7 @@ func fill(t *testing.T, w *world.World, pod *world.Attachment, have, want int) {
 	for ; have < want; have += 10 {
 		c := call{
 			world: w, subject: ours, container: fmt.Sprintf("filler-%d", have), netns: pod.Pod.Netns.Path,
-			addresses: []string{fmt.Sprintf("10.244.0.%d/24", 20+have/10)},
+			addresses: []string{fmt.Sprintf("10.244.0.%d/24", 20+have/10), fmt.Sprintf("fd00:10:244::%x/64", 20+have/10)},
 		}
 		for i := range 10 {
 			c.mappings = append(c.mappings, tcp(10000+have+i))
