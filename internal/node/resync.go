@@ -41,9 +41,20 @@ func (s *session) resync(ctx context.Context) error {
 		if !slices.Contains(s.pending.Backends, name) {
 			return nil
 		}
-		mine := of(name, all.Attachments)
-		returned, err := b.Rewrite(ctx, mine, all.fingerprints[name])
-		if errors.Is(err, backend.ErrMissing) && len(mine) == 0 {
+		rewrite := func() (string, error) {
+			return b.Rewrite(ctx, of(name, all.Attachments), all.fingerprints[name])
+		}
+		returned, err := rewrite()
+		if errors.Is(err, backend.ErrNoGuard) {
+			s.Log.Warn("127.0.0.1 will not reach pods: 127.0.0.0/8 cannot be guarded", "backend", name, "reason", err)
+			if err = s.keepOffLoopback(name); err == nil {
+				all, err = s.snapshot(nil)
+			}
+			if err == nil {
+				returned, err = rewrite()
+			}
+		}
+		if errors.Is(err, backend.ErrMissing) && len(of(name, all.Attachments)) == 0 {
 			err = nil // nothing is recorded there, and nothing can be written
 		}
 		if err == nil {
@@ -53,7 +64,8 @@ func (s *session) resync(ctx context.Context) error {
 		return err
 	})
 	fault.Point(fault.AfterRewrite)
-	if err := openInterfaces(all.Attachments); err != nil {
+	guarded := slices.DeleteFunc(all.Attachments, func(a *hostport.Attachment) bool { return failed[a.Backend] != nil })
+	if err := openInterfaces(guarded); err != nil {
 		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
 	}
 	s.flush(ctx, s.pending.Changed)
@@ -64,6 +76,29 @@ func (s *session) resync(ctx context.Context) error {
 		return errors.Join(err, s.finish(tx, seen, unread))
 	})
 	return errors.Join(append(again, failed.join(), err)...)
+}
+
+// keepOffLoopback records that 127.0.0.1 is not to reach the attachments of a backend,
+// and closes the interfaces that only they needed.
+func (s *session) keepOffLoopback(name string) error {
+	err := s.Update(func(tx *state.Tx) error {
+		records, _, err := tx.Records()
+		if err != nil {
+			return err
+		}
+		var p plan
+		for _, a := range of(name, records) {
+			without := *a
+			without.LoopbackInterface = ""
+			p.remove, p.add = append(p.remove, a), append(p.add, &without)
+		}
+		if err := p.write(tx); err != nil {
+			return err
+		}
+		s.closing = tx.Needless()
+		return nil
+	})
+	return errors.Join(err, each(s.closing, loopback.Close))
 }
 
 // owners reads the owners that the rules in the kernel name. A backend that cannot

@@ -53,9 +53,30 @@ func loopbackScenarios() []scenario {
 			e.del(e.web())
 			e.localnet("1")
 		}},
+		{
+			name:     "without table raw 127.0.0.1 stays closed, also after the state was lost",
+			backends: iptablesOnly, families: v4Only, run: func(e *env) {
+				e.w.ReplaceTool("iptables-restore", withoutRaw)
+				e.web()
+				e.localnet("0")
+				e.loseState()
+				e.webTo(e.net, "other", 8081)
+				e.localnet("0")
+				e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+				e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+			},
+		},
 		{name: "a pod cannot pass for the node's loopback", report: "kubernetes 90259", families: v4Only, run: spoof},
 	}
 }
+
+// withoutRaw is iptables-restore on a kernel that has no table raw.
+const withoutRaw = `text=$(/bin/cat)
+case $text in
+*\*raw*) echo "iptables-restore v1.8.9 (nf_tables): iptables-restore: line 1 table name 'raw' invalid" >&2; exit 2;;
+*) echo "$text" | "$REAL" "$@";;
+esac
+`
 
 // localnet compares route_localnet of the pod bridge.
 func (e *env) localnet(want string) {
