@@ -63,7 +63,7 @@ func (e *env) neighbours() string {
 
 func (e *env) eventually(what string, done func() bool) {
 	e.Helper()
-	const patience = 20 * time.Second
+	const patience = time.Minute // the kernel takes namespaces apart one after the other
 	for deadline := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			e.Fatalf("not in %s: %s", patience, what)
