@@ -102,6 +102,7 @@ func nothing(c tool) {
 	c.fails(0, "no state in "+c.w.DataDir, "check")
 	c.fails(0, "no state in "+c.w.DataDir, "prune")
 	c.fails(0, "no state in "+c.w.DataDir, "sync")
+	c.fails(0, "attachments: 0", "status", "--backend", c.w.Backend.Config())
 	if out, errs, _ := c.run("doctor"); !strings.Contains(strings.Join(strings.Fields(out), " "), "no state in "+c.w.DataDir) {
 		c.Errorf("doctor: %s%s", out, errs)
 	}

@@ -53,17 +53,28 @@ func Mentions(dir, containerID string) bool {
 	}
 }
 
-// Usable returns an error if dir cannot hold the state: it cannot be created, it
-// belongs to another user, or the lock cannot be opened. It is for STATUS. A
-// missing directory is created.
+// Usable returns an error if dir cannot hold the state: it belongs to another user, it
+// or what it is to be created in cannot be written to, or a file of it cannot be opened.
+// It is for STATUS, and creates nothing.
 func Usable(dir string) error {
-	f, err := openIn(dir, lockName)
+	err, at := ownDir(dir), dir
+	for errors.Is(err, os.ErrNotExist) && at != filepath.Dir(at) {
+		at = filepath.Dir(at)
+		_, err = os.Stat(at)
+	}
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if err := unix.Access(dir, unix.W_OK); err != nil {
-		return fmt.Errorf("write to state directory %q: %w", dir, err)
+	if err := unix.Access(at, unix.W_OK); err != nil {
+		return fmt.Errorf("write to %q for state directory %q: %w", at, dir, err)
+	}
+	for _, name := range []string{lockName, dbName} {
+		f, err := openOwn(filepath.Join(dir, name), os.O_RDWR, 0o600)
+		if err == nil {
+			f.Close()
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }
@@ -83,18 +94,29 @@ func Remove(dir string) error {
 
 // openIn opens a file of the directory, and creates what is missing.
 func openIn(dir, name string) (*os.File, error) {
-	if !filepath.IsAbs(dir) {
-		return nil, fmt.Errorf("state directory %q: not an absolute path", dir)
+	err := ownDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("create state directory: %w", err)
+		}
+		err = ownDir(dir)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("create state directory: %w", err)
+	if err != nil {
+		return nil, err
+	}
+	return openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+}
+
+// ownDir returns an error unless dir is an absolute path to a directory of this user's.
+func ownDir(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return fmt.Errorf("state directory %q: not an absolute path", dir)
 	}
 	d, err := openOwn(dir, os.O_RDONLY, os.ModeDir|0o700)
 	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+		return fmt.Errorf("state directory: %w", err)
 	}
-	d.Close()
-	return openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	return d.Close()
 }
 
 // openOwn opens a regular file, or a directory if perm has os.ModeDir, and takes

@@ -56,6 +56,9 @@ func refused(t *testing.T, dir, why string) {
 	if err == nil || !strings.Contains(err.Error(), why) || errors.Is(err, state.ErrDamaged) || errors.Is(err, state.ErrLocked) {
 		t.Errorf("error %v, want a refusal with %q", err, why)
 	}
+	if err := state.Usable(dir); err == nil || !strings.Contains(err.Error(), why) {
+		t.Errorf("it is usable: %v, want %q", err, why)
+	}
 }
 
 func TestSymbolicLinksAreRefused(t *testing.T) {
