@@ -86,9 +86,9 @@ type Connections struct {
 // that are recorded for it, keeps nothing between calls and never decides who
 // holds a port. Callers make sure that one change is under way at a time.
 type Backend interface {
-	// Apply carries out one change, in both families. It reads nothing: the
-	// transaction itself fails where the kernel is not at c.Before, and the
-	// error then wraps ErrDrift. After any error the rules of either family
+	// Apply carries out one change, in both families. As long as nobody else changes
+	// the rules it reads nothing: the transaction itself fails where the kernel is not
+	// at c.Before, and the error then wraps ErrDrift. After any error the rules of either family
 	// may or may not have changed, and the caller calls Rewrite. seen is for
 	// the next Change.
 	Apply(ctx context.Context, c Change) (seen string, err error)

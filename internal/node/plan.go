@@ -76,7 +76,7 @@ func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadF
 		case want.Pod.UID == "" || a.Pod.UID != want.Pod.UID || a.ContainerID == want.ContainerID:
 			gone, err := dead(a)
 			if err != nil {
-				return plan{}, fmt.Errorf("%w; whether that one is alive cannot be told: %w", c, err)
+				return plan{}, fmt.Errorf("%w; cannot determine whether its sandbox still exists: %w", c, err)
 			}
 			if !gone {
 				return plan{}, c

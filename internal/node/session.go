@@ -153,8 +153,8 @@ var ErrUnseen = errors.New("this process may not see the sandboxes of the node's
 // sight tells whether what a process does not find on the node does not exist.
 type sight bool
 
-// dead reports whether the sandbox of an attachment is gone. The error is why that
-// cannot be told: nobody is declared dead by a process that may not see him.
+// dead reports whether the sandbox of an attachment is gone. It is an error if that
+// cannot be determined, as in a process that may not see the sandbox.
 func (sees sight) dead(a *hostport.Attachment) (bool, error) {
 	_, gone, err := sandbox.Look(a.Sandbox)
 	if gone && !bool(sees) {
