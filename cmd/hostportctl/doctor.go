@@ -35,7 +35,7 @@ func newDoctor(w *where) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			places.State = w.dir
+			places.State, places.ConfDir = w.dir, w.conf
 			checks, err := c.Doctor(cmd.Context(), places, explain.Records{Attachments: recorded.Attachments, Rewritten: recorded.Rewritten})
 			if err != nil {
 				return err
@@ -57,7 +57,6 @@ func newDoctor(w *where) *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringVar(&places.ConfDir, "cni-conf-dir", "/etc/cni/net.d", "`directory` of the conflists")
 	f.StringSliceVar(&places.Containerd, "containerd-config", []string{"/etc/containerd/config.toml", "/etc/containerd/conf.d"}, "containerd's configuration `files`")
 	f.StringSliceVar(&places.CRIO, "crio-config", crio.Places(), "CRI-O's configuration `files`")
 	f.StringVarP(&output, "output", "o", "table", "`format`: table or json")

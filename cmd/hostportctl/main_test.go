@@ -27,6 +27,8 @@ type tool struct {
 	*testing.T
 	w      *world.World
 	binary string
+	// env is what the tool has in its environment beside PATH.
+	env []string
 }
 
 // run starts the tool with the state that the World's plugins have.
@@ -34,7 +36,7 @@ func (c tool) run(args ...string) (stdout, stderr string, status int) {
 	c.Helper()
 	var out, errs bytes.Buffer
 	cmd := exec.Command(c.binary, append(args, "--data-dir", c.w.DataDir)...)
-	cmd.Env = []string{"PATH=" + c.w.ToolDir}
+	cmd.Env = append([]string{"PATH=" + c.w.ToolDir}, c.env...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := c.w.Node.Try(cmd.Start); err != nil {
 		c.Fatal(err)
@@ -81,7 +83,7 @@ func TestCommands(t *testing.T) {
 		scene := func(name string, run func(tool)) {
 			t.Run(string(b)+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				run(tool{t, world.New(t, world.Options{Backend: b}), binary})
+				run(tool{T: t, w: world.New(t, world.Options{Backend: b}), binary: binary})
 			})
 		}
 		scene("a node that never had a host port", nothing)

@@ -107,7 +107,7 @@ func (c tool) states() map[string]string {
 func TestListReadsRulesOnce(t *testing.T) {
 	binary := world.Build(t, "github.com/hostport-cni/hostport/cmd/hostportctl")
 	w := world.New(t, world.Options{Backend: world.IptablesNFT})
-	c := tool{t, w, binary}
+	c := tool{T: t, w: w, binary: binary}
 	n := w.NewNetwork(world.NetworkOptions{})
 	started := func() int {
 		w.Started() // forget those of before

@@ -96,7 +96,7 @@ func (d *doctor) runtime() {
 	if text := readAll(d.places.Containerd); text != "" {
 		match := regexp.MustCompile(`(?m)^\s*conf_dir\s*=\s*["']([^"']+)["']`).FindStringSubmatch(text)
 		if match != nil && filepath.Clean(match[1]) != filepath.Clean(d.places.ConfDir) {
-			d.say("runtime", MarkWarn, "hostportctl doctor --cni-conf-dir "+match[1], "containerd reads conflists from %s, and this command looked in %s", match[1], d.places.ConfDir)
+			d.say("runtime", MarkWarn, "hostportctl doctor --conf-dir "+match[1], "containerd reads conflists from %s, and this command looked in %s", match[1], d.places.ConfDir)
 			return
 		}
 		d.say("runtime", MarkOK, "", "containerd, with conflists from %s", d.places.ConfDir)

@@ -55,7 +55,7 @@ users: [{name: test, user: {}}]
 		t.Fatal(err)
 	}
 	n.reaches(8080, "web")
-	if out := n.w.Ctl("doctor", "--cni-conf-dir", n.conf, "--crio-config", "/nowhere"); !strings.Contains(string(out.Stdout), "hostport-agent answers at") {
+	if out := n.w.Ctl("doctor", "--conf-dir", n.conf, "--crio-config", "/nowhere"); !strings.Contains(string(out.Stdout), "hostport-agent answers at") {
 		t.Errorf("doctor does not find the agent:\n%s", out.Stdout)
 	}
 
