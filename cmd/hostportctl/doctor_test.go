@@ -23,7 +23,8 @@ func TestDoctorConfDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, text := range map[string]string{
-		filepath.Join(used, "10-podnet.conflist"): `{"cniVersion":"1.0.0","name":"podnet","plugins":[{"type":"bridge"},{"type":"hostport","capabilities":{"portMappings":true}}]}`,
+		filepath.Join(used, "10-podnet.conflist"): fmt.Sprintf(
+			`{"cniVersion":"1.0.0","name":"podnet","plugins":[{"type":"bridge"},{"type":"hostport","dataDir":%q,"capabilities":{"portMappings":true}}]}`, w.DataDir),
 		containerd: fmt.Sprintf("conf_dir = %q\n", used),
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

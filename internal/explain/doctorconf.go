@@ -1,7 +1,6 @@
 package explain
 
 import (
-	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,81 +8,84 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containernetworking/cni/libcni"
+
 	"github.com/hostport-cni/hostport/internal/crio"
+	"github.com/hostport-cni/hostport/internal/install"
+	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/podports"
 )
 
-// conflist is as much of a network configuration as is looked at.
-type conflist struct {
-	Name    string  `json:"name"`
-	Plugins []entry `json:"plugins"`
-}
-
-// entry is a plugin of a conflist.
-type entry struct {
-	Type         string          `json:"type"`
-	DataDir      string          `json:"dataDir"`
-	PodPorts     string          `json:"podPorts"`
-	Capabilities map[string]bool `json:"capabilities"`
-}
-
-// conflists checks the entry of the plugin in each conflist that has one.
+// conflists checks the plugin's entries in the networks that runtimes find.
 func (d *doctor) conflists() {
-	files, _ := filepath.Glob(filepath.Join(d.places.ConfDir, "*.conf*"))
-	slices.Sort(files)
-	entries, first := 0, ""
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		var c conflist
-		if err := json.Unmarshal(b, &c); err != nil {
-			d.say("conflist", MarkWarn, "", "%s is not valid JSON: %v", file, err)
-			continue
-		}
-		at := slices.IndexFunc(c.Plugins, func(e entry) bool { return e.Type == "hostport" })
-		if at < 0 {
-			continue
-		}
-		if entries++; entries == 1 {
-			first = file
-		}
-		d.entry(file, c, at)
+	all, warnings, err := install.Networks(d.places.ConfDir)
+	for _, w := range warnings {
+		d.say("conflist", MarkWarn, "", "%s", w)
 	}
-	if entries > 0 && first != files[0] {
-		d.say("conflist", MarkWarn, "", "runtimes use the first file by name for all pods, and %s has no entry of hostport", filepath.Base(files[0]))
+	if err != nil {
+		d.say("conflist", MarkFail, "", "the conflists cannot be read: %v", err)
+		return
 	}
-	if entries == 0 {
+	isOurs := func(p *libcni.PluginConfig) bool { return p.Network.Type == "hostport" }
+	ours := func(n install.Network) bool { return slices.ContainsFunc(n.Plugins, isOurs) }
+	for _, n := range all {
+		if ours(n) {
+			d.network(n)
+		}
+	}
+	if !slices.ContainsFunc(all, ours) {
 		d.say("conflist", MarkFail, "", "no conflist in %s has an entry of type hostport: pods get no host ports from this plugin", d.places.ConfDir)
+		return
+	}
+	for _, n := range all {
+		if n.Default && !ours(n) {
+			d.say("conflist", MarkWarn, "", "runtimes use the first file by name for all pods, and %s has no entry of hostport", filepath.Base(n.Path))
+		}
 	}
 }
 
-// entry checks one conflist with the entry at an index.
-func (d *doctor) entry(file string, c conflist, at int) {
-	p := c.Plugins[at]
-	mark, text := MarkOK, "network %q: hostport follows %s"
-	before := "nothing"
-	if at > 0 {
-		before = c.Plugins[at-1].Type
+// network checks a network that has the plugin.
+func (d *doctor) network(n install.Network) {
+	for at, p := range n.Plugins {
+		where := filepath.Base(n.Path)
+		if at >= n.Inlined {
+			where += " and " + n.Name + "/"
+		}
+		switch {
+		case p.Network.Type == "hostport":
+			d.entry(n, at, where)
+		case p.Network.Type == "portmap" && p.Network.Capabilities["portMappings"]:
+			d.say("conflist", MarkFail, "", "%s: portmap is beside hostport: both map every port, and portmap's rules come first. Remove its entry", where)
+		}
 	}
+}
+
+// entry checks the entry at an index of a network. It is found in where.
+func (d *doctor) entry(n install.Network, at int, where string) {
+	p := n.Plugins[at]
+	conf, err := netconf.Parse(p.Bytes)
+	before := n.Plugins[max(at-1, 0)].Network.Type
+	mark, text := MarkFail, ""
 	switch {
 	case at == 0:
-		mark, text = MarkFail, "network %q: hostport is first (after %s): it has to come after the plugin that makes the pod's interface"
-	case p.PodPorts == "agent":
-		d.asks = true
-		text += "; it asks hostport-agent for the ports of pods"
-	case !p.Capabilities["portMappings"]:
-		mark, text = MarkFail, "network %q: hostport (after %s) lacks \"capabilities\": {\"portMappings\": true}: the runtime sends it no ports"
-	}
-	d.say("conflist", mark, "", filepath.Base(file)+": "+text, c.Name, before)
-	for _, other := range c.Plugins {
-		if other.Type == "portmap" && other.Capabilities["portMappings"] {
-			d.say("conflist", MarkFail, "", "%s: portmap is beside hostport: both map every port, and portmap's rules come first. Remove its entry", filepath.Base(file))
+		text = "hostport is first: it has to come after the plugin that makes the pod's interface"
+	case err != nil:
+		text = "hostport refuses its entry: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+	case !conf.AskAgent && !p.Network.Capabilities["portMappings"]:
+		text = "hostport (after " + before + ") lacks \"capabilities\": {\"portMappings\": true}: the runtime sends it no ports"
+	default:
+		mark, text = MarkOK, "hostport follows "+before
+		if conf.AskAgent {
+			text += "; it asks hostport-agent for the ports of pods"
+		}
+		if at >= n.Inlined {
+			text += "; runtimes read it there from containerd 2.1 and CRI-O 1.33 on"
 		}
 	}
-	if p.DataDir != "" && p.DataDir != d.places.State {
-		d.say("conflist", MarkWarn, "hostportctl --data-dir "+p.DataDir+" list", "%s: dataDir is %s, and this command looked at %s", filepath.Base(file), p.DataDir, d.places.State)
+	d.asks = d.asks || conf.AskAgent && at > 0
+	d.say("conflist", mark, "", "%s: network %q: %s", where, n.Name, text)
+	if conf.DataDir != filepath.Clean(d.places.State) {
+		d.say("conflist", MarkWarn, "hostportctl --data-dir "+conf.DataDir+" list", "%s: dataDir is %s, and this command looked at %s", where, conf.DataDir, d.places.State)
 	}
 }
 

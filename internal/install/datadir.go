@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/containernetworking/cni/libcni"
-
 	"github.com/hostport-cni/hostport/internal/netconf"
 )
 
@@ -55,12 +53,8 @@ func entriesIn(dir string) ([][]byte, error) {
 	}
 	var out [][]byte
 	for _, n := range all {
-		plugins := n.list.Plugins
-		if n.single == nil && !n.list.LoadOnlyInlinedPlugins {
-			more, err := libcni.NetworkPluginConfsFromFiles(dir, n.name)
-			errs = append(errs, err)
-			plugins = append(slices.Clone(plugins), more...)
-		}
+		plugins, err := n.plugins()
+		errs = append(errs, err)
 		for _, p := range plugins {
 			if p.Network.Type == hostportType {
 				out = append(out, p.Bytes)

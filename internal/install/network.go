@@ -94,6 +94,65 @@ func readNetwork(path string) (*network, error) {
 	return n, err
 }
 
+// readsDirectory reports whether libcni 1.3 and newer reads the network's own
+// directory.
+func (n *network) readsDirectory() bool { return n.single == nil && !n.list.LoadOnlyInlinedPlugins }
+
+// plugins returns the plugins that a runtime chains: those of the network's own
+// file, and behind them those of its directory. With an error about the directory it
+// returns the first alone.
+func (n *network) plugins() ([]*libcni.PluginConfig, error) {
+	if !n.readsDirectory() {
+		return n.list.Plugins, nil
+	}
+	more, err := libcni.NetworkPluginConfsFromFiles(filepath.Dir(n.path), n.name)
+	return slices.Concat(n.list.Plugins, more), err
+}
+
+// Network is the configuration of one network, as runtimes load it.
+type Network struct {
+	Name string
+	// Path is its file in the configuration directory.
+	Path string
+	// Plugins are in the order of the chain. The first Inlined of them are in the
+	// file, the others in the network's own directory, which libcni reads from 1.3 on.
+	Plugins []*libcni.PluginConfig
+	Inlined int
+	// Default is set if runtimes use this network for pods for which nobody chose one.
+	Default bool
+}
+
+// Networks returns the networks of a configuration directory in the order in which
+// runtimes look at them. Each of the warnings names a file that is not used. A
+// directory that is not there has no networks.
+func Networks(dir string) ([]Network, []string, error) {
+	all, warnings, err := networks(dir)
+	if err != nil {
+		return nil, warnings, err
+	}
+	first, _ := choose(all, "") // nil if there is none
+	var out []Network
+	for _, n := range all {
+		plugins, err := n.plugins()
+		if err == nil && len(plugins) == 0 {
+			err = errors.New("no plugins in it")
+		}
+		if err != nil {
+			warnings = append(warnings, fmt.Sprintf("%s is not used: %v", n.path, err))
+			continue
+		}
+		if n.dropin != nil && !n.readsDirectory() {
+			reason := "is no conflist"
+			if n.single == nil {
+				reason = "has loadOnlyInlinedPlugins"
+			}
+			warnings = append(warnings, fmt.Sprintf("%s is not read: %s %s", n.dropinPath(), n.path, reason))
+		}
+		out = append(out, Network{n.name, n.path, plugins, len(n.list.Plugins), n == first})
+	}
+	return out, warnings, nil
+}
+
 // choose returns the network of that name, or without one the network that a
 // runtime takes as its default: the first that is not the loopback. A conflist
 // without plugins of its own cannot be chained to.
