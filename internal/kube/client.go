@@ -97,7 +97,8 @@ func (c *Client) rest(gv schema.GroupVersion) (*rest.RESTClient, error) {
 
 // Leaving reports whether a DaemonSet, NAMESPACE/NAME, is being deleted or gone.
 // That the agent may not ask any more counts as well: with a release its account
-// and its permissions go at the same time.
+// and its permissions go at the same time, before its pods are told to end. So the
+// chart keeps both through every update.
 func (c *Client) Leaving(ctx context.Context, daemonSet string) (bool, error) {
 	namespace, name, ok := strings.Cut(daemonSet, "/")
 	if !ok || namespace == "" || name == "" {

@@ -112,7 +112,7 @@ func TestValues(t *testing.T) {
 		{"monitor", []string{"--set", "metrics.podMonitor.enabled=true,metrics.podMonitor.labels.release=prometheus"}, []string{"--metrics-address=$(HOST_IP):9477", "kind: PodMonitor", "release: prometheus"}, []string{"127.0.0.1"}},
 		{"rules", []string{"--set", "metrics.prometheusRule.enabled=true,metrics.prometheusRule.runbooks=https://runbooks.example/hostport"}, []string{"kind: PrometheusRule", "runbook_url: https://runbooks.example/hostport#hostportconflict", "{{ $labels.instance }}"}, []string{"docs/operations.md"}},
 		{"plugin", []string{"--set-json", `pluginConfig={"masqAll":true,"markMasqBit":12,"conditionsV4":["!","-d","10.96.0.0/12"]}`}, []string{`--config=masqAll=true`, `--config=markMasqBit=12`, `--config=conditionsV4=[\"!\",\"-d\",\"10.96.0.0/12\"]`}, nil},
-		{"quiet", []string{"--set", "events=false,cleanup.enabled=false"}, []string{"automountServiceAccountToken: false"}, []string{"automountServiceAccountToken: true", "kind: ClusterRole\n", "kind: Role\n", "--kube-events", "--cleanup"}},
+		{"quiet", []string{"--set", "events=false,cleanup.enabled=false"}, []string{"automountServiceAccountToken: false"}, []string{"automountServiceAccountToken: true", "kind: ClusterRole\n", "--kube-events", "- --cleanup"}},
 		{"openshift", []string{"--set", "openshift=true"}, []string{"system:openshift:scc:privileged"}, nil},
 		{"network", []string{"--set", "network=podnet,mode=dropin,replacePortmap=true,paths.data=/var/lib/hostport"}, []string{"--network=podnet", "--mode=dropin", "--replace-portmap", "--data-dir=/var/lib/hostport"}, nil},
 	} {
@@ -169,6 +169,22 @@ func TestRoles(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("permissions (-want +got):\n%s", diff)
+	}
+}
+
+// TestCleanupOff turns cleanup off, as an update of a release does. Agents of before
+// still run with --cleanup: one that may not read its DaemonSet when it is replaced
+// takes that for the end of the release, and takes the plugin out of its node.
+func TestCleanupOff(t *testing.T) {
+	before := objects(t, template(t))
+	after := objects(t, template(t, "--set", "cleanup.enabled=false"))
+	for _, name := range []string{"ServiceAccount hostport", "Role hostport-cleanup", "RoleBinding hostport-cleanup"} {
+		if before[name] == nil {
+			t.Errorf("no %s", name)
+		}
+		if diff := cmp.Diff(before[name], after[name]); diff != "" {
+			t.Errorf("%s (-before +after):\n%s", name, diff)
+		}
 	}
 }
 
