@@ -2,6 +2,7 @@ package charts
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -185,6 +186,29 @@ func TestCleanupOff(t *testing.T) {
 		if diff := cmp.Diff(before[name], after[name]); diff != "" {
 			t.Errorf("%s (-before +after):\n%s", name, diff)
 		}
+	}
+}
+
+// TestToken wants a token for an agent that talks to the API server, whichever of its
+// flags it does so for, and for no other.
+func TestToken(t *testing.T) {
+	values := map[string]string{"events": "--kube-events", "cleanup.enabled": "--daemonset=kube-system/hostport", "podPorts": "--pod-ports"}
+	for _, on := range []string{"", "events", "cleanup.enabled", "podPorts"} {
+		t.Run(on, func(t *testing.T) {
+			var set []string
+			for value := range values {
+				set = append(set, fmt.Sprintf("%s=%t", value, value == on))
+			}
+			pod := daemonSet(t, objects(t, template(t, "--set", strings.Join(set, ",")))).Spec.Template.Spec
+			for value, arg := range values {
+				if got := slices.Contains(pod.Containers[0].Args, arg); got != (value == on) {
+					t.Errorf("%s is an argument: %v", arg, got)
+				}
+			}
+			if got := pod.AutomountServiceAccountToken; got == nil || *got != (on != "") {
+				t.Errorf("the token is mounted: %v", got != nil && *got)
+			}
+		})
 	}
 }
 

@@ -32,7 +32,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion }}
 {{- end }}
 {{- end }}
 
-{{- /* The agent talks to the API server for events, and to tell an uninstallation from an update. */ -}}
+{{- /* The agent talks to the API server for events, to tell an uninstallation from an update, and to watch pods. */ -}}
 {{- define "hostport.token" -}}
-{{- or .Values.events .Values.cleanup.enabled }}
+{{- or .Values.events .Values.cleanup.enabled .Values.podPorts }}
 {{- end }}
