@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,26 +78,47 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestUnit reads the command line of the systemd unit.
+// TestUnit reads the command line of the systemd unit, which has to work wherever
+// the agent is installed.
 func TestUnit(t *testing.T) {
-	b, err := os.ReadFile("../../conf/systemd/hostport-agent.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, line, found := strings.Cut(string(b), "\nExecStart=/usr/local/bin/hostport-agent ")
+	_, line, found := strings.Cut(read(t, "conf/systemd/hostport-agent.service"), "\nExecStart=")
 	line, _, _ = strings.Cut(line, "\n")
-	s, err := parse(strings.Fields(line), os.Stderr)
+	program, args, _ := strings.Cut(line, " ")
+	s, err := parse(strings.Fields(args), os.Stderr)
 	if !found || err != nil || !s.NoInstall {
 		t.Errorf("%q: %v, no install: %v", line, err, s.NoInstall)
 	}
+	// systemd-path search-binaries-default, which a name without a slash is looked for in.
+	searched := []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"}
+	for file, pattern := range map[string]string{
+		"Makefile":         `(?m)^\tinstall .* \$\(DESTDIR\)(/.*)/hostport-agent$`,
+		".goreleaser.yaml": `(?m)^    bindir: (/.*)$`,
+	} {
+		found := regexp.MustCompile(pattern).FindAllStringSubmatch(read(t, file), -1)
+		if len(found) != 1 {
+			t.Errorf("%s installs the agent in %q", file, found)
+			continue
+		}
+		dir := found[0][1]
+		if program != dir+"/hostport-agent" && (program != "hostport-agent" || !slices.Contains(searched, dir)) {
+			t.Errorf("%s installs the agent in %s: the unit does not find %s there", file, dir, program)
+		}
+	}
+}
+
+// read returns the text of a file of the project.
+func read(t *testing.T, file string) string {
+	t.Helper()
+	b, err := os.ReadFile("../../" + file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 // TestDocumented wants every flag in docs/agent.md.
 func TestDocumented(t *testing.T) {
-	b, err := os.ReadFile("../../docs/agent.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := read(t, "docs/agent.md")
 	var help bytes.Buffer
 	if _, err := parse([]string{"--help"}, &help); err == nil {
 		t.Fatal("no help")
@@ -106,7 +128,7 @@ func TestDocumented(t *testing.T) {
 		t.Fatalf("%d flags:\n%s", len(flags), help.String())
 	}
 	for _, f := range flags {
-		if !strings.Contains(string(b), "`--"+f[1]) {
+		if !strings.Contains(text, "`--"+f[1]) {
 			t.Errorf("docs/agent.md does not tell of --%s", f[1])
 		}
 	}
