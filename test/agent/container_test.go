@@ -25,7 +25,7 @@ const containerVariable = "AGENT_TEST_CONTAINER"
 func capabilities() []uintptr {
 	return []uintptr{
 		unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SYS_PTRACE,
-		unix.CAP_DAC_OVERRIDE, unix.CAP_CHOWN,
+		unix.CAP_DAC_OVERRIDE, unix.CAP_CHOWN, unix.CAP_FOWNER,
 	}
 }
 
