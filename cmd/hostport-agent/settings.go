@@ -104,17 +104,29 @@ func (s *settings) check(f *flag.FlagSet) error {
 		}
 		s.Install.Settings = append(s.Install.Settings, setting)
 	}
-	podPorts := ""
-	if s.podPorts {
-		podPorts = "agent"
-	}
-	for _, x := range []install.Setting{{Key: "dataDir", Value: s.DataDir}, {Key: "backend", Value: s.Backend}, {Key: "podPorts", Value: podPorts}} {
+	for _, x := range []install.Setting{{Key: "dataDir", Value: s.DataDir}, {Key: "backend", Value: s.Backend}} {
 		if x.Value != "" {
 			x.Value = fmt.Sprintf("%q", x.Value)
 			s.Install.Settings = append(s.Install.Settings, x)
 		}
 	}
+	s.Install.Settings = append(s.Install.Settings, s.whoKnows()...)
 	return nil
+}
+
+// whoKnows returns what the entry says of who knows a pod's host ports. Without
+// --pod-ports nobody answers the plugin: what an agent with it wrote has to go, or no
+// pod could start.
+func (s *settings) whoKnows() []install.Setting {
+	const key = "podPorts"
+	switch {
+	case s.podPorts:
+		return []install.Setting{{Key: key, Value: `"agent"`}}
+	case slices.ContainsFunc(s.Install.Settings, func(x install.Setting) bool { return strings.EqualFold(x.Key, key) }):
+		return nil // --config says it
+	default:
+		return []install.Setting{{Key: key}}
+	}
 }
 
 // options are those of the agent. Programs to install are in the directory of

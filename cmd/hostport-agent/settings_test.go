@@ -78,6 +78,25 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestPodPorts wants the entry to say that the agent is asked only if it answers.
+func TestPodPorts(t *testing.T) {
+	for args, want := range map[string][]install.Setting{
+		"--pod-ports":               {{Key: "podPorts", Value: `"agent"`}},
+		"":                          {{Key: "podPorts"}},
+		"--config podPorts=runtime": {{Key: "podPorts", Value: `"runtime"`}},
+		"--config snat=false":       {{Key: "snat", Value: "false"}, {Key: "podPorts"}},
+	} {
+		s, err := parse(strings.Fields(args), os.Stderr)
+		if err != nil {
+			t.Errorf("%q: %v", args, err)
+			continue
+		}
+		if diff := cmp.Diff(want, s.Install.Settings); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", args, diff)
+		}
+	}
+}
+
 // TestUnit reads the command line of the systemd unit, which has to work wherever
 // the agent is installed.
 func TestUnit(t *testing.T) {

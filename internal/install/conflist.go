@@ -29,7 +29,8 @@ func ownKeys() []string {
 	return []string{"dataDir", "lockTimeout", "hostListener", "logLevel", "logFile", "podPorts"}
 }
 
-// Setting is a key of the plugin's entry and its value as JSON.
+// Setting is a key of the plugin's entry and its value as JSON. Without a value the
+// entry is not to have the key.
 type Setting struct {
 	Key   string
 	Value string
@@ -169,7 +170,11 @@ func configure(text []byte, at int, kind string, settings []Setting) ([]byte, er
 	quoted := fmt.Sprintf("%q", kind)
 	text, err := setMember(text, at, "type", quoted)
 	for _, s := range settings {
-		if err == nil {
+		switch {
+		case err != nil:
+		case s.Value == "":
+			text, err = removeMember(text, at, s.Key)
+		default:
 			text, err = setMember(text, at, s.Key, s.Value)
 		}
 	}

@@ -203,6 +203,9 @@ func TestSettings(t *testing.T) {
 	n.want(map[string]string{"10-podnet.conflist": want, "10-podnet.conflist.hostport-backup": bridge})
 	n.o.Settings = []Setting{{"snat", `"perhaps"`}}
 	n.fails("snat")
+	n.o.Settings = []Setting{{"snat", ""}, {"backend", ""}}
+	n.install()
+	n.want(map[string]string{"10-podnet.conflist": strings.Replace(want, `,"snat":true`, "", 1), "10-podnet.conflist.hostport-backup": bridge})
 	dirs, err := DataDirs(filepath.Join(n.conf, "missing"), n.conf)
 	if diff := cmp.Diff([]string{"/var/lib/hostport"}, dirs); err != nil || diff != "" {
 		t.Errorf("DataDirs: %v (-want +got):\n%s", err, diff)

@@ -82,4 +82,17 @@ users: [{name: test, user: {}}]
 	}
 	b.MustDel(t)
 	a.MustDel(t)
+
+	// An agent that does not answer leaves no entry that says to ask it: the runtime's
+	// word counts again.
+	if out, err := n.stop(syscall.SIGTERM); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	n.start()
+	n.awaitReady()
+	if c, err := n.network().Add(n.w.NewPod("off")); err != nil {
+		t.Errorf("ADD after --pod-ports was taken away: %v\n%s", err, n.conflist())
+	} else {
+		c.MustDel(t)
+	}
 }
