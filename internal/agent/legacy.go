@@ -3,10 +3,13 @@ package agent
 import (
 	"context"
 	"hash/maphash"
+	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/node"
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // legacyTables remembers what the tables of iptables-legacy held when they were
@@ -32,17 +35,26 @@ func (l *legacyTables) forget() {
 	}
 }
 
+// servesFromLegacy reports whether the tables of iptables-legacy may hold rules of ours.
+func (a *Agent) servesFromLegacy() bool {
+	onIptables := func(at *hostport.Attachment) bool { return at.Backend == backend.Iptables }
+	return a.healer.legacy.last.Load() != 0 && slices.ContainsFunc(a.metrics.snapshot().Attachments, onIptables)
+}
+
 // watchLegacy looks every few seconds whether the tables of iptables-legacy have
-// changed, and has rules compared if so.
+// changed, and has rules compared if so. They may also have changed and changed back: the
+// plugin wrote, and a firewall restored what it had saved before.
 func (a *Agent) watchLegacy(ctx context.Context) {
-	failed := false
+	failed, written := false, a.node().Written()
 	for pause(ctx, a.o.LegacyInterval) {
 		changed, err := a.healer.legacy.look()
 		if err != nil && !failed {
 			a.log.Error("tables of iptables-legacy cannot be read", "reason", err)
 		}
 		failed = err != nil
-		if changed {
+		before := written
+		written = a.node().Written()
+		if changed || !written.Equal(before) && a.servesFromLegacy() {
 			a.healer.notice(trigger{cause: causeChanged, at: time.Now()})
 		}
 	}

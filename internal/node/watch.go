@@ -33,6 +33,10 @@ func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
 // table, and is 0 where no table is loaded. Digests of one seed can be compared.
 func LegacyDigest(seed maphash.Seed) (uint64, error) { return iptables.LegacyDigest(seed) }
 
+// Written returns when a record was last written, the zero Time on a node without state.
+// It takes no lock.
+func (n *Node) Written() time.Time { return state.Written(n.Dir) }
+
 // Count counts a call of the runtime's as VERB/RESULT, a refusal as conflict/KIND, or
 // a takeover, for whoever watches the node. Nothing fails that cannot be counted.
 func (n *Node) Count(name string, took time.Duration) {

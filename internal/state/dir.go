@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,15 @@ const (
 func Exists(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, dbName))
 	return !errors.Is(err, os.ErrNotExist)
+}
+
+// Written returns when the state file was last written, the zero Time if there is none.
+func Written(dir string) time.Time {
+	fi, err := os.Lstat(filepath.Join(dir, dbName))
+	if err != nil {
+		return time.Time{}
+	}
+	return fi.ModTime()
 }
 
 // Mentions reports whether the state file may say something of a container, in records

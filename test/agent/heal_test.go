@@ -210,11 +210,14 @@ func TestHealSnapshot(t *testing.T) {
 		t.Run(string(b), func(t *testing.T) {
 			t.Parallel()
 			n, net := newNode(t, b, "hostport")
-			n.start("--legacy-interval", "1s")
+			n.start("--legacy-interval", "2s")
 			n.awaitReady()
 			n.web(net, "stays", 8081)
 			gone := n.web(net, "gone", 8080)
 			restore := n.snapshot()
+			if b == world.IptablesLegacy {
+				time.Sleep(2200 * time.Millisecond) // the agent looks: what is restored is what it saw last
+			}
 			gone.MustDel(t)
 			n.web(net, "later", 8082)
 			want := n.rules()
