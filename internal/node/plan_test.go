@@ -73,7 +73,7 @@ func TestPlanAdd(t *testing.T) {
 		{"its own earlier record", with(pod("new", "10.0.0.3/24", 8080), func(*hostport.Attachment) {}), lives(), "new", ""},
 		{"a living owner of a port", pod("old", "10.0.0.2/24", 443), lives("old"), "", "host port 443/tcp is held by pod default/old (container old), since 2026-11-24T12:00:00Z"},
 		{"a dead owner of a port", pod("old", "10.0.0.2/24", 443), lives(), "old", ""},
-		{"an owner that may live", pod("old", "10.0.0.2/24", 443), lives("?old"), "", "cannot be told"},
+		{"an owner that may live", pod("old", "10.0.0.2/24", 443), lives("?old"), "", "cannot determine"},
 		{"an earlier sandbox of the pod", with(pod("old", "10.0.0.2/24", 443), func(a *hostport.Attachment) { a.Pod.UID = "uid-new" }), lives("old"), "old", ""},
 		{"another interface of the same sandbox", with(pod("new", "10.0.1.2/24", 443), func(a *hostport.Attachment) { a.IfName, a.Pod.UID = "net1", "uid-new" }), lives("new"), "", "held by"},
 		{"another pod without UID", with(pod("old", "10.0.0.2/24", 443), func(a *hostport.Attachment) { a.Pod.UID = "" }), lives("old"), "", "held by"},
