@@ -54,7 +54,7 @@ func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 			sockets = append(sockets, all...)
 		}
 	}
-	pids := sync.OnceValue(func() map[string]int { return holders("/proc") })
+	processes := sync.OnceValue(func() map[string]process { return holders("/proc") })
 	slices.SortFunc(sockets, func(x, y socket) int { return x.address.Compare(y.address) })
 	for _, m := range mappings {
 		for _, s := range sockets {
@@ -62,8 +62,8 @@ func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 			if !m.Overlaps(s.takes) || slices.ContainsFunc(out, func(l Listener) bool { return l.Mapping == m && l.Address == s.address }) {
 				continue
 			}
-			pid := pids()[fmt.Sprintf("socket:[%d]", s.inode)]
-			out = append(out, Listener{Mapping: m, Address: s.address, PID: pid, Command: command(pid)})
+			by := processes()[fmt.Sprintf("socket:[%d]", s.inode)]
+			out = append(out, Listener{Mapping: m, Address: s.address, PID: by.pid, Command: by.command})
 		}
 	}
 	return out, nil

@@ -7,13 +7,20 @@ import (
 	"strings"
 )
 
+// process is one that has a socket open, by its ID and name.
+type process struct {
+	pid     int
+	command string
+}
+
 // holders reads proc, which is /proc, and returns by socket the process that has it
 // open, among those whose file descriptors the caller may read: the lowest process
 // ID where several do, so that a master comes before its workers. The key is what
 // the kernel calls the socket, "socket:[INODE]". What cannot be read is left out:
-// the socket is there all the same.
-func holders(proc string) map[string]int {
-	out := map[string]int{}
+// the socket is there all the same. So is a process that ended meanwhile, such as a
+// child of the listener's on its way to another program.
+func holders(proc string) map[string]process {
+	out := map[string]process{}
 	processes, _ := os.ReadDir(proc)
 	for _, p := range processes {
 		pid, err := strconv.Atoi(p.Name())
@@ -22,18 +29,22 @@ func holders(proc string) map[string]int {
 		}
 		dir := filepath.Join(proc, p.Name(), "fd")
 		fds, _ := os.ReadDir(dir)
+		var sockets []string
 		for _, fd := range fds {
 			link, _ := os.Readlink(dir + "/" + fd.Name())
-			if other, known := out[link]; strings.HasPrefix(link, "socket:") && (!known || pid < other) {
-				out[link] = pid
+			if other, known := out[link]; strings.HasPrefix(link, "socket:") && (!known || pid < other.pid) {
+				sockets = append(sockets, link)
+			}
+		}
+		if len(sockets) == 0 {
+			continue
+		}
+		comm, _ := os.ReadFile(filepath.Join(proc, p.Name(), "comm"))
+		if command := strings.TrimSuffix(string(comm), "\n"); command != "" {
+			for _, link := range sockets {
+				out[link] = process{pid, command}
 			}
 		}
 	}
 	return out
-}
-
-// command returns the name of a process, or "" if there is none.
-func command(pid int) string {
-	comm, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
-	return strings.TrimSuffix(string(comm), "\n")
 }
