@@ -47,10 +47,9 @@ func (s *session) resync(ctx context.Context) error {
 		returned, err := rewrite()
 		if errors.Is(err, backend.ErrNoGuard) {
 			s.Log.Warn("127.0.0.1 will not reach pods: 127.0.0.0/8 cannot be guarded", "backend", name, "reason", err)
-			if err = s.keepOffLoopback(name); err == nil {
-				all, err = s.snapshot(nil)
-			}
-			if err == nil {
+			var without *Snapshot
+			if without, err = s.keepOffLoopback(name); err == nil {
+				all = without
 				returned, err = rewrite()
 			}
 		}
@@ -79,8 +78,8 @@ func (s *session) resync(ctx context.Context) error {
 }
 
 // keepOffLoopback records that 127.0.0.1 is not to reach the attachments of a backend,
-// and closes the interfaces that only they needed.
-func (s *session) keepOffLoopback(name string) error {
+// and closes the interfaces that only they needed. It returns the records as they are then.
+func (s *session) keepOffLoopback(name string) (*Snapshot, error) {
 	err := s.Update(func(tx *state.Tx) error {
 		records, _, err := tx.Records()
 		if err != nil {
@@ -98,7 +97,10 @@ func (s *session) keepOffLoopback(name string) error {
 		s.closing = tx.Needless()
 		return nil
 	})
-	return errors.Join(err, each(s.closing, loopback.Close))
+	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
+		return nil, err
+	}
+	return s.snapshot(nil)
 }
 
 // owners reads the owners that the rules in the kernel name. A backend that cannot
