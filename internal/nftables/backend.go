@@ -42,8 +42,8 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	s := parseSeen(c.Seen)
 	// An ADD takes the sets of its clients to exist: the kernel fails with ENOENT if one
 	// does not.
-	adds := len(c.Remove) == 0
-	p, err := newPlan(c, !adds)
+	asked := len(c.Remove) > 0 || s.generation == 0
+	p, err := newPlan(c, asked)
 	if err != nil || p.empty() {
 		return c.Seen, err
 	}
@@ -56,8 +56,8 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 			s.generation++
 		}
 	}
-	if s.generation == 0 || nfnetlink.Transient(err) || adds && nfnetlink.HasErrno(err, unix.ENOENT) {
-		if adds {
+	if s.generation == 0 || nfnetlink.Transient(err) || !asked && nfnetlink.HasErrno(err, unix.ENOENT) {
+		if !asked {
 			if p, err = newPlan(c, true); err != nil {
 				return "", err
 			}
