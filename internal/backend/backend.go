@@ -88,9 +88,9 @@ type Connections struct {
 type Backend interface {
 	// Apply carries out one change, in both families. As long as nobody else changes
 	// the rules it reads nothing: the transaction itself fails where the kernel is not
-	// at c.Before, and the error then wraps ErrDrift. After any error the rules of either family
-	// may or may not have changed, and the caller calls Rewrite. seen is for
-	// the next Change.
+	// at c.Before, and the error then wraps ErrDrift. After any error the rules of
+	// either family may or may not have changed, and the caller calls Rewrite. seen
+	// is for the next Change.
 	Apply(ctx context.Context, c Change) (seen string, err error)
 	// Rewrite makes the kernel hold the rules of exactly these attachments,
 	// whatever was there, also what another layout of the rules left. With none

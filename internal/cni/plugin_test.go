@@ -235,7 +235,7 @@ func TestStatus(t *testing.T) {
 func TestCounts(t *testing.T) {
 	n := netns.New(t)
 	config := configuration(t)
-	dataDir, unlock := locked(t, config)
+	unlock := locked(t, config)
 	del := map[string]string{"CNI_COMMAND": "DEL"}
 	if e := run(t, n, with(config, someMapping), del).error(t); e.Code != types.ErrTryAgainLater {
 		t.Errorf("DEL beside another call: error %d %q, want %d", e.Code, e.Msg, types.ErrTryAgainLater)
@@ -246,7 +246,7 @@ func TestCounts(t *testing.T) {
 			t.Errorf("%v: exit status %d: %s", env, out.code, out.stdout)
 		}
 	}
-	got, err := state.Counts(dataDir)
+	got, err := state.Counts(dataDir(t, config))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestCounts(t *testing.T) {
 func TestNobodyWaitsWithoutMappings(t *testing.T) {
 	n := netns.New(t)
 	config := configuration(t)
-	_, unlock := locked(t, config)
+	unlock := locked(t, config)
 	defer unlock()
 	for _, tc := range []struct {
 		verb, keys string
@@ -296,19 +296,25 @@ func with(config, keys string) string {
 	return strings.Replace(config, "{", strings.TrimSuffix(`{"backend":"nftables","lockTimeout":"50ms",`+keys, ",")+",", 1)
 }
 
-// locked makes a state in the directory that a configuration names, and holds it as a
-// call does that takes long.
-func locked(t *testing.T, config string) (dataDir string, unlock func()) {
+// dataDir returns the state directory that a configuration names.
+func dataDir(t *testing.T, config string) string {
 	t.Helper()
 	var c struct{ DataDir string }
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		t.Fatal(err)
 	}
-	s, err := state.Open(t.Context(), state.Options{Dir: c.DataDir, Timeout: time.Second, BootID: "another", Layout: 1})
+	return c.DataDir
+}
+
+// locked makes a state in the directory that a configuration names, and holds it as a
+// call does that takes long.
+func locked(t *testing.T, config string) (unlock func()) {
+	t.Helper()
+	s, err := state.Open(t.Context(), state.Options{Dir: dataDir(t, config), Timeout: time.Second, BootID: "another", Layout: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.DataDir, func() {
+	return func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
@@ -340,7 +346,6 @@ func (f agentFunc) Mappings(_ context.Context, r podports.Request) ([]podports.M
 // there.
 func TestPodPorts(t *testing.T) {
 	n := netns.New(t)
-	const sent = `"runtimeConfig":{"portMappings":[{"hostPort":81,"containerPort":80}]}`
 	web := podports.Mapping{HostPort: 81, ContainerPort: 80, Protocol: "TCP"}
 	says := func(ms ...podports.Mapping) agentFunc {
 		return func(r podports.Request) ([]podports.Mapping, error) {
@@ -368,9 +373,9 @@ func TestPodPorts(t *testing.T) {
 		{name: "one that is wrong", agent: says(podports.Mapping{HostPort: 1, ContainerPort: 70000, Protocol: "TCP"}), args: podOf, code: again, word: "the agent's portMappings[0].containerPort"},
 		{name: "no pod", args: "IgnoreUnknown=1"},
 		{name: "a container of Podman's", args: "K8S_POD_NAME=web"},
-		{name: "both agree", agent: says(web), keys: sent, args: podOf, code: sandbox},
-		{name: "both differ", agent: says(), keys: sent, args: podOf, code: sandbox, stderr: "agent and runtime do not agree"},
-		{name: "no agent, but a runtime", keys: sent, args: podOf, code: sandbox, stderr: "the agent could not be asked"},
+		{name: "both agree", agent: says(web), keys: someMapping, args: podOf, code: sandbox},
+		{name: "both differ", agent: says(), keys: someMapping, args: podOf, code: sandbox, stderr: "agent and runtime do not agree"},
+		{name: "no agent, but a runtime", keys: someMapping, args: podOf, code: sandbox, stderr: "the agent could not be asked"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			keys := []string{`"podPorts":"agent"`}
@@ -407,20 +412,17 @@ func TestPodPorts(t *testing.T) {
 // serveAgent answers at the socket that a configuration leads to.
 func serveAgent(t *testing.T, config string, agent agentFunc) {
 	t.Helper()
-	var c struct{ DataDir string }
-	if err := json.Unmarshal([]byte(config), &c); err != nil {
-		t.Fatal(err)
-	}
+	dir := dataDir(t, config)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- podports.Serve(ctx, c.DataDir, agent, slog.New(slog.DiscardHandler)) }()
+	go func() { done <- podports.Serve(ctx, dir, agent, slog.New(slog.DiscardHandler)) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	for podports.Ping(podports.Socket(c.DataDir)) != nil {
+	for podports.Ping(podports.Socket(dir)) != nil {
 		time.Sleep(time.Millisecond)
 	}
 }

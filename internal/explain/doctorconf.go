@@ -10,6 +10,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/crio"
 	"github.com/hostport-cni/hostport/internal/install"
 	"github.com/hostport-cni/hostport/internal/netconf"
@@ -70,7 +71,7 @@ func (d *doctor) entry(n install.Network, at int, where string) {
 	case at == 0:
 		text = "hostport is first: it has to come after the plugin that makes the pod's interface"
 	case err != nil:
-		text = "hostport refuses its entry: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+		text = "hostport refuses its entry: " + backend.OneLine(err.Error(), 8<<10)
 	case !conf.AskAgent && !p.Network.Capabilities["portMappings"]:
 		text = "hostport (after " + before + ") lacks \"capabilities\": {\"portMappings\": true}: the runtime sends it no ports"
 	default:

@@ -127,8 +127,8 @@ func TestPodsKeepTheirPorts(t *testing.T) {
 	})
 }
 
-// The first call of any verb, for a pod with mappings, brings the rules to the later layout, also on a
-// node where no pod comes or goes.
+// The first call of any verb, for a pod with mappings, brings the rules to the later
+// layout, also on a node where no pod comes or goes.
 func TestFirstCallRewrites(t *testing.T) {
 	for verb, call := range map[string]func(n *node, a *world.Attachment){
 		"CHECK": func(n *node, a *world.Attachment) { n.checks(a) },
