@@ -64,6 +64,19 @@ type Pending struct {
 	Changed []*hostport.Attachment `json:"changed,omitempty"`
 }
 
+// AppendJSON appends p to b.
+func (p *Pending) AppendJSON(b []byte) []byte {
+	names, _ := json.Marshal(p.Backends) // which cannot fail
+	b = append(append(append(b, `{"backends":`...), names...), `,"changed":[`...)
+	for i, a := range p.Changed {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = a.AppendJSON(b)
+	}
+	return append(b, "]}"...)
+}
+
 // View identifies the namespaces from which the plugin looks at the node's
 // processes and mounts, by their inodes.
 type View struct{ PID, Mount uint64 }
@@ -117,11 +130,10 @@ func (t *Tx) recorded(a *hostport.Attachment) bool {
 // write does something to a record and to each of its index entries, and adds it to
 // the fingerprint, or takes it out.
 func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []byte) error) error {
-	v, err := encode(a)
-	fp, ferr := t.Fingerprint(a.Backend)
+	fp, err := t.Fingerprint(a.Backend)
 	errs := []error{
-		err, ferr,
-		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), v),
+		err,
+		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), encode(a)),
 		t.put(keyFingerprint+a.Backend, fp.Toggle(t.opts.Layout, a)),
 	}
 	for _, p := range places(a) {
@@ -265,22 +277,18 @@ func (t *Tx) get(key string, v any) error {
 	return nil
 }
 
-func (t *Tx) put(key string, v any) error {
-	b, err := encode(v)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", key, err)
-	}
-	return t.tx.Bucket(bucketMeta).Put([]byte(key), b)
+func (t *Tx) put(key string, v appender) error {
+	return t.tx.Bucket(bucketMeta).Put([]byte(key), encode(v))
 }
+
+type appender interface{ AppendJSON([]byte) []byte }
 
 // encode returns v in JSON behind a checksum: bbolt has checksums for its meta
 // pages alone, and noise in a record must not become a rule.
-func encode(v any) ([]byte, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	return append(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(b)), b...), nil
+func encode(v appender) []byte {
+	b := v.AppendJSON(make([]byte, 4))
+	binary.BigEndian.PutUint32(b, crc32.ChecksumIEEE(b[4:]))
+	return b
 }
 
 func decode(b []byte, v any) error {

@@ -3,8 +3,7 @@ package hostport
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
-	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -31,11 +30,8 @@ func (p Fingerprint) Toggle(layout int, all ...*Attachment) Fingerprint {
 	for _, a := range all {
 		c := *a
 		c.AddedAt, c.Sandbox.Path = time.Time{}, ""
-		b, err := json.Marshal(&c)
-		if err != nil {
-			panic(err) // no field of an Attachment can fail to marshal
-		}
-		sum := sha256.Sum256(fmt.Appendf(b, "\x00%d", layout))
+		b := append(c.AppendJSON(nil), 0)
+		sum := sha256.Sum256(strconv.AppendInt(b, int64(layout), 10))
 		hash := binary.BigEndian.Uint64(sum[:])
 		if len(a.Forwards(IPv4)) > 0 {
 			p.V4 ^= hash
