@@ -16,7 +16,7 @@ import (
 // schema is that of the file. The facts of other schemas, older and newer, are
 // read alike: unknown fields are ignored, and everything but the facts is written
 // anew.
-const schema = "2"
+const schema = "3"
 
 // current reports whether the contents can be used as they are: they are of
 // this boot, schema and layout.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -21,7 +22,7 @@ import (
 // index entries have empty values. Values in JSON, which are records and what is
 // derived from them, have a checksum before them.
 var (
-	// pending -> Pending; fingerprint/BACKEND -> Fingerprint; all else -> text
+	// pending -> Pending; all else -> text
 	bucketMeta = []byte("meta")
 	// KEY -> Attachment
 	bucketAttachments = []byte("attachments")
@@ -66,15 +67,15 @@ type Pending struct {
 
 // AppendJSON appends p to b.
 func (p *Pending) AppendJSON(b []byte) []byte {
-	names, _ := json.Marshal(p.Backends) // which cannot fail
-	b = append(append(append(b, `{"backends":`...), names...), `,"changed":[`...)
-	for i, a := range p.Changed {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = a.AppendJSON(b)
+	b = append(b, `{"backends":[`...)
+	for _, name := range p.Backends {
+		b = append(strconv.AppendQuote(b, name), ',')
 	}
-	return append(b, "]}"...)
+	b = append(bytes.TrimSuffix(b, []byte(",")), `],"changed":[`...)
+	for _, a := range p.Changed {
+		b = append(a.AppendJSON(b), ',')
+	}
+	return append(bytes.TrimSuffix(b, []byte(",")), "]}"...)
 }
 
 // View identifies the namespaces from which the plugin looks at the node's
@@ -131,10 +132,11 @@ func (t *Tx) recorded(a *hostport.Attachment) bool {
 // the fingerprint, or takes it out.
 func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []byte) error) error {
 	fp, err := t.Fingerprint(a.Backend)
+	fp = fp.Toggle(t.opts.Layout, a)
 	errs := []error{
 		err,
 		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), encode(a)),
-		t.put(keyFingerprint+a.Backend, fp.Toggle(t.opts.Layout, a)),
+		t.setNumbers(keyFingerprint+a.Backend, fp.V4, fp.V6),
 	}
 	for _, p := range places(a) {
 		errs = append(errs, do(t.tx.Bucket(p.bucket), p.entry(a), nil))
@@ -193,7 +195,7 @@ func (t *Tx) Version() string { return fmt.Sprint(t.ID(), " ", t.tx.ID()) }
 
 // Fingerprint returns the fingerprint of all records of a backend.
 func (t *Tx) Fingerprint(backend string) (p hostport.Fingerprint, err error) {
-	err = t.get(keyFingerprint+backend, &p)
+	p.V4, p.V6, err = t.numbers(keyFingerprint + backend)
 	return p, err
 }
 
@@ -217,7 +219,12 @@ func (t *Tx) SetRewritten(at time.Time) error {
 
 // Pending returns what is to be recovered.
 func (t *Tx) Pending() (p Pending, err error) {
-	err = t.get(keyPending, &p)
+	if b := t.tx.Bucket(bucketMeta).Get([]byte(keyPending)); b != nil {
+		err = decode(b, &p)
+	}
+	if err != nil {
+		err = fmt.Errorf("read what is pending: %w", err)
+	}
 	return p, err
 }
 
@@ -228,22 +235,20 @@ func (t *Tx) SetPending(p *Pending) error {
 	}
 	slices.Sort(p.Backends)
 	p.Backends = slices.Compact(p.Backends)
-	return t.put(keyPending, p)
+	return t.tx.Bucket(bucketMeta).Put([]byte(keyPending), encode(p))
 }
 
 // View returns the view that the plugin had when it last ran, or the zero View.
 func (t *Tx) View() View {
-	pid, mount, _ := strings.Cut(t.text(keyView), " ")
-	p, perr := strconv.ParseUint(pid, 10, 64)
-	m, merr := strconv.ParseUint(mount, 10, 64)
-	if perr != nil || merr != nil {
+	pid, mount, err := t.numbers(keyView)
+	if err != nil {
 		return View{}
 	}
-	return View{p, m}
+	return View{pid, mount}
 }
 
 // SetView stores the view of the running plugin.
-func (t *Tx) SetView(v View) error { return t.setText(keyView, fmt.Sprintf("%d %d", v.PID, v.Mount)) }
+func (t *Tx) SetView(v View) error { return t.setNumbers(keyView, v.PID, v.Mount) }
 
 // Opened reports whether we set route_localnet on the interface.
 func (t *Tx) Opened(ifname string) bool {
@@ -264,28 +269,29 @@ func (t *Tx) setText(key, text string) error {
 	return t.tx.Bucket(bucketMeta).Put([]byte(key), []byte(text))
 }
 
-// get decodes a value of the metadata into v, which it leaves alone if there
-// is none.
-func (t *Tx) get(key string, v any) error {
-	b := t.tx.Bucket(bucketMeta).Get([]byte(key))
-	if b == nil {
-		return nil
+// numbers returns the two numbers of a text, zero if there is none.
+func (t *Tx) numbers(key string) (x, y uint64, err error) {
+	text := t.text(key)
+	if text == "" {
+		return 0, 0, nil
 	}
-	if err := decode(b, v); err != nil {
-		return fmt.Errorf("read %s: %w", key, err)
+	first, second, _ := strings.Cut(text, " ")
+	x, xerr := strconv.ParseUint(first, 10, 64)
+	y, yerr := strconv.ParseUint(second, 10, 64)
+	if err := errors.Join(xerr, yerr); err != nil {
+		return 0, 0, damagef("%s: %w", key, err)
 	}
-	return nil
+	return x, y, nil
 }
 
-func (t *Tx) put(key string, v appender) error {
-	return t.tx.Bucket(bucketMeta).Put([]byte(key), encode(v))
+func (t *Tx) setNumbers(key string, x, y uint64) error {
+	b := append(strconv.AppendUint(nil, x, 10), ' ')
+	return t.tx.Bucket(bucketMeta).Put([]byte(key), strconv.AppendUint(b, y, 10))
 }
-
-type appender interface{ AppendJSON([]byte) []byte }
 
 // encode returns v in JSON behind a checksum: bbolt has checksums for its meta
 // pages alone, and noise in a record must not become a rule.
-func encode(v appender) []byte {
+func encode(v interface{ AppendJSON([]byte) []byte }) []byte {
 	b := v.AppendJSON(make([]byte, 4))
 	binary.BigEndian.PutUint32(b, crc32.ChecksumIEEE(b[4:]))
 	return b

@@ -11,8 +11,8 @@ import (
 // kernel, one number a family: the XOR of the hashes of all attachments that map
 // anything in it. 0 is none.
 type Fingerprint struct {
-	V4 uint64 `json:"v4,omitempty"`
-	V6 uint64 `json:"v6,omitempty"`
+	V4 uint64
+	V6 uint64
 }
 
 // Of returns the number of family f.

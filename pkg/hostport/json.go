@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -44,15 +45,6 @@ func (a *Attachment) AppendJSON(b []byte) []byte {
 	if !a.AddedAt.IsZero() {
 		e.text("addedAt", a.AddedAt.Format(time.RFC3339Nano))
 	}
-	e.end('}')
-	return e
-}
-
-// AppendJSON appends to b exactly what encoding/json makes of p.
-func (p Fingerprint) AppendJSON(b []byte) []byte {
-	e := encoder(append(b, '{'))
-	e.numberIfAny("v4", p.V4)
-	e.numberIfAny("v6", p.V6)
 	e.end('}')
 	return e
 }
@@ -119,7 +111,10 @@ func (e *encoder) separate() {
 
 func (e *encoder) string(s string) {
 	e.separate()
-	b, _ := json.Marshal(s) // which cannot fail
+	b := []byte(`"` + s + `"`)
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>&`, r) }) {
+		b, _ = json.Marshal(s) // which cannot fail
+	}
 	*e = append(*e, b...)
 }
 

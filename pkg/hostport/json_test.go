@@ -34,9 +34,6 @@ func TestAppendJSON(t *testing.T) {
 	for _, a := range samples {
 		same(t, a, a.AppendJSON([]byte("before")))
 	}
-	for _, p := range []hostport.Fingerprint{{}, {V4: 1}, {V6: 1 << 63}, {V4: 1, V6: 2}} {
-		same(t, p, p.AppendJSON([]byte("before")))
-	}
 }
 
 func same(t *testing.T, v any, got []byte) {
