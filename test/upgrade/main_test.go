@@ -15,8 +15,12 @@ import (
 )
 
 // past are commits before which the rules or the state had another form: the
-// last with 256 ports in a chain, and the last that stored the names of chains.
-var past = []string{"c97ecc5", "bada6ac"}
+// last with 256 ports in a chain, the last that stored the names of chains, and
+// the last of the layouts 2 and 3.
+var past = []string{"c97ecc5", "bada6ac", "c7ca5b6", layout3}
+
+// layout3 wrote the rules of layout 4 on nftables.
+const layout3 = "9ebd5f9"
 
 // next is the name of the plugin of another layout.
 const next = "next"

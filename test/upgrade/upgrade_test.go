@@ -3,6 +3,7 @@ package upgrade
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,43 +16,110 @@ type node struct {
 	*testing.T
 	w      *world.World
 	before world.Ruleset
+	// earlier is the first version.
+	earlier string
 	// old and now are the same network with the earlier and the later plugin.
 	old, now *world.Network
+	// oldAll is old with every client masqueraded.
+	oldAll *world.Network
 }
 
 func newNode(t *testing.T, b world.Backend, earlier, later string) *node {
 	w := world.New(t, world.Options{Backend: b})
 	w.InstallVariants()
-	n := &node{T: t, w: w, before: w.Ruleset()}
+	n := &node{T: t, w: w, before: w.Ruleset(), earlier: earlier}
 	dir := w.PluginDir
-	n.old = n.network(earlier)
+	n.usePlugin(earlier)
+	n.old = w.NewNetwork(world.NetworkOptions{})
+	n.oldAll = w.NewNetwork(world.NetworkOptions{Hostport: world.Config{"masqAll": true}})
 	w.PluginDir = dir
-	n.now = n.network(later)
+	n.usePlugin(later)
+	n.now = w.NewNetwork(world.NetworkOptions{})
 	return n
 }
 
-// network is the pods' network with one version of the plugin; "" is this one.
-func (n *node) network(version string) *world.Network {
+// usePlugin makes one version the plugin of networks made later; "" is this one.
+func (n *node) usePlugin(version string) {
 	n.Helper()
 	if version != "" {
 		n.w.UsePlugin("hostport", plugin(n.T, version))
 	}
-	return n.w.NewNetwork(world.NetworkOptions{})
 }
 
+// aside is how far the port that a pod has on the node's second addresses is from
+// the one that it has on all of them.
+const aside = 100
+
+// add makes a pod that has a port on every address of the node, over TCP and UDP,
+// and another on one address of each family.
 func (n *node) add(network *world.Network, name string, port int) *world.Attachment {
 	n.Helper()
-	a := network.MustAdd(n, name, world.TCP(port, 80))
+	a := network.MustAdd(
+		n, name, world.TCP(port, 80), world.UDP(port, 53),
+		world.TCP(port+aside, 80).On(world.V4.NodeSecond()), world.TCP(port+aside, 80).On(world.V6.NodeSecond()))
 	a.Pod.Serve("tcp", 80)
-	n.reaches(port, name)
+	a.Pod.Serve("udp", 53)
+	n.serves(a)
 	return a
 }
 
-func (n *node) reaches(port int, server string) {
+// serves asks pods in every way: from outside, on one address alone, from the node,
+// through 127.0.0.1, and from the pod itself, over TCP and UDP and in both families.
+// Who would not get the answer otherwise is masqueraded, others are not.
+func (n *node) serves(all ...*world.Attachment) {
 	n.Helper()
+	for _, a := range all {
+		port := uint16(a.Mapped())
+		for _, f := range world.Families {
+			from := f.Client()
+			if a.Network == n.oldAll {
+				from = f.Gateway()
+			}
+			n.reaches(n.w.Client, "tcp", netip.AddrPortFrom(f.NodeSecond(), port+aside), a, from)
+			for _, protocol := range []string{"tcp", "udp"} {
+				to := netip.AddrPortFrom(f.Node(), port)
+				n.reaches(n.w.Client, protocol, to, a, from)
+				n.reaches(n.w.Node, protocol, to, a, netip.Addr{})
+				n.reaches(a.Pod.Netns, protocol, to, a, f.Gateway())
+				if f == world.V4 {
+					n.reaches(n.w.Node, protocol, netip.AddrPortFrom(f.Loopback(), port), a, f.Gateway())
+				}
+			}
+		}
+	}
+}
+
+// reaches wants a pod to answer, and to see the client at an address, if that is valid.
+func (n *node) reaches(client *world.Netns, protocol string, to netip.AddrPort, a *world.Attachment, from netip.Addr) {
+	n.Helper()
+	got := client.Ask(n, protocol, to)
+	if got.Server != a.Pod.Name || from.IsValid() && got.Client.Addr() != from {
+		n.Errorf("%s asks %s/%s: answered by %q that saw %s, want %q and %s",
+			client.Name, to, protocol, got.Server, got.Client.Addr(), a.Pod.Name, from)
+	}
+}
+
+// watch connects to a pod all the time, from outside, from the node and from the pod
+// itself, until stop, which wants every connection to have been answered.
+func (n *node) watch(a *world.Attachment) (stop func()) {
+	n.Helper()
+	port := uint16(a.Mapped())
+	var everywhere, one []netip.AddrPort
 	for _, f := range world.Families {
-		if got := n.w.Client.Ask(n, "tcp", netip.AddrPortFrom(f.Node(), uint16(port))); got.Server != server {
-			n.Errorf("%s asks port %d: answered by %q, want %q", f, port, got.Server, server)
+		everywhere = append(everywhere, netip.AddrPortFrom(f.Node(), port))
+		one = append(one, netip.AddrPortFrom(f.NodeSecond(), port+aside))
+	}
+	watches := map[string]func() []error{
+		"outside":        n.w.Client.Watch(n, slices.Concat(everywhere, one)...),
+		"the node":       n.w.Node.Watch(n, append(everywhere, netip.AddrPortFrom(world.V4.Loopback(), port))...),
+		"the pod itself": a.Pod.Watch(n, everywhere...),
+	}
+	return func() {
+		n.Helper()
+		for from, lost := range watches {
+			if errs := lost(); len(errs) > 0 {
+				n.Errorf("%d connections from %s to %s failed: %v", len(errs), from, a.Pod.Name, errs[0])
+			}
 		}
 	}
 }
@@ -72,14 +140,20 @@ func (n *node) checks(all ...*world.Attachment) {
 	}
 }
 
+// invoke calls the later plugin, which has to succeed.
+func (n *node) invoke(i world.Invocation) {
+	n.Helper()
+	if out := n.w.Invoke(i); out.ExitCode != 0 {
+		n.Fatalf("%s: %s", i.Command, out.Stdout)
+	}
+}
+
 // ends deletes pods, and wants no rule to be left after the last.
 func (n *node) ends(all ...*world.Attachment) {
 	n.Helper()
 	for i, a := range all {
 		n.later(a).MustDel(n)
-		for _, b := range all[i+1:] {
-			n.reaches(b.Mapped(), b.Pod.Name)
-		}
+		n.serves(all[i+1:]...)
 	}
 	if diff := cmp.Diff(n.before, n.w.Ruleset()); diff != "" {
 		n.Errorf("ruleset after the last DEL (-want +got):\n%s", diff)
@@ -113,16 +187,17 @@ func everyPair(t *testing.T, scene func(n *node)) {
 // and go in the same range of ports, at every moment.
 func TestPodsKeepTheirPorts(t *testing.T) {
 	everyPair(t, func(n *node) {
-		a, b := n.add(n.old, "a", 8080), n.add(n.old, "b", 0x1f00)
-		lost := n.w.Client.Watch(n, netip.AddrPortFrom(world.V4.Node(), 8080), netip.AddrPortFrom(world.V6.Node(), 8080))
+		a, b := n.add(n.old, "a", 8080), n.add(n.oldAll, "b", 0x1f00)
+		stop := n.watch(a)
 		c := n.add(n.now, "c", 8081)
 		n.checks(a, b, c)
+		n.serves(a, b)
 		c.MustDel(n)
+		n.serves(a, b)
 		d := n.add(n.now, "d", 8090)
 		n.checks(a, b, d)
-		if errs := lost(); len(errs) > 0 {
-			n.Errorf("%d connections to a pod of the earlier version failed: %v", len(errs), errs[0])
-		}
+		n.serves(a, b)
+		stop()
 		n.ends(a, d, b)
 	})
 }
@@ -130,45 +205,71 @@ func TestPodsKeepTheirPorts(t *testing.T) {
 // The first call of any verb, for a pod with mappings, brings the rules to the later
 // layout, also on a node where no pod comes or goes.
 func TestFirstCallRewrites(t *testing.T) {
-	for verb, call := range map[string]func(n *node, a *world.Attachment){
-		"CHECK": func(n *node, a *world.Attachment) { n.checks(a) },
-		"ADD again": func(n *node, a *world.Attachment) {
-			if out := n.w.Invoke(n.later(a).Invocation("ADD", nil)); out.ExitCode != 0 {
-				n.Fatalf("ADD: %s", out.Stdout)
-			}
+	// Each returns the pods that live then.
+	for verb, call := range map[string]func(n *node, a, b *world.Attachment) []*world.Attachment{
+		"CHECK": func(n *node, a, b *world.Attachment) []*world.Attachment {
+			n.checks(a)
+			return []*world.Attachment{a, b}
 		},
-		"DEL of an unknown pod": func(n *node, a *world.Attachment) {
+		"ADD again": func(n *node, a, b *world.Attachment) []*world.Attachment {
+			n.invoke(n.later(a).Invocation("ADD", nil))
+			return []*world.Attachment{a, b}
+		},
+		"ADD of another pod": func(n *node, a, b *world.Attachment) []*world.Attachment {
+			return []*world.Attachment{a, b, n.add(n.now, "c", 8081)}
+		},
+		"DEL of an unknown pod": func(n *node, a, b *world.Attachment) []*world.Attachment {
 			i := n.later(a).Invocation("DEL", nil)
 			i.ContainerID = "unknown"
-			if out := n.w.Invoke(i); out.ExitCode != 0 {
-				n.Fatalf("DEL: %s", out.Stdout)
-			}
+			n.invoke(i)
+			return []*world.Attachment{a, b}
 		},
-		"GC": func(n *node, a *world.Attachment) {
-			if err := n.now.GC(a); err != nil {
+		"DEL of another pod": func(n *node, a, b *world.Attachment) []*world.Attachment {
+			n.later(b).MustDel(n)
+			return []*world.Attachment{a}
+		},
+		"GC": func(n *node, a, b *world.Attachment) []*world.Attachment {
+			if err := n.now.GC(a, b); err != nil {
 				n.Fatal(err)
 			}
+			return []*world.Attachment{a, b}
+		},
+		"CHECK after STATUS, which changes nothing": func(n *node, a, b *world.Attachment) []*world.Attachment {
+			earlier := n.w.Ruleset()
+			if err := n.now.Status(); err != nil {
+				n.Errorf("STATUS: %v", err)
+			}
+			if diff := cmp.Diff(earlier, n.w.Ruleset()); diff != "" {
+				n.Errorf("rules after STATUS (-before +after):\n%s", diff)
+			}
+			n.serves(a, b)
+			n.checks(b)
+			return []*world.Attachment{a, b}
 		},
 	} {
 		t.Run(verb, func(t *testing.T) {
 			everyPair(t, func(n *node) {
-				a := n.add(n.old, "a", 8080)
-				earlier := n.w.Ruleset()
-				call(n, a)
-				if cmp.Equal(earlier, n.w.Ruleset()) {
+				a, b := n.add(n.old, "a", 8080), n.add(n.oldAll, "b", 0x1f00)
+				rules, layout := n.w.Ruleset(), n.w.State()["meta/layout"]
+				live := call(n, a, b)
+				if cmp.Equal(rules, n.w.Ruleset()) && !(n.earlier == layout3 && n.w.Backend == world.NFTables) {
 					n.Errorf("the rules are those of the earlier version")
 				}
-				n.reaches(8080, "a")
+				if layout == n.w.State()["meta/layout"] {
+					n.Errorf("the state is that of the earlier version, of layout %q", layout)
+				}
+				n.serves(live...)
 				// Nothing is left to do for the next call.
 				now := n.w.Ruleset()
-				if out := n.w.Invoke(n.later(a).Invocation("ADD", nil)); out.ExitCode != 0 {
-					n.Fatalf("ADD: %s", out.Stdout)
-				}
+				n.invoke(n.later(a).Invocation("ADD", nil))
 				if diff := cmp.Diff(now, n.w.Ruleset()); diff != "" {
 					n.Errorf("rules after ADD again (-before +after):\n%s", diff)
 				}
-				n.checks(a)
-				n.ends(a)
+				n.checks(live...)
+				n.add(n.now, "d", 8090).MustDel(n)
+				n.serves(live...)
+				n.checks(live...)
+				n.ends(live...)
 			})
 		})
 	}
