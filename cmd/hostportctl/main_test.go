@@ -94,6 +94,7 @@ func TestCommands(t *testing.T) {
 		scene("a pod that is gone", gone)
 		scene("names that are escape sequences", hostile)
 		scene("status", status)
+		scene("the state is where the conflists say", found)
 	}
 }
 
