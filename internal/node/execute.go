@@ -44,6 +44,7 @@ type part struct {
 // they were, and the kernel was made to follow them.
 func (s *session) execute(ctx context.Context, p plan) error {
 	fault.Point(fault.BeforeRecord)
+	marked := slices.Clone(s.pending.Backends) // by a resync that failed: all is to be rewritten, and not this change alone
 	var parts []part
 	err := s.Update(func(tx *state.Tx) (err error) {
 		parts, err = s.record(tx, p)
@@ -59,7 +60,7 @@ func (s *session) execute(ctx context.Context, p plan) error {
 	}
 	s.flush(ctx, slices.Concat(p.remove, p.add))
 	fault.Point(fault.AfterFlows)
-	if err := s.Update(func(tx *state.Tx) error { return s.finish(tx, seen, nil) }); err != nil {
+	if err := s.Update(func(tx *state.Tx) error { return s.finish(tx, seen, marked) }); err != nil {
 		return fmt.Errorf("record end of change: %w", err)
 	}
 	fault.Point(fault.AfterDone)

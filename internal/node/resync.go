@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -72,7 +73,7 @@ func (s *session) resync(ctx context.Context) error {
 		if len(seen) > 0 {
 			err = tx.SetRewritten(time.Now())
 		}
-		return errors.Join(err, s.finish(tx, seen, unread))
+		return errors.Join(err, s.finish(tx, seen, slices.Collect(maps.Keys(unread))))
 	})
 	return errors.Join(append(again, failed.join(), err)...)
 }

@@ -121,9 +121,9 @@ func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachm
 }
 
 // finish records the end of a change: what the backends returned whose rules are as
-// recorded now, and the interfaces that were closed. A backend that could not be read
-// stays marked.
-func (s *session) finish(tx *state.Tx, seen map[string]string, unread failures) error {
+// recorded now, and the interfaces that were closed. Those of which more is to be read
+// or written stay marked.
+func (s *session) finish(tx *state.Tx, seen map[string]string, unfinished []string) error {
 	errs := []error{each(s.closing, func(ifname string) error { return tx.SetOpened(ifname, false) })}
 	for name, returned := range seen {
 		errs = append(errs, tx.SetSeen(name, returned))
@@ -131,7 +131,7 @@ func (s *session) finish(tx *state.Tx, seen map[string]string, unread failures) 
 	s.pending.Changed = nil
 	s.pending.Backends = slices.DeleteFunc(s.pending.Backends, func(name string) bool {
 		_, done := seen[name]
-		return done && unread[name] == nil
+		return done && !slices.Contains(unfinished, name)
 	})
 	return errors.Join(append(errs, tx.SetPending(&s.pending))...)
 }

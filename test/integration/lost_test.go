@@ -65,17 +65,6 @@ func lostStateScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 		}},
 		scenario{name: "two state directories on one node", tampers: true, run: twoStates},
-		scenario{name: "a lost state and rules of one family that cannot be read", backends: iptablesOnly, families: v4Only, run: func(e *env) {
-			web := e.web()
-			e.loseState()
-			e.w.ReplaceTool("ip6tables-save", `echo "ip6tables-save: cannot" >&2; exit 1`)
-			e.w.ReplaceTool("ip6tables-restore", `echo "ip6tables-restore: cannot" >&2; exit 1`)
-			e.refusedFor(e.net, web, world.TCP(8080, 81))
-			e.webTo(e.net, "other", 8081)
-			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
-			e.w.RestoreTools()
-		}},
 		scenario{name: "rules of an earlier boot count for nothing", reloads: true, run: func(e *env) { earlierBoot(e, func() { e.webTo(e.net, "next", 8081) }) }},
 		scenario{name: "rules of an earlier boot are removed by a DEL", reloads: true, run: func(e *env) {
 			earlierBoot(e, func() { e.invoke(e.stranger("DEL", 8090)) })

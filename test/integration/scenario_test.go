@@ -56,6 +56,7 @@ func TestScenarios(t *testing.T) {
 		reloadScenarios(),
 		gcScenarios(),
 		lostStateScenarios(),
+		unreadableScenarios(),
 		variantScenarios(),
 		ownerScenarios(),
 		statusScenarios(),

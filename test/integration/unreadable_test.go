@@ -1,0 +1,126 @@
+package integration
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/hostport-cni/hostport/test/world"
+)
+
+// unreadableScenarios are about rules of a family or a backend that cannot be read
+// for a time, while the others can.
+func unreadableScenarios() []scenario {
+	return []scenario{
+		{name: "a lost state and rules of one family that cannot be read", backends: iptablesOnly, run: func(e *env) {
+			web := e.web()
+			e.loseState()
+			e.breakTools(e.f.Other())
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.webTo(e.net, "other", 8081)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+			e.w.RestoreTools()
+		}},
+		{name: "a pod of both families, and a lost state of which one family can be read", backends: iptablesOnly, run: func(e *env) {
+			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
+			e.loseState()
+			e.breakTools(e.f.Other())
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.webTo(e.net, "other", 8081)
+			e.bothReach(web)
+			e.w.RestoreTools()
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.checks(e.live...)
+			e.bothReach(web)
+			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+		}},
+		{name: "a flush of one family while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
+			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
+			e.breakTools(e.f.Other())
+			e.w.Iptables(e.f, "-t", "nat", "-F")
+			e.webTo(e.net, "other", 8081)
+			e.bothReach(web)
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+			e.w.RestoreTools()
+			e.checks(e.live...)
+			e.bothReach(web)
+		}},
+		{name: "a lost state and a backend that cannot be read", backends: iptablesOnly, run: func(e *env) {
+			nft := e.otherBackend()
+			web, hidden := e.webTo(nft, "web", 8080), e.webTo(e.net, "hidden", 8081)
+			e.loseState()
+			e.breakTools(world.Families...)
+			e.refusedFor(nft, web, world.TCP(8080, 81))
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			third := e.webTo(nft, "third", 8082)
+			e.allReached()
+			e.checks(web, third)
+			e.w.RestoreTools()
+			e.refusedFor(nft, hidden, world.TCP(8081, 81))
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.checks(e.live...)
+			e.allReached()
+		}},
+		{name: "a flush of one backend while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
+			nft := e.otherBackend()
+			web, hidden := e.webTo(nft, "web", 8080), e.webTo(e.net, "hidden", 8081)
+			e.breakTools(world.Families...)
+			e.w.NFT("delete table inet hostport")
+			third := e.webTo(nft, "third", 8082)
+			e.allReached()
+			e.refusedFor(nft, web, world.TCP(8080, 81))
+			e.refusedFor(nft, hidden, world.TCP(8081, 81))
+			e.checks(web, third)
+			e.w.RestoreTools()
+			e.refusedFor(e.net, hidden, world.TCP(8081, 81))
+			e.checks(e.live...)
+			e.allReached()
+		}},
+		{name: "a flush of a backend that cannot be read", backends: iptablesOnly, run: func(e *env) {
+			nft := e.otherBackend()
+			web, hidden := e.webTo(nft, "web", 8080), e.webTo(e.net, "hidden", 8081)
+			e.removeOurs()
+			e.breakTools(world.Families...)
+			third := e.webTo(nft, "third", 8082)
+			e.refusedFor(nft, hidden, world.TCP(8081, 81))
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+			e.reaches(e.w.Client, "tcp", e.node(8082), "third")
+			e.checks(web, third)
+			e.w.RestoreTools()
+			e.webTo(e.net, "trigger", 8083)
+			e.allReached()
+		}},
+	}
+}
+
+// breakTools has the iptables tools of some families tell their version and fail at
+// anything else.
+func (e *env) breakTools(families ...world.Family) {
+	e.Helper()
+	for _, tool := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
+		f := world.V4
+		if tool[:3] == "ip6" {
+			f = world.V6
+		}
+		if slices.Contains(families, f) {
+			e.w.ReplaceTool(tool, `[ "$1" = --version ] && exec "$REAL" "$@"; echo "`+tool+`: cannot" >&2; exit 1`)
+		}
+	}
+}
+
+// allReached asks every pod over its first port.
+func (e *env) allReached() {
+	e.Helper()
+	for _, a := range e.live {
+		e.reaches(e.w.Client, "tcp", e.node(uint16(a.Mapped())), a.Pod.Name)
+	}
+}
+
+// bothReach asks a pod in both families.
+func (e *env) bothReach(a *world.Attachment) {
+	e.Helper()
+	for _, f := range world.Families {
+		e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(f.Node(), uint16(a.Mapped())), a.Pod.Name)
+	}
+}
