@@ -64,6 +64,9 @@ func (s *session) resync(ctx context.Context) error {
 		return err
 	})
 	fault.Point(fault.AfterRewrite)
+	if err := failed.join(); errors.Is(err, state.ErrDamaged) {
+		return err // bbolt may hold its locks for ever: the file is not touched again
+	}
 	guarded := slices.DeleteFunc(all.Attachments, func(a *hostport.Attachment) bool { return failed[a.Backend] != nil })
 	if err := openInterfaces(guarded); err != nil {
 		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
