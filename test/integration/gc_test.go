@@ -3,9 +3,12 @@ package integration
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -91,6 +94,23 @@ func statusScenarios() []scenario {
 			e.unavailable("")
 			e.w.RestoreTools()
 		}},
+		{name: "STATUS and ADD where IPv6 cannot be served", backends: iptablesOnly, families: v4Only, run: func(e *env) {
+			for _, tool := range []string{"ip6tables", "ip6tables-restore", "ip6tables-save"} {
+				e.w.ReplaceTool(tool, `echo "$0: unable to initialize table 'nat'" >&2; exit 3`)
+			}
+			const advice = "IPv6: host ports cannot be programmed"
+			status := e.invoke(world.Invocation{Command: "STATUS", Stdin: e.w.Stdin(nil)})
+			if !strings.Contains(string(status.Stderr), advice) {
+				e.Errorf("STATUS does not say %q: %s", advice, status.Stderr)
+			}
+			e.web()
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+			e.w.RestoreTools()
+		}},
+		{
+			name:     "STATUS while another program holds the xtables lock",
+			backends: []world.Backend{world.IptablesLegacy}, families: v4Only, run: heldLock,
+		},
 		{name: "versions older than those that pass are named", families: v4Only, run: oldVersions},
 		{name: "STATUS with a state directory that cannot be used", run: func(e *env) {
 			if err := os.WriteFile(e.w.DataDir, nil, 0o600); err != nil {
@@ -146,6 +166,34 @@ func (e *env) unavailable(reason string) {
 	if !ok || cniErr.Code != types.ErrPluginNotAvailable || !strings.Contains(cniErr.Msg+cniErr.Details, reason) {
 		e.Errorf("STATUS: %v, want error %d that names %q", cniErr, types.ErrPluginNotAvailable, reason)
 	}
+}
+
+// heldLock has another program hold the lock of iptables-legacy for longer than anybody
+// waits. iptables 1.8.8 and 1.8.9 would wait for ever if told not to wait, so STATUS
+// waits for one second.
+func heldLock(e *env) {
+	file := filepath.Join(e.w.ConfDir, "xtables.lock") // the machine's own is the other tests' too
+	lock, err := os.Create(file)
+	if err != nil {
+		e.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		e.Fatal(err)
+	}
+	held := []string{"XTABLES_LOCKFILE=" + file}
+	start := time.Now()
+	status := e.invoke(world.Invocation{Command: "STATUS", Stdin: e.w.Stdin(nil), Env: held})
+	if took := time.Since(start); took > 20*time.Second || len(status.Stderr) > 0 {
+		e.Errorf("STATUS took %v, with a lockTimeout of 1m, and says %q", took, status.Stderr)
+	}
+	a := e.web()
+	again := a.Invocation("ADD", world.Config{"lockTimeout": "1s", "masqAll": true})
+	again.Env = held
+	if cniErr, err := e.w.Invoke(again).Error(); err != nil || cniErr == nil || cniErr.Code != types.ErrTryAgainLater {
+		e.Errorf("ADD while the lock is held: %v, %v; want error %d", cniErr, err, types.ErrTryAgainLater)
+	}
+	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 }
 
 // missingTool takes iptables off the node. Nothing is left of an ADD.

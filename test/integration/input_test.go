@@ -51,6 +51,9 @@ func mappingRefusals() []refusal {
 		{name: "host IP that is a name", config: mappings(`[{"hostPort":80,"containerPort":80,"hostIP":"localhost"}]`), code: bad, word: "portMappings[0].hostIP"},
 		{name: "host IP with a prefix length", config: mappings(`[{"hostPort":80,"containerPort":80,"hostIP":"192.0.2.1/24"}]`), code: bad, word: "portMappings[0].hostIP"},
 		{name: "host IP with a zone", config: mappings(`[{"hostPort":80,"containerPort":80,"hostIP":"fe80::1%up0"}]`), code: bad, word: "portMappings[0].hostIP"},
+		{name: "host IP that is multicast", config: mappings(`[{"hostPort":80,"containerPort":80,"hostIP":"224.0.0.1"}]`), code: bad, word: "portMappings[0].hostIP"},
+		{name: "host IP that is multicast of IPv6", config: mappings(`[{"hostPort":80,"containerPort":80,"hostIP":"ff02::1"}]`), code: bad, word: "portMappings[0].hostIP"},
+		{name: "host IP that is broadcast", config: mappings(`[{"hostPort":80,"containerPort":80,"hostIP":"255.255.255.255"}]`), code: bad, word: "portMappings[0].hostIP"},
 		{name: "mapping that is no object", config: mappings(`[80]`), code: bad, word: "portMappings[0]"},
 		{name: "mapping that is null", config: mappings(`[null]`), code: bad, word: "portMappings[0]"},
 		{name: "mappings that are no list", config: mappings(`{"hostPort":80}`), code: bad, word: "portMappings"},
@@ -174,6 +177,15 @@ func TestRefusals(t *testing.T) {
 				}
 				t.Run(r.name, func(t *testing.T) { refuse(t, w, i, r) })
 			}
+			for _, r := range configRefusals() {
+				if _, result := r.config["prevResult"]; result {
+					continue // STATUS is given none
+				}
+				out := w.Invoke(world.Invocation{Command: "STATUS", Stdin: w.Stdin(r.config)})
+				if cniErr, err := out.Error(); err != nil || cniErr == nil || cniErr.Code != r.code || !strings.Contains(cniErr.Msg+cniErr.Details, r.word) {
+					t.Errorf("STATUS with %s: %v, %v; want error %d that names %s", r.name, cniErr, err, r.code, r.word)
+				}
+			}
 			// What was refused for its input is accepted without the fault.
 			out := w.Invoke(world.Invocation{
 				Command: "ADD", ContainerID: pod.ContainerID, IfName: "eth0", Netns: pod.Path,
@@ -193,9 +205,12 @@ func refuse(t *testing.T, w *world.World, i world.Invocation, r refusal) {
 		t.Fatalf("panic:\n%s", out.Stderr)
 	}
 	cniErr, err := out.Error()
+	var object struct{ CNIVersion string }
 	switch {
 	case err != nil:
 		t.Error(err)
+	case json.Unmarshal(out.Stdout, &object) != nil || object.CNIVersion != "1.1.0":
+		t.Errorf("the error object has cniVersion %q: %s", object.CNIVersion, out.Stdout)
 	case cniErr == nil:
 		t.Errorf("accepted: %s", out.Stdout)
 	case cniErr.Code != r.code:

@@ -54,6 +54,20 @@ func optionScenarios() []scenario {
 			e.web()
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 		}},
+		{name: "portmap's keys without a backend mean iptables, also beside kube-proxy", backends: iptablesOnly, run: besideKubeProxy},
+		{name: "markMasqBit on nftables has no effect", backends: nftablesOnly, run: func(e *env) {
+			a := e.webWith(world.Config{"markMasqBit": 5})
+			rules := e.w.Ruleset()
+			e.reachesAs(a.Pod.Netns, "tcp", e.node(8080), "web", e.f.Gateway())
+			e.reachesAs(e.w.Client, "tcp", e.node(8080), "web", e.f.Client())
+			for _, bit := range []any{7, nil} {
+				e.invoke(a.Invocation("ADD", world.Config{"markMasqBit": bit}))
+				e.sameRules(fmt.Sprintf("ADD with markMasqBit %v", bit), rules)
+			}
+			if text := e.w.Rules(e.f); strings.Contains(text, "mark") {
+				e.Errorf("rules use packet marks:\n%s", text)
+			}
+		}},
 		{name: "no packet marks", report: "containernetworking/plugins 770, cri-o 6772", backends: nftablesOnly, run: func(e *env) {
 			e.busy()
 			if rules := e.w.Rules(e.f); strings.Contains(rules, "mark") {
@@ -82,6 +96,19 @@ func conditionScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
 		}},
 		{name: "a condition on the interface", run: conditionInterface},
+		{name: "portmap's word lists on nftables", backends: nftablesOnly, run: func(e *env) {
+			e.w.Node.Serve("tcp", 8080)
+			for _, words := range [][]string{
+				{e.nftFamily(), "saddr", e.f.Client().String()},
+				{e.nftFamily(), "saddr", "!=", e.f.Elsewhere().String(), "iifname", "up0"},
+			} {
+				a := e.webWith(world.Config{"conditions" + strings.ToUpper(string(e.f)): words})
+				e.reachesAs(e.w.Client, "tcp", e.node(8080), "web", e.f.Client())
+				e.reaches(e.w.Elsewhere, "tcp", e.node(8080), "node")
+				e.checks(a)
+				e.del(a)
+			}
+		}},
 	}
 }
 
@@ -165,11 +192,60 @@ func conditionInterface(e *env) {
 	e.reaches(e.w.Elsewhere, "tcp", e.node(8080), "node")
 }
 
+// besideKubeProxy has kube-proxy's table of nftables on the node, which makes the
+// plugin choose nftables by itself. What only iptables understands makes it choose
+// iptables, and say what that means beside kube-proxy.
+func besideKubeProxy(e *env) {
+	e.w.NFT("add table " + e.nftFamily() + " kube-proxy")
+	e.markMasq()
+	e.foreign()
+	e.w.Node.Serve("tcp", 8080)
+	for _, tc := range []struct {
+		config world.Config
+		mark   string // the only one in the rules
+	}{
+		{world.Config{"markMasqBit": 5}, "0x20/0x20"},
+		{world.Config{"externalSetMarkChain": "KUBE-MARK-MASQ"}, "0x4000/0x4000"},
+		{e.condition("saddr", true, e.f.Elsewhere()), "0x2000/0x2000"},
+	} {
+		tc.config["backend"] = nil
+		a := e.webWith(tc.config)
+		if found := e.onBackends(); found != "iptables" {
+			e.Errorf("%v: programmed on %s", tc.config, found)
+		}
+		again := e.invoke(a.Invocation("ADD", nil))
+		status := e.invoke(world.Invocation{Command: "STATUS", Stdin: e.w.Stdin(tc.config)})
+		for _, out := range []world.Output{again, status} {
+			if !strings.Contains(string(out.Stderr), "kube-proxy is in nftables mode") {
+				e.Errorf("%v: no warning in %q", tc.config, out.Stderr)
+			}
+		}
+		for _, mark := range []string{"0x20/0x20", "0x2000/0x2000"} {
+			if used := strings.Contains(e.w.Rules(e.f), mark); used != (mark == tc.mark) {
+				e.Errorf("%v: mark %s is used: %v", tc.config, mark, used)
+			}
+		}
+		e.reachesAs(a.Pod.Netns, "tcp", e.node(8080), "web", e.f.Gateway())
+		e.reachesAs(e.w.Client, "tcp", e.node(8080), "web", e.f.Client())
+		if _, conditions := tc.config["conditions"+strings.ToUpper(string(e.f))]; conditions {
+			e.reaches(e.w.Elsewhere, "tcp", e.node(8080), "node")
+		}
+		e.del(a)
+		e.sameRules(fmt.Sprintf("DEL with %v", tc.config), e.before)
+	}
+}
+
+// markMasq has what kube-proxy has for clients to masquerade.
+func (e *env) markMasq() {
+	e.Helper()
+	e.w.IptablesRestore(e.f, "*nat\n:KUBE-MARK-MASQ - [0:0]\n-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n"+
+		"-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE\nCOMMIT\n")
+}
+
 // externalChain jumps to a chain of kube-proxy's, which sets a mark that is
 // masqueraded elsewhere.
 func externalChain(e *env) {
-	e.w.IptablesRestore(e.f, "*nat\n:KUBE-MARK-MASQ - [0:0]\n-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n"+
-		"-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE\nCOMMIT\n")
+	e.markMasq()
 	e.foreign()
 	a := e.webWith(world.Config{"externalSetMarkChain": "KUBE-MARK-MASQ"})
 	e.reachesAs(a.Pod.Netns, "tcp", e.node(8080), "web", e.f.Gateway())
