@@ -57,6 +57,15 @@ func lifecycleScenarios() []scenario {
 			a.MustDel(e)
 			e.sameRules("the second DEL", before)
 		}},
+		{name: "ADD twice, and ADD and DEL of another pod, leave the same bytes", families: v4Only, run: func(e *env) {
+			n := e.network(world.NetworkOptions{Families: world.Families})
+			a := e.addTo(n, "web", world.TCP(8080, 80), world.UDP(8080, 80), world.TCP(30000, 81).On(e.f.Node()))
+			rules := e.w.Ruleset()
+			e.invoke(a.Invocation("ADD", nil))
+			e.sameRules("the same ADD again", rules)
+			e.del(e.addTo(n, "other", world.TCP(8081, 80), world.UDP(20000, 80), world.TCP(30000, 81).On(e.f.NodeSecond())))
+			e.sameRules("ADD and DEL of another pod", rules)
+		}},
 		{name: "DEL in parallel", report: "containernetworking/plugins 418", run: parallelDel},
 		{name: "DEL of an attachment never seen", run: func(e *env) {
 			e.web()
