@@ -88,7 +88,7 @@ func statusScenarios() []scenario {
 		}},
 		{name: "STATUS and ADD with a missing tool", report: "talos 11846, containernetworking/plugins 1280", backends: iptablesOnly, run: missingTool},
 		{name: "STATUS with a tool that fails", report: "talos 11846", backends: iptablesOnly, run: func(e *env) {
-			for _, tool := range []string{"iptables", "iptables-restore", "ip6tables", "ip6tables-restore", "iptables-save", "ip6tables-save"} {
+			for _, tool := range allTools {
 				e.w.ReplaceTool(tool, `echo "modprobe: FATAL: Module ip_tables not found" >&2; exit 3`)
 			}
 			e.unavailable("")
@@ -196,11 +196,12 @@ func heldLock(e *env) {
 	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 }
 
+// allTools are those of both families.
+var allTools = []string{"iptables", "iptables-restore", "iptables-save", "ip6tables", "ip6tables-restore", "ip6tables-save"}
+
 // missingTool takes iptables off the node. Nothing is left of an ADD.
 func missingTool(e *env) {
-	for _, tool := range []string{
-		"iptables", "iptables-restore", "iptables-save", "ip6tables", "ip6tables-restore", "ip6tables-save",
-	} {
+	for _, tool := range allTools {
 		e.w.RemoveTool(tool)
 	}
 	e.unavailable("iptables")

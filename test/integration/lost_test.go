@@ -65,12 +65,26 @@ func lostStateScenarios() []scenario {
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 		}},
 		scenario{name: "two state directories on one node", tampers: true, run: twoStates},
-		scenario{name: "rules of an earlier boot count for nothing", reloads: true, run: func(e *env) { earlierBoot(e, func() { e.webTo(e.net, "next", 8081) }) }},
-		scenario{name: "rules of an earlier boot are removed by a DEL", reloads: true, run: func(e *env) {
-			earlierBoot(e, func() { e.invoke(e.stranger("DEL", 8090)) })
-		}},
-		scenario{name: "rules of an earlier boot are removed by GC", reloads: true, run: func(e *env) { earlierBoot(e, func() { e.gc(nil) }) }},
 	)
+}
+
+// earlierBootScenarios are about rules that a firewall service restored after a reboot.
+func earlierBootScenarios() []scenario {
+	check := func(e *env) {
+		if out := e.w.Invoke(e.bare("CHECK", e.w.NewPod("stranger"), 1)); out.ExitCode == 0 {
+			e.Errorf("CHECK of a pod that was never added: %s", out.Stdout)
+		}
+	}
+	add := func(e *env) { e.webTo(e.net, "next", 8081) }
+	return []scenario{
+		{name: "rules of an earlier boot count for nothing", reloads: true, run: earlierBoot(false, add)},
+		{name: "rules of an earlier boot are removed by a DEL", reloads: true, run: earlierBoot(false, func(e *env) { e.invoke(e.stranger("DEL", 8090)) })},
+		{name: "rules of an earlier boot are removed by GC", reloads: true, run: earlierBoot(false, func(e *env) { e.gc(nil) })},
+		{name: "rules of an earlier boot are removed by a CHECK", reloads: true, run: earlierBoot(false, check)},
+		{name: "rules and state of an earlier boot count for nothing", reloads: true, run: earlierBoot(true, add)},
+		{name: "rules and state of an earlier boot are removed by a CHECK", reloads: true, run: earlierBoot(true, check)},
+		{name: "rules and state of an earlier boot are removed by hostportctl sync", reloads: true, run: earlierBoot(true, (*env).sync)},
+	}
 }
 
 // loseState deletes the state directory.
@@ -151,65 +165,94 @@ var bootOfTag = regexp.MustCompile(`@[0-9a-f]{8}\b`)
 
 // earlierBoot has a firewall restore rules that it saved in another boot. The
 // owner's sandbox lives, as if its inode number had come again. The first call
-// of the plugin removes them.
-func earlierBoot(e *env, first func()) {
-	web := e.web()
-	saved := e.w.Save(e.f)
-	if e.w.Backend == world.NFTables {
-		saved = e.w.ListNFT()
+// of the plugin removes them. With kept the state directory is on a disk.
+func earlierBoot(kept bool, first func(e *env)) func(e *env) {
+	return func(e *env) {
+		web := e.web()
+		saved := e.w.Save(e.f)
+		if e.w.Backend == world.NFTables {
+			saved = e.w.ListNFT()
+		}
+		if !bootOfTag.MatchString(saved) {
+			e.Fatalf("no rule names its boot:\n%s", saved)
+		}
+		saved = bootOfTag.ReplaceAllString(saved, "@00000000")
+		if kept {
+			e.forget(web)
+			e.w.SetState("meta", "boot", "11111111-2222-4333-8444-555555555555")
+		} else {
+			e.del(web)
+			e.loseState()
+		}
+		if e.w.Backend == world.NFTables {
+			e.reload(saved)
+		} else {
+			e.restore(saved)
+		}
+		first(e)
+		if rules := e.w.Rules(e.f); strings.Contains(rules, "@00000000") || strings.Contains(rules, web.Addr(e.f).String()) {
+			e.Errorf("rules of another boot are still there:\n%s", rules)
+		}
+		if out := e.w.Ctl("list"); strings.Contains(string(out.Stdout), "8080") {
+			e.Errorf("an owner of another boot is listed:\n%s", out.Stdout)
+		}
+		e.w.Node.Serve("tcp", 8080)
+		e.reaches(e.w.Client, "tcp", e.node(8080), "node")
+		e.webTo(e.net, "new", 8080)
+		e.reaches(e.w.Client, "tcp", e.node(8080), "new")
 	}
-	if !bootOfTag.MatchString(saved) {
-		e.Fatalf("no rule names its boot:\n%s", saved)
-	}
-	saved = bootOfTag.ReplaceAllString(saved, "@00000000")
-	e.del(web)
-	e.loseState()
-	if e.w.Backend == world.NFTables {
-		e.reload(saved)
-	} else {
-		e.restore(saved)
-	}
-	first()
-	if rules := e.w.Rules(e.f); strings.Contains(rules, "@00000000") || strings.Contains(rules, web.Addr(e.f).String()) {
-		e.Errorf("rules of another boot are still there:\n%s", rules)
-	}
-	if out := e.w.Ctl("list"); strings.Contains(string(out.Stdout), "8080") {
-		e.Errorf("an owner of another boot is listed:\n%s", out.Stdout)
-	}
-	e.webTo(e.net, "new", 8080)
-	e.reaches(e.w.Client, "tcp", e.node(8080), "new")
 }
 
 // variantScenarios are about the iptables command that leads to another variant
 // than it did (update-alternatives).
 func variantScenarios() []scenario {
-	return []scenario{
-		{name: "iptables changes its variant and back", backends: iptablesOnly, run: func(e *env) {
+	firsts := map[string]func(e *env, goes, stays *world.Attachment){
+		"DEL": func(e *env, goes, _ *world.Attachment) { e.del(goes) },
+		"GC": func(e *env, goes, stays *world.Attachment) {
+			e.gc(world.Config{"cni.dev/valid-attachments": valid(stays)})
+			e.forget(goes)
+		},
+		"hostportctl sync": func(e *env, goes, _ *world.Attachment) {
+			e.sync()
+			e.checks(e.live...)
+			e.del(goes)
+		},
+	}
+	var out []scenario
+	for verb, first := range firsts {
+		out = append(out, scenario{name: "iptables changes its variant, then " + verb, backends: iptablesOnly, run: func(e *env) {
+			e.w.InstallVariants()
+			goes, stays := e.both("goes", 8080), e.both("stays", 8081)
+			e.w.UseVariant(otherVariant(e.w.Backend))
+			e.served(map[uint16]string{8080: "goes", 8081: "stays"})
+			first(e, goes, stays)
+			e.unnamed(goes, verb)
+			e.listens(8080)
+			e.served(map[uint16]string{8080: "node", 8081: "stays"})
+			e.without(stays, "with the last pod")
+			e.sameRules("DEL of every pod in another variant", e.before)
+		}})
+	}
+	return append(
+		out,
+		scenario{name: "iptables changes its variant and back", backends: iptablesOnly, run: func(e *env) {
 			e.w.InstallVariants()
 			a, b := e.web(), e.webTo(e.net, "b", 8081)
-			own, other := e.w.Backend, world.IptablesLegacy
-			if own == world.IptablesLegacy {
-				other = world.IptablesNFT
-			}
-			e.w.UseVariant(other)
+			e.w.UseVariant(otherVariant(e.w.Backend))
 			c := e.webTo(e.net, "c", 8082)
 			for port, name := range map[uint16]string{8080: "web", 8081: "b", 8082: "c"} {
 				e.reaches(e.w.Client, "tcp", e.node(port), name)
 			}
 			e.without(a, "in the other variant")
-			e.w.UseVariant(own)
+			e.w.UseVariant(e.w.Backend)
 			e.without(b, "back in the first variant")
 			e.reaches(e.w.Client, "tcp", e.node(8082), "c")
 			e.without(c, "with the last pod")
 			e.sameRules("DEL of every pod in changing variants", e.before)
 		}},
-		{name: "the other variant's tools are missing", backends: iptablesOnly, run: func(e *env) {
+		scenario{name: "the other variant's tools are missing", backends: iptablesOnly, run: func(e *env) {
 			e.web()
-			other := world.IptablesLegacy
-			if e.w.Backend == world.IptablesLegacy {
-				other = world.IptablesNFT
-			}
-			e.w.UseVariant(other)
+			e.w.UseVariant(otherVariant(e.w.Backend))
 			b := e.w.NewPod("b")
 			out := e.w.Invoke(e.withPod(b, "ADD", 8083))
 			if n := strings.Count(string(out.Stderr), "other variant of iptables"); out.ExitCode != 0 || n != 1 {
@@ -217,7 +260,14 @@ func variantScenarios() []scenario {
 			}
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 		}, tampers: true},
+	)
+}
+
+func otherVariant(b world.Backend) world.Backend {
+	if b == world.IptablesLegacy {
+		return world.IptablesNFT
 	}
+	return world.IptablesLegacy
 }
 
 // withPod is an invocation of hostport alone for a pod with an address that
@@ -239,10 +289,16 @@ func (e *env) withPod(p *world.Pod, verb string, port int) world.Invocation {
 func (e *env) without(a *world.Attachment, when string) {
 	e.Helper()
 	e.del(a)
+	e.unnamed(a, "DEL "+when)
+}
+
+// unnamed wants no rule of iptables to name a pod, in either variant.
+func (e *env) unnamed(a *world.Attachment, after string) {
+	e.Helper()
 	r := e.w.Ruleset()
 	for _, rules := range []string{r.IptablesNFT, r.Ip6tablesNFT, r.IptablesLegacy, r.Ip6tablesLegacy} {
 		if strings.Contains(rules, a.Pod.ContainerID[:12]) {
-			e.Errorf("DEL of %s %s leaves rules:\n%s", a.Pod.Name, when, rules)
+			e.Errorf("rules of %s are left after %s:\n%s", a.Pod.Name, after, rules)
 		}
 	}
 }

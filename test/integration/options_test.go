@@ -336,9 +336,7 @@ func defaultBackend(e *env) {
 		e.Errorf("iptables was not chosen:\n%s", e.w.ListNFT())
 	}
 	e.del(withTools)
-	for _, tool := range []string{
-		"iptables", "iptables-restore", "iptables-save", "ip6tables", "ip6tables-restore", "ip6tables-save",
-	} {
+	for _, tool := range allTools {
 		e.w.RemoveTool(tool)
 	}
 	a := e.webTo(n, "without", 8080)

@@ -1,9 +1,13 @@
 package integration
 
 import (
+	"fmt"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -12,23 +16,10 @@ import (
 func ownerScenarios() []scenario {
 	return []scenario{
 		{name: "a new sandbox of the same pod takes its ports over", report: "cilium 22460", run: func(e *env) {
-			old := e.web()
-			e.add("bystander", world.TCP(8081, 80)).Pod.Serve("tcp", 80)
-			next := e.w.NewPod("next")
-			next.UID = old.Pod.UID
-			a, err := e.net.Add(next, world.TCP(8080, 80))
-			if err != nil {
-				e.Fatalf("ADD of the pod's new sandbox while the old one lives: %v", err)
-			}
-			e.live = append(e.live, a)
-			next.Serve("tcp", 80)
-			e.reaches(e.w.Client, "tcp", e.node(8080), "next")
-			rules := e.w.Ruleset()
-			e.del(old) // late
-			e.sameRules("the old sandbox's late DEL", rules)
-			e.reaches(e.w.Client, "tcp", e.node(8080), "next")
-			e.reaches(e.w.Client, "tcp", e.node(8081), "bystander")
-			e.refusedFor(e.net, a, world.TCP(8080, 81))
+			newSandbox(e, e.net)
+		}},
+		{name: "a new sandbox of the same pod takes its ports over from the other backend", report: "cilium 22460", run: func(e *env) {
+			newSandbox(e, e.otherBackend())
 		}},
 		{name: "a living owner with the same address is not displaced", run: func(e *env) {
 			web := e.web()
@@ -47,6 +38,10 @@ func ownerScenarios() []scenario {
 			stop := web.Pod.Run(e, "sleep", "600")
 			web.Pod.Close()
 			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.gc(nil)
+			if out := e.w.Ctl("prune"); out.ExitCode != 0 {
+				e.Errorf("prune: exit status %d\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
+			}
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 			stop()
 			e.forget(web)
@@ -82,6 +77,26 @@ func ownerScenarios() []scenario {
 			e.checks(web)
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 		}},
+		{name: "hostportctl check names whose rule is missing or differs, and sync repairs that", reloads: true, run: func(e *env) {
+			e.w.IptablesRestore(e.f, "*nat\n-A PREROUTING -p tcp --dport 1 -j RETURN\nCOMMIT\n")
+			e.foreign()
+			e.webTo(e.net, "other", 9090)
+			busy := e.busy()
+			busy.Pod.Serve("tcp", 80)
+			before := e.w.Ruleset().WithoutPast().Sorted()
+			for what, to := range map[string]string{"missing": "", "different": e.f.Elsewhere().String()} {
+				e.leadElsewhere("8080", to)
+				out := e.w.Ctl("check")
+				if text := string(out.Stdout); out.ExitCode != 1 || !strings.Contains(text, "default/busy") || strings.Contains(text, "default/other") {
+					e.Errorf("check with a rule that is %s: exit status %d, want 1 and the pod named:\n%s%s", what, out.ExitCode, text, out.Stderr)
+				}
+				e.sync()
+				if diff := cmp.Diff(before, e.w.Ruleset().WithoutPast().Sorted()); diff != "" {
+					e.Errorf("rules after sync of one that was %s (-want +got):\n%s", what, diff)
+				}
+				e.reaches(e.w.Client, "tcp", e.node(8080), "busy")
+			}
+		}},
 		{name: "hostportctl check names what nobody owns", run: func(e *env) {
 			e.web()
 			e.strangeMapping(8085)
@@ -98,6 +113,29 @@ func ownerScenarios() []scenario {
 	}
 }
 
+// newSandbox adds a pod once more in another sandbox, to a network, while the earlier
+// one lives, whose DEL comes late.
+func newSandbox(e *env, n *world.Network) {
+	old := e.both("old", 8080)
+	e.add("bystander", world.TCP(8081, 80)).Pod.Serve("tcp", 80)
+	next := e.w.NewPod("next")
+	next.UID = old.Pod.UID
+	a, err := n.Add(next, world.TCP(8080, 80), world.UDP(8080, 80))
+	if err != nil {
+		e.Fatalf("ADD of the pod's new sandbox while the old one lives: %v", err)
+	}
+	e.live = append(e.live, a)
+	next.Serve("tcp", 80)
+	next.Serve("udp", 80)
+	e.served(map[uint16]string{8080: "next"})
+	rules := e.w.Ruleset()
+	e.del(old)
+	e.sameRules("the old sandbox's late DEL", rules)
+	e.served(map[uint16]string{8080: "next"})
+	e.reaches(e.w.Client, "tcp", e.node(8081), "bystander")
+	e.refusedFor(e.net, a, world.TCP(8080, 81))
+}
+
 // hiddenPrune runs prune in a process that does not see the pod's sandbox.
 func (e *env) hiddenPrune(web *world.Attachment, in ...string) {
 	e.Helper()
@@ -109,6 +147,36 @@ func (e *env) hiddenPrune(web *world.Attachment, in ...string) {
 	}
 	e.sameRules("prune in other namespaces", rules)
 	e.reaches(e.w.Client, "tcp", e.node(8080), web.Pod.Name)
+}
+
+// leadElsewhere makes the TCP mappings of a port lead to another address, or removes
+// them.
+func (e *env) leadElsewhere(port, to string) {
+	e.Helper()
+	if e.w.Backend == world.NFTables {
+		for _, el := range e.elements() {
+			if el.value == "" || !strings.HasSuffix(el.key, "tcp . "+port) {
+				continue
+			}
+			e.w.NFT(fmt.Sprintf("delete element inet hostport %s { %s }", el.in, el.key))
+			if to != "" {
+				e.w.NFT(fmt.Sprintf("add element inet hostport %s { %s counter comment %q : %s . 80 }", el.in, el.key, el.comment, to))
+			}
+		}
+		return
+	}
+	saved, target := e.w.Save(e.f), regexp.MustCompile(`--to-destination \S+`)
+	for _, r := range e.ours() {
+		if !strings.Contains(r.line, "--dport "+port+" ") || !target.MatchString(r.line) {
+			continue
+		}
+		changed := ""
+		if to != "" {
+			changed = target.ReplaceAllString(r.line, "--to-destination "+netip.AddrPortFrom(netip.MustParseAddr(to), 80).String()) + "\n"
+		}
+		saved = strings.Replace(saved, r.line+"\n", changed, 1)
+	}
+	e.restore(saved)
 }
 
 // strangeMapping adds a mapping to a chain or map of the plugin's.

@@ -57,6 +57,7 @@ func TestScenarios(t *testing.T) {
 		gcScenarios(),
 		lostStateScenarios(),
 		unreadableScenarios(),
+		earlierBootScenarios(),
 		variantScenarios(),
 		ownerScenarios(),
 		statusScenarios(),

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/google/nftables"
+
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -33,6 +35,8 @@ func togetherScenarios() []scenario {
 				e.Errorf("the dead owner is still in the rules: %+v", rules)
 			}
 		}},
+		{name: "iptables that fails is no trouble of nftables'", backends: iptablesOnly, run: iptablesFails},
+		{name: "nftables that fails is no trouble of iptables'", backends: iptablesOnly, run: nftablesFails},
 		{name: "ADD again on another backend moves the pod", run: func(e *env) {
 			a := e.web()
 			i := a.Invocation("ADD", world.Config{"backend": otherConfig(e.w.Backend)})
@@ -47,6 +51,69 @@ func togetherScenarios() []scenario {
 			}
 		}},
 	}
+}
+
+// iptablesFails has a change of iptables fail half-way, with its tools gone after.
+func iptablesFails(e *env) {
+	e.web()
+	for _, tool := range allTools {
+		e.w.ReplaceTool(tool, "echo no such table >&2; exit 3")
+	}
+	refused, err := e.net.Add(e.w.NewPod("refused"), world.TCP(8082, 80))
+	if err == nil {
+		e.Error("ADD succeeded with tools that fail")
+	}
+	for _, tool := range allTools {
+		e.w.RemoveTool(tool)
+	}
+	other := e.otherBackend()
+	second := e.webTo(other, "second", 8081)
+	e.refusedFor(other, e.live[0], world.TCP(8080, 81))
+	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+	e.reaches(e.w.Client, "tcp", e.node(8081), "second")
+	if list := e.w.Ctl("list"); !strings.Contains(string(list.Stdout), "8080/tcp") || !strings.Contains(string(list.Stdout), "8081/tcp") {
+		e.Errorf("hostportctl list: exit status %d\n%s%s", list.ExitCode, list.Stdout, list.Stderr)
+	}
+	if err := other.Status(); err != nil {
+		e.Errorf("STATUS of nftables: %v", err)
+	}
+	e.unavailable("iptables")
+	e.del(second)
+	e.w.Node.Serve("tcp", 8081)
+	e.reaches(e.w.Client, "tcp", e.node(8081), "node")
+	e.w.RestoreTools()
+	refused.MustDel(e)
+	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+}
+
+// nftablesFails has another process own table hostport, so that the kernel lets nobody
+// else write to it (Linux 5.12).
+func nftablesFails(e *env) {
+	var owner *nftables.Conn
+	e.w.Node.Do(func() (err error) {
+		if owner, err = nftables.New(nftables.AsLasting()); err != nil {
+			return err
+		}
+		owner.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "hostport", Flags: nftables.TableFlagOwner})
+		return owner.Flush()
+	})
+	refused, err := e.otherBackend().Add(e.w.NewPod("refused"), world.TCP(8082, 80))
+	if err == nil || !strings.Contains(err.Error(), "not permitted") {
+		e.Errorf("ADD to a table that another process owns: %v", err)
+	}
+	e.web()
+	e.del(e.webTo(e.net, "second", 8081))
+	e.w.Node.Serve("tcp", 8081)
+	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+	e.reaches(e.w.Client, "tcp", e.node(8081), "node")
+	e.checks(e.live...)
+	if err := e.net.Status(); err != nil {
+		e.Errorf("STATUS of iptables: %v", err)
+	}
+	if err := owner.CloseLasting(); err != nil { // its table goes with it
+		e.Fatal(err)
+	}
+	refused.MustDel(e)
 }
 
 // otherConfig is the configuration's name of the backend that a world has not.

@@ -18,6 +18,7 @@ func TestTools(t *testing.T) {
 		reloadScenarios(),
 		gcScenarios(),
 		lostStateScenarios(),
+		earlierBootScenarios(),
 		variantScenarios(),
 		statusScenarios(),
 		optionScenarios(),
