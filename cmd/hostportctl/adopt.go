@@ -29,7 +29,7 @@ func newAdopt(w *where) *cobra.Command {
 			if output != "text" && output != "json" {
 				return fmt.Errorf("--output %q: want text or json", output)
 			}
-			got, err := w.adopter(cmd).Adopt(cmd.Context(), network, dryRun)
+			got, err := w.adopter(cmd, dryRun).Adopt(cmd.Context(), network, dryRun)
 			if err != nil {
 				return err
 			}
@@ -53,8 +53,9 @@ func newAdopt(w *where) *cobra.Command {
 
 // adopter is the node with the backend for portmap's pods that the conflists'
 // entries name, if all name the same one.
-func (w *where) adopter(cmd *cobra.Command) *node.Node {
+func (w *where) adopter(cmd *cobra.Command, dryRun bool) *node.Node {
 	n := w.node(cmd)
+	n.ReadOnly = dryRun
 	entries, _ := install.Entries(w.conf) // what cannot be read may be another plugin's
 	var backends []string
 	for _, e := range entries {

@@ -16,11 +16,12 @@ func newCheck(w *where) *cobra.Command {
 		Long: "Compare the kernel's rules with the recorded host ports: what is missing, what\n" +
 			"differs, and what is there for nobody; and see whether the owners' sandboxes live.\n" +
 			"Every difference is printed, and makes the exit status 1. Nothing is changed:\n" +
-			"`hostportctl sync` mends rules, `hostportctl prune` removes dead owners.",
+			"`hostportctl sync` mends rules, `hostportctl prune` removes dead owners. Records of\n" +
+			"another version of the plugin are one difference, and their rules are not compared.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			n := w.node(cmd)
-			checked, differences, err := n.Audit(cmd.Context())
+			n := w.reader(cmd)
+			all, differences, err := n.Audit(cmd.Context())
 			missing, noState := errors.AsType[*node.NoStateError](err)
 			if noState {
 				for _, a := range missing.Owners {
@@ -30,6 +31,9 @@ func newCheck(w *where) *cobra.Command {
 			}
 			for _, d := range differences {
 				fmt.Fprintln(cmd.OutOrStdout(), printable(d.String()))
+			}
+			if !all.Foreign() { // else it is a difference
+				noteOther(cmd, all)
 			}
 			switch {
 			case noState && len(differences) == 0:
@@ -41,7 +45,7 @@ func newCheck(w *where) *cobra.Command {
 				fmt.Fprintf(cmd.ErrOrStderr(), "out of sync: %s\n", count(len(differences), "difference"))
 				return errDiffers
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: as recorded\n", count(checked, "attachment"))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: as recorded\n", count(len(all.Attachments), "attachment"))
 			return nil
 		},
 	}

@@ -11,12 +11,12 @@ import (
 
 // completion lists words for the shell, from the records.
 func (w *where) completion(cmd *cobra.Command, words func(*hostport.Attachment) []string) ([]string, cobra.ShellCompDirective) {
-	all, err := w.node(cmd).List(cmd.Context())
+	all, err := w.reader(cmd).List(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
 	var out []string
-	for _, a := range all {
+	for _, a := range all.Attachments {
 		out = append(out, words(a)...)
 	}
 	slices.Sort(out)

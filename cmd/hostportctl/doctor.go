@@ -25,18 +25,20 @@ func newDoctor(w *where) *cobra.Command {
 			if output != "table" && output != "json" {
 				return fmt.Errorf("--output %q: want table or json", output)
 			}
-			// A node without state is what some come with.
-			recorded, err := w.node(cmd).Snapshot(cmd.Context(), nil)
-			if err != nil {
-				return err
+			// A node without state is what some come with, or with one that cannot be read.
+			records := explain.Records{}
+			recorded, unread := w.reader(cmd).Snapshot(cmd.Context(), nil)
+			if unread == nil {
+				records = explain.Records{Attachments: recorded.Attachments, Rewritten: recorded.Rewritten, Other: recorded.Other}
 			}
+			records.Unread = unread
 			c, err := explain.NewCollector()
 			if err != nil {
 				return err
 			}
 			defer c.Close()
 			places.State, places.ConfDir = w.dir, w.conf
-			checks, err := c.Doctor(cmd.Context(), places, explain.Records{Attachments: recorded.Attachments, Rewritten: recorded.Rewritten})
+			checks, err := c.Doctor(cmd.Context(), places, records)
 			if err != nil {
 				return err
 			}

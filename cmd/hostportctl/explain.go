@@ -118,12 +118,13 @@ func explained(ctx context.Context, q *explain.Question, all []explain.Attachmen
 
 // examined reads the records, and looks at those that map the port.
 func (w *where) examined(cmd *cobra.Command, q *explain.Question) ([]explain.Attachment, error) {
-	found, err := w.node(cmd).Examine(cmd.Context(), func(a *hostport.Attachment) bool {
+	all, found, err := w.reader(cmd).Examine(cmd.Context(), func(a *hostport.Attachment) bool {
 		return slices.ContainsFunc(a.Mappings, q.Maps)
 	})
 	if err != nil {
 		return nil, err
 	}
+	noteOther(cmd, all)
 	out := make([]explain.Attachment, len(found))
 	for i, e := range found {
 		out[i] = explain.Attachment{Attachment: e.Attachment, Dead: e.Dead}

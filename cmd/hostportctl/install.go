@@ -79,7 +79,7 @@ func adoptInstalled(cmd *cobra.Command, w *where, o install.Options, networks []
 	if err := installed.find(); err != nil {
 		return nil, err
 	}
-	got, err := installed.adopter(cmd).Adopt(cmd.Context(), networks[0], o.DryRun)
+	got, err := installed.adopter(cmd, o.DryRun).Adopt(cmd.Context(), networks[0], o.DryRun)
 	if err != nil {
 		return nil, fmt.Errorf("adopt the pods of network %s: %w", networks[0], err)
 	}

@@ -32,8 +32,8 @@ func newList(w *where) *cobra.Command {
 			"dead (the sandbox is gone: see prune), service first (a NodePort, external IP or load\n" +
 			"balancer of a Service has the port, at least on one address: see explain) or shadowed\n" +
 			"(a process of the node listens on the port, and gets none of its traffic). It is left\n" +
-			"out where the kernel does not tell whether a Service comes first. CONNECTIONS counts\n" +
-			"since the rules were written.",
+			"out where the kernel does not tell whether a Service comes first, and where the records\n" +
+			"are of another version. CONNECTIONS counts since the rules were written.",
 		Example: "  hostportctl list --port 8080        which pod holds port 8080?\n" +
 			"  hostportctl list --pod shop/web-0   which ports does this pod hold?\n" +
 			"  hostportctl list -o json",
@@ -48,16 +48,16 @@ func newList(w *where) *cobra.Command {
 				return err
 			}
 			list := func(out io.Writer) error {
-				all, err := w.node(cmd).List(cmd.Context())
-				if err := unlessNoState(cmd, err); err != nil {
+				all, there, err := w.records(cmd)
+				if err != nil {
 					return err
 				}
-				rows := rowsOf(all, match)
+				rows := rowsOf(all.Attachments, match)
 				if len(rows) > 0 {
-					w.look(cmd, rows)
+					w.look(cmd, rows, !all.Foreign())
 				}
 				if len(rows) == 0 && output != "json" && output != "yaml" {
-					if err == nil {
+					if there {
 						fmt.Fprintln(cmd.ErrOrStderr(), "no host port is held")
 					}
 					return nil
@@ -88,7 +88,7 @@ type row struct {
 	mapping    hostport.Mapping
 	attachment *hostport.Attachment
 	// state is "" where it could not be read, or it is not known whether a Service
-	// comes first. connections are nil where they could not be read.
+	// comes first, or what its rules have to be. connections are nil where they could not be read.
 	state       string
 	connections *uint64
 }
@@ -105,9 +105,10 @@ const (
 )
 
 // look fills in what the kernel knows of the rows. What is recorded is listed
-// without that too.
-func (w *where) look(cmd *cobra.Command, rows []row) {
-	n, ctx := w.node(cmd), cmd.Context()
+// without that too. Whether rules are as recorded is only known of records of this
+// version.
+func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
+	n, ctx := w.reader(cmd), cmd.Context()
 	var connections []backend.Connections
 	var services *explain.Services
 	var errs [4]error
@@ -146,7 +147,7 @@ func (w *where) look(cmd *cobra.Command, rows []row) {
 	for i := range rows {
 		r := &rows[i]
 		m, key := r.mapping, r.attachment.Key
-		if errs[0] == nil && errs[3] == nil {
+		if errs[0] == nil && errs[3] == nil && current {
 			r.state = stateOK
 			if shadowed[m] {
 				r.state = stateShadowed

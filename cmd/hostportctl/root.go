@@ -76,6 +76,34 @@ func unlessNoState(cmd *cobra.Command, err error) error {
 	return nil
 }
 
+// records returns what is recorded. Where that is not of this boot and version, it says
+// so on standard error. On a node without state it does so as well, unless rules name
+// owners all the same: that is an error.
+func (w *where) records(cmd *cobra.Command) (s *node.Snapshot, there bool, err error) {
+	s, err = w.reader(cmd).List(cmd.Context())
+	there = err == nil
+	if err = unlessNoState(cmd, err); err == nil {
+		noteOther(cmd, s)
+	}
+	return s, there, err
+}
+
+// noteOther says on standard error why the records are not this program's, if they are not.
+func noteOther(cmd *cobra.Command, s *node.Snapshot) {
+	if s.Other != nil {
+		fmt.Fprintln(cmd.ErrOrStderr(), printable(s.Other.Error()))
+	}
+}
+
+// reader is the node for a command that changes nothing. What another version or boot
+// of the plugin recorded is the plugin's to convert, or that of a command that changes
+// something.
+func (w *where) reader(cmd *cobra.Command) *node.Node {
+	n := w.node(cmd)
+	n.ReadOnly = true
+	return n
+}
+
 // node is the node whose state is in the directory that was asked for. What
 // it logs goes to the command's standard error.
 func (w *where) node(cmd *cobra.Command) *node.Node {

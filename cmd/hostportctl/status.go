@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostport-cni/hostport/internal/backend"
-	"github.com/hostport-cni/hostport/internal/node"
 )
 
 func newStatus(w *where) *cobra.Command {
@@ -20,7 +19,7 @@ func newStatus(w *where) *cobra.Command {
 			"Exit status 1 means that new pods with host ports would fail.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			n := w.node(cmd)
+			n := w.reader(cmd)
 			if asked == backend.Iptables {
 				n.AdviseOnIptables(cmd.Context())
 			}
@@ -35,18 +34,19 @@ func newStatus(w *where) *cobra.Command {
 				return errDiffers
 			}
 			fmt.Fprintln(out, "ready:       yes")
-			return writeCounts(cmd, n)
+			return w.writeCounts(cmd)
 		},
 	}
 	cmd.Flags().StringVar(&asked, "backend", "", "ask about this `backend` and not the one chosen by default: "+strings.Join(backend.Names(), " or "))
 	return cmd
 }
 
-func writeCounts(cmd *cobra.Command, n *node.Node) error {
-	all, err := n.List(cmd.Context())
-	if err := unlessNoState(cmd, err); err != nil {
+func (w *where) writeCounts(cmd *cobra.Command) error {
+	records, _, err := w.records(cmd)
+	if err != nil {
 		return err
 	}
+	all := records.Attachments
 	ports := 0
 	per := map[string]int{}
 	for _, a := range all {

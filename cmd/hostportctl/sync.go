@@ -19,11 +19,11 @@ func newSync(w *where) *cobra.Command {
 			if err := n.Sync(cmd.Context()); err != nil {
 				return unlessNoState(cmd, err)
 			}
-			all, err := n.List(cmd.Context())
+			s, err := n.Snapshot(cmd.Context(), nil)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "rules of %s written\n", count(len(all), "attachment"))
+			fmt.Fprintf(cmd.OutOrStdout(), "rules of %s written\n", count(len(s.Attachments), "attachment"))
 			return nil
 		},
 	}

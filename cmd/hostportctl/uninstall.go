@@ -35,7 +35,9 @@ func newUninstall(w *where) *cobra.Command {
 			}
 			var dirs node.Dirs
 			for _, name := range names {
-				dirs = append(dirs, (&where{dir: name, lock: w.lock}).node(cmd))
+				n := (&where{dir: name, lock: w.lock}).node(cmd)
+				n.ReadOnly = o.DryRun
+				dirs = append(dirs, n)
 			}
 			o.Drain = cmd.Flags().Changed("drain-timeout")
 			o.Binaries = programs()

@@ -44,6 +44,9 @@ type Records struct {
 	Attachments []*hostport.Attachment
 	// Rewritten is when rules were last written as a whole, the zero Time if never.
 	Rewritten time.Time
+	// Other says why they are not of this boot and version, nil if they are. Unread is
+	// why they could not be read.
+	Other, Unread error
 }
 
 // doctor collects the checks of a node.
@@ -307,6 +310,18 @@ func (d *doctor) state() {
 	info, err := os.Stat(filepath.Join(d.places.State, "state.db"))
 	if err != nil {
 		d.say("state", MarkWarn, "", "no state in %s: no pod with a host port was added here since the last boot, or dataDir is another one", d.places.State)
+		return
+	}
+	if d.Unread != nil {
+		d.say("state", MarkFail, "", "the records could not be read: %v", d.Unread)
+		return
+	}
+	if d.Other != nil {
+		mark, command := MarkOK, ""
+		if len(d.Attachments) > 0 {
+			mark, command = MarkWarn, "hostportctl sync"
+		}
+		d.say("state", mark, command, "attachments on record: %d, in %s; %v", len(d.Attachments), d.places.State, d.Other)
 		return
 	}
 	const seconds = "2006-01-02 15:04:05Z"

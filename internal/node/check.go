@@ -82,17 +82,10 @@ type Examined struct {
 	Differences []backend.Difference
 }
 
-// Examine returns every attachment, and looks at the sandbox and the rules of
-// those that match. It changes nothing. On a node without state there are none.
-func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) bool) (out []Examined, err error) {
-	if !state.Exists(n.Dir) {
-		return nil, nil
-	}
-	err = n.with(ctx, func(s *session) error {
-		all, err := s.snapshot(nil)
-		if err != nil {
-			return err
-		}
+// Examine returns what is recorded, as Snapshot does, and every attachment once more:
+// it looks at the sandbox and the rules of those that match. It changes nothing.
+func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) bool) (all *Snapshot, out []Examined, err error) {
+	all, err = n.look(ctx, nil, func(s *session, all *Snapshot) (err error) {
 		out = make([]Examined, len(all.Attachments))
 		for i, a := range all.Attachments {
 			out[i].Attachment = a
@@ -100,21 +93,22 @@ func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) boo
 				continue
 			}
 			out[i].Dead, out[i].LifeErr = s.dead(a)
-			out[i].Differences, err = s.differences(ctx, a)
+			if !all.Foreign() {
+				out[i].Differences, err = s.differences(ctx, a)
+			}
 		}
 		return err
 	})
-	return out, err
+	return all, out, err
 }
 
 // Audit compares the kernel with every record, and the records with the
 // sandboxes: what is missing, what differs, what is there for nobody, and whose
 // sandbox is gone. It changes nothing, and holds the lock only if others change the
-// node all the time. checked counts the attachments. Without state the error is a
-// *NoStateError.
-func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference, err error) {
+// node all the time. all is what was compared. Without state the error is a *NoStateError.
+func (n *Node) Audit(ctx context.Context) (all *Snapshot, differences []Difference, err error) {
 	if err := n.hasState(ctx); err != nil {
-		return 0, nil, err
+		return &Snapshot{}, nil, err
 	}
 	all, found, err := n.Verify(ctx, nil)
 	if errors.Is(err, errRestless) {
@@ -127,6 +121,9 @@ func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference
 			return err
 		})
 	}
+	if all.Foreign() {
+		differences = append(differences, Difference{Text: all.Other.Error()})
+	}
 	dead, _ := all.Dead() // none, if that cannot be seen
 	for _, k := range dead {
 		differences = append(differences, Difference{find(all.Attachments, k), "its sandbox is gone", true})
@@ -134,7 +131,7 @@ func (n *Node) Audit(ctx context.Context) (checked int, differences []Difference
 	for _, name := range backend.Names() {
 		differences = append(differences, found[name]...)
 	}
-	return len(all.Attachments), differences, err
+	return all, differences, err
 }
 
 // Status reports why the node could not serve an ADD on a backend, and logs

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -14,10 +15,11 @@ type Dirs []*Node
 
 // Holders removes what pods that are gone have left, and returns the attachments
 // that stay. A process that may not see the node's sandboxes removes nothing: it
-// gets all attachments, and an error that wraps ErrUnseen.
+// gets all attachments, and an error that wraps ErrUnseen. A node that is ReadOnly
+// keeps what would be removed.
 func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen error) {
 	for _, n := range d {
-		_, err := n.Prune(ctx)
+		gone, err := n.removeDead(ctx)
 		if missing, ok := errors.AsType[*NoStateError](err); ok && len(missing.Owners) == 0 {
 			continue
 		}
@@ -26,13 +28,31 @@ func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen e
 		} else if err != nil {
 			return nil, fmt.Errorf("remove dead owners: %w", err)
 		}
-		some, err := n.List(ctx)
+		some, err := n.Snapshot(ctx, nil)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, some...)
+		for _, a := range some.Attachments {
+			if !slices.Contains(gone, a.Key) {
+				all = append(all, a)
+			}
+		}
 	}
 	return all, unseen
+}
+
+// removeDead calls Prune. It returns the dead that are still recorded: all of them, if
+// nothing may be changed.
+func (n *Node) removeDead(ctx context.Context) ([]hostport.Key, error) {
+	if !n.ReadOnly {
+		_, err := n.Prune(ctx)
+		return nil, err
+	}
+	s, err := n.Snapshot(ctx, nil)
+	if err = errors.Join(n.hasState(ctx), err); err != nil {
+		return nil, err
+	}
+	return s.Dead()
 }
 
 // Release deletes an attachment from whichever directory has it.

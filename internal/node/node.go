@@ -30,6 +30,9 @@ type Node struct {
 	// Guest is set by a program beside the plugin, of whatever version that is: a
 	// state that the plugin has yet to convert is left as it is.
 	Guest bool
+	// ReadOnly is set by a guest that only looks: methods that change something are not
+	// called. Records of another version are read as they are, see Snapshot.Other.
+	ReadOnly bool
 	// CacheDir is libcni's cache directory; "" is portmap.DefaultCacheDir.
 	CacheDir string
 	// AdoptInto is the backend for attachments of portmap's, as the network's
@@ -121,5 +124,5 @@ func Busy(err error) bool {
 // Other reports whether an error means that a guest met a state that the plugin
 // has yet to convert, or to replace.
 func Other(err error) bool {
-	return errors.Is(err, state.ErrOther) || errors.Is(err, state.ErrDamaged)
+	return errors.As(err, new(*state.OtherError)) || errors.Is(err, state.ErrDamaged)
 }

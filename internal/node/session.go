@@ -61,7 +61,8 @@ func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 	}
 	bootID := strings.TrimSpace(string(boot))
 	st, err := state.Open(ctx, state.Options{
-		Dir: n.Dir, Timeout: n.Timeout, BootID: bootID, Layout: backend.Layout, Backends: backend.Names(), Guest: n.Guest,
+		Dir: n.Dir, Timeout: n.Timeout, BootID: bootID, Layout: backend.Layout, Backends: backend.Names(),
+		Guest: n.Guest, ReadOnly: n.ReadOnly,
 	})
 	if err != nil {
 		return err
@@ -81,7 +82,7 @@ func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 		}
 		return fn(s)
 	}
-	if err = run(); errors.Is(err, state.ErrDamaged) && !n.Guest {
+	if err = run(); errors.Is(err, state.ErrDamaged) && !n.Guest && !n.ReadOnly {
 		n.Log.Warn("state file is damaged and is rebuilt from the kernel", "reason", err)
 		if err = s.Rebuild(); err == nil {
 			err = run()

@@ -20,6 +20,9 @@ type Snapshot struct {
 	// Rewritten is when rules were last written as a whole, by a recovery of the
 	// plugin's, the agent or hostportctl sync: the zero Time if never.
 	Rewritten time.Time
+	// Other says why the records are not this program's, or is nil: they are of another
+	// version, or were of an earlier boot, so that there are none.
+	Other error
 
 	sight
 	// version is that of the records: another one also if they changed and changed
@@ -28,6 +31,10 @@ type Snapshot struct {
 	pending      []string                        // backends whose rules are to be rewritten
 	fingerprints map[string]hostport.Fingerprint // by backend
 }
+
+// Foreign reports whether there are records of another version, of which it is not
+// known here what their rules have to be.
+func (s *Snapshot) Foreign() bool { return s.Other != nil && len(s.Attachments) > 0 }
 
 // Dead returns the attachments whose sandbox is gone. Those of which that cannot be
 // told are not among them. The error is ErrUnseen if it can be told of none.
@@ -47,33 +54,47 @@ func (s *Snapshot) Dead() (dead []hostport.Key, err error) {
 // is shorter if nothing has changed since before, which may be nil. On a node
 // without state there are none.
 func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, err error) {
+	return n.look(ctx, before, func(*session, *Snapshot) error { return nil })
+}
+
+// look reads the records, and has fn look at more while nobody changes the node. It does
+// not call fn where there are no records.
+func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Snapshot) error) (out *Snapshot, err error) {
 	if !state.Exists(n.Dir) {
 		return &Snapshot{}, nil
 	}
 	err = n.with(ctx, func(s *session) error {
-		out, err = s.snapshot(before)
-		return err
+		if out, err = s.snapshot(before); err != nil {
+			return err
+		}
+		return fn(s, out)
 	})
+	if other, ok := errors.AsType[*state.OtherError](err); ok && n.ReadOnly { // and void
+		return &Snapshot{Other: other, version: other.Error()}, nil
+	}
+	if errors.Is(err, state.ErrDamaged) && n.ReadOnly {
+		err = fmt.Errorf("%w; the plugin's next ADD or DEL rebuilds it from the rules, or `hostportctl sync`", err)
+	}
 	return out, err
 }
 
-// List returns every attachment on the node, ordered by key. It needs no kernel.
-// Without state it is a *NoStateError.
-func (n *Node) List(ctx context.Context) ([]*hostport.Attachment, error) {
+// List returns what is recorded, as Snapshot does. Without state the error is a
+// *NoStateError.
+func (n *Node) List(ctx context.Context) (*Snapshot, error) {
 	s, err := n.Snapshot(ctx, nil)
 	if err == nil && s.version == "" {
 		err = &NoStateError{Dir: n.Dir}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return s.Attachments, nil
+	return s, err
 }
 
 func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 	return view(s.Store, func(tx *state.Tx) (*Snapshot, error) {
 		out := &Snapshot{
 			Rewritten: tx.Rewritten(), sight: s.sight, version: tx.Version(), pending: s.pending.Backends,
+		}
+		if other := s.Other(); other != nil {
+			out.Other = other
 		}
 		if before != nil && before.version == out.version {
 			return before, nil
@@ -136,6 +157,9 @@ const Interrupted = "the rules are to be rewritten: a call was interrupted"
 // compare reads the kernel for what a Snapshot has.
 func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Difference, error) {
 	out := make(map[string][]Difference)
+	if s.Foreign() {
+		return out, nil
+	}
 	failed := n.eachBackend("check the rules", func(name string, b backend.Backend) error {
 		mine := of(name, s.Attachments)
 		found, err := b.Audit(ctx, mine, s.fingerprints[name])

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,14 +20,14 @@ var ErrLocked = errors.New("state is locked by another process")
 // wakes the next one at once; bbolt's own lock is polled every 50 ms. With a
 // hundred pods starting together, polling takes minutes, and the queue as long
 // as their work does.
-func lock(ctx context.Context, dir string, timeout time.Duration) (*os.File, error) {
-	f, err := openIn(dir, lockName)
+func lock(ctx context.Context, o Options) (*os.File, error) {
+	f, err := openLock(o)
 	if err != nil {
 		return nil, err
 	}
 	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		ctx, cancel := context.WithTimeout(ctx, timeout)
+		ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 		defer cancel()
 		got := make(chan error)
 		go func() {
@@ -41,7 +41,7 @@ func lock(ctx context.Context, dir string, timeout time.Duration) (*os.File, err
 		select {
 		case err = <-got:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for %q: %w for %v", f.Name(), ErrLocked, timeout)
+			return nil, fmt.Errorf("wait for %q: %w for %v", f.Name(), ErrLocked, o.Timeout)
 		}
 	}
 	if err != nil {
@@ -49,6 +49,24 @@ func lock(ctx context.Context, dir string, timeout time.Duration) (*os.File, err
 		return nil, fmt.Errorf("lock state: %w", err)
 	}
 	return f, nil
+}
+
+// openLock opens the lock file. Without one, a program that only looks gets the
+// directory: bbolt's own lock, on the state file, has to do then.
+func openLock(o Options) (*os.File, error) {
+	if !o.ReadOnly {
+		return openIn(o.Dir, lockName)
+	}
+	d, err := openDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	f, err := openOwn(filepath.Join(o.Dir, lockName), os.O_RDONLY, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return d, nil
+	}
+	d.Close()
+	return f, err
 }
 
 func flock(f *os.File, how int) error {
@@ -79,7 +97,7 @@ func deaths(lock *os.File) (count int) {
 }
 
 // setDeaths writes the count. It is worth no error: on a full disk, a process
-// that dies is not counted.
+// that dies is not counted, nor is one that only looks.
 func setDeaths(lock *os.File, count int) {
 	_, _ = lock.WriteAt(fmt.Appendf(nil, "%s%d\n", deathsPrefix, min(count, 9)), 0)
 }

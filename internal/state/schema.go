@@ -18,16 +18,29 @@ import (
 // anew.
 const schema = "3"
 
-// current reports whether the contents can be used as they are: they are of
+// other returns why the contents cannot be used as they are, or nil: they are of
 // this boot, schema and layout.
-func (t *Tx) current() (bool, error) {
+func (t *Tx) other() (*OtherError, error) {
 	if t.tx.Bucket(bucketMeta) == nil {
 		if k, _ := t.tx.Cursor().First(); k == nil {
-			return false, nil // a new file
+			return newFile(), nil
 		}
-		return false, damagef("it has no metadata")
+		return nil, damagef("it has no metadata")
 	}
-	return t.text(keyBoot) == t.opts.BootID && t.text(keySchema) == schema && t.text(keyLayout) == strconv.Itoa(t.opts.Layout), nil
+	if t.text(keyBoot) != t.opts.BootID {
+		return &OtherError{true, "the records are of an earlier boot, and void: the plugin's next ADD or DEL removes them, or `hostportctl sync`"}, nil
+	}
+	const form = "schema %s, layout %s"
+	theirs := fmt.Sprintf(form, t.text(keySchema), cmp.Or(t.text(keyLayout), "1"))
+	if ours := fmt.Sprintf(form, schema, strconv.Itoa(t.opts.Layout)); theirs != ours {
+		return &OtherError{false, fmt.Sprintf("the records are of another version of the plugin (%s; this is %s): "+
+			"the plugin's next ADD or DEL converts them to the plugin's form, `hostportctl sync` to this one", theirs, ours)}, nil
+	}
+	return nil, nil
+}
+
+func newFile() *OtherError {
+	return &OtherError{true, "the state file is new, and has no records yet"}
 }
 
 // facts are what a file holds that does not follow from something else.

@@ -18,9 +18,15 @@ import (
 // trusted. Rebuild moves such a file aside.
 var ErrDamaged = errors.New("state file is damaged")
 
-// ErrOther is wrapped by a guest's errors that mean: the file is new, of another
-// boot or of another version of the plugin.
-var ErrOther = errors.New("the state file is of another boot or another version of the plugin")
+// OtherError says that the file is not of this boot and version, so that the plugin
+// has yet to convert it.
+type OtherError struct {
+	// Void says that there are no records: the file is new, or of an earlier boot.
+	Void bool
+	text string
+}
+
+func (e *OtherError) Error() string { return e.text }
 
 // Options tell Open where the state is and which program opens it.
 type Options struct {
@@ -35,8 +41,11 @@ type Options struct {
 	// Backends are the names of all backends, for Pending and Records.
 	Backends []string
 	// Guest is set by a program beside the plugin. A file that the plugin has yet
-	// to convert or to replace is left as it is, see ErrOther and ErrDamaged.
+	// to convert or to replace is left as it is, see OtherError and ErrDamaged.
 	Guest bool
+	// ReadOnly is set by a guest that only looks. Nothing is created or written in
+	// Dir, and records of another version are read as they are, see Store.Other.
+	ReadOnly bool
 }
 
 // Store is the opened and locked state. It is not safe for concurrent use.
@@ -49,13 +58,15 @@ type Store struct {
 	aside string
 	// deaths counts the processes that died in the file before this one.
 	deaths int
+	other  *OtherError
 }
 
 // Open takes the lock and opens the file, which it creates, converts or
 // replaces if need be; all rules are then Pending. The error wraps ErrLocked if
 // the lock could not be acquired in time.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	l, err := lock(ctx, o.Dir, o.Timeout)
+	o.Guest = o.Guest || o.ReadOnly
+	l, err := lock(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +87,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	return s, nil
 }
+
+// Other returns why a file that was opened ReadOnly is not this program's, nil if it is.
+// Such a file has Records and little else, and no fingerprints.
+func (s *Store) Other() *OtherError { return s.other }
 
 // Aside returns the path to which a damaged file was moved, or "".
 func (s *Store) Aside() string { return s.aside }
@@ -111,20 +126,27 @@ func (s *Store) open() error {
 	if s.deaths >= maxDeaths && !fresh {
 		return damagef("%d processes died while they used it", s.deaths)
 	}
+	if fi, err := os.Lstat(s.path); s.opts.ReadOnly && err == nil && fi.Size() == 0 {
+		return newFile() // bbolt would write into it
+	}
 	err := s.guard(func() (err error) {
 		s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{
 			// Nobody but a tool that examines the file takes this lock.
-			Timeout: min(s.opts.Timeout, patience/2),
-			NoSync:  true,
+			Timeout:  min(s.opts.Timeout, patience/2),
+			NoSync:   true,
+			ReadOnly: s.opts.ReadOnly,
 			OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
 				f, err := openOwn(name, flag, perm)
+				if err == nil && !s.opts.ReadOnly {
+					err = tighten(f, perm)
+				}
 				s.file = f
 				return f, err
 			},
 		})
 		return err
 	})
-	if err != nil && fresh {
+	if err != nil && fresh && !s.opts.ReadOnly {
 		// On a full disk, every pod would leave one more truncated file.
 		if rerr := os.Remove(s.path); !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, rerr)
@@ -140,19 +162,19 @@ func (s *Store) open() error {
 	if err != nil {
 		return fmt.Errorf("open %q: %w", s.path, err)
 	}
-	current := false
 	err = s.View(func(tx *Tx) (err error) {
 		if err = s.verify(tx.tx); err == nil {
-			current, err = tx.current()
+			s.other, err = tx.other()
 		}
 		return err
 	})
-	if err != nil || current {
+	switch {
+	case err != nil || s.other == nil || s.opts.ReadOnly && !s.other.Void:
 		return err
+	case s.opts.Guest:
+		return s.other
 	}
-	if s.opts.Guest {
-		return fmt.Errorf("%w: the plugin converts it", ErrOther)
-	}
+	s.other = nil
 	return s.Update((*Tx).convert)
 }
 
@@ -182,7 +204,7 @@ func (s *Store) verify(tx *bolt.Tx) error {
 const patience = time.Minute
 
 // guard calls fn, which reads or writes the file. It counts this process as
-// dead until fn returns, and ends it after patience. Panics about damaged pages,
+// dead until fn returns, unless it is read-only, and ends it after patience. Panics about damaged pages,
 // bus errors behind the end of a truncated file, writes to page numbers that no
 // file has and buckets in the place of values are returned as ErrDamaged.
 func (s *Store) guard(fn func() error) (err error) {
@@ -208,13 +230,13 @@ func (s *Store) guard(fn func() error) (err error) {
 // Update runs fn in a transaction that is committed if fn returns nil.
 func (s *Store) Update(fn func(*Tx) error) error {
 	return s.guard(func() error {
-		return s.db.Update(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts}) })
+		return s.db.Update(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts, nil}) })
 	})
 }
 
 // View runs fn in a transaction that cannot write.
 func (s *Store) View(fn func(*Tx) error) error {
 	return s.guard(func() error {
-		return s.db.View(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts}) })
+		return s.db.View(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts, s.other}) })
 	})
 }

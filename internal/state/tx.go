@@ -52,8 +52,9 @@ const (
 // Tx is a transaction on the state. Buckets that are missing make it panic, which
 // Store takes for damage.
 type Tx struct {
-	tx   *bolt.Tx
-	opts *Options
+	tx        *bolt.Tx
+	opts      *Options
+	otherwise *OtherError // see Store.Other
 }
 
 // Pending is a change that was begun and not finished, and the backends whose
@@ -163,8 +164,12 @@ func (t *Tx) All() iter.Seq2[*hostport.Attachment, error] {
 
 // Records returns every record, ordered by key, and the fingerprints of the backends.
 // They must be those that are stored: noise in a page of bbolt's can hide records
-// without any other sign.
+// without any other sign. Of another version's records there are no fingerprints.
 func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Fingerprint, err error) {
+	if t.otherwise != nil {
+		f, err := t.facts()
+		return f.attachments, nil, err
+	}
 	of = make(map[string]hostport.Fingerprint)
 	for a, err := range t.All() {
 		if err != nil {

@@ -394,7 +394,7 @@ func (n *modelNode) compare() error {
 		return err
 	}
 	var got []string
-	for _, r := range all {
+	for _, r := range all.Attachments {
 		var ports []int
 		for _, m := range r.Mappings {
 			ports = append(ports, int(m.HostPort))
@@ -404,7 +404,7 @@ func (n *modelNode) compare() error {
 		got = append(got, fmt.Sprintf("%s %v address %d on %s", r.ContainerID, ports, int(v4.Addr().As4()[3])-10, r.Backend))
 	}
 	recorded := map[string]bool{}
-	for _, r := range all {
+	for _, r := range all.Attachments {
 		recorded[r.ContainerID] = true
 	}
 	n.model.forget(recorded)
