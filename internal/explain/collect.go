@@ -91,9 +91,9 @@ func (c *Collector) newSnapshot() *Snapshot {
 // is noted in the snapshot.
 func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...hostport.Family) {
 	var wait sync.WaitGroup
-	saved, notes := make([]ruleset, len(families)), make([][]string, len(families))
+	saved, variants, notes := make([]ruleset, len(families)), make([]string, len(families)), make([][]string, len(families))
 	for i, f := range families {
-		wait.Go(func() { saved[i], notes[i] = saveAll(ctx, f) })
+		wait.Go(func() { saved[i], variants[i], notes[i] = saveAll(ctx, f) })
 	}
 	// Those of iptables are printed by its tools, which takes the kernel as long.
 	native, err := c.nft.read(families...)
@@ -101,7 +101,7 @@ func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...host
 		err = native.fill(func(t *table) bool { return !t.compat() })
 	}
 	wait.Wait()
-	s.rules = slices.Concat(saved...)
+	s.rules, s.variant = slices.Concat(saved...), variants[0]
 	s.Unread = append(s.Unread, slices.Concat(notes...)...)
 	if err == nil {
 		err = native.fill(func(t *table) bool { return t.compat() && s.rules.index(t) < 0 })
@@ -182,8 +182,9 @@ func (t *table) uses(names ...string) bool {
 	return false
 }
 
-// saveAll lists the rules of both variants of iptables, those that exist.
-func saveAll(ctx context.Context, f hostport.Family) (ruleset, []string) {
+// saveAll lists the rules of both variants of iptables, those that exist. variant is
+// the origin of rules that iptables-save lists, "" if it lists none.
+func saveAll(ctx context.Context, f hostport.Family) (out ruleset, variant string, notes []string) {
 	tool := "iptables"
 	if f == hostport.IPv6 {
 		tool = "ip6tables"
@@ -195,9 +196,8 @@ func saveAll(ctx context.Context, f hostport.Family) (ruleset, []string) {
 		if err == nil && !strings.Contains(version, "nf_tables") {
 			origin = originLegacy
 		}
+		variant = origin
 	}
-	var out ruleset
-	var notes []string
 	add := func(origin, text string) { out = append(out, parseSave(origin, f, text)...) }
 	if plainErr == nil {
 		add(origin, plain)
@@ -218,7 +218,7 @@ func saveAll(ctx context.Context, f hostport.Family) (ruleset, []string) {
 			add(originLegacy, text)
 		}
 	}
-	return out, notes
+	return out, variant, notes
 }
 
 // save lists rules with their counters, a second time if it fails: iptables-nft-save

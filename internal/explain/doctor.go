@@ -1,21 +1,22 @@
 package explain
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	goiptables "github.com/coreos/go-iptables/iptables"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/iptables"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -112,15 +113,7 @@ func (d *doctor) kernel() {
 }
 
 func (d *doctor) tools(ctx context.Context) {
-	version, err := run(ctx, "iptables", "--version")
-	switch {
-	case err != nil:
-		d.say("tools", MarkWarn, "apt-get install iptables", "iptables is not on the PATH: only the nftables backend can be used")
-	case oldIptables(version):
-		d.say("tools", MarkWarn, "", "%s is older than 1.8.%d, the oldest that hostport is tested with", strings.TrimSpace(version), backend.OldestIptables)
-	default:
-		d.say("tools", MarkOK, "", "%s", strings.TrimSpace(version))
-	}
+	d.iptables()
 	if _, err := exec.LookPath("nft"); err != nil {
 		d.say("tools", MarkOK, "", "nft is not on the PATH; the nftables backend does not need it")
 	} else if version, err := run(ctx, "nft", "--version"); err == nil && strings.HasPrefix(version, "nftables v0.") {
@@ -147,18 +140,25 @@ func (d *doctor) tools(ctx context.Context) {
 	d.say("variants", MarkOK, "", "one variant of iptables is in use")
 }
 
-var iptablesVersion = regexp.MustCompile(`v1\.(\d+)\.(\d+)`)
-
-// oldIptables reports whether a version of iptables is older than those that the
-// tests pass with.
-func oldIptables(version string) bool {
-	m := iptablesVersion.FindStringSubmatch(version)
-	if m == nil {
-		return false
+// iptables looks at the tools of the iptables backend.
+func (d *doctor) iptables() {
+	tool, err := goiptables.New()
+	if err = cmp.Or(iptables.Available(), err); err != nil {
+		mark := MarkWarn
+		if slices.ContainsFunc(d.Attachments, func(a *hostport.Attachment) bool { return a.Backend == backend.Iptables }) {
+			mark = MarkFail
+		}
+		d.say("tools", mark, "apt-get install iptables", "only the nftables backend can be used: %v", err)
+		return
 	}
-	minor, _ := strconv.Atoi(m[1]) // they have only digits
-	patch, _ := strconv.Atoi(m[2])
-	return minor < 8 || minor == 8 && patch < backend.OldestIptables
+	major, minor, patch := tool.GetIptablesVersion()
+	variant := map[string]string{originIPTNFT: " (nf_tables)", originLegacy: " (legacy)"}[d.s.variant]
+	version := fmt.Sprintf("iptables v%d.%d.%d%s", major, minor, patch, variant)
+	if slices.Compare([]int{major, minor, patch}, []int{1, 8, backend.OldestIptables}) < 0 {
+		d.say("tools", MarkWarn, "", "%s is older than 1.8.%d, the oldest that hostport is tested with", version, backend.OldestIptables)
+		return
+	}
+	d.say("tools", MarkOK, "", "%s", version)
 }
 
 func (d *doctor) forwarding() {

@@ -32,7 +32,8 @@ type Snapshot struct {
 	// Unread says in sentences what could not be read.
 	Unread []string
 
-	rules ruleset
+	rules   ruleset
+	variant string // of iptables by that name, as saveAll returns it
 	// sets tells whether a packet is in an ipset. It is nil if no set can be asked.
 	sets func(p *Packet, set string, dirs []string) (bool, error)
 	// rulesHidden says that some rules could not be read.

@@ -225,7 +225,7 @@ func newResolver(ctx context.Context, c *Collector) *resolver {
 	}
 	var saved ruleset
 	for _, f := range hostport.Families() {
-		more, _ := saveAll(ctx, f)
+		more, _, _ := saveAll(ctx, f)
 		saved = append(saved, more...)
 	}
 	r.rules = merge(native.all, saved)

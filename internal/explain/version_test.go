@@ -1,14 +1,53 @@
 package explain
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
 
-func TestOldIptables(t *testing.T) {
-	for version, old := range map[string]bool{
-		"iptables v1.8.6 (nf_tables)\n": true, "iptables v1.6.1": true, "iptables v1.8.7 (legacy)\n": false,
-		"iptables v1.8.11 (nf_tables)\n": false, "iptables v1.10.0": false, "something else": false,
+	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/pkg/hostport"
+)
+
+// What doctor says of the tools of iptables.
+func TestDoctorIptables(t *testing.T) {
+	pods := []*hostport.Attachment{{Backend: backend.Iptables}}
+	for name, c := range map[string]struct {
+		says, variant string
+		missing       string
+		pods          []*hostport.Attachment
+		mark          Mark
+		text          string
+	}{
+		"nf_tables":             {says: "iptables v1.8.11 (nf_tables)", variant: originIPTNFT, mark: MarkOK, text: "iptables v1.8.11 (nf_tables)"},
+		"legacy":                {says: "iptables v1.8.7 (legacy)", variant: originLegacy, mark: MarkOK, text: "iptables v1.8.7 (legacy)"},
+		"later":                 {says: "iptables v1.10.0", mark: MarkOK, text: "iptables v1.10.0"},
+		"old":                   {says: "iptables v1.8.6 (nf_tables)", variant: originIPTNFT, mark: MarkWarn, text: "iptables v1.8.6 (nf_tables) is older than 1.8.7"},
+		"very old":              {says: "iptables v1.6.1", mark: MarkWarn, text: "iptables v1.6.1 is older than 1.8.7"},
+		"something else":        {says: "something else", mark: MarkWarn, text: "something else"},
+		"without its -restore":  {says: "iptables v1.8.11", missing: "iptables-restore", mark: MarkWarn, text: "iptables-restore not found on PATH"},
+		"without the tool":      {missing: "iptables", mark: MarkWarn, text: `"iptables": executable file not found`},
+		"missing, and in use":   {missing: "iptables-save", pods: pods, mark: MarkFail, text: "iptables-save not found on PATH"},
+		"somebody else's error": {says: "no such thing >&2; exit 3", mark: MarkWarn, text: "exit status 3"},
 	} {
-		if got := oldIptables(version); got != old {
-			t.Errorf("%q: old %v, want %v", version, got, old)
-		}
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("PATH", dir)
+			for _, tool := range []string{"iptables", "iptables-save", "iptables-restore"} {
+				if tool == c.missing {
+					continue
+				}
+				says := strings.NewReplacer("(", `\(`, ")", `\)`).Replace(c.says)
+				if err := os.WriteFile(filepath.Join(dir, tool), []byte("#!/bin/sh\necho "+says+"\n"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d := &doctor{s: &Snapshot{variant: c.variant}, Records: Records{Attachments: c.pods}}
+			d.iptables()
+			if got := d.checks[0]; got.Mark != c.mark || !strings.Contains(got.Text, c.text) {
+				t.Errorf("%v %q, want %v %q", got.Mark, got.Text, c.mark, c.text)
+			}
+		})
 	}
 }
