@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/netns"
 )
@@ -121,7 +122,7 @@ esac`)
 		if !errors.Is(err, backend.ErrNoGuard) {
 			t.Errorf("%s: %v", variant, err)
 		}
-		_, err = w.b.Rewrite(t.Context(), []*hostport.Attachment{a}, fingerprint([]*hostport.Attachment{a}))
+		_, err = w.b.Rewrite(t.Context(), []*hostport.Attachment{a}, conformance.Fingerprint([]*hostport.Attachment{a}))
 		if !errors.Is(err, backend.ErrNoGuard) {
 			t.Errorf("%s: Rewrite: %v", variant, err)
 		}
@@ -166,9 +167,9 @@ func TestMissingTools(t *testing.T) {
 	b := New(Options{})
 	all := []*hostport.Attachment{attachment("a", maps("1:1"))}
 	_, applyErr := b.Apply(t.Context(), change(nil, nil, all))
-	_, rewriteErr := b.Rewrite(t.Context(), all, fingerprint(all))
-	_, checkErr := b.Check(t.Context(), all, fingerprint(all))
-	_, auditErr := b.Audit(t.Context(), all, fingerprint(all))
+	_, rewriteErr := b.Rewrite(t.Context(), all, conformance.Fingerprint(all))
+	_, checkErr := b.Check(t.Context(), all, conformance.Fingerprint(all))
+	_, auditErr := b.Audit(t.Context(), all, conformance.Fingerprint(all))
 	_, statusErr := b.Status(t.Context())
 	for verb, err := range map[string]error{
 		"Available": Available(), "Apply": applyErr, "Rewrite": rewriteErr, "Check": checkErr, "Audit": auditErr, "Status": statusErr,

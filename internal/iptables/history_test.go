@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -60,7 +61,7 @@ func TestHistory(t *testing.T) {
 			c := n.change(remove, add)
 			text, seen := scriptsFor(t, hostport.IPv4, c)
 			for _, old := range past {
-				if err := old.clone().apply(text); err == nil && fingerprint(old.atts) != c.Before {
+				if err := old.clone().apply(text); err == nil && conformance.Fingerprint(old.atts) != c.Before {
 					t.Fatalf("seed %d, step %d: a change goes onto the rules of an earlier time:\n%s", seed, step, text)
 				}
 			}
@@ -70,7 +71,7 @@ func TestHistory(t *testing.T) {
 			}
 			n.atts, n.seen = append(n.without(remove), add...), seen
 			longest = max(longest, len(historiesBefore(backend.Change{Before: c.After, Seen: seen}).V4))
-			if found := audited(hostport.IPv4, now.ruleset(), n.atts, fingerprint(n.atts).V4); len(found) > 0 {
+			if found := audited(hostport.IPv4, now.ruleset(), n.atts, conformance.Fingerprint(n.atts).V4); len(found) > 0 {
 				t.Fatalf("seed %d, step %d: %v", seed, step, found)
 			}
 		}

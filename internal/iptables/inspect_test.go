@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -49,7 +50,7 @@ func TestCheckNamesEachLoss(t *testing.T) {
 				twice := slices.Insert(slices.Clone(lines), i, line)
 				for _, damage := range [][]string{without, twice} {
 					c := comparisonWith(parseSave(t, strings.Join(damage, "\n")+"\n"))
-					c.compare(wantRules(f, n.atts, fingerprint(n.atts).Of(f)))
+					c.compare(wantRules(f, n.atts, conformance.Fingerprint(n.atts).Of(f)))
 					if len(c.found) == 0 {
 						t.Errorf("%s: %d lines of %d, changed at the rule %q: no difference found", f, len(damage), len(lines), line)
 					}
@@ -87,7 +88,7 @@ func TestOwnersReadsBackWhatApplyMade(t *testing.T) {
 		a.LoopbackInterface, b.LoopbackInterface = "", ""
 		n.rewrite(t)
 		expected := w.both()
-		if _, err := w.b.Rewrite(t.Context(), got, fingerprint(n.atts)); err != nil {
+		if _, err := w.b.Rewrite(t.Context(), got, conformance.Fingerprint(n.atts)); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(sortLines(expected), sortLines(w.both())); diff != "" {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/netns"
 )
@@ -173,33 +174,11 @@ type node struct {
 	resyncs int
 }
 
-// others are attachments that a change leaves alone.
-type others []*hostport.Attachment
-
-func (o others) InUse(f hostport.Family, p hostport.Protocol, first, last uint16) (bool, error) {
-	for _, a := range o {
-		for _, fw := range a.Forwards(f) {
-			if fw.Protocol == p && first <= fw.HostPort && fw.HostPort <= last {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
-}
-
-func (o others) Any(match func(*hostport.Attachment) bool) (bool, error) {
-	return slices.ContainsFunc(o, match), nil
-}
-
-func fingerprint(atts []*hostport.Attachment) hostport.Fingerprint {
-	return hostport.Fingerprint{}.Toggle(backend.Layout, atts...)
-}
-
 // change is what replaces remove by add beside rest.
 func change(rest, remove, add []*hostport.Attachment) backend.Change {
 	return backend.Change{
-		Remove: remove, Add: add, Others: others(rest),
-		Before: fingerprint(slices.Concat(rest, remove)), After: fingerprint(slices.Concat(rest, add)),
+		Remove: remove, Add: add, Others: conformance.Others(rest),
+		Before: conformance.Fingerprint(slices.Concat(rest, remove)), After: conformance.Fingerprint(slices.Concat(rest, add)),
 	}
 }
 
@@ -278,7 +257,7 @@ func (n *node) rewrite(t testing.TB) { t.Helper(); n.seen = rewrite(t, n.b, n.at
 
 func rewrite(t testing.TB, b *Backend, atts []*hostport.Attachment) (seen string) {
 	t.Helper()
-	seen, err := b.Rewrite(t.Context(), atts, fingerprint(atts))
+	seen, err := b.Rewrite(t.Context(), atts, conformance.Fingerprint(atts))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,14 +270,14 @@ func (n *node) del(t testing.TB, a ...*hostport.Attachment) { t.Helper(); n.appl
 // differences is what Check says of some attachments.
 func (n *node) differences(t testing.TB, some ...*hostport.Attachment) string {
 	t.Helper()
-	found, err := n.b.Check(t.Context(), some, fingerprint(n.atts))
+	found, err := n.b.Check(t.Context(), some, conformance.Fingerprint(n.atts))
 	return lines(t, found, err)
 }
 
 // audit is what Audit says.
 func (n *node) audit(t testing.TB) string {
 	t.Helper()
-	found, err := n.b.Audit(t.Context(), n.atts, fingerprint(n.atts))
+	found, err := n.b.Audit(t.Context(), n.atts, conformance.Fingerprint(n.atts))
 	return lines(t, found, err)
 }
 
@@ -355,24 +334,11 @@ func addresses(ps ...string) func(*hostport.Attachment) {
 	}
 }
 
-// maps adds mappings: "8080:80", "192.0.2.1/8080:80/udp".
+// maps adds mappings: "8080:80", "192.0.2.1@8080:80/udp".
 func maps(ms ...string) func(*hostport.Attachment) {
 	return func(a *hostport.Attachment) {
-		for _, s := range ms {
-			var m hostport.Mapping
-			m.Protocol = hostport.TCP
-			ports := s
-			if ip, rest, ok := strings.Cut(s, "@"); ok {
-				m.HostIP = netip.MustParseAddr(ip)
-				ports = rest
-			}
-			if p, proto, ok := strings.Cut(ports, "/"); ok {
-				ports, m.Protocol = p, hostport.Protocol(proto)
-			}
-			if _, err := fmt.Sscanf(ports, "%d:%d", &m.HostPort, &m.ContainerPort); err != nil {
-				panic(err)
-			}
-			a.Mappings = append(a.Mappings, m)
+		for _, m := range ms {
+			a.Mappings = append(a.Mappings, conformance.Mapping(m))
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 func variety() map[string]*hostport.Attachment {
 	return map[string]*hostport.Attachment{
 		"plain":     pod(1),
-		"host IPs":  pod(2, mapped("192.0.2.1:53:53/udp", "192.0.2.1:53:53/tcp", "[2001:db8::1]:53:53/udp", "0.0.0.0:54:54/sctp", "[::]:55:55/tcp")),
+		"host IPs":  pod(2, mapped("192.0.2.1@53:53/udp", "192.0.2.1@53:53/tcp", "2001:db8::1@53:53/udp", "0.0.0.0@54:54/sctp", "::@55:55/tcp")),
 		"only IPv4": pod(3, addressed("10.244.0.90/24")),
 		"only IPv6": pod(4, addressed("fd00::90/80")),
 		"narrow":    pod(5, addressed("10.244.9.1/32", "fd09::1/128")),
@@ -23,7 +23,7 @@ func variety() map[string]*hostport.Attachment {
 		"masqAll":   pod(7, options(func(o *hostport.Options) { o.MasqueradeAll = true })),
 		"no snat":   pod(8, options(func(o *hostport.Options) { o.SNAT = false })),
 		"pod in /8": pod(9, addressed("10.9.9.9/8")),
-		"nothing":   pod(10, addressed("10.9.9.10/24"), mapped("[::]:80:80/tcp")),
+		"nothing":   pod(10, addressed("10.9.9.10/24"), mapped("::@80:80/tcp")),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -26,9 +27,9 @@ func BenchmarkAdd(b *testing.B) {
 		b.Run(fmt.Sprintf("beside %d", held), func(b *testing.B) {
 			n := crowd(b, held)
 			a := pod(held + 1)
-			before, after := fingerprint(n.held), fingerprint(append(n.held, a))
+			before, after := conformance.Fingerprint(n.held), conformance.Fingerprint(append(n.held, a))
 			apply := func(c backend.Change) {
-				c.Seen, c.Others = n.seen, others(n.held)
+				c.Seen, c.Others = n.seen, conformance.Others(n.held)
 				seen, err := n.backend.Apply(b.Context(), c)
 				if err != nil {
 					b.Fatal(err)
@@ -64,7 +65,7 @@ func BenchmarkVerify(b *testing.B) {
 func BenchmarkCheck(b *testing.B) {
 	n := crowd(b, 1000)
 	for b.Loop() {
-		if _, err := n.backend.Check(b.Context(), n.held[:1], fingerprint(n.held)); err != nil {
+		if _, err := n.backend.Check(b.Context(), n.held[:1], conformance.Fingerprint(n.held)); err != nil {
 			b.Fatal(err)
 		}
 	}

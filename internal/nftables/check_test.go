@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -24,7 +25,7 @@ func TestCheckFindsNothingWrong(t *testing.T) {
 	n := &node{t: t, backend: w.backend()}
 	n.add(everything()...)
 	for _, a := range n.held {
-		diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, fingerprint(n.held))
+		diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, conformance.Fingerprint(n.held))
 		if err != nil || len(diff) > 0 {
 			t.Errorf("%s: %v, %v", a.Pod, diff, err)
 		}
@@ -43,7 +44,7 @@ func TestCheckNamesTheDifference(t *testing.T) {
 		{"flushed conditions", "flush map inet hostport cond4", "0.0.0.0:8001/tcp with the conditions in chain cond4_"},
 		{"foreign rule", "insert rule inet hostport prerouting accept", "chain prerouting has 3 rules instead of 2"},
 	}
-	a := pod(1, mapped("8001:80/tcp", "[2001:db8::1]:53:53/udp"), options(func(o *hostport.Options) {
+	a := pod(1, mapped("8001:80/tcp", "2001:db8::1@53:53/udp"), options(func(o *hostport.Options) {
 		o.ConditionsV4 = []string{"ip saddr 10.0.0.0/8"}
 	}))
 	for _, tt := range tests {
@@ -95,11 +96,11 @@ func wantDifference(t *testing.T, n *node, a *hostport.Attachment, want string) 
 	says := func(d backend.Difference) bool {
 		return strings.Contains(d.Text, want) && (d.Owner == hostport.Key{} || d.Owner == a.Key)
 	}
-	diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, fingerprint(n.held))
+	diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, conformance.Fingerprint(n.held))
 	if err != nil || !slices.ContainsFunc(diff, says) {
 		t.Errorf("Check = %v, %v\nwant it to say %q", diff, err, want)
 	}
-	diff, err = n.backend.Audit(t.Context(), n.held, fingerprint(n.held))
+	diff, err = n.backend.Audit(t.Context(), n.held, conformance.Fingerprint(n.held))
 	if err != nil || !slices.ContainsFunc(diff, says) {
 		t.Errorf("Audit = %v, %v\nwant it to say %q", diff, err, want)
 	}
@@ -117,7 +118,7 @@ func TestAuditFindsWhatNobodyOwns(t *testing.T) {
 	w.nft("add set inet hostport client4_9 { type ipv4_addr . ipv4_addr ; }")
 	audit := func(all ...*hostport.Attachment) []backend.Difference {
 		t.Helper()
-		diff, err := n.backend.Audit(t.Context(), all, fingerprint(all))
+		diff, err := n.backend.Audit(t.Context(), all, conformance.Fingerprint(all))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +154,7 @@ func TestUnreadableConditions(t *testing.T) {
 	if !strings.Contains(log.String(), "tcp sport 1") {
 		t.Errorf("Rewrite logged %q", log.String())
 	}
-	diff, err := n.backend.Check(t.Context(), n.held, fingerprint(n.held))
+	diff, err := n.backend.Check(t.Context(), n.held, conformance.Fingerprint(n.held))
 	if err != nil || len(diff) != 1 || diff[0].Owner != a.Key || !strings.Contains(diff[0].Text, `conditionsV4: cannot use "tcp sport 1"`) {
 		t.Errorf("Check = %v, %v", diff, err)
 	}
@@ -174,7 +175,7 @@ func TestRewriteKeepsWhatIsRight(t *testing.T) {
 func TestOwners(t *testing.T) {
 	w := newWorld(t)
 	n := &node{t: t, backend: w.backend()}
-	conditions := pod(20, mapped("80:80/tcp", "192.0.2.1:81:81/udp"), options(func(o *hostport.Options) {
+	conditions := pod(20, mapped("80:80/tcp", "192.0.2.1@81:81/udp"), options(func(o *hostport.Options) {
 		o.ConditionsV4 = []string{"ip saddr != { 10.0.0.0/8, 192.168.0.0/16 }", `iifname "eth0" meta mark & 0xff == 3`}
 		o.ConditionsV6 = []string{"ip6 daddr fd00::/8"}
 	}))
@@ -204,7 +205,7 @@ func TestOwners(t *testing.T) {
 		if a.Key == conditions.Key {
 			continue // the name of its chain stands for how its conditions were written
 		}
-		if diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, fingerprint(got)); err != nil || len(diff) > 0 {
+		if diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, conformance.Fingerprint(got)); err != nil || len(diff) > 0 {
 			t.Errorf("%s does not match the kernel: %v, %v", a.Key, diff, err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -105,7 +106,7 @@ func TestRandomChanges(t *testing.T) {
 		} else {
 			n.del(some...)
 		}
-		if _, err := clean.backend().Rewrite(t.Context(), n.held, fingerprint(n.held)); err != nil {
+		if _, err := clean.backend().Rewrite(t.Context(), n.held, conformance.Fingerprint(n.held)); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(clean.unordered(), w.unordered()); diff != "" {

@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -35,35 +34,14 @@ func pod(n int, change ...func(*hostport.Attachment)) *hostport.Attachment {
 	return a
 }
 
+// mapped replaces the mappings: "8080:80", "192.0.2.1@8080:80/udp".
 func mapped(ms ...string) func(*hostport.Attachment) {
 	return func(a *hostport.Attachment) {
 		a.Mappings = nil
 		for _, m := range ms {
-			a.Mappings = append(a.Mappings, mapping(m))
+			a.Mappings = append(a.Mappings, conformance.Mapping(m))
 		}
 	}
-}
-
-// mapping reads "[IP:]HOSTPORT:CONTAINERPORT/PROTOCOL".
-func mapping(s string) hostport.Mapping {
-	ports, proto, _ := strings.Cut(s, "/")
-	i := strings.LastIndex(ports, ":")
-	host, container := ports[:i], ports[i+1:]
-	if !strings.Contains(host, ":") {
-		return hostport.Mapping{HostPort: port(host), ContainerPort: port(container), Protocol: hostport.Protocol(proto)}
-	}
-	side := netip.MustParseAddrPort(host)
-	return hostport.Mapping{
-		HostIP: side.Addr(), HostPort: side.Port(), ContainerPort: port(container), Protocol: hostport.Protocol(proto),
-	}
-}
-
-func port(s string) uint16 {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil {
-		panic(err)
-	}
-	return uint16(n)
 }
 
 func addressed(ps ...string) func(*hostport.Attachment) {
@@ -89,21 +67,6 @@ type node struct {
 	resyncs int
 }
 
-func fingerprint(all []*hostport.Attachment) hostport.Fingerprint {
-	return hostport.Fingerprint{}.Toggle(backend.Layout, all...)
-}
-
-// others answers from a list.
-type others []*hostport.Attachment
-
-func (o others) InUse(hostport.Family, hostport.Protocol, uint16, uint16) (bool, error) {
-	return false, errors.New("not asked by this backend")
-}
-
-func (o others) Any(match func(*hostport.Attachment) bool) (bool, error) {
-	return slices.ContainsFunc(o, match), nil
-}
-
 // change replaces attachments of the same key.
 func (n *node) change(remove, add []*hostport.Attachment) (c backend.Change, after []*hostport.Attachment) {
 	c = backend.Change{Add: add, Seen: n.seen}
@@ -120,7 +83,7 @@ func (n *node) change(remove, add []*hostport.Attachment) (c backend.Change, aft
 		}
 	}
 	after = append(slices.Clone(stay), add...)
-	c.Others, c.Before, c.After = others(stay), fingerprint(n.held), fingerprint(after)
+	c.Others, c.Before, c.After = conformance.Others(stay), conformance.Fingerprint(n.held), conformance.Fingerprint(after)
 	return c, after
 }
 
@@ -144,7 +107,7 @@ func (n *node) del(as ...*hostport.Attachment) { n.t.Helper(); n.apply(as, nil) 
 // rewrite makes the table hold what is held.
 func (n *node) rewrite() {
 	n.t.Helper()
-	seen, err := n.backend.Rewrite(n.t.Context(), n.held, fingerprint(n.held))
+	seen, err := n.backend.Rewrite(n.t.Context(), n.held, conformance.Fingerprint(n.held))
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -159,11 +122,11 @@ func (n *node) wantClean() {
 
 func wantClean(t testing.TB, b *Backend, all []*hostport.Attachment) {
 	t.Helper()
-	diff, err := b.Audit(t.Context(), all, fingerprint(all))
+	diff, err := b.Audit(t.Context(), all, conformance.Fingerprint(all))
 	if err != nil || len(diff) > 0 {
 		t.Errorf("Audit = %v, %v", diff, err)
 	}
-	diff, err = b.Check(t.Context(), all, fingerprint(all))
+	diff, err = b.Check(t.Context(), all, conformance.Fingerprint(all))
 	if err != nil || len(diff) > 0 {
 		t.Errorf("Check = %v, %v", diff, err)
 	}

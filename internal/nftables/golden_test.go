@@ -24,7 +24,7 @@ func TestGolden(t *testing.T) {
 	cases := map[string][]*hostport.Attachment{
 		"one_pod":  {small(1, mapped("8080:80/tcp", "53:53/udp", "36412:36412/sctp"))},
 		"two_pods": {pod(1), pod(2)},
-		"host_ips": {small(1, mapped("192.0.2.1:80:8080/tcp", "[2001:db8::1]:80:8080/tcp", "0.0.0.0:81:8081/tcp", "[::]:82:8082/tcp"))},
+		"host_ips": {small(1, mapped("192.0.2.1@80:8080/tcp", "2001:db8::1@80:8080/tcp", "0.0.0.0@81:8081/tcp", "::@82:8082/tcp"))},
 		"ipv4":     {small(1, addressed("10.244.0.3/24"))},
 		"ipv6":     {small(1, addressed("fd00::3/64"))},
 		"hosts":    {small(1, addressed("10.244.0.3/32", "fd00::3/128"))},

@@ -227,7 +227,7 @@ func TestConditionsDecide(t *testing.T) {
 	s := newSite(t)
 	s.web.serve(80)
 	n := &node{t: t, backend: s.node.backend()}
-	n.add(pod(1, addressed("10.244.0.3/24", "fd00::3/64"), mapped("8001:80/tcp", "192.0.2.1:8002:80/tcp"), options(func(o *hostport.Options) {
+	n.add(pod(1, addressed("10.244.0.3/24", "fd00::3/64"), mapped("8001:80/tcp", "192.0.2.1@8002:80/tcp"), options(func(o *hostport.Options) {
 		o.ConditionsV4 = []string{"ip saddr != { 192.0.2.128/25, 10.244.0.4 }", "ip daddr { 192.0.2.0/28, 10.0.0.0/8 }", `iifname { "out", "cni*" }`}
 	})), pod(2, addressed("10.244.0.3/24"), mapped("8009:80/tcp")))
 	s.client.run("ip", "addr", "add", "192.0.2.200/24", "dev", "eth0")

@@ -23,7 +23,7 @@ func layout1(t *testing.T, w *world) []*hostport.Attachment {
 	w.load(string(text))
 	return []*hostport.Attachment{
 		pod(1),
-		pod(2, mapped("192.0.2.1:53:53/udp", "80:8080/tcp")),
+		pod(2, mapped("192.0.2.1@53:53/udp", "80:8080/tcp")),
 		pod(3, addressed("10.200.33.7/21")),
 		pod(4, options(func(o *hostport.Options) {
 			o.ConditionsV4, o.ConditionsV6 = []string{"ip saddr 10.0.0.0/8"}, []string{"iifname eth0"}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -81,9 +82,9 @@ func next(list *[]unix.Errno) unix.Errno {
 
 // change is one that is written at once: the generation was seen.
 func change() backend.Change {
-	all := others{pod(1), pod(2)}
+	all := conformance.Others{pod(1), pod(2)}
 	return backend.Change{
-		Remove: all[:1], Others: all[1:], Before: fingerprint(all), After: fingerprint(all[1:]), Seen: "7 a1",
+		Remove: all[:1], Others: all[1:], Before: conformance.Fingerprint(all), After: conformance.Fingerprint(all[1:]), Seen: "7 a1",
 	}
 }
 
@@ -96,7 +97,7 @@ var withoutCounters = []unix.Errno{
 // TestRewriteNamesTheMissingFeature: what an ADD says on a kernel that is too old.
 func TestRewriteNamesTheMissingFeature(t *testing.T) {
 	w := &wire{commits: withoutCounters}
-	_, err := w.backend().Rewrite(t.Context(), others{pod(1)}, fingerprint(others{pod(1)}))
+	_, err := w.backend().Rewrite(t.Context(), conformance.Others{pod(1)}, conformance.Fingerprint(conformance.Others{pod(1)}))
 	if err == nil || !strings.Contains(err.Error(), "lacks maps with counters on their elements (Linux 5.7 or newer") {
 		t.Errorf("error %v", err)
 	}
@@ -140,8 +141,8 @@ func TestKernelRefuses(t *testing.T) {
 // TestFirstOnALackingKernel: a kernel without a module says that something is
 // missing, and so it does if a stranger changed the ruleset.
 func TestFirstOnALackingKernel(t *testing.T) {
-	all := others{pod(1)}
-	first := backend.Change{Add: all, After: fingerprint(all)}
+	all := conformance.Others{pod(1)}
+	first := backend.Change{Add: all, After: conformance.Fingerprint(all)}
 	w := &wire{commits: []unix.Errno{unix.ENOENT, unix.ENOENT, unix.EEXIST, unix.ENOENT}}
 	_, err := w.backend().Apply(t.Context(), first)
 	if err == nil || errors.Is(err, backend.ErrDrift) || !strings.Contains(err.Error(), "the kernel lacks the fib expression") {
@@ -156,8 +157,8 @@ func TestFirstOnALackingKernel(t *testing.T) {
 // TestRewriteIsNoDrift: nothing needs to be there for a rewrite, whatever it failed for.
 func TestRewriteIsNoDrift(t *testing.T) {
 	w := &wire{commits: []unix.Errno{unix.EINVAL, unix.EEXIST}}
-	all := others{pod(1)}
-	if _, err := w.backend().Rewrite(t.Context(), all, fingerprint(all)); !errors.Is(err, unix.EINVAL) || errors.Is(err, backend.ErrDrift) {
+	all := conformance.Others{pod(1)}
+	if _, err := w.backend().Rewrite(t.Context(), all, conformance.Fingerprint(all)); !errors.Is(err, unix.EINVAL) || errors.Is(err, backend.ErrDrift) {
 		t.Errorf("error %v, want the kernel's and no drift", err)
 	}
 }
@@ -170,8 +171,8 @@ func TestRetriesAreBounded(t *testing.T) {
 			w.dumps = append(w.dumps, e)
 		}
 		start := time.Now()
-		all := others{pod(1)}
-		first := backend.Change{Add: all, After: fingerprint(all)}
+		all := conformance.Others{pod(1)}
+		first := backend.Change{Add: all, After: conformance.Fingerprint(all)}
 		if _, err := w.backend().Apply(t.Context(), first); !errors.Is(err, e) {
 			t.Errorf("Apply = %v, want %v", err, e)
 		}
@@ -216,7 +217,7 @@ func TestContextEndsRetries(t *testing.T) {
 
 func TestDumpErrors(t *testing.T) {
 	w := &wire{dumps: []unix.Errno{unix.EPERM}}
-	if _, err := w.backend().Check(t.Context(), others{pod(1)}, hostport.Fingerprint{}); !errors.Is(err, unix.EPERM) {
+	if _, err := w.backend().Check(t.Context(), conformance.Others{pod(1)}, hostport.Fingerprint{}); !errors.Is(err, unix.EPERM) {
 		t.Errorf("Check = %v", err)
 	}
 	w = &wire{dumps: []unix.Errno{unix.ENOENT}}
@@ -257,9 +258,9 @@ func TestOthersFail(t *testing.T) {
 // TestAddAsksTheKernel: an ADD reads the records of other pods only if the kernel misses
 // a set of clients.
 func TestAddAsksTheKernel(t *testing.T) {
-	was := others{pod(1)}
+	was := conformance.Others{pod(1)}
 	add := backend.Change{
-		Add: others{pod(2)}, Others: broken{}, Before: fingerprint(was), After: fingerprint(others{pod(1), pod(2)}), Seen: "7 a1",
+		Add: conformance.Others{pod(2)}, Others: broken{}, Before: conformance.Fingerprint(was), After: conformance.Fingerprint(conformance.Others{pod(1), pod(2)}), Seen: "7 a1",
 	}
 	w := &wire{}
 	if seen, err := w.backend().Apply(t.Context(), add); err != nil || seen != "8 a1" || w.sent != 1 || w.read != 0 {
@@ -273,7 +274,7 @@ func TestAddAsksTheKernel(t *testing.T) {
 
 var errBroken = errors.New("disk on fire")
 
-type broken struct{ others }
+type broken struct{ conformance.Others }
 
 func (broken) Any(func(*hostport.Attachment) bool) (bool, error) { return false, errBroken }
 
