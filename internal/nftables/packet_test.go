@@ -2,8 +2,6 @@ package nftables
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/answer"
 )
 
 // site is a node with two pods on a bridge and a client outside, each in a
@@ -75,80 +74,41 @@ func (w *world) sysctl(name, value string) {
 	}
 }
 
-// serve answers each connection with the client's address, and each datagram
-// too; seen gets the addresses that datagrams came from.
-func (w *world) serve(port int) (seen chan netip.Addr) {
+// serve answers on a TCP and a UDP port with the client's address.
+func (w *world) serve(port int) *answer.Server {
 	w.tb.Helper()
-	seen = make(chan netip.Addr, 16)
-	addr := fmt.Sprintf(":%d", port)
-	var (
-		l  net.Listener
-		pc net.PacketConn
-	)
-	err := w.do(func() (err error) {
-		if l, err = net.Listen("tcp", addr); err != nil {
+	s := &answer.Server{Name: "web"}
+	for _, protocol := range []string{"tcp", "udp"} {
+		if err := w.do(func() error {
+			c, err := s.Listen(protocol, fmt.Sprintf(":%d", port))
+			if err == nil {
+				w.tb.Cleanup(func() { _ = c.Close() })
+			}
 			return err
+		}); err != nil {
+			w.tb.Fatal(err)
 		}
-		pc, err = net.ListenPacket("udp", addr)
-		return err
-	})
-	if err != nil {
-		w.tb.Fatal(err)
 	}
-	w.tb.Cleanup(func() { _, _ = l.Close(), pc.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(c, peerOf(c.RemoteAddr()).String())
-			_ = c.Close()
-		}
-	}()
-	go func() {
-		buf := make([]byte, 64)
-		for {
-			_, from, err := pc.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			seen <- peerOf(from)
-			_, _ = pc.WriteTo([]byte(peerOf(from).String()), from)
-		}
-	}()
-	return seen
+	return s
 }
 
-func peerOf(a net.Addr) netip.Addr {
-	return netip.MustParseAddrPort(a.String()).Addr().Unmap()
-}
-
-// ask connects and returns what the server says: the address it saw.
-func (w *world) ask(network, addr string) (string, error) {
-	var got []byte
+// ask asks and returns the address that the server saw.
+func (w *world) ask(protocol, addr string) (string, error) {
+	const patience = 3 * time.Second
+	var got answer.Answer
 	err := w.do(func() error {
-		c, err := net.DialTimeout(network, addr, 3*time.Second)
+		f, err := answer.Dial(protocol, netip.AddrPort{}, netip.MustParseAddrPort(addr), patience)
 		if err != nil {
 			return err
 		}
-		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
-			return err
-		}
-		if network == "udp" {
-			if _, err := c.Write([]byte("?")); err != nil {
-				return err
-			}
-			got = make([]byte, 64)
-			n, err := c.Read(got)
-			got = got[:n]
-			return err
-		}
-		got, err = io.ReadAll(c)
+		defer f.Close()
+		got, err = f.Ask(patience)
 		return err
 	})
-	return string(got), err
+	if err != nil {
+		return "", err
+	}
+	return got.Client.Addr().String(), nil
 }
 
 func TestPackets(t *testing.T) {
@@ -161,10 +121,9 @@ func testPackets(t *testing.T, brNetfilter string) {
 	s := newSite(t)
 	s.node.sysctl("net/bridge/bridge-nf-call-iptables", brNetfilter)
 	s.node.sysctl("net/bridge/bridge-nf-call-ip6tables", brNetfilter)
-	seen := s.web.serve(80)
-	web := pod(1, mapped("8001:80/tcp", "8001:80/udp"), addressed("10.244.0.3/24", "fd00::3/64"))
+	web := s.web.serve(80)
 	n := &node{t: t, backend: s.node.backend()}
-	n.add(web)
+	n.add(pod(1, mapped("8001:80/tcp", "8001:80/udp"), addressed("10.244.0.3/24", "fd00::3/64")))
 
 	for _, network := range []string{"tcp", "udp"} {
 		for _, tt := range []struct {
@@ -189,9 +148,6 @@ func testPackets(t *testing.T, brNetfilter string) {
 			})
 		}
 	}
-	for len(seen) > 0 {
-		<-seen
-	}
 	start := time.Now()
 	if _, err := s.node.ask("tcp", "[::1]:8001"); err == nil || time.Since(start) > time.Second {
 		t.Errorf("[::1] should be refused at once: %v after %v", err, time.Since(start))
@@ -211,14 +167,12 @@ func testPackets(t *testing.T, brNetfilter string) {
 		}`)
 	n.add(pod(3, mapped("8003:80/udp"), addressed("10.244.0.3/24")))
 	for _, addr := range []string{"10.96.0.1:8001", "192.0.2.1:8002", "192.0.2.1:8003"} {
+		before := len(web.Seen())
 		_, _ = s.peer.ask("udp", addr) // the answer goes astray, as it does without us
-		select {
-		case got := <-seen:
-			if got.String() != "10.244.0.4" {
-				t.Errorf("%s, translated by another: the server saw %s, want the client 10.244.0.4", addr, got)
-			}
-		case <-time.After(time.Second):
+		if seen := web.Seen()[before:]; len(seen) == 0 {
 			t.Errorf("%s: nothing arrived", addr)
+		} else if got := seen[0].Addr().String(); got != "10.244.0.4" {
+			t.Errorf("%s, translated by another: the server saw %s, want the client 10.244.0.4", addr, got)
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
+	"io"
 	"net/netip"
 	"os"
 	"strings"
@@ -17,6 +17,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/hostport-cni/hostport/test/answer"
 	"github.com/hostport-cni/hostport/test/bench"
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -147,26 +148,16 @@ func (d *daemon) askAll(id string, p pod, ports int) error {
 	if err != nil {
 		return err
 	}
-	inside := d.w.NetnsAt(p.name, path)
+	inside, server := d.w.NetnsAt(p.name, path), &answer.Server{Name: p.name}
 	for _, m := range p.ports {
-		var l net.Listener
+		var l io.Closer
 		if err := inside.Try(func() (err error) {
-			l, err = net.Listen("tcp", fmt.Sprintf(":%d", m.ContainerPort))
+			l, err = server.Listen("tcp", fmt.Sprintf(":%d", m.ContainerPort))
 			return err
 		}); err != nil {
 			return err
 		}
 		defer l.Close()
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = fmt.Fprintf(conn, "%s %s\n", p.name, conn.RemoteAddr())
-				conn.Close()
-			}
-		}()
 	}
 	for _, m := range p.ports {
 		to := netip.AddrPortFrom(world.V4.Node(), uint16(m.HostPort))

@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/test/answer"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -89,21 +89,21 @@ func (a *adopter) flows(udp, tcp uint16) (goesOn func()) {
 	a.Helper()
 	type opened struct {
 		f        world.Family
-		udp, tcp *world.Flow
-		server   world.Answer
+		udp, tcp *answer.Flow
+		server   answer.Answer
 	}
 	var all []opened
 	for _, f := range world.Families {
 		o := opened{f: f}
 		var err, err2 error
 		o.udp, err = a.w.Client.Dial("udp", netip.AddrPort{}, netip.AddrPortFrom(f.Node(), udp), 0)
-		o.tcp, err2 = a.w.Client.Dial("tcp", netip.AddrPort{}, netip.AddrPortFrom(f.Node(), tcp), answerTimeout)
+		o.tcp, err2 = a.w.Client.Dial("tcp", netip.AddrPort{}, netip.AddrPortFrom(f.Node(), tcp), answer.Timeout)
 		if err := errors.Join(err, err2); err != nil {
 			a.Fatal(err)
 		}
 		a.Cleanup(o.udp.Close)
 		a.Cleanup(o.tcp.Close)
-		o.server, err = o.udp.Ask(answerTimeout)
+		o.server, err = o.udp.Ask(answer.Timeout)
 		if err := errors.Join(err, o.tcp.Echoes("before")); err != nil {
 			a.Fatal(err)
 		}
@@ -113,7 +113,7 @@ func (a *adopter) flows(udp, tcp uint16) (goesOn func()) {
 		a.Helper()
 		for _, o := range all {
 			o.udp.Drain()
-			if got, err := o.udp.Ask(answerTimeout); err != nil || got != o.server {
+			if got, err := o.udp.Ask(answer.Timeout); err != nil || got != o.server {
 				a.Errorf("%s: the UDP flow is answered %+v, %v, want %+v as before", o.f, got, err, o.server)
 			}
 			if err := o.tcp.Echoes("after"); err != nil {
@@ -122,9 +122,6 @@ func (a *adopter) flows(udp, tcp uint16) (goesOn func()) {
 		}
 	}
 }
-
-// answerTimeout is how long a client waits for what has to come.
-const answerTimeout = 30 * time.Second
 
 // TestAdopt moves a node with running pods from portmap to hostport.
 func TestAdopt(t *testing.T) {

@@ -4,12 +4,11 @@ package integration
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"strings"
 	"time"
 
+	"github.com/hostport-cni/hostport/test/answer"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -115,36 +114,15 @@ func flowtable(e *env) {
 	flowtable fast { hook ingress priority 0; devices = { up0, cni0 }; }
 	chain forward { type filter hook forward priority 0; meta l4proto { tcp, udp } flow add @fast; }
 }`)
-	var l net.Listener
-	a.Pod.Do(func() (err error) {
-		l, err = net.Listen("tcp", ":80")
-		return err
-	})
-	e.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); c.Close() }()
-		}
-	}()
-	var c net.Conn
-	e.w.Client.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", e.node(8080).String(), 30*time.Second)
-		return err
-	})
-	defer c.Close()
+	a.Pod.Echo(80)
+	tcp, err := e.w.Client.Dial("tcp", netip.AddrPort{}, e.node(8080), answer.Timeout)
+	if err != nil {
+		e.Fatal(err)
+	}
+	defer tcp.Close()
 	for i := range 20 {
-		sent := fmt.Appendf(nil, "message %02d", i)
-		got := make([]byte, len(sent))
-		c.SetDeadline(time.Now().Add(30 * time.Second))
-		if _, err := c.Write(sent); err != nil {
-			e.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, got); err != nil || string(got) != string(sent) {
-			e.Fatalf("message %d came back as %q: %v", i, got, err)
+		if err := tcp.Echoes(fmt.Sprintf("message %02d", i)); err != nil {
+			e.Fatalf("message %d: %v", i, err)
 		}
 	}
 	family := map[world.Family]string{world.V4: "ipv4", world.V6: "ipv6"}[e.f]
@@ -164,7 +142,7 @@ func flowtable(e *env) {
 	e.del(a)
 	flow.Drain()
 	e.add("second", world.UDP(8053, 53)).Pod.Serve("udp", 53)
-	if got, err := flow.Ask(30 * time.Second); err != nil || got.Server != "second" {
+	if got, err := flow.Ask(answer.Timeout); err != nil || got.Server != "second" {
 		e.Errorf("the UDP flow after the pod was replaced: answered by %q, %v", got.Server, err)
 	}
 	e.w.NFT("delete table inet fastpath")

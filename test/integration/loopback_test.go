@@ -165,16 +165,16 @@ func (e *env) localnet(want string) {
 func (e *env) closed(from *world.Netns, via netip.Addr) {
 	e.Helper()
 	loop := e.f.Loopback()
-	tcp := e.w.Node.ServeOn("tcp", netip.AddrPortFrom(loop, 9000))
-	udp := e.w.Node.ServeOn("udp", netip.AddrPortFrom(loop, 9000))
-	e.reaches(e.w.Node, "tcp", tcp.Addr, "node")
-	e.reaches(e.w.Node, "udp", udp.Addr, "node")
+	at := netip.AddrPortFrom(loop, 9000)
+	tcp, udp := e.w.Node.ServeOn("tcp", at), e.w.Node.ServeOn("udp", at)
+	e.reaches(e.w.Node, "tcp", at, "node")
+	e.reaches(e.w.Node, "udp", at, "node")
 
 	from.Command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
 	from.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 	from.AddRoute("eth0", loop.String()+"/32", via.String())
-	from.Silence(e, "tcp", tcp.Addr)
-	from.Silence(e, "udp", udp.Addr)
+	from.Silence(e, "tcp", at)
+	from.Silence(e, "udp", at)
 	if n, m := len(tcp.Seen()), len(udp.Seen()); n != 1 || m != 1 {
 		e.Errorf("the node's loopback was asked %d and %d times, want once each, by itself", n, m)
 	}
@@ -184,7 +184,7 @@ func (e *env) closed(from *world.Netns, via netip.Addr) {
 	restore := e.unguard()
 	before := e.w.Node.ReadSysctl("net/ipv4/conf/all/route_localnet")
 	e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-	e.reaches(from, "tcp", tcp.Addr, "node")
+	e.reaches(from, "tcp", at, "node")
 	e.w.Node.Sysctl("net/ipv4/conf/all/route_localnet", before)
 	restore()
 }
@@ -211,18 +211,18 @@ func (e *env) unguard() (restore func()) {
 // see them.
 func spoof(e *env) {
 	a := e.web()
-	onNode := e.w.Node.ServeOn("udp", netip.AddrPortFrom(e.f.Node(), 9000))
-	onLoop := e.w.Node.ServeOn("udp", netip.AddrPortFrom(e.f.Loopback(), 9000))
+	node, loop := e.node(9000), netip.AddrPortFrom(e.f.Loopback(), 9000)
+	onNode, onLoop := e.w.Node.ServeOn("udp", node), e.w.Node.ServeOn("udp", loop)
 	a.Pod.Command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
 	a.Pod.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 	a.Pod.AddRoute("eth0", "127.0.0.1/32", e.f.Gateway().String())
 	honest := netip.AddrPortFrom(a.Addr(e.f), 4000)
 	for range 3 {
 		for _, from := range []string{"127.0.0.1:4000", "127.0.0.2:4000"} {
-			sendUDP(e, a.Pod.Netns, netip.MustParseAddrPort(from), onNode.Addr)
-			sendUDP(e, a.Pod.Netns, netip.MustParseAddrPort(from), onLoop.Addr)
+			sendUDP(e, a.Pod.Netns, netip.MustParseAddrPort(from), node)
+			sendUDP(e, a.Pod.Netns, netip.MustParseAddrPort(from), loop)
 		}
-		sendUDP(e, a.Pod.Netns, honest, onNode.Addr)
+		sendUDP(e, a.Pod.Netns, honest, node)
 	}
 	// The honest datagrams were the last to be sent: when they have been
 	// seen, so would the others have been.

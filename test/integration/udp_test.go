@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-cni/hostport/test/answer"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -74,9 +75,9 @@ func keptFlowScenarios() []scenario {
 	return []scenario{
 		{name: "UDP flows to the port elsewhere keep their entries", report: "containernetworking/plugins 1190, moby 53384", run: flowsElsewhere},
 		{name: "UDP flows to another address of the node keep their entries", report: "moby 53384", run: func(e *env) {
-			server := e.w.Node.ServeOn("udp", e.node(8053))
+			e.w.Node.ServeOn("udp", e.node(8053))
 			e.tracked()
-			f := e.flow(e.w.Client, server.Addr)
+			f := e.flow(e.w.Client, e.node(8053))
 			e.answered(f, "node")
 			e.keepsFlows(8053, func() {
 				e.del(e.add("dns", world.UDP(8053, 53).On(e.f.NodeSecond())))
@@ -117,7 +118,7 @@ func (e *env) remembered() {
 }
 
 // flow opens a UDP socket that keeps its source port.
-func (e *env) flow(from *world.Netns, to netip.AddrPort) *world.Flow {
+func (e *env) flow(from *world.Netns, to netip.AddrPort) *answer.Flow {
 	e.Helper()
 	f, err := from.Dial("udp", netip.AddrPort{}, to, time.Second)
 	if err != nil {
@@ -128,10 +129,10 @@ func (e *env) flow(from *world.Netns, to netip.AddrPort) *world.Flow {
 }
 
 // answered wants the flow's next question to be answered by one server.
-func (e *env) answered(f *world.Flow, server string) {
+func (e *env) answered(f *answer.Flow, server string) {
 	e.Helper()
 	f.Drain()
-	got, err := f.Ask(30 * time.Second)
+	got, err := f.Ask(answer.Timeout)
 	if err != nil {
 		e.Fatalf("the flow is not answered, want %s: %v; conntrack has %q", server, err, e.w.UDPFlows(8053))
 	}

@@ -1,154 +1,42 @@
 package world
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"io"
-	"net"
 	"net/netip"
-	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/hostport-cni/hostport/test/answer"
 )
 
-const (
-	// answerTimeout bounds waits that are expected to succeed. It is generous
-	// because the machine may be busy.
-	answerTimeout = 30 * time.Second
-	// silenceTimeout is how long a client waits where no answer is expected.
-	// It cannot make a test fail that should pass; a test that relies on
-	// silence also shows that an answer would have come.
-	silenceTimeout = 600 * time.Millisecond
-	// resend is the pause after which a UDP client repeats its datagram.
-	resend = 250 * time.Millisecond
-)
+// silenceTimeout is how long a client waits where no answer is expected.
+// It cannot make a test fail that should pass; a test that relies on
+// silence also shows that an answer would have come.
+const silenceTimeout = 600 * time.Millisecond
 
-// Answer is what a Server told its client.
-type Answer struct {
-	// Server is the name of the server.
-	Server string
-	// Client is the client's address as the server saw it.
-	Client netip.AddrPort
-}
-
-func parseAnswer(b []byte) (Answer, error) {
-	name, client, ok := strings.Cut(strings.TrimSpace(string(b)), " ")
-	if !ok {
-		return Answer{}, fmt.Errorf("not an answer: %q", b)
-	}
-	addr, err := netip.ParseAddrPort(client)
-	return Answer{Server: name, Client: addr}, err
-}
-
-// Flow is a client's socket. UDP flows keep their source port over several
-// questions, as a conntrack entry does.
-type Flow struct {
-	conn net.Conn
-	udp  bool
-}
-
-// Dial opens a flow from the namespace. A source without address or port
-// leaves the choice to the kernel; the zero value leaves both. TCP is
-// connected when Dial returns.
-func (n *Netns) Dial(protocol string, source, destination netip.AddrPort, timeout time.Duration) (*Flow, error) {
-	dialer := net.Dialer{Timeout: timeout}
-	if source.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(source)
-		if protocol == "udp" {
-			dialer.LocalAddr = net.UDPAddrFromAddrPort(source)
-		}
-	}
-	f := &Flow{udp: protocol == "udp"}
-	err := n.Try(func() (err error) {
-		f.conn, err = dialer.DialContext(context.Background(), protocol, destination.String())
+// Dial opens a flow from the namespace, as answer.Dial does.
+func (n *Netns) Dial(protocol string, source, destination netip.AddrPort, timeout time.Duration) (f *answer.Flow, err error) {
+	err = n.Try(func() (err error) {
+		f, err = answer.Dial(protocol, source, destination, timeout)
 		return err
 	})
 	return f, err
 }
 
-// Close ends the flow.
-func (f *Flow) Close() { f.conn.Close() }
-
-// Ask waits for the server's answer, over UDP to a question sent now.
-func (f *Flow) Ask(timeout time.Duration) (Answer, error) {
-	deadline := time.Now().Add(timeout)
-	buf := make([]byte, 2048)
-	for {
-		next := deadline
-		if f.udp {
-			// A datagram may be lost while an address is resolved, and an
-			// ICMP error of an earlier one may be reported here.
-			if _, err := f.conn.Write([]byte("?")); err != nil && time.Now().After(deadline) {
-				return Answer{}, err
-			}
-			if t := time.Now().Add(resend); t.Before(deadline) {
-				next = t
-			}
-		}
-		f.conn.SetReadDeadline(next)
-		n, err := f.conn.Read(buf)
-		if err == nil {
-			return parseAnswer(buf[:n])
-		}
-		if !f.udp || !time.Now().Before(deadline) {
-			return Answer{}, err
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			time.Sleep(time.Until(next)) // refused: do not spin
-		}
-	}
-}
-
-// Echoes sends text over TCP and waits until an Echo server has sent it back.
-func (f *Flow) Echoes(text string) error {
-	f.conn.SetDeadline(time.Now().Add(answerTimeout))
-	if _, err := f.conn.Write([]byte(text)); err != nil {
-		return err
-	}
-	back := make([]byte, len(text))
-	if _, err := io.ReadFull(f.conn, back); err != nil {
-		return err
-	}
-	if string(back) != text {
-		return fmt.Errorf("%q came back as %q", text, back)
-	}
-	return nil
-}
-
-// Local returns the client's own end of the flow.
-func (f *Flow) Local() netip.AddrPort {
-	local, _ := netip.ParseAddrPort(f.conn.LocalAddr().String())
-	return local
-}
-
-// Drain throws away answers that came for earlier questions.
-func (f *Flow) Drain() {
-	buf := make([]byte, 2048)
-	for {
-		f.conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-		if _, err := f.conn.Read(buf); err != nil {
-			return
-		}
-	}
-}
-
 // TryAsk opens a flow, asks once and closes it.
-func (n *Netns) TryAsk(protocol string, source, destination netip.AddrPort, timeout time.Duration) (Answer, error) {
+func (n *Netns) TryAsk(protocol string, source, destination netip.AddrPort, timeout time.Duration) (answer.Answer, error) {
 	f, err := n.Dial(protocol, source, destination, timeout)
 	if err != nil {
-		return Answer{}, err
+		return answer.Answer{}, err
 	}
 	defer f.Close()
 	return f.Ask(timeout)
 }
 
 // Ask is TryAsk where an answer has to come.
-func (n *Netns) Ask(t testing.TB, protocol string, destination netip.AddrPort) Answer {
+func (n *Netns) Ask(t testing.TB, protocol string, destination netip.AddrPort) answer.Answer {
 	t.Helper()
-	a, err := n.TryAsk(protocol, netip.AddrPort{}, destination, answerTimeout)
+	a, err := n.TryAsk(protocol, netip.AddrPort{}, destination, answer.Timeout)
 	if err != nil {
 		t.Fatalf("%s asks %s/%s: %v", n.Name, destination, protocol, err)
 	}
@@ -156,9 +44,9 @@ func (n *Netns) Ask(t testing.TB, protocol string, destination netip.AddrPort) A
 }
 
 // AskFrom is Ask from a chosen source address, port, or both.
-func (n *Netns) AskFrom(t testing.TB, protocol string, source, destination netip.AddrPort) Answer {
+func (n *Netns) AskFrom(t testing.TB, protocol string, source, destination netip.AddrPort) answer.Answer {
 	t.Helper()
-	a, err := n.TryAsk(protocol, source, destination, answerTimeout)
+	a, err := n.TryAsk(protocol, source, destination, answer.Timeout)
 	if err != nil {
 		t.Fatalf("%s asks %s/%s from %s: %v", n.Name, destination, protocol, source, err)
 	}
@@ -183,7 +71,7 @@ func (n *Netns) Watch(t testing.TB, destinations ...netip.AddrPort) (stop func()
 		var errs []error
 		for {
 			for _, d := range destinations {
-				if _, err := n.TryAsk("tcp", netip.AddrPort{}, d, answerTimeout); err != nil {
+				if _, err := n.TryAsk("tcp", netip.AddrPort{}, d, answer.Timeout); err != nil {
 					errs = append(errs, err)
 				}
 			}
