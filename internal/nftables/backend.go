@@ -6,7 +6,6 @@ import (
 	"log/slog"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink/nltest"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -25,13 +24,10 @@ type Options struct {
 
 // Backend programs attachments into table inet hostport of one network
 // namespace. It holds no connection and no state; making one costs nothing.
-type Backend struct {
-	Options
-	dial nltest.Func // for tests
-}
+type Backend struct{ Options }
 
 // New returns a backend.
-func New(o Options) *Backend { return &Backend{Options: o} }
+func New(o Options) *Backend { return &Backend{o} }
 
 // Apply carries out one change in one transaction. The steady path reads
 // nothing if nobody committed to the ruleset since c.Seen. Otherwise it reads
@@ -108,4 +104,4 @@ func (b *Backend) send(table string, build func(*batch), g uint32) error {
 }
 
 // conn returns a connection that is opened for each transaction.
-func (b *Backend) conn() *nftables.Conn { return &nftables.Conn{NetNS: b.NetNS, TestDial: b.dial} }
+func (b *Backend) conn() *nftables.Conn { return &nftables.Conn{NetNS: b.NetNS} }

@@ -8,8 +8,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
-	"github.com/mdlayher/netlink"
-	"github.com/mdlayher/netlink/nltest"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
@@ -124,7 +122,7 @@ func (b *Backend) dump(ctx context.Context, do func(lister)) error {
 			errs = append(errs, fmt.Errorf("read table %s: %w", table, explain(err)))
 		}
 	}
-	conn, err := b.open()
+	conn, err := nfnetlink.Dial(b.NetNS)
 	if failed(tableName, err); err != nil {
 		return errors.Join(errs...)
 	}
@@ -133,12 +131,4 @@ func (b *Backend) dump(ctx context.Context, do func(lister)) error {
 		failed(names[0], nfnetlink.List(ctx, conn, family, kind, each, names...))
 	})
 	return errors.Join(errs...)
-}
-
-// open returns a connection for listings.
-func (b *Backend) open() (*netlink.Conn, error) {
-	if b.dial != nil {
-		return nltest.Dial(b.dial), nil
-	}
-	return nfnetlink.Dial(b.NetNS)
 }

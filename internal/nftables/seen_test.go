@@ -5,9 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
-
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -40,23 +37,22 @@ func TestGenerationIsSeen(t *testing.T) {
 	n.wantClean()
 }
 
-// Where nobody else commits, a change is one transaction and nothing is read.
+// Where the generation is the one on record, a change reads nothing: it does not
+// notice damage elsewhere in the table.
 func TestNothingIsRead(t *testing.T) {
-	n := &node{t: t, seen: "7 a1", held: []*hostport.Attachment{pod(1)}}
-	n.backend = New(Options{})
-	n.backend.dial = func(req []netlink.Message) ([]netlink.Message, error) {
-		if len(req) == 0 { // it listens for more
-			return nil, nil
-		}
-		if first := req[0].Header.Type; first != unix.NFNL_MSG_BATCH_BEGIN {
-			t.Errorf("first message is %v, want the begin of a batch", first)
-		}
-		return nil, nil
-	}
+	w := newWorld(t)
+	n := &node{t: t, backend: w.backend()}
+	n.add(pod(1))
+	w.nft("flush chain inet hostport " + chainClients)
+	n.pretendSeen()
+	was := parseSeen(n.seen)
 	n.add(pod(2))
 	n.del(pod(1))
-	if n.seen != "9 a1" {
-		t.Errorf("seen is %q, want generation 9", n.seen)
+	if n.resyncs != 0 {
+		t.Errorf("%d resyncs, want none", n.resyncs)
+	}
+	if want := (seen{was.generation + 2, was.table}).String(); n.seen != want {
+		t.Errorf("seen is %q, want %q: a commit for each change", n.seen, want)
 	}
 }
 

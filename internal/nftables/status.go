@@ -52,7 +52,7 @@ const ipvsInterface = "kube-ipvs0"
 // other program sees any of it. Advice names settings that kube-proxy's IPVS
 // mode needs.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
-	if err := b.lacks(ctx); err != nil {
+	if err := b.lacks(ctx, features()); err != nil {
 		return nil, err
 	}
 	if _, err := os.Stat("/proc/sys/net/ipv4/conf/" + ipvsInterface); err != nil {
@@ -62,9 +62,8 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 		"keep host ports off them with \"conditionsV4\": [\"ip daddr != SERVICE-CIDR\"] (and conditionsV6)", ipvsInterface)}, nil
 }
 
-// lacks returns an error that names the first feature that the kernel lacks.
-func (b *Backend) lacks(ctx context.Context) error {
-	all := features()
+// lacks returns an error that names the first of these features that the kernel lacks.
+func (b *Backend) lacks(ctx context.Context, all []feature) error {
 	// The last asks for everything. Only if it fails is it worth knowing why.
 	whole := b.probe(ctx, all[len(all)-1])
 	if whole == nil || errors.Is(whole, fs.ErrPermission) {
@@ -86,7 +85,7 @@ func (b *Backend) reason(ctx context.Context, err error, makes bool, drift error
 	// Something is missing, or there, or is of another type.
 	mismatch := nfnetlink.HasErrno(err, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.EINVAL, unix.ENOTEMPTY)
 	if unsupported(err) || makes && mismatch {
-		if lack := b.lacks(ctx); lack != nil {
+		if lack := b.lacks(ctx, features()); lack != nil {
 			return fmt.Errorf("%w: %w", lack, err)
 		}
 	}
