@@ -100,7 +100,8 @@ func (s *session) begin() error {
 	}
 	var recorded sandbox.View
 	err = s.View(func(tx *state.Tx) error {
-		recorded, s.id = sandbox.View(tx.View()), tx.ID()
+		recorded.PID, recorded.Mount = tx.View()
+		s.id = tx.ID()
 		s.pending, err = tx.Pending()
 		return err
 	})
@@ -108,7 +109,7 @@ func (s *session) begin() error {
 	if err != nil || !s.Runtime || own == recorded {
 		return err
 	}
-	return s.Update(func(tx *state.Tx) error { return tx.SetView(state.View(own)) })
+	return s.Update(func(tx *state.Tx) error { return tx.SetView(own.PID, own.Mount) })
 }
 
 // mark adds to what is pending that the rules of these backends may not be as

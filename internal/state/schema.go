@@ -48,7 +48,7 @@ type facts struct {
 	attachments []*hostport.Attachment
 	opened      []string
 	changed     []*hostport.Attachment
-	view        View
+	view        string
 	id          string
 }
 
@@ -77,7 +77,7 @@ func (t *Tx) convert() error {
 		t.setText(keyLayout, strconv.Itoa(t.opts.Layout)),
 		t.setText(keyID, f.id),
 		t.SetPending(&Pending{Backends: t.opts.Backends, Changed: f.changed}),
-		t.SetView(f.view))
+		t.setText(keyView, f.view))
 	for _, ifname := range f.opened {
 		errs = append(errs, t.SetOpened(ifname, true))
 	}
@@ -118,7 +118,7 @@ func (t *Tx) facts() (f facts, err error) {
 		}
 	}
 	pending, err := t.Pending()
-	f.changed, f.view, f.id = pending.Changed, t.View(), t.ID()
+	f.changed, f.view, f.id = pending.Changed, t.text(keyView), t.ID()
 	return f, err
 }
 

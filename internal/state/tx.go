@@ -79,10 +79,6 @@ func (p *Pending) AppendJSON(b []byte) []byte {
 	return append(bytes.TrimSuffix(b, []byte(",")), "]}"...)
 }
 
-// View identifies the namespaces from which the plugin looks at the node's
-// processes and mounts, by their inodes.
-type View struct{ PID, Mount uint64 }
-
 // Get returns the record of an attachment, or nil if there is none.
 func (t *Tx) Get(k hostport.Key) (*hostport.Attachment, error) { return t.load(k.String()) }
 
@@ -243,17 +239,15 @@ func (t *Tx) SetPending(p *Pending) error {
 	return t.tx.Bucket(bucketMeta).Put([]byte(keyPending), encode(p))
 }
 
-// View returns the view that the plugin had when it last ran, or the zero View.
-func (t *Tx) View() View {
-	pid, mount, err := t.numbers(keyView)
-	if err != nil {
-		return View{}
-	}
-	return View{pid, mount}
+// View returns the view that the plugin had when it last ran, see sandbox.View, or
+// zeros.
+func (t *Tx) View() (pid, mount uint64) {
+	pid, mount, _ = t.numbers(keyView)
+	return pid, mount
 }
 
 // SetView stores the view of the running plugin.
-func (t *Tx) SetView(v View) error { return t.setNumbers(keyView, v.PID, v.Mount) }
+func (t *Tx) SetView(pid, mount uint64) error { return t.setNumbers(keyView, pid, mount) }
 
 // Opened reports whether we set route_localnet on the interface.
 func (t *Tx) Opened(ifname string) bool {
