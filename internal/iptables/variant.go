@@ -69,7 +69,7 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	err := list(ctx, f, unix.NFT_MSG_GETCHAIN, func(_ string, as nfnetlink.Attributes) {
 		nft = nft || ours(as.Text(unix.NFTA_CHAIN_NAME))
 	})
-	if err != nil && !nfnetlink.HasErrno(err, unix.EINVAL, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) { // or no nf_tables
+	if err != nil && !nfnetlink.Unsupported(err) {
 		return nil, err
 	}
 	legacy := slices.ContainsFunc(tablesOf(f), func(name string) bool { return hasLegacy(f, name) })

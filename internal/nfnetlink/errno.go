@@ -22,6 +22,11 @@ func Transient(err error) bool {
 	return errors.Is(err, ErrInterrupted) || HasErrno(err, unix.EINTR, unix.ERESTART, unix.EAGAIN)
 }
 
+// Unsupported reports whether the kernel lacks something of nf_tables, or all of it.
+func Unsupported(err error) bool {
+	return HasErrno(err, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT)
+}
+
 // HasErrno reports whether an error wraps one of a list.
 func HasErrno(err error, list ...unix.Errno) bool {
 	return slices.ContainsFunc(list, func(e unix.Errno) bool { return errors.Is(err, e) })

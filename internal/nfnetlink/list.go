@@ -2,7 +2,6 @@ package nfnetlink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -26,8 +25,8 @@ func Dial(netns int) (*netlink.Conn, error) {
 
 // List asks for a listing through conn and calls each with the attributes of every
 // object of a family. names are those of the table and of the set, as far as the
-// listing is of one. What does not exist has no objects. It asks again when the
-// ruleset changed meanwhile.
+// listing is of one. What does not exist has no objects, and a kernel without nf_tables
+// has none at all. It asks again when the ruleset changed meanwhile.
 func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, each func(Attributes), names ...string) error {
 	var attrs []netlink.Attribute
 	for i, name := range names { // the first attributes of requests of every kind
@@ -54,7 +53,7 @@ func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, eac
 		}
 		return err
 	})
-	if errors.Is(err, unix.ENOENT) {
+	if HasErrno(err, unix.ENOENT, unix.EINVAL) || Unsupported(err) { // EINVAL: no such subsystem
 		return nil
 	}
 	if err != nil {

@@ -58,6 +58,8 @@ func TestList(t *testing.T) {
 		"changed under way":          {wire{torn: 3}, 1, 4, nil},
 		"interrupted":                {wire{errnos: []unix.Errno{unix.EINTR, unix.EINTR}}, 1, 3, nil},
 		"of what does not exist":     {wire{errnos: []unix.Errno{unix.ENOENT}}, 0, 1, nil},
+		"without nf_tables":          {wire{errnos: []unix.Errno{unix.EINVAL}}, 0, 1, nil},
+		"of another family":          {wire{errnos: []unix.Errno{unix.EOPNOTSUPP}}, 0, 1, nil},
 		"not permitted":              {wire{errnos: []unix.Errno{unix.EPERM}}, 0, 1, unix.EPERM},
 		"changed under way for ever": {wire{torn: 1000}, 0, Retries, ErrInterrupted},
 	} {

@@ -118,7 +118,7 @@ type lister func(family byte, kind uint16, each func(nfnetlink.Attributes), name
 func (b *Backend) dump(ctx context.Context, do func(lister)) error {
 	var errs []error
 	failed := func(table string, err error) {
-		if err != nil && !unsupported(err) && !errors.Is(err, unix.EINVAL) { // no such subsystem
+		if err != nil && !nfnetlink.Unsupported(err) {
 			errs = append(errs, fmt.Errorf("read table %s: %w", table, explain(err)))
 		}
 	}

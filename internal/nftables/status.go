@@ -84,7 +84,7 @@ func (b *Backend) lacks(ctx context.Context, all []feature) error {
 func (b *Backend) reason(ctx context.Context, err error, makes bool, drift error) error {
 	// Something is missing, or there, or is of another type.
 	mismatch := nfnetlink.HasErrno(err, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.EINVAL, unix.ENOTEMPTY)
-	if unsupported(err) || makes && mismatch {
+	if nfnetlink.Unsupported(err) || makes && mismatch {
 		if lack := b.lacks(ctx, features()); lack != nil {
 			return fmt.Errorf("%w: %w", lack, err)
 		}
@@ -107,11 +107,6 @@ func (b *Backend) probe(ctx context.Context, f feature) error {
 		return nil
 	}
 	return cmp.Or(err, errors.New("the kernel made a table twice"))
-}
-
-// unsupported reports whether the kernel lacks something of nf_tables.
-func unsupported(err error) bool {
-	return nfnetlink.HasErrno(err, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT)
 }
 
 // explain adds what is needed where a call is not permitted.

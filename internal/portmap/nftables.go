@@ -3,7 +3,6 @@ package portmap
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -56,9 +55,6 @@ func (f *Found) readNftables(ctx context.Context, others foreign) error {
 			name := as.Text(unix.NFTA_TABLE_NAME)
 			others.see("table "+name, "table "+word+" "+name)
 		})
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-			return nil
-		}
 		if err != nil {
 			return fmt.Errorf("list tables of nf_tables: %w", err)
 		}
