@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -105,12 +106,7 @@ func (t table) row(cells ...string) {
 		if c == "" {
 			c = "-"
 		}
-		cells[i] = strings.Map(func(r rune) rune {
-			if r == '\n' {
-				return '?'
-			}
-			return r
-		}, printable(c))
+		cells[i] = strings.Map(backend.Printable, c)
 	}
 	fmt.Fprintln(t, strings.Join(cells, "\t"))
 }
@@ -140,13 +136,13 @@ func escaped(b []byte) []byte {
 	return out.Bytes()
 }
 
-// printable is text without what a terminal would obey instead of showing:
-// names of pods and networks come from outside. Lines stay lines.
+// printable is a Printable text whose lines stay lines: names of pods and networks
+// come from outside.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\n' || unicode.IsPrint(r) {
+		if r == '\n' {
 			return r
 		}
-		return '?'
+		return backend.Printable(r)
 	}, s)
 }

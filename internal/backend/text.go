@@ -7,12 +7,11 @@ import (
 )
 
 // OneLine returns a text of another program for a log or an error message: its
-// lines joined by semicolons, what does not print (control characters,
-// directional marks, what is not UTF-8) as "?", cut to at most that many bytes.
+// lines joined by semicolons, Printable, cut to at most that many bytes.
 func OneLine(s string, most int) string {
 	var lines []string
 	for line := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '\n' || r == '\r' }) {
-		if line = strings.TrimSpace(strings.Map(printable, line)); line != "" {
+		if line = strings.TrimSpace(strings.Map(Printable, line)); line != "" {
 			lines = append(lines, line)
 		}
 	}
@@ -23,11 +22,13 @@ func OneLine(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
-func printable(r rune) rune {
+// Printable is for strings.Map, and for texts from outside: it returns "?" for what a
+// terminal would obey instead of showing, and for line breaks.
+func Printable(r rune) rune {
 	switch {
 	case r == '\t':
 		return ' '
-	case r == utf8.RuneError || !unicode.IsPrint(r):
+	case r == utf8.RuneError || !unicode.IsPrint(r): // controls, directional marks, not UTF-8
 		return '?'
 	}
 	return r
