@@ -39,35 +39,35 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	// An ADD takes the sets of its clients to exist: the kernel fails with ENOENT if one
 	// does not.
 	asked := len(c.Remove) > 0 || s.generation == 0
-	p, err := newPlan(c, asked)
-	if err != nil || p.empty() {
+	d, err := newDelta(c, asked)
+	if err != nil || d.empty() {
 		return c.Seen, err
 	}
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
 	if s.generation != 0 {
-		err = b.send(tableName, p.write, s.generation)
-		if err == nil && p.writes() {
+		err = b.send(tableName, d.write, s.generation)
+		if err == nil && d.writes() {
 			s.generation++
 		}
 	}
 	if s.generation == 0 || nfnetlink.Transient(err) || !asked && nfnetlink.HasErrno(err, unix.ENOENT) {
 		if !asked {
-			if p, err = newPlan(c, true); err != nil {
+			if d, err = newDelta(c, true); err != nil {
 				return "", err
 			}
 		}
 		s.generation = b.generation()
-		if err := b.verify(ctx, p, &s); err != nil {
+		if err := b.verify(ctx, d, &s); err != nil {
 			return "", err
 		}
-		s.generation, err = b.settle(ctx, p.write, s.generation)
+		s.generation, err = b.settle(ctx, d.write, s.generation)
 	}
 	if err != nil {
-		return "", b.reason(ctx, err, p.creates(), backend.ErrDrift)
+		return "", b.reason(ctx, err, d.creates(), backend.ErrDrift)
 	}
-	if p.creates() {
+	if d.creates() {
 		s.table, err = b.tableHandle(ctx)
 	}
 	return s.String(), err
@@ -83,7 +83,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	s := seen{generation: b.generation()}
 	have, err := b.read(ctx, nil)
 	if want := contents(nil, all); err != nil || len(compare(have, want, func(object) bool { return true })) > 0 {
-		s.generation, err = b.settle(ctx, plan{gone: []object{table{}}, come: want}.write, s.generation)
+		s.generation, err = b.settle(ctx, delta{gone: []object{table{}}, come: want}.write, s.generation)
 	}
 	if err != nil {
 		return "", fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true, nil))

@@ -50,12 +50,12 @@ func BenchmarkAdd(b *testing.B) {
 func BenchmarkVerify(b *testing.B) {
 	n := crowd(b, 1)
 	c, _ := n.change(nil, []*hostport.Attachment{pod(2)})
-	p, err := newPlan(c, true)
+	d, err := newDelta(c, true)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		if err := n.backend.verify(b.Context(), p, &seen{}); err != nil {
+		if err := n.backend.verify(b.Context(), d, &seen{}); err != nil {
 			b.Fatal(err)
 		}
 	}

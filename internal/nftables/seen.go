@@ -62,34 +62,34 @@ func (b *Backend) settle(ctx context.Context, build func(*batch), g uint32) (uin
 	return g, nil
 }
 
-// verify reads whether the table is the one that s and the plan's before tell
+// verify reads whether the table is the one that s and the delta's before tell
 // of, and notes its handle. It finds a flushed table, which keeps its elements,
 // a table that was restored from an older snapshot, and rules of another
 // version of this package. Elements answer for themselves when they are
 // written, except those of a set that is deleted whole.
-func (b *Backend) verify(ctx context.Context, p plan, s *seen) error {
-	if p.creates() {
+func (b *Backend) verify(ctx context.Context, d delta, s *seen) error {
+	if d.creates() {
 		return nil // that fails if there is a table
 	}
-	gone := only[set](p.gone)
+	gone := only[set](d.gone)
 	have, err := b.read(ctx, func(name string) bool {
 		return slices.ContainsFunc(gone, func(s set) bool { return s.name == name })
 	})
 	if err != nil {
 		return err
 	}
-	_, strangers, _ := pair(p.gone, have)
+	_, strangers, _ := pair(d.gone, have)
 	if es := only[element](strangers); len(es) > 0 {
 		return fmt.Errorf("%w: %s is not on record", backend.ErrDrift, es[0])
 	}
-	want := p.before
+	want := d.before
 	if !slices.ContainsFunc(want, is[table]) {
 		want = slices.Concat(base(clientSetsIn(have)), want)
 	}
 	want = slices.DeleteFunc(slices.Clone(want), is[element])
 	want[0] = table{s.table}
-	if d := compare(have, want, func(object) bool { return false }); len(d) > 0 {
-		return fmt.Errorf("%w: %s", backend.ErrDrift, d[0].Text)
+	if found := compare(have, want, func(object) bool { return false }); len(found) > 0 {
+		return fmt.Errorf("%w: %s", backend.ErrDrift, found[0].Text)
 	}
 	s.table = only[table](have)[0].handle
 	return nil

@@ -11,8 +11,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// plan is a change in objects.
-type plan struct {
+// delta is a change in objects.
+type delta struct {
 	// before is what the table holds of the change: of its attachments, and the base
 	// if the change makes another one of it, as a set of clients comes or goes.
 	before []object
@@ -22,14 +22,14 @@ type plan struct {
 	kept       []object // elements
 }
 
-// newPlan compares both sides of a change. With ask it reads other attachments if the
+// newDelta compares both sides of a change. With ask it reads other attachments if the
 // change has clients of a prefix length on one side alone: nearly always the first
 // record uses the same ones. Without, it takes it that others use these sets too.
-func newPlan(c backend.Change, ask bool) (plan, error) {
+func newDelta(c backend.Change, ask bool) (delta, error) {
 	before, was := own(c.Remove...)
 	after, will := own(c.Add...)
 	if len(before)+len(after) == 0 {
-		return plan{}, nil
+		return delta{}, nil
 	}
 	first, last := c.Before == hostport.Fingerprint{}, c.After == hostport.Fingerprint{}
 	reshape := first || last
@@ -44,7 +44,7 @@ func newPlan(c backend.Change, ask bool) (plan, error) {
 			return len(wanted) == 0
 		})
 		if err != nil {
-			return plan{}, fmt.Errorf("look for other users of client sets: %w", err)
+			return delta{}, fmt.Errorf("look for other users of client sets: %w", err)
 		}
 		reshape = !found // and all others were read
 		maps.Copy(was, used)
@@ -57,49 +57,49 @@ func newPlan(c backend.Change, ask bool) (plan, error) {
 		after = slices.Concat(base(will), after)
 	}
 	gone, come, both := pair(before, after)
-	p := plan{before: before, gone: gone, come: come}
+	d := delta{before: before, gone: gone, come: come}
 	for _, x := range both {
 		same, isElement := x[1].differs(x[0]) == "", is[element](x[1])
 		switch {
 		case same && isElement:
-			p.kept = append(p.kept, x[1])
+			d.kept = append(d.kept, x[1])
 		case isElement:
-			p.gone, p.come = append(p.gone, x[0]), append(p.come, x[1])
+			d.gone, d.come = append(d.gone, x[0]), append(d.come, x[1])
 		case !same:
-			p.come = append(p.come, x[1])
+			d.come = append(d.come, x[1])
 		}
 	}
-	return p, nil
+	return d, nil
 }
 
 // creates reports whether the change makes the table.
-func (p plan) creates() bool { return slices.ContainsFunc(p.come, is[table]) }
+func (d delta) creates() bool { return slices.ContainsFunc(d.come, is[table]) }
 
 // writes reports whether the transaction changes anything. The kernel counts
 // no commit for one that does not.
-func (p plan) writes() bool { return len(p.gone)+len(p.come) > 0 }
+func (d delta) writes() bool { return len(d.gone)+len(d.come) > 0 }
 
 // empty reports that neither side has rules: a batch without messages is not
 // sent.
-func (p plan) empty() bool { return !p.writes() && len(p.kept) == 0 }
+func (d delta) empty() bool { return !d.writes() && len(d.kept) == 0 }
 
 // write puts the change into a batch. Only what deletes something waits for a
 // grace period of the kernel, when the socket is closed (0.4 ms on Linux 6.18,
 // more with many processors). That is why the table holds no fingerprint: the
 // next ADD would have to delete the last one.
-func (p plan) write(b *batch) {
-	if slices.ContainsFunc(p.gone, is[table]) {
+func (d delta) write(b *batch) {
+	if slices.ContainsFunc(d.gone, is[table]) {
 		b.dropTable()
-		p.gone = nil
+		d.gone = nil
 	}
-	b.eachSet(p.gone, b.conn.SetDeleteElements)
-	for _, c := range only[chain](p.gone) {
+	b.eachSet(d.gone, b.conn.SetDeleteElements)
+	for _, c := range only[chain](d.gone) {
 		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: c.name})
 	}
 	// What is kept is written once more: it costs nothing where it is there, and
 	// puts back what somebody deleted.
-	b.add(slices.Concat(p.come, p.kept))
-	for _, s := range only[set](p.gone) { // to which nothing refers any more
+	b.add(slices.Concat(d.come, d.kept))
+	for _, s := range only[set](d.gone) { // to which nothing refers any more
 		b.conn.DelSet(&nftables.Set{Table: b.table, Name: s.name})
 	}
 }
