@@ -119,15 +119,15 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 	if needsGuard(f, a) {
 		// route_localnet accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
 		w.need(chain{
-			group:  group{place{rawTable, guardChain}, nil, []string{"-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"}},
-			jumps:  []rule{{place{rawTable, preroutingChain}, "! -i lo -j " + guardChain}},
+			group:  group{chainID{rawTable, guardChain}, nil, []string{"-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"}},
+			jumps:  []rule{{chainID{rawTable, preroutingChain}, "! -i lo -j " + guardChain}},
 			verb:   "-I",
 			usedBy: anyOther(func(o *hostport.Attachment) bool { return needsGuard(f, o) }),
 		})
 	}
 	everyone := func(backend.Others) (bool, error) { return true, nil }
 	w.need(chain{
-		group:  group{place: inNat(dnatChain)},
+		group:  group{chainID: inNat(dnatChain)},
 		jumps:  []rule{{inNat(preroutingChain), toNode + " -j " + dnatChain}, {inNat(outputChain), toNode + " -j " + dnatChain}},
 		usedBy: everyone,
 	})
@@ -138,7 +138,7 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 		usedBy: everyone,
 	})
 	w.need(chain{
-		group:  group{place: inNat(masqChain)},
+		group:  group{chainID: inNat(masqChain)},
 		jumps:  []rule{{inNat(postroutingChain), "-j " + masqChain}},
 		verb:   "-I", // a main plugin's masquerading may accept what stays in its subnet
 		usedBy: everyone,
@@ -158,7 +158,7 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 
 // spread adds the chains that lead to the rules of a host port, and returns the
 // last: all ports that have the digits in its name share it.
-func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) place {
+func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) chainID {
 	parent := inNat(dnatChain)
 	for _, bits := range rangeBits {
 		name := fmt.Sprintf("%s%s-%0*X", prefix, strings.ToUpper(string(p)), (16-bits)/4, port>>bits)
@@ -166,7 +166,7 @@ func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) pla
 		last := first | (1<<bits - 1)
 		if w.at[inNat(name)] == nil {
 			w.need(chain{
-				group:  group{place: inNat(name)},
+				group:  group{chainID: inNat(name)},
 				jumps:  []rule{{parent, fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d -j %[4]s", p, first, last, name)}},
 				usedBy: func(o backend.Others) (bool, error) { return o.InUse(f, p, first, last) },
 			})

@@ -19,9 +19,9 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 	*h = h.follow(s, c.After.Of(f), !uses(f, c.Remove))
 	before, after := wantRules(f, c.Remove, 0), wantRules(f, c.Add, 0)
 	alone := c.Before.Of(f) == 0 || c.After.Of(f) == 0 // no other attachment uses any chain
-	going := make(map[place]bool)
+	going := make(map[chainID]bool)
 	for i, ch := range slices.Concat(before.chains, after.chains) {
-		old, next := before.at[ch.place], after.at[ch.place]
+		old, next := before.at[ch.chainID], after.at[ch.chainID]
 		had, has := old != nil, next != nil
 		if had && i >= len(before.chains) {
 			continue // it was among those of before
@@ -36,33 +36,33 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 		}
 		switch {
 		case !has:
-			going[ch.place] = true
-			s.drop(ch.place)
+			going[ch.chainID] = true
+			s.drop(ch.chainID)
 		case !had:
 			s.line(creating, ch.table, "-N", ch.name)
-			s.rules(adding, "-A", ch.place, ch.specs...)
+			s.rules(adding, "-A", ch.chainID, ch.specs...)
 		case differs:
 			s.line(flushing, ch.table, "-F", ch.name)
-			s.rules(adding, "-A", ch.place, next.specs...)
+			s.rules(adding, "-A", ch.chainID, next.specs...)
 		}
 		for _, j := range ch.jumps {
 			switch {
 			case had && has:
-				s.rules(checking, "-C", j.place, j.spec)
+				s.rules(checking, "-C", j.chainID, j.spec)
 			case has:
-				s.rules(adding, ch.verb, j.place, j.spec)
-			case !going[j.place]:
-				s.rules(removing, "-D", j.place, j.spec)
+				s.rules(adding, ch.verb, j.chainID, j.spec)
+			case !going[j.chainID]:
+				s.rules(removing, "-D", j.chainID, j.spec)
 			}
 		}
 	}
 	for _, g := range before.ports {
 		switch {
-		case going[g.place]:
+		case going[g.chainID]:
 		case slices.ContainsFunc(after.ports, g.equal):
-			s.rules(checking, "-C", g.place, g.specs...)
+			s.rules(checking, "-C", g.chainID, g.specs...)
 		default:
-			s.rules(removing, "-D", g.place, g.specs...)
+			s.rules(removing, "-D", g.chainID, g.specs...)
 		}
 	}
 	for _, g := range slices.Backward(after.ports) {
@@ -72,7 +72,7 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 		// At the head, the last one first: should a stale rule be in the chain, it
 		// must not win.
 		for _, spec := range slices.Backward(g.specs) {
-			s.rules(adding, "-I", g.place, spec)
+			s.rules(adding, "-I", g.chainID, spec)
 		}
 	}
 	return s, nil

@@ -35,7 +35,7 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 // understand, read tells more; and it takes no lock, should another program hold
 // that.
 func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*ruleset, error) {
-	r, err := b.ask(ctx, command(f)+"-restore", "-S", new(ruleset), want.places())
+	r, err := b.ask(ctx, command(f)+"-restore", "-S", new(ruleset), want.chainIDs())
 	if err == nil || killed(err) {
 		return r, err
 	}
@@ -46,16 +46,16 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*r
 	return b.read(ctx, v, false)
 }
 
-// places returns the chains that hold the rules, table nat last.
-func (w *wanted) places() []place {
-	var out []place
+// chainIDs returns the chains that hold the rules, table nat last.
+func (w *wanted) chainIDs() []chainID {
+	var out []chainID
 	for _, ch := range w.chains {
-		out = append(out, ch.place)
+		out = append(out, ch.chainID)
 		for _, j := range ch.jumps {
-			out = append(out, j.place)
+			out = append(out, j.chainID)
 		}
 	}
-	slices.SortFunc(out, func(x, y place) int {
+	slices.SortFunc(out, func(x, y chainID) int {
 		return cmp.Or(cmp.Compare(y.table, x.table), cmp.Compare(x.name, y.name))
 	})
 	return slices.Compact(out)
@@ -77,9 +77,9 @@ func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp host
 }
 
 func (b *Backend) comparison(ctx context.Context, f hostport.Family, there *ruleset) *comparison {
-	return &comparison{scope: f.String() + ": ", there: there, fields: make(map[place][]Fields), confirm: func(r rule) error {
+	return &comparison{scope: f.String() + ": ", there: there, fields: make(map[chainID][]Fields), confirm: func(r rule) error {
 		s := make(script)
-		s.rules(checking, "-C", r.place, r.spec)
+		s.rules(checking, "-C", r.chainID, r.spec)
 		return b.restore(ctx, command(f)+"-restore", s.String(), b.Wait)
 	}}
 }

@@ -20,7 +20,7 @@ type comparison struct {
 	found   []backend.Difference
 	// fields are the rules of chains in table nat, taken apart once: a check of
 	// thousands of attachments looks at each many times.
-	fields map[place][]Fields
+	fields map[chainID][]Fields
 }
 
 // differ adds a difference. Without an owner it is about all attachments.
@@ -35,10 +35,10 @@ func (c *comparison) differ(owner *hostport.Attachment, format string, args ...a
 // compare compares what is there with the rules that some attachments should have.
 func (c *comparison) compare(want *wanted) {
 	for _, ch := range want.chains {
-		if !c.there.has(ch.place) {
+		if !c.there.has(ch.chainID) {
 			c.differ(ch.owner, "table %s has no chain %s", ch.table, ch.name)
 		} else if len(ch.specs) > 0 {
-			c.same("", c.there.rules[ch.place], ch.group)
+			c.same("", c.there.rules[ch.chainID], ch.group)
 		}
 		for _, j := range ch.jumps {
 			c.jump(ch, j)
@@ -54,7 +54,7 @@ func (c *comparison) same(what string, have []string, g group) {
 	conditions := strings.HasPrefix(g.name, conditionPrefix) && len(have) == len(g.specs) // a user worded them in part
 	have, want := append(slices.Clip(have), "no rule"), append(slices.Clip(g.specs), "no rule")
 	for i := range min(len(have), len(want)) {
-		if have[i] != want[i] && !(conditions && c.confirm(rule{g.place, want[i]}) == nil) {
+		if have[i] != want[i] && !(conditions && c.confirm(rule{g.chainID, want[i]}) == nil) {
 			c.differ(g.owner, "rule %d of %schain %s differs: %q, want %q", i+1, what, g.name, have[i], want[i])
 			return
 		}
@@ -64,7 +64,7 @@ func (c *comparison) same(what string, have []string, g group) {
 // jump compares a jump to a shared chain with the rules of the chain that it is in.
 func (c *comparison) jump(to *chain, j rule) {
 	n := 0
-	for i, spec := range c.there.rules[j.place] {
+	for i, spec := range c.there.rules[j.chainID] {
 		switch {
 		case spec == j.spec:
 			n++
@@ -82,13 +82,13 @@ func (c *comparison) jump(to *chain, j rule) {
 // port compares an attachment's rules of one host port with those in the range
 // chain that can match its packets. What comes behind its own gets none.
 func (c *comparison) port(g group) {
-	specs := c.there.rules[g.place]
-	if c.fields[g.place] == nil {
-		c.fields[g.place] = fieldsOf(specs)
+	specs := c.there.rules[g.chainID]
+	if c.fields[g.chainID] == nil {
+		c.fields[g.chainID] = fieldsOf(specs)
 	}
 	wants := fieldsOf(g.specs)
 	var have []string
-	for i, x := range c.fields[g.place] {
+	for i, x := range c.fields[g.chainID] {
 		if slices.ContainsFunc(wants, func(w Fields) bool { return !x.disjoint(w) }) {
 			have = append(have, specs[i])
 		}
@@ -118,7 +118,7 @@ func (c *comparison) strays(want *wanted) {
 	}
 	for _, g := range want.ports {
 		for _, spec := range g.specs {
-			known[rule{g.place, spec}] = true
+			known[rule{g.chainID, spec}] = true
 		}
 	}
 	for _, p := range c.there.chains {

@@ -56,7 +56,7 @@ func FuzzList(f *testing.F) {
 	f.Add("-P PREROUTING ACCEPT\n-N CNI-HP-DNAT\n-A CNI-HP-OTHER -j ACCEPT\n-P PREROUTING ACCEPT")
 	f.Add("-A PREROUTING -j ACCEPT\n")
 	f.Add("Zeroing chain `PREROUTING'\n")
-	asked := []place{{rawTable, preroutingChain}, {natTable, dnatChain}, {natTable, preroutingChain}}
+	asked := []chainID{{rawTable, preroutingChain}, {natTable, dnatChain}, {natTable, preroutingChain}}
 	f.Fuzz(func(t *testing.T, text string) {
 		there := new(ruleset)
 		if there.parse(text, asked...) != nil {

@@ -49,8 +49,8 @@ func (m model) ruleset() *ruleset {
 	r := new(ruleset)
 	for _, t := range slices.Sorted(stdmaps.Keys(m)) {
 		for _, c := range slices.Sorted(stdmaps.Keys(m[t])) {
-			r.declare(place{t, c})
-			r.add(place{t, c}, m[t][c]...)
+			r.declare(chainID{t, c})
+			r.add(chainID{t, c}, m[t][c]...)
 		}
 	}
 	return r

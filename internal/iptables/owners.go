@@ -20,7 +20,7 @@ func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 }
 
 func readOwners(found backend.Recovered, f hostport.Family, there *ruleset) {
-	rules := make(map[place][]Fields)
+	rules := make(map[chainID][]Fields)
 	// By own chain. Layout 1 had the conditions on the rules in range chains, and
 	// mappings in the chain that these jump to.
 	conditions := make(map[string][][]string)

@@ -69,7 +69,7 @@ func tablesOf(f hostport.Family) []string {
 
 // ask has a restore tool list chains, those of table nat last, with a command for
 // each, and adds what it printed to r. Nothing in the kernel is changed by that.
-func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []place) (*ruleset, error) {
+func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []chainID) (*ruleset, error) {
 	s := make(script)
 	for _, p := range asked {
 		s.line(checking, p.table, command, p.name)
@@ -84,17 +84,17 @@ func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, ask
 
 // chains asks nf_tables for the chains of the tables that may hold rules of ours,
 // and returns them without rules, and those of which the rules matter.
-func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []place, err error) {
+func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []chainID, err error) {
 	r = new(ruleset)
-	leads := make(map[place]bool) // a rule in it names a chain of ours
+	leads := make(map[chainID]bool) // a rule in it names a chain of ours
 	err = errors.Join(
 		list(ctx, f, unix.NFT_MSG_GETRULE, func(table string, as nfnetlink.Attributes) {
 			if bytes.Contains(as, []byte(prefix)) {
-				leads[place{table, as.Text(unix.NFTA_RULE_CHAIN)}] = true
+				leads[chainID{table, as.Text(unix.NFTA_RULE_CHAIN)}] = true
 			}
 		}),
 		list(ctx, f, unix.NFT_MSG_GETCHAIN, func(table string, as nfnetlink.Attributes) {
-			p := place{table, as.Text(unix.NFTA_CHAIN_NAME)}
+			p := chainID{table, as.Text(unix.NFTA_CHAIN_NAME)}
 			r.declare(p)
 			if r.has(p) && (ours(p.name) || leads[p] || as.Get(unix.NFTA_CHAIN_HOOK) != nil) {
 				matter = append(matter, p)
@@ -123,31 +123,31 @@ func list(ctx context.Context, f hostport.Family, kind uint16, each func(table s
 // ruleset is what the tools listed: chains in the order of their declaration, and
 // the rules of each.
 type ruleset struct {
-	chains []place
-	rules  map[place][]string
+	chains []chainID
+	rules  map[chainID][]string
 }
 
-// place is a chain of a table.
-type place struct{ table, name string }
+// chainID is a chain of a table.
+type chainID struct{ table, name string }
 
-func inNat(chain string) place { return place{natTable, chain} }
+func inNat(chain string) chainID { return chainID{natTable, chain} }
 
-func (r *ruleset) has(p place) bool {
+func (r *ruleset) has(p chainID) bool {
 	_, ok := r.rules[p]
 	return ok
 }
 
 // declare adds a chain, unless its name is none of iptables.
-func (r *ruleset) declare(p place) {
+func (r *ruleset) declare(p chainID) {
 	if plain(p.name) && !r.has(p) {
 		r.chains = append(r.chains, p)
 		r.add(p)
 	}
 }
 
-func (r *ruleset) add(p place, specs ...string) {
+func (r *ruleset) add(p chainID, specs ...string) {
 	if r.rules == nil {
-		r.rules = make(map[place][]string)
+		r.rules = make(map[chainID][]string)
 	}
 	r.rules[p] = append(r.rules[p], specs...)
 }
@@ -169,7 +169,7 @@ func ParseNat(save string) (chains []string, rules map[string][]string, err erro
 
 // parse adds what iptables-save printed; or what the command -S did for each of
 // the chains that were asked for: a line that declares the chain, then its rules.
-func (r *ruleset) parse(text string, asked ...place) error {
+func (r *ruleset) parse(text string, asked ...chainID) error {
 	var current string // the table
 	listed := len(asked) > 0
 	for i, line := range strings.Split(text, "\n") {
@@ -198,13 +198,13 @@ func (r *ruleset) parse(text string, asked ...place) error {
 		case current == "":
 			return fail("belongs to no table")
 		case line[0] == ':':
-			r.declare(place{current, verb[1:]})
+			r.declare(chainID{current, verb[1:]})
 		default:
 			chain, spec, ok := parseRule(line)
 			if !ok {
 				return fail("is not a rule")
 			}
-			r.add(place{current, chain}, spec)
+			r.add(chainID{current, chain}, spec)
 		}
 	}
 	if len(asked) > 0 || current != "" && !listed {

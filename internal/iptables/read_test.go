@@ -53,7 +53,7 @@ func TestReadIsWhatIsSaved(t *testing.T) {
 				delete(saved.rules, p)
 			}
 		}
-		if diff := cmp.Diff(saved.rules, got.rules, cmp.AllowUnexported(place{})); diff != "" {
+		if diff := cmp.Diff(saved.rules, got.rules, cmp.AllowUnexported(chainID{})); diff != "" {
 			t.Errorf("%s (-saved +listed):\n%s", f, diff)
 		}
 	}

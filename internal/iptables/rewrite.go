@@ -56,7 +56,7 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 	for own := range slices.Chunk(conditional, 2) { // see attach
 		s := make(script)
 		for _, g := range own {
-			s.rules(adding, "-A", g.place, g.specs...)
+			s.rules(adding, "-A", g.chainID, g.specs...)
 		}
 		err := b.restore(ctx, v.restore(), s.String(), b.Wait)
 		if err != nil && !refused(err) {
@@ -103,20 +103,20 @@ func rewriteText(there *ruleset, want *wanted) string {
 	s := make(script)
 	kept := make(map[rule]bool) // jumps in chains of others
 	for _, ch := range want.chains {
-		if there.has(ch.place) {
+		if there.has(ch.chainID) {
 			s.line(flushing, ch.table, "-F", ch.name)
 		} else {
 			s.line(creating, ch.table, "-N", ch.name)
 		}
-		s.rules(adding, "-A", ch.place, ch.specs...)
+		s.rules(adding, "-A", ch.chainID, ch.specs...)
 		for _, j := range ch.jumps {
 			if kept[j] = !ours(j.name) && ch.inPlace(j, there); !kept[j] {
-				s.rules(adding, ch.verb, j.place, j.spec)
+				s.rules(adding, ch.verb, j.chainID, j.spec)
 			}
 		}
 	}
 	for _, g := range want.ports {
-		s.rules(adding, "-A", g.place, g.specs...)
+		s.rules(adding, "-A", g.chainID, g.specs...)
 	}
 	for _, p := range there.chains {
 		if ours(p.name) {
@@ -142,7 +142,7 @@ func leadsToUs(spec string) bool { return strings.Contains(spec, prefix) && ours
 // belongs: at the head, or behind kube-proxy's jump. It stays there: others' rules
 // behind it would come first if it was made anew.
 func (ch *chain) inPlace(j rule, there *ruleset) bool {
-	rules := there.rules[j.place]
+	rules := there.rules[j.chainID]
 	i := slices.Index(rules, j.spec)
 	if i < 0 || slices.Contains(rules[i+1:], j.spec) {
 		return false

@@ -28,14 +28,14 @@ func (s script) line(part int, table string, words ...string) {
 	s[table][part] = append(s[table][part], strings.Join(words, " "))
 }
 
-func (s script) rules(part int, verb string, p place, specs ...string) {
+func (s script) rules(part int, verb string, p chainID, specs ...string) {
 	for _, spec := range specs {
 		s.line(part, p.table, verb, p.name, spec)
 	}
 }
 
 // drop deletes a chain with all that is in it.
-func (s script) drop(p place) {
+func (s script) drop(p chainID) {
 	s.line(flushing, p.table, "-F", p.name)
 	s.line(dropping, p.table, "-X", p.name)
 }

@@ -16,20 +16,20 @@ type wanted struct {
 	// chains are those that the attachments need, each once: the shared ones that
 	// lead to a chain before it, and those of an attachment's own after them.
 	chains []*chain
-	at     map[place]*chain
+	at     map[chainID]*chain
 	// ports are the rules in range chains, one group for each host port.
 	ports []group
 }
 
 // group is rules in a chain that depend on their order and are replaced together.
 type group struct {
-	place
+	chainID
 	// owner is the attachment that needs them; nil if several may.
 	owner *hostport.Attachment
 	specs []string
 }
 
-func (g group) equal(o group) bool { return g.place == o.place && slices.Equal(g.specs, o.specs) }
+func (g group) equal(o group) bool { return g.chainID == o.chainID && slices.Equal(g.specs, o.specs) }
 
 // chain is a chain of ours that attachments need, and what it starts with. If that is
 // nothing, others put their jumps and the rules of ports into it.
@@ -46,29 +46,29 @@ type chain struct {
 
 // rule is a rule in a chain, as iptables-save prints it after "-A CHAIN".
 type rule struct {
-	place
+	chainID
 	spec string
 }
 
 // wantRules returns the rules of all in family f, and the chain that marks them
 // with fingerprint fp unless that is 0. It is empty if they map nothing there.
 func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted {
-	w := &wanted{at: make(map[place]*chain)}
+	w := &wanted{at: make(map[chainID]*chain)}
 	for _, a := range all {
 		if forwards := a.Forwards(f); len(forwards) > 0 {
 			w.attach(f, a, forwards)
 		}
 	}
 	if fp != 0 {
-		w.need(chain{group: group{place: inNat(numbered(fingerprintPrefix, fp))}})
+		w.need(chain{group: group{chainID: inNat(numbered(fingerprintPrefix, fp))}})
 	}
 	return w
 }
 
 func (w *wanted) need(ch chain) {
-	if w.at[ch.place] == nil {
+	if w.at[ch.chainID] == nil {
 		ch.verb = cmp.Or(ch.verb, "-A")
-		w.at[ch.place] = &ch
+		w.at[ch.chainID] = &ch
 		w.chains = append(w.chains, &ch)
 	}
 }

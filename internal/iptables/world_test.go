@@ -215,7 +215,7 @@ func audited(f hostport.Family, there *ruleset, all []*hostport.Attachment, fp u
 
 // comparisonWith takes conditions that are not listed as written for the same.
 func comparisonWith(there *ruleset) *comparison {
-	return &comparison{there: there, fields: make(map[place][]Fields), confirm: func(rule) error { return nil }}
+	return &comparison{there: there, fields: make(map[chainID][]Fields), confirm: func(rule) error { return nil }}
 }
 
 func (n *node) without(remove []*hostport.Attachment) []*hostport.Attachment {
