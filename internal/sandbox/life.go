@@ -46,10 +46,10 @@ func Look(s hostport.Sandbox) (path string, dead bool, err error) {
 	if s.Device != 0 && s.Device != own.Device { // see Identify
 		return "", true, nil
 	}
-	p := places{inode: s.Inode, name: s.Path}
-	err = errors.Join(unread, p.search())
-	if p.found() || p.inhabited && len(p.mounts) == 0 {
-		return p.path, false, nil
+	look := search{inode: s.Inode, name: s.Path}
+	err = errors.Join(unread, look.run())
+	if look.found() || look.inhabited && len(look.mounts) == 0 {
+		return look.path, false, nil
 	}
 	return "", err == nil, err
 }
@@ -58,9 +58,9 @@ func Look(s hostport.Sandbox) (path string, dead bool, err error) {
 // with. The directory is not compared: a container has the node's in another
 // place. A path in /proc names a process and no mount; with it, and without a
 // path, any mount counts, and any process.
-func (p *places) found() bool {
-	if p.name == "" || strings.HasPrefix(p.name, "/proc/") {
-		return p.inhabited || len(p.mounts) > 0
+func (s *search) found() bool {
+	if s.name == "" || strings.HasPrefix(s.name, "/proc/") {
+		return s.inhabited || len(s.mounts) > 0
 	}
-	return slices.ContainsFunc(p.mounts, func(m string) bool { return filepath.Base(m) == filepath.Base(p.name) })
+	return slices.ContainsFunc(s.mounts, func(m string) bool { return filepath.Base(m) == filepath.Base(s.name) })
 }

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// places are where a network namespace is looked for, and was found.
-type places struct {
+// search is for a network namespace, with where it was found.
+type search struct {
 	inode uint64
 	name  string // its path, if that is known
 
@@ -29,17 +29,17 @@ const ownMounts = "/proc/thread-self/mountinfo"
 // executes a program or ends refuses for a moment (EACCES).
 const patience = 10
 
-// search looks for the namespace in the caller's mounts, then at the main threads of
+// run looks for the namespace in the caller's mounts, then at the main threads of
 // all processes and in the mounts of their mount namespaces. It stops as soon as
 // it is found. The error is one of those that were left.
-func (p *places) search() error {
-	if err := p.readMounts(ownMounts); err != nil {
+func (s *search) run() error {
+	if err := s.readMounts(ownMounts); err != nil {
 		return err
 	}
-	if len(p.mounts) > 0 {
-		p.path = p.mounts[0]
+	if len(s.mounts) > 0 {
+		s.path = s.mounts[0]
 	}
-	if p.found() {
+	if s.found() {
 		return nil
 	}
 	processes, err := os.ReadDir("/proc")
@@ -51,16 +51,16 @@ func (p *places) search() error {
 	for round := 0; ; round++ {
 		var refused []os.DirEntry
 		for _, process := range processes {
-			if perr := p.visit(process.Name(), seen); perr != nil {
+			if perr := s.visit(process.Name(), seen); perr != nil {
 				refused, err = append(refused, process), perr
 			}
-			if p.found() {
+			if s.found() {
 				return nil
 			}
 		}
 		if len(refused) == 0 {
-			if p.inhabited {
-				return p.readMounts(ownMounts) // where it may have been mounted since
+			if s.inhabited {
+				return s.readMounts(ownMounts) // where it may have been mounted since
 			}
 			return nil
 		}
@@ -74,15 +74,15 @@ func (p *places) search() error {
 
 // visit looks at a process, and at the mounts of its mount namespace unless those
 // were seen.
-func (p *places) visit(pid string, seen map[uint64]bool) error {
+func (s *search) visit(pid string, seen map[uint64]bool) error {
 	if _, err := strconv.ParseUint(pid, 10, 32); err != nil {
 		return nil // not a process: self, sys, irq
 	}
 	network, err := stat("/proc/" + pid + "/ns/net")
 	mount, merr := stat("/proc/" + pid + "/ns/mnt")
-	p.inhabited = p.inhabited || network.Inode == p.inode
+	s.inhabited = s.inhabited || network.Inode == s.inode
 	if err = cmp.Or(err, merr); err == nil && !seen[mount.Inode] {
-		err = p.readMounts("/proc/" + pid + "/mountinfo")
+		err = s.readMounts("/proc/" + pid + "/mountinfo")
 		seen[mount.Inode] = err == nil
 	}
 	// Init may be hidden even from root, by another user namespace or a security
@@ -94,9 +94,9 @@ func (p *places) visit(pid string, seen map[uint64]bool) error {
 }
 
 // readMounts reads a mountinfo file.
-func (p *places) readMounts(name string) error {
+func (s *search) readMounts(name string) error {
 	b, err := os.ReadFile(name)
-	p.mounts = append(p.mounts, mountPoints(b, p.inode)...)
+	s.mounts = append(s.mounts, mountPoints(b, s.inode)...)
 	return err
 }
 
