@@ -19,7 +19,7 @@ type DiffersError struct{ error }
 // differs is a *DiffersError.
 func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 	return n.change(ctx, func(s *session) error {
-		a, err := view(s.Store, func(tx *state.Tx) (*hostport.Attachment, error) { return tx.Get(want.Key) })
+		a, err := read(s.Store, func(tx *state.Tx) (*hostport.Attachment, error) { return tx.Get(want.Key) })
 		if err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func recordDiffers(got, want *hostport.Attachment) error {
 
 func (s *session) differences(ctx context.Context, a *hostport.Attachment) ([]backend.Difference, error) {
 	b, err := s.Backend(a.Backend)
-	fp, ferr := view(s.Store, func(tx *state.Tx) (hostport.Fingerprint, error) { return tx.Fingerprint(a.Backend) })
+	fp, ferr := read(s.Store, func(tx *state.Tx) (hostport.Fingerprint, error) { return tx.Fingerprint(a.Backend) })
 	if err = errors.Join(err, ferr); err != nil {
 		return nil, err
 	}

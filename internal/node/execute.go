@@ -20,7 +20,7 @@ import (
 // recorded owners that were unknown before.
 func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)) error {
 	for n := 1; ; n++ {
-		p, err := view(s.Store, build)
+		p, err := read(s.Store, build)
 		if err != nil || p.empty() {
 			return err
 		}
@@ -182,11 +182,11 @@ type others struct {
 }
 
 func (o *others) InUse(f hostport.Family, p hostport.Protocol, first, last uint16) (bool, error) {
-	return view(o.Store, func(tx *state.Tx) (bool, error) { return tx.InUse(o.backend, f, p, first, last, o.added) })
+	return read(o.Store, func(tx *state.Tx) (bool, error) { return tx.InUse(o.backend, f, p, first, last, o.added) })
 }
 
 func (o *others) Any(match func(*hostport.Attachment) bool) (bool, error) {
-	return view(o.Store, func(tx *state.Tx) (bool, error) {
+	return read(o.Store, func(tx *state.Tx) (bool, error) {
 		for a, err := range tx.All() {
 			if err != nil {
 				return false, err

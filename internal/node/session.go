@@ -99,7 +99,7 @@ func (s *session) begin() error {
 		return err
 	}
 	var recorded sandbox.View
-	err = s.View(func(tx *state.Tx) error {
+	err = s.Read(func(tx *state.Tx) error {
 		recorded.PID, recorded.Mount = tx.View()
 		s.id = tx.ID()
 		s.pending, err = tx.Pending()
@@ -138,9 +138,9 @@ func (s *session) finish(tx *state.Tx, seen map[string]string, unfinished []stri
 	return errors.Join(append(errs, tx.SetPending(&s.pending))...)
 }
 
-// view returns what fn reads in a transaction of its own.
-func view[T any](s *state.Store, fn func(*state.Tx) (T, error)) (v T, err error) {
-	err = s.View(func(tx *state.Tx) error {
+// read returns what fn reads in a transaction of its own.
+func read[T any](s *state.Store, fn func(*state.Tx) (T, error)) (v T, err error) {
+	err = s.Read(func(tx *state.Tx) error {
 		v, err = fn(tx)
 		return err
 	})

@@ -89,7 +89,7 @@ func (n *Node) List(ctx context.Context) (*Snapshot, error) {
 }
 
 func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
-	return view(s.Store, func(tx *state.Tx) (*Snapshot, error) {
+	return read(s.Store, func(tx *state.Tx) (*Snapshot, error) {
 		out := &Snapshot{
 			Rewritten: tx.Rewritten(), sight: s.sight, version: tx.Version(), pending: s.pending.Backends,
 		}

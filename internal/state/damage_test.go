@@ -65,7 +65,7 @@ var errWrong = errors.New("a record is not the one that was written")
 // use does to a store of n pods what the plugin does, and returns the first
 // error.
 func use(s *state.Store, n int) error {
-	err := s.View(func(tx *state.Tx) error {
+	err := s.Read(func(tx *state.Tx) error {
 		for a, err := range tx.All() {
 			if err != nil {
 				return err
@@ -433,7 +433,7 @@ func TestHiddenRecords(t *testing.T) {
 	o := options(t.TempDir())
 	s := open(t, o)
 	fill(t, s, 2)
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		all, of, err := tx.Records()
 		if want := (hostport.Fingerprint{}).Toggle(o.Layout, all...); len(all) != 2 || of["iptables"] != want {
 			t.Errorf("%d records of %v, want 2 of %v", len(all), of, want)
@@ -443,7 +443,7 @@ func TestHiddenRecords(t *testing.T) {
 	_ = s.Close()
 	edit(t, o, func(tx *bolt.Tx) error { return tx.Bucket([]byte("attachments")).Delete([]byte("c001/eth0")) })
 	s = open(t, o)
-	err := s.View(func(tx *state.Tx) error {
+	err := s.Read(func(tx *state.Tx) error {
 		_, _, err := tx.Records()
 		return err
 	})

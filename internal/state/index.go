@@ -8,23 +8,23 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// place is where an index has an attachment: its entry there is the prefix,
-// followed by the attachment's key.
-type place struct{ bucket, prefix []byte }
+// indexEntry is an entry of an index: its key is the prefix, followed by the
+// attachment's key.
+type indexEntry struct{ bucket, prefix []byte }
 
-func (p place) entry(a *hostport.Attachment) []byte { return append(p.prefix, a.Key.String()...) }
+func (e indexEntry) key(a *hostport.Attachment) []byte { return append(e.prefix, a.Key.String()...) }
 
-func places(a *hostport.Attachment) []place {
-	var out []place
+func indexEntries(a *hostport.Attachment) []indexEntry {
+	var out []indexEntry
 	for _, m := range a.Mappings {
-		out = append(out, place{bucketPorts, portPrefix(m.Protocol, m.HostPort)})
+		out = append(out, indexEntry{bucketPorts, portPrefix(m.Protocol, m.HostPort)})
 	}
 	for _, p := range a.Addresses {
 		addr := p.Addr().As16()
-		out = append(out, place{bucketAddresses, addr[:]})
+		out = append(out, indexEntry{bucketAddresses, addr[:]})
 	}
 	if a.LoopbackInterface != "" {
-		out = append(out, place{bucketInterfaces, interfacePrefix(a.LoopbackInterface)})
+		out = append(out, indexEntry{bucketInterfaces, interfacePrefix(a.LoopbackInterface)})
 	}
 	return out
 }
@@ -70,11 +70,11 @@ func (t *Tx) Neighbours(a *hostport.Attachment) (out []*hostport.Attachment, err
 		out = append(out, own)
 	}
 	seen := map[string]bool{a.Key.String(): true}
-	for _, p := range places(a) {
-		if bytes.Equal(p.bucket, bucketInterfaces) {
+	for _, e := range indexEntries(a) {
+		if bytes.Equal(e.bucket, bucketInterfaces) {
 			continue // pods share it
 		}
-		err := t.each(p.bucket, p.prefix, p.prefix, seen, func(found *hostport.Attachment) bool {
+		err := t.each(e.bucket, e.prefix, e.prefix, seen, func(found *hostport.Attachment) bool {
 			out = append(out, found)
 			return true
 		})

@@ -147,7 +147,7 @@ func TestTwoProcesses(t *testing.T) {
 func die(dir string) int {
 	s, err := state.Open(context.Background(), options(dir))
 	if err == nil {
-		err = s.View(func(*state.Tx) error { return syscall.Kill(os.Getpid(), syscall.SIGKILL) })
+		err = s.Read(func(*state.Tx) error { return syscall.Kill(os.Getpid(), syscall.SIGKILL) })
 	}
 	fmt.Println(err)
 	return 1

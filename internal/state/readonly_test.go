@@ -56,7 +56,7 @@ func TestReadOnly(t *testing.T) {
 		t.Helper()
 		before := files(t, dir)
 		s := open(t, o)
-		view(t, s, func(tx *state.Tx) error {
+		read(t, s, func(tx *state.Tx) error {
 			all, _, err := tx.Records()
 			if len(all) != want {
 				t.Errorf("%s: %d records, want %d", what, len(all), want)

@@ -32,7 +32,7 @@ func TestAnotherBootVoidsRecords(t *testing.T) {
 	if got := keys(t, s); len(got) > 0 || s.Aside() != "" {
 		t.Errorf("records of an earlier boot: %v, aside %q", got, s.Aside())
 	}
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		if p, err := tx.Pending(); len(p.Changed) > 0 || err != nil || tx.Opened("cni0") || tx.Seen("iptables") != "" {
 			t.Errorf("of an earlier boot: pending %v, %v, opened %t, seen %q", p, err, tx.Opened("cni0"), tx.Seen("iptables"))
 		}
@@ -64,7 +64,7 @@ func TestAnotherLayoutKeepsRecords(t *testing.T) {
 		_ = s.Close()
 		o.Layout = layout
 		s = open(t, o)
-		view(t, s, func(tx *state.Tx) error {
+		read(t, s, func(tx *state.Tx) error {
 			p, perr := tx.Pending()
 			if diff := cmp.Diff(state.Pending{Backends: both, Changed: []*hostport.Attachment{rec(8, 80)}}, p, compare); diff != "" {
 				t.Errorf("layout %d: pending (-want +got):\n%s", layout, diff)
@@ -141,7 +141,7 @@ func TestSchema1IsConverted(t *testing.T) {
 		if s.Aside() != "" {
 			t.Fatalf("moved aside to %s", s.Aside())
 		}
-		view(t, s, func(tx *state.Tx) error {
+		read(t, s, func(tx *state.Tx) error {
 			got, _, err := tx.Records()
 			if diff := cmp.Diff(want, got, compare); diff != "" {
 				t.Errorf("records (-want +got):\n%s", diff)

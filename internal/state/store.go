@@ -162,7 +162,7 @@ func (s *Store) open() error {
 	if err != nil {
 		return fmt.Errorf("open %q: %w", s.path, err)
 	}
-	err = s.View(func(tx *Tx) (err error) {
+	err = s.Read(func(tx *Tx) (err error) {
 		if err = s.verify(tx.tx); err == nil {
 			s.other, err = tx.other()
 		}
@@ -234,8 +234,8 @@ func (s *Store) Update(fn func(*Tx) error) error {
 	})
 }
 
-// View runs fn in a transaction that cannot write.
-func (s *Store) View(fn func(*Tx) error) error {
+// Read runs fn in a transaction that cannot write.
+func (s *Store) Read(fn func(*Tx) error) error {
 	return s.guard(func() error {
 		return s.db.View(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts, s.other}) })
 	})

@@ -45,9 +45,9 @@ func update(t *testing.T, s *state.Store, fn func(*state.Tx) error) {
 	}
 }
 
-func view(t *testing.T, s *state.Store, fn func(*state.Tx) error) {
+func read(t *testing.T, s *state.Store, fn func(*state.Tx) error) {
 	t.Helper()
-	if err := s.View(fn); err != nil {
+	if err := s.Read(fn); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -101,7 +101,7 @@ func recordedIn(id string, all ...*hostport.Attachment) []*hostport.Attachment {
 // pending fails unless exactly these backends must be rewritten.
 func pending(t *testing.T, s *state.Store, backends ...string) {
 	t.Helper()
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		p, err := tx.Pending()
 		if diff := cmp.Diff(backends, p.Backends, compare); diff != "" {
 			t.Errorf("pending backends (-want +got):\n%s", diff)
@@ -114,7 +114,7 @@ func pending(t *testing.T, s *state.Store, backends ...string) {
 func keys(t *testing.T, s *state.Store) []string {
 	t.Helper()
 	var out []string
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		out = nil
 		for a, err := range tx.All() {
 			if err != nil {
@@ -145,7 +145,7 @@ func TestRecordsSurvive(t *testing.T) {
 	update(t, s, func(tx *state.Tx) error { return tx.SetPending(&state.Pending{}) })
 	reopen()
 	pending(t, s)
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		got, err := tx.Get(want.Key)
 		if diff := cmp.Diff(want, got, compare); diff != "" {
 			t.Errorf("record (-want +got):\n%s", diff)
@@ -168,8 +168,8 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 	if got := keys(t, s); len(got) > 0 {
 		t.Errorf("recorded nevertheless: %v", got)
 	}
-	if err := s.View(func(tx *state.Tx) error { return tx.Put(rec(1, 80)) }); err == nil {
-		t.Error("View writes")
+	if err := s.Read(func(tx *state.Tx) error { return tx.Put(rec(1, 80)) }); err == nil {
+		t.Error("Read writes")
 	}
 }
 

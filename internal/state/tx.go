@@ -135,8 +135,8 @@ func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []
 		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), encode(a)),
 		t.setNumbers(keyFingerprint+a.Backend, fp.V4, fp.V6),
 	}
-	for _, p := range places(a) {
-		errs = append(errs, do(t.tx.Bucket(p.bucket), p.entry(a), nil))
+	for _, e := range indexEntries(a) {
+		errs = append(errs, do(t.tx.Bucket(e.bucket), e.key(a), nil))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write or delete record of %s: %w", a.Key, err)

@@ -68,7 +68,7 @@ func TestNeighbours(t *testing.T) {
 			if tc.address != "" {
 				want.Addresses = []netip.Prefix{netip.MustParsePrefix(tc.address)}
 			}
-			view(t, s, func(tx *state.Tx) error {
+			read(t, s, func(tx *state.Tx) error {
 				got, err := tx.Neighbours(want)
 				if diff := cmp.Diff(tc.want, names(got), compare); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
@@ -108,7 +108,7 @@ func TestInUse(t *testing.T) {
 		{"iptables", hostport.IPv4, hostport.TCP, 65535, 65535, nil, true},
 		{"iptables", hostport.IPv4, hostport.TCP, 0, 8079, nil, false},
 	} {
-		view(t, s, func(tx *state.Tx) error {
+		read(t, s, func(tx *state.Tx) error {
 			got, err := tx.InUse(tc.backend, tc.family, tc.protocol, tc.first, tc.last, tc.except)
 			if got != tc.want {
 				t.Errorf("%+v: %t", tc, got)
@@ -125,7 +125,7 @@ func TestInterfaceUsed(t *testing.T) {
 	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Put(a), tx.Put(b)) })
 	used := func(ifname string, want bool) {
 		t.Helper()
-		view(t, s, func(tx *state.Tx) error {
+		read(t, s, func(tx *state.Tx) error {
 			if got := tx.InterfaceUsed(ifname); got != want {
 				t.Errorf("interface %q is used: %t, want %t", ifname, got, want)
 			}
@@ -148,7 +148,7 @@ func TestFingerprint(t *testing.T) {
 	c.Backend = "nftables"
 	want := func(backend string, all ...*hostport.Attachment) {
 		t.Helper()
-		view(t, s, func(tx *state.Tx) error {
+		read(t, s, func(tx *state.Tx) error {
 			got, err := tx.Fingerprint(backend)
 			if want := (hostport.Fingerprint{}).Toggle(2, all...); got != want {
 				t.Errorf("fingerprint of %s: %v, want %v", backend, got, want)
@@ -183,7 +183,7 @@ func TestDelete(t *testing.T) {
 	for range 2 { // the second time changes nothing
 		update(t, s, func(tx *state.Tx) error { return tx.Delete(a) })
 	}
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		same := *a
 		same.Key = hostport.Key{}
 		if got, err := tx.Neighbours(&same); len(got) > 0 || err != nil {
@@ -207,7 +207,7 @@ func TestPending(t *testing.T) {
 	update(t, s, func(tx *state.Tx) error { return tx.SetPending(want) })
 	_ = s.Close()
 	s = open(t, o)
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		got, err := tx.Pending()
 		if diff := cmp.Diff(*want, got, compare); diff != "" {
 			t.Errorf("pending (-want +got):\n%s", diff)
@@ -215,7 +215,7 @@ func TestPending(t *testing.T) {
 		return err
 	})
 	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.SetPending(want), tx.SetPending(&state.Pending{})) })
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		got, err := tx.Pending()
 		if diff := cmp.Diff(state.Pending{}, got, compare); diff != "" {
 			t.Errorf("pending after nothing was set (-want +got):\n%s", diff)
@@ -230,7 +230,7 @@ func TestNotes(t *testing.T) {
 	update(t, s, func(tx *state.Tx) error {
 		return errors.Join(tx.SetOpened("cni01", true), tx.SetSeen("nftables", "7"), tx.SetView(pidView, mountView))
 	})
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		for name, want := range map[string]bool{"cni01": true, "cni0": false, "cni011": false, "": false} {
 			if tx.Opened(name) != want {
 				t.Errorf("opened %q: %t, want %t", name, !want, want)
@@ -247,7 +247,7 @@ func TestNotes(t *testing.T) {
 	update(t, s, func(tx *state.Tx) error {
 		return errors.Join(tx.SetOpened("cni01", false), tx.SetSeen("nftables", ""), tx.SetView(0, 0))
 	})
-	view(t, s, func(tx *state.Tx) error {
+	read(t, s, func(tx *state.Tx) error {
 		pid, mount := tx.View()
 		if tx.Opened("cni01") || tx.Seen("nftables") != "" || pid != 0 || mount != 0 {
 			t.Error("what was removed is still there")

@@ -280,7 +280,7 @@ func (m *machine) recorded() (records []*hostport.Attachment, pending *state.Pen
 	}
 	s := m.openState()
 	defer func() { _ = s.Close() }()
-	err := s.View(func(tx *state.Tx) (err error) {
+	err := s.Read(func(tx *state.Tx) (err error) {
 		p, err := tx.Pending()
 		if err != nil {
 			return err
