@@ -17,7 +17,7 @@ import (
 type nftReader struct{ conn *netlink.Conn }
 
 func newNFTReader() (*nftReader, error) {
-	conn, err := nfnetlink.Dial(0)
+	conn, err := nfnetlink.Dial()
 	if err != nil {
 		return nil, fmt.Errorf("open nf_tables: %w", err)
 	}

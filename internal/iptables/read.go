@@ -106,7 +106,7 @@ func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []chainI
 // list calls each for every chain, or every rule, that nf_tables has in the tables that
 // may hold rules of ours.
 func list(ctx context.Context, f hostport.Family, kind uint16, each func(table string, as nfnetlink.Attributes)) error {
-	conn, err := nfnetlink.Dial(0)
+	conn, err := nfnetlink.Dial()
 	if err != nil {
 		return fmt.Errorf("ask nf_tables: %w", err)
 	}

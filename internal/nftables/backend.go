@@ -15,15 +15,12 @@ import (
 
 // Options of a Backend.
 type Options struct {
-	// NetNS is a file descriptor of the network namespace to work in, open for
-	// as long as the backend is used; 0 is that of the calling thread.
-	NetNS int
 	// Log gets what an operator should know.
 	Log *slog.Logger
 }
 
-// Backend programs attachments into table inet hostport of one network
-// namespace. It holds no connection and no state; making one costs nothing.
+// Backend programs attachments into table inet hostport of the calling thread's
+// network namespace. It holds no connection and no state; making one costs nothing.
 type Backend struct{ Options }
 
 // New returns a backend.
@@ -104,4 +101,4 @@ func (b *Backend) send(table string, build func(*batch), g uint32) error {
 }
 
 // conn returns a connection that is opened for each transaction.
-func (b *Backend) conn() *nftables.Conn { return &nftables.Conn{NetNS: b.NetNS} }
+func (b *Backend) conn() *nftables.Conn { return new(nftables.Conn) }

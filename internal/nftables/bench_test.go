@@ -12,7 +12,8 @@ import (
 // crowd is a node with that many pods.
 func crowd(b *testing.B, pods int) *node {
 	b.Helper()
-	n := &node{t: b, backend: newWorld(b).backend()}
+	newWorld(b)
+	n := &node{t: b, backend: New(Options{})}
 	for i := range pods {
 		n.held = append(n.held, pod(i+1))
 	}

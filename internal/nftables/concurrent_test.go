@@ -16,7 +16,7 @@ import (
 // change succeeds and the last one leaves exactly what is held.
 func TestForeignCommits(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: w.backend()}
+	n := &node{t: t, backend: New(Options{})}
 	n.add(pod(100))
 
 	stop := make(chan struct{})
@@ -79,15 +79,14 @@ func TestForeignCommits(t *testing.T) {
 
 // foreignCommit is one transaction of somebody else's.
 func (w *world) foreignCommit() error {
-	return w.backend().send("somebody", (*batch).dropTable, 0)
+	return w.do(func() error { return New(Options{}).send("somebody", (*batch).dropTable, 0) })
 }
 
 // A random sequence of changes and damage, each followed by a change, leaves
 // what a clean table with the same attachments would hold.
 func TestRandomChanges(t *testing.T) {
-	w := newWorld(t)
-	n := &node{t: t, backend: w.backend()}
-	clean := newWorld(t)
+	clean, w := newWorld(t), newWorld(t)
+	n := &node{t: t, backend: New(Options{})}
 	rng := rand.New(rand.NewPCG(1, 2))
 	kinds := everything()
 	damage := []string{"flush ruleset", "delete table inet hostport", "flush table inet hostport", "flush chain inet hostport " + chainClients}
@@ -106,7 +105,11 @@ func TestRandomChanges(t *testing.T) {
 		} else {
 			n.del(some...)
 		}
-		if _, err := clean.backend().Rewrite(t.Context(), n.held, conformance.Fingerprint(n.held)); err != nil {
+		err := clean.do(func() error {
+			_, err := n.backend.Rewrite(t.Context(), n.held, conformance.Fingerprint(n.held))
+			return err
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(clean.unordered(), w.unordered()); diff != "" {
@@ -135,7 +138,7 @@ func TestNothingWritten(t *testing.T) {
 	for name, change := range after {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: w.backend()}
+			n := &node{t: t, backend: New(Options{})}
 			n.add(pod(1))
 			change(n)
 			w.nft(damage)

@@ -122,7 +122,7 @@ func (b *Backend) dump(ctx context.Context, do func(lister)) error {
 			errs = append(errs, fmt.Errorf("read table %s: %w", table, explain(err)))
 		}
 	}
-	conn, err := nfnetlink.Dial(b.NetNS)
+	conn, err := nfnetlink.Dial()
 	if failed(tableName, err); err != nil {
 		return errors.Join(errs...)
 	}

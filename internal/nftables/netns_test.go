@@ -18,9 +18,11 @@ type world struct {
 	ns ns.NetNS
 }
 
+// newWorld makes one and moves the calling goroutine, which must be the test's, into
+// it, until it makes another one.
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
-	return &world{tb, netns.New(tb)}
+	return &world{tb, netns.Enter(tb)}
 }
 
 // do runs f on a thread inside the namespace.
@@ -83,5 +85,3 @@ func (w *world) unordered() string {
 	slices.Sort(blocks[1:])
 	return strings.Join(blocks, "\n\n")
 }
-
-func (w *world) backend() *Backend { return New(Options{NetNS: int(w.ns.Fd())}) }

@@ -19,7 +19,8 @@ import (
 // TestReason has errors of the kernel's, and what is said of them where the kernel
 // lacks nothing.
 func TestReason(t *testing.T) {
-	b := newWorld(t).backend()
+	newWorld(t)
+	b := New(Options{})
 	for _, tt := range []struct {
 		errno unix.Errno
 		drift bool
@@ -48,7 +49,8 @@ func TestReason(t *testing.T) {
 
 // TestMissingFeature has a feature that no kernel has, at each place of the list.
 func TestMissingFeature(t *testing.T) {
-	b := newWorld(t).backend()
+	newWorld(t)
+	b := New(Options{})
 	all := features()
 	rules := all[len(all)-1]
 	for i := range all {
@@ -79,7 +81,7 @@ func (w *world) powerless(f func(*Backend) error) error {
 
 func TestWithoutPermission(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: w.backend()}
+	n := &node{t: t, backend: New(Options{})}
 	n.add(pod(1))
 	before := w.ruleset()
 	c, all := n.change(nil, []*hostport.Attachment{pod(2)})
@@ -118,7 +120,7 @@ func TestSeenIsBelieved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: w.backend()}
+			n := &node{t: t, backend: New(Options{})}
 			n.add(pod(1), pod(3))
 			for _, line := range tt.damage {
 				w.nft(line)
@@ -143,7 +145,7 @@ func (n *node) pretendSeen() {
 // TestOvertaken: somebody removed the table, and the generation tells.
 func TestOvertaken(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: w.backend()}
+	n := &node{t: t, backend: New(Options{})}
 	n.add(pod(1))
 	w.nft("delete table inet hostport")
 	c, _ := n.change(nil, []*hostport.Attachment{pod(2)})
@@ -155,7 +157,7 @@ func TestOvertaken(t *testing.T) {
 
 func TestEndedContext(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: w.backend()}
+	n := &node{t: t, backend: New(Options{})}
 	n.add(pod(1))
 	before := w.ruleset()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -170,7 +172,8 @@ func TestEndedContext(t *testing.T) {
 }
 
 func TestNoTable(t *testing.T) {
-	if got, err := newWorld(t).backend().tableHandle(t.Context()); err != nil || got != "" {
+	newWorld(t)
+	if got, err := New(Options{}).tableHandle(t.Context()); err != nil || got != "" {
 		t.Errorf("tableHandle = %q, %v", got, err)
 	}
 }
@@ -178,7 +181,7 @@ func TestNoTable(t *testing.T) {
 // A state that cannot be read must not be mistaken for an empty one.
 func TestOthersFail(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: w.backend()}
+	n := &node{t: t, backend: New(Options{})}
 	n.add(pod(1), pod(2))
 	before := w.ruleset()
 	c, _ := n.change([]*hostport.Attachment{pod(1)}, nil)
@@ -194,7 +197,8 @@ func TestOthersFail(t *testing.T) {
 // TestAddAsksTheKernel: an ADD reads the records of other pods only if the kernel misses
 // a set of clients.
 func TestAddAsksTheKernel(t *testing.T) {
-	n := &node{t: t, backend: newWorld(t).backend()}
+	newWorld(t)
+	n := &node{t: t, backend: New(Options{})}
 	n.add(pod(1))
 	apply := func(a *hostport.Attachment) error {
 		c, after := n.change(nil, []*hostport.Attachment{a})
@@ -235,7 +239,8 @@ func (e expiring) Err() error {
 
 // What could be read before an error is returned with it.
 func TestOwnersAreKeptOnError(t *testing.T) {
-	n := &node{t: t, backend: newWorld(t).backend()}
+	newWorld(t)
+	n := &node{t: t, backend: New(Options{})}
 	n.add(pod(1), pod(2))
 	partly := false
 	for looks := range 100 {

@@ -45,7 +45,7 @@ type nftRule struct {
 // adds the containers that their rules name, and the tables of other programs to
 // others. A kernel without nf_tables has none.
 func (f *Found) readNftables(ctx context.Context, others foreign) error {
-	conn, err := nfnetlink.Dial(0)
+	conn, err := nfnetlink.Dial()
 	if err != nil {
 		return fmt.Errorf("open nf_tables: %w", err)
 	}
