@@ -13,13 +13,23 @@ func unreadableScenarios() []scenario {
 	return []scenario{
 		{name: "a lost state and rules of one family that cannot be read", backends: iptablesOnly, run: func(e *env) {
 			web := e.web()
+			unseen := e.network(world.NetworkOptions{Families: []world.Family{e.f.Other()}})
+			hidden := e.webTo(unseen, "hidden", 8082)
 			e.loseState()
 			e.breakTools(e.f.Other())
 			e.refusedFor(e.net, web, world.TCP(8080, 81))
 			e.webTo(e.net, "other", 8081)
-			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+			reached := func() {
+				e.Helper()
+				e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+				e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+				e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(e.f.Other().Node(), 8082), "hidden")
+			}
+			reached()
 			e.w.RestoreTools()
+			e.refusedFor(unseen, hidden, world.TCP(8082, 81))
+			e.checks(e.live...)
+			reached()
 		}},
 		{name: "a pod of both families, and a lost state of which one family can be read", backends: iptablesOnly, run: func(e *env) {
 			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
