@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,7 +16,9 @@ import (
 func lostStateScenarios() []scenario {
 	verbs := map[string]func(e *env, web *world.Attachment){
 		"ADD of the same port": func(e *env, web *world.Attachment) {
-			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			for _, m := range []world.Mapping{world.TCP(8080, 81), world.UDP(8080, 81), world.TCP(8443, 81)} {
+				e.refusedFor(e.net, web, m)
+			}
 		},
 		"ADD of the same port on the other backend": func(e *env, web *world.Attachment) {
 			e.refusedFor(e.otherBackend(), web, world.TCP(8080, 81))
@@ -40,31 +43,64 @@ func lostStateScenarios() []scenario {
 	var out []scenario
 	for verb, call := range verbs {
 		out = append(out, scenario{name: "lost state, then " + verb, run: func(e *env) {
-			web := e.web()
+			web := e.add("web", world.TCP(8080, 80), world.UDP(8080, 53), world.TCP(8443, 80).On(e.f.NodeSecond()))
+			web.Pod.Serve("tcp", 80)
+			web.Pod.Serve("udp", 53)
 			e.webTo(e.net, "other", 8081)
 			e.loseState()
 			call(e, web)
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 			e.refusedFor(e.net, web, world.TCP(8080, 81))
 			e.checks(e.live...)
-			for _, a := range e.live {
-				e.reaches(e.w.Client, "tcp", e.node(uint16(a.Mapped())), a.Pod.Name)
-			}
+			e.allReached()
+			e.reaches(e.w.Client, "udp", e.node(8080), "web")
+			e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(e.f.NodeSecond(), 8443), "web")
+			e.reachesAs(web.Pod.Netns, "tcp", e.node(8080), "web", e.f.Gateway())
 		}})
 	}
 	return append(
 		out,
+		scenario{name: "lost state, then DEL of the pod itself", run: func(e *env) {
+			web := e.web()
+			e.webTo(e.net, "other", 8081)
+			e.loseState()
+			e.del(web)
+			e.w.Node.Serve("tcp", 8080)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
+			e.allReached()
+			e.checks(e.live...)
+		}},
 		scenario{name: "sync with another state directory takes no port", run: func(e *env) {
 			e.web()
 			before := e.w.Ruleset()
-			mine := e.w.DataDir
-			e.w.DataDir = filepath.Join(filepath.Dir(mine), "elsewhere")
-			e.noState("sync", 2)
-			e.w.DataDir = mine
+			e.inDirectory(filepath.Join(filepath.Dir(e.w.DataDir), "elsewhere"), func() { e.noState("sync", 2) })
 			e.sameRules("sync with another state directory", before)
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 		}},
+		scenario{name: "firewall reloads, each with a sync of the default state directory", reloads: true, run: func(e *env) {
+			e.webTo(e.net, "stays", 8081)
+			gone := e.web()
+			restore := e.snapshot()
+			e.del(gone)
+			later := e.webTo(e.net, "later", 8082)
+			e.inDirectory("/run/hostport", func() {
+				for range 2 {
+					restore()
+					e.noState("sync", 2)
+					e.reaches(e.w.Client, "tcp", e.node(8081), "stays")
+				}
+				e.removeOurs()
+				e.noState("sync", 0)
+				restore()
+			})
+			e.checkFinds(later, "an older ruleset was restored")
+			e.webTo(e.net, "trigger", 8083)
+			e.allReached()
+			e.w.Node.Serve("tcp", 8080)
+			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
+		}},
 		scenario{name: "two state directories on one node", tampers: true, run: twoStates},
+		scenario{name: "two state directories, and GC and hostportctl on either", tampers: true, run: twoStatesMended},
 	)
 }
 
@@ -94,6 +130,14 @@ func (e *env) loseState() {
 	if err := os.RemoveAll(e.w.DataDir); err != nil {
 		e.Fatal(err)
 	}
+}
+
+// inDirectory has fn look for the state in another directory.
+func (e *env) inDirectory(dir string, fn func()) {
+	mine := e.w.DataDir
+	e.w.DataDir = dir
+	fn()
+	e.w.DataDir = mine
 }
 
 // noState runs hostportctl where there is no state, and wants it to say so, to
@@ -158,6 +202,38 @@ func twoStates(e *env) {
 	e.webTo(e.net, "sixth", 8085)
 	for port, name := range map[uint16]string{8080: "first", 8081: "second", 8083: "fourth", 8084: "fifth", 8085: "sixth"} {
 		e.reaches(e.w.Client, "tcp", e.node(port), name)
+	}
+}
+
+// twoStatesMended has two networks as well, and what an operator and a runtime may
+// call on the state of either, again and again. No living pod loses its port, none
+// is given away, and one that ended without a DEL does not come back.
+func twoStatesMended(e *env) {
+	mine, theirs := e.w.DataDir, e.w.DataDir+"-second"
+	second := e.network(world.NetworkOptions{Name: "second", Second: true, Hostport: world.Config{"dataDir": theirs}})
+	a, b := e.webTo(e.net, "first", 8080), e.webTo(second, "second", 8081)
+	dead := e.webTo(second, "dead", 8082)
+	dead.Pod.Close()
+	e.forget(dead)
+	for range 2 {
+		for dir, own := range map[string]*world.Attachment{mine: a, theirs: b} {
+			e.inDirectory(dir, func() {
+				for _, command := range []string{"sync", "check", "list", "prune"} {
+					if out := e.w.Ctl(command); out.ExitCode == 2 {
+						e.Errorf("hostportctl %s: %s%s", command, out.Stdout, out.Stderr)
+					}
+					e.allReached()
+				}
+				e.gc(nil)
+				e.allReached()
+				e.checks(own)
+			})
+		}
+		e.refusedFor(e.net, b, world.TCP(8081, 81))
+		e.refusedFor(second, a, world.TCP(8080, 81))
+	}
+	if rules := e.w.Rules(e.f); strings.Contains(rules, dead.Pod.ContainerID[:12]) {
+		e.Errorf("a pod that ended came back:\n%s", rules)
 	}
 }
 
