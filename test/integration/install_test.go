@@ -189,6 +189,8 @@ func (i *installer) moveAndBack(mode install.Mode) {
 		i.Errorf("uninstall while a pod holds a port: %v\n%s", err, out)
 	}
 	i.runtime("check", pod, 8081)
+	i.runtime("gc", pod, 8081) // deletes all that the cache has, and says nothing about who is valid
+	i.w.Client.Silence(i, "tcp", netip.AddrPortFrom(world.V4.Node(), 8081))
 	i.runtime("del", pod, 8081)
 	kept := serve("kept", 8083)
 	lost := i.w.Client.Watch(i, netip.AddrPortFrom(world.V4.Node(), 8083))

@@ -326,6 +326,27 @@ func variantScenarios() []scenario {
 			e.without(c, "with the last pod")
 			e.sameRules("DEL of every pod in changing variants", e.before)
 		}},
+		scenario{name: "the command of one family changes its variant", backends: iptablesOnly, run: func(e *env) {
+			e.w.InstallVariants()
+			e.net = e.network(world.NetworkOptions{Families: world.Families})
+			goes, stays := e.both("goes", 8080), e.both("stays", 8081)
+			command, variant := "iptables", strings.TrimPrefix(string(otherVariant(e.w.Backend)), "iptables")
+			if e.f == world.V6 {
+				command = "ip6tables"
+			}
+			for _, verb := range []string{"", "-save", "-restore"} {
+				e.w.InstallTool(command+verb, filepath.Join(e.w.ToolDir, command+variant+verb))
+			}
+			later := e.both("later", 8082)
+			for range world.Families {
+				e.served(map[uint16]string{8080: "goes", 8081: "stays", 8082: "later"})
+				e.f = e.f.Other()
+			}
+			for _, a := range []*world.Attachment{goes, stays, later} {
+				e.without(a, "in two variants")
+			}
+			e.sameRules("DEL of every pod in two variants", e.before)
+		}},
 		scenario{name: "the other variant's tools are missing", backends: iptablesOnly, run: func(e *env) {
 			e.web()
 			e.w.UseVariant(otherVariant(e.w.Backend))
