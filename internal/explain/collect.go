@@ -55,6 +55,9 @@ func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) 
 	if err := s.readLinks(); err != nil {
 		return nil, err
 	}
+	if q.In != "" && !slices.ContainsFunc(s.Links, func(l Link) bool { return l.Name == q.In }) {
+		return nil, fmt.Errorf("the node has no interface %q: `ip link` lists those that it has", q.In)
+	}
 	s.complete(q)
 	f := hostport.FamilyOf(q.Address)
 	mine := concerned(q, all)
@@ -107,6 +110,7 @@ func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...host
 		err = native.fill(func(t *table) bool { return t.compat() && s.rules.index(t) < 0 })
 	}
 	if err != nil {
+		s.refused = err
 		s.Unread = append(s.Unread, fmt.Sprintf("The rules of nf_tables could not be read: %v.", err))
 	}
 	s.rulesHidden = len(s.Unread) > 0

@@ -3,7 +3,9 @@ package explain
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -97,9 +99,15 @@ func (d *doctor) kernel() {
 	var u unix.Utsname
 	_ = unix.Uname(&u)
 	release := unix.ByteSliceToString(u.Release[:])
-	if len(d.s.Unread) > 0 {
-		d.say("kernel", MarkFail, "modprobe nf_tables", "Linux %s: %s", release, strings.Join(d.s.Unread, "; "))
+	switch unread := strings.Join(d.s.Unread, " "); {
+	case errors.Is(d.s.refused, fs.ErrPermission):
+		d.say("kernel", MarkFail, "", "Linux %s shows its rules to processes with CAP_NET_ADMIN in the node's network namespace only: what follows does not know them. %s", release, unread)
 		return
+	case d.s.refused != nil:
+		d.say("kernel", MarkFail, "modprobe nf_tables", "Linux %s: %s", release, unread)
+		return
+	case unread != "":
+		d.say("rules", MarkWarn, "", "what follows does not know all rules. %s", unread)
 	}
 	if d.s.Conntrack.Max == 0 {
 		d.say("kernel", MarkWarn, "modprobe nf_conntrack", "Linux %s; connection tracking is not loaded yet", release)
@@ -150,6 +158,12 @@ func (d *doctor) iptables() {
 		}
 		d.say("tools", mark, "apt-get install iptables", "only the nftables backend can be used: %v", err)
 		return
+	}
+	for _, name := range []string{"ip6tables-restore", "ip6tables-save"} {
+		if _, err := exec.LookPath(name); err != nil {
+			d.say("tools", MarkWarn, "apt-get install iptables", "%s is not on the PATH: the iptables backend cannot serve IPv6", name)
+			break
+		}
 	}
 	major, minor, patch := tool.GetIptablesVersion()
 	variant := map[string]string{originIPTNFT: " (nf_tables)", originLegacy: " (legacy)"}[d.s.variant]
@@ -307,13 +321,13 @@ func (d *doctor) proxy() {
 }
 
 func (d *doctor) state() {
+	if d.Unread != nil {
+		d.say("state", MarkFail, "", "the records could not be read: %v", d.Unread)
+		return
+	}
 	info, err := os.Stat(filepath.Join(d.places.State, "state.db"))
 	if err != nil {
 		d.say("state", MarkWarn, "", "no state in %s: no pod with a host port was added here since the last boot, or dataDir is another one", d.places.State)
-		return
-	}
-	if d.Unread != nil {
-		d.say("state", MarkFail, "", "the records could not be read: %v", d.Unread)
 		return
 	}
 	if d.Other != nil {

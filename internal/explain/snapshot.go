@@ -36,6 +36,8 @@ type Snapshot struct {
 	variant string // of iptables by that name, as saveAll returns it
 	// sets tells whether a packet is in an ipset. It is nil if no set can be asked.
 	sets func(p *Packet, set string, dirs []string) (bool, error)
+	// refused is why nf_tables did not tell its rules, nil if it did.
+	refused error
 	// rulesHidden says that some rules could not be read.
 	rulesHidden bool
 }

@@ -29,12 +29,13 @@ func TestDoctorIptables(t *testing.T) {
 		"without its -restore":  {says: "iptables v1.8.11", missing: "iptables-restore", mark: MarkWarn, text: "iptables-restore not found on PATH"},
 		"without the tool":      {missing: "iptables", mark: MarkWarn, text: `"iptables": executable file not found`},
 		"missing, and in use":   {missing: "iptables-save", pods: pods, mark: MarkFail, text: "iptables-save not found on PATH"},
+		"without IPv6":          {says: "iptables v1.8.11", missing: "ip6tables-save", mark: MarkWarn, text: "ip6tables-save is not on the PATH: the iptables backend cannot serve IPv6"},
 		"somebody else's error": {says: "no such thing >&2; exit 3", mark: MarkWarn, text: "exit status 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			t.Setenv("PATH", dir)
-			for _, tool := range []string{"iptables", "iptables-save", "iptables-restore"} {
+			for _, tool := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"} {
 				if tool == c.missing {
 					continue
 				}
