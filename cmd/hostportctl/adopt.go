@@ -24,10 +24,10 @@ func newAdopt(w *where) *cobra.Command {
 			"of dead pods go. Host ports of CRI-O, Docker, Podman and nerdctl are named and left\n" +
 			"alone. Running it again does what is left to do. Exit status 1 means that portmap\n" +
 			"still serves a pod.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return fmt.Errorf("--output %q: want text or json", output)
+			if err := knownOutput(output, "text", "json"); err != nil {
+				return err
 			}
 			got, err := w.adopter(cmd, dryRun).Adopt(cmd.Context(), network, dryRun)
 			if err != nil {

@@ -18,7 +18,7 @@ func newCheck(w *where) *cobra.Command {
 			"Every difference is printed, and makes the exit status 1. Nothing is changed:\n" +
 			"`hostportctl sync` mends rules, `hostportctl prune` removes dead owners. Records of\n" +
 			"another version of the plugin are one difference, and their rules are not compared.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.reader(cmd)
 			all, differences, err := n.Audit(cmd.Context())
@@ -36,12 +36,15 @@ func newCheck(w *where) *cobra.Command {
 				noteOther(cmd, all)
 			}
 			switch {
-			case noState && len(differences) == 0:
+			case noState && len(differences) == 0 && missing.Unread == nil:
 				fmt.Fprintln(cmd.ErrOrStderr(), printable(err.Error()))
 				return nil
-			case err != nil && !noState:
+			case err != nil && !(noState && len(differences) > 0):
 				return err
 			case len(differences) > 0:
+				if noState && missing.Unread != nil {
+					fmt.Fprintln(cmd.ErrOrStderr(), printable(missing.Unread.Error()))
+				}
 				fmt.Fprintf(cmd.ErrOrStderr(), "out of sync: %s\n", count(len(differences), "difference"))
 				return errDiffers
 			}

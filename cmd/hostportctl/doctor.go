@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,10 +19,10 @@ func newDoctor(w *where) *cobra.Command {
 			"conflists, the runtime's configuration, what portmap left, kube-proxy. One line a check,\n" +
 			"and the command that mends it. Nothing is changed.\n\n" +
 			"Exit status: 0 nothing is broken, 1 something is, 2 the command failed.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("--output %q: want table or json", output)
+			if err := knownOutput(output, "table", "json"); err != nil {
+				return err
 			}
 			// A node without state is what some come with, or with one that cannot be read.
 			records := explain.Records{}

@@ -40,10 +40,10 @@ func newExplain(w *where) *cobra.Command {
 			"  hostportctl explain 53/udp --from 192.0.2.10\n" +
 			"  hostportctl explain 8080 --address 127.0.0.1 --from node\n" +
 			"  hostportctl explain 8080 --from 'pod shop/cart-0' --probe -v",
-		Args: cobra.RangeArgs(1, 3),
+		Args: onePort,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return fmt.Errorf("want one port, not %q; quote --from 'pod NAMESPACE/NAME'", strings.Join(args, " "))
+			if err := knownOutput(o.output, "table", "json", "yaml"); err != nil {
+				return err
 			}
 			port, protocol, err := parsePort(args[0])
 			if err != nil {
@@ -168,6 +168,12 @@ func setFrom(q *explain.Question, from string, all []explain.Attachment) error {
 		return fmt.Errorf("--from %q: want an IP address, node, or pod NAMESPACE/NAME", from)
 	}
 	q.From = addr.Unmap()
+	switch {
+	case q.From.IsLoopback():
+		return fmt.Errorf("--from %s is the node: say --from node", q.From)
+	case q.From.IsUnspecified(), q.From.IsMulticast():
+		return fmt.Errorf("--from %s: want the address of one client", q.From)
+	}
 	if q.Address.IsValid() && q.Address.Is4() != q.From.Is4() {
 		return fmt.Errorf("--from %s and --address %s are of different families", q.From, q.Address)
 	}
@@ -192,10 +198,8 @@ func writeReport(w io.Writer, r *explain.Report, output string, verbose bool) er
 		return nil
 	case "json":
 		return writeJSON(w, r)
-	case "yaml":
-		return writeYAML(w, r)
 	default:
-		return fmt.Errorf("--output %q: want table, json or yaml", output)
+		return writeYAML(w, r)
 	}
 }
 

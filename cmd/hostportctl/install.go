@@ -27,7 +27,7 @@ func newInstall(w *where) *cobra.Command {
 			"changes; as it was, it is kept beside it. Running it again does what is left to do.",
 		Example: "  hostportctl install --replace-portmap --dry-run\n" +
 			"  hostportctl install --network podnet --config backend=nftables",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			write, err := reportWriter(output)
 			if err != nil {
@@ -45,10 +45,22 @@ func newInstall(w *where) *cobra.Command {
 				return err
 			}
 			var done installation
-			if done.Report, err = install.Run(cmd.Context(), o); err == nil {
+			if !o.Wait && !o.DryRun {
+				// Nothing is left in --bin-dir where there is no network to serve.
+				plan := o
+				plan.DryRun = true
+				if done.Report, err = install.Run(cmd.Context(), plan); err != nil && done.Report != nil {
+					done.Changes = nil
+				}
+			}
+			if err == nil {
+				done.Report, err = install.Run(cmd.Context(), o)
+			}
+			if err == nil {
 				done.Adoption, err = adoptInstalled(cmd, w, o, done.Report.Networks)
 			}
-			return errors.Join(write(cmd.OutOrStdout(), done), err)
+			done.failed = err != nil
+			return errors.Join(write(cmd.OutOrStdout(), done), whichDirectory(err))
 		},
 	}
 	flags := cmd.Flags()
@@ -71,6 +83,18 @@ type installation struct {
 	*install.Report
 	// Adoption is nil if that was not tried.
 	Adoption *node.Adoption `json:"adoption,omitempty"`
+	failed   bool
+}
+
+// whichDirectory says in an error about directories which flags name others.
+func whichDirectory(err error) error {
+	switch {
+	case errors.Is(err, install.ErrNoNetwork):
+		return fmt.Errorf("%w: --conf-dir names another directory", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: --bin-dir and --conf-dir name the runtime's directories", err)
+	}
+	return err
 }
 
 // adoptInstalled adopts the pods that portmap served in the network of a report.
@@ -148,6 +172,7 @@ func writeInstallation(w io.Writer, r installation) error {
 		b.WriteString(adoptionText(r.Adoption))
 	}
 	switch {
+	case r.failed: // the error says it
 	case len(r.Changes) == 0 && (r.Adoption == nil || r.Adoption.Empty()):
 		b.WriteString("nothing to do\n")
 	case r.DryRun:

@@ -37,7 +37,7 @@ func newList(w *where) *cobra.Command {
 		Example: "  hostportctl list --port 8080        which pod holds port 8080?\n" +
 			"  hostportctl list --pod shop/web-0   which ports does this pod hold?\n" +
 			"  hostportctl list -o json",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			match, err := newFilter(port, pod, namespace)
 			if err != nil {
@@ -170,20 +170,26 @@ func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 }
 
 // differing returns the states of attachments whose rules or sandbox are not as
-// recorded.
+// recorded. What all attachments of a backend need differs for each of them.
 func differing(ctx context.Context, n *node.Node) (map[hostport.Key]string, error) {
-	_, differences, err := n.Audit(ctx)
+	all, differences, err := n.Audit(ctx)
 	states := make(map[hostport.Key]string)
+	if err != nil {
+		return states, err
+	}
+	shared := make(map[string]bool)
 	for _, d := range differences {
-		switch a := d.Attachment; {
-		case err != nil || a == nil || states[a.Key] == stateDead:
-		case d.Dead:
-			states[a.Key] = stateDead
-		default:
+		shared[d.Shared] = true
+		if d.Attachment != nil && states[d.Attachment.Key] != stateDead {
+			states[d.Attachment.Key] = map[bool]string{false: stateOutOfSync, true: stateDead}[d.Dead]
+		}
+	}
+	for _, a := range all.Attachments {
+		if shared[a.Backend] && states[a.Key] == "" {
 			states[a.Key] = stateOutOfSync
 		}
 	}
-	return states, err
+	return states, nil
 }
 
 // familiesOf are the families in which the rows lead anywhere.

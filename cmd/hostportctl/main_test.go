@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -29,6 +30,8 @@ type tool struct {
 	binary string
 	// env is what the tool has in its environment beside PATH.
 	env []string
+	// as is who starts it, nil for root.
+	as *syscall.Credential
 }
 
 // run starts the tool with the state that the World's plugins have.
@@ -37,6 +40,7 @@ func (c tool) run(args ...string) (stdout, stderr string, status int) {
 	var out, errs bytes.Buffer
 	cmd := exec.Command(c.binary, append(args, "--data-dir", c.w.DataDir)...)
 	cmd.Env = append([]string{"PATH=" + c.w.ToolDir}, c.env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.as}
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := c.w.Node.Try(cmd.Start); err != nil {
 		c.Fatal(err)
@@ -95,6 +99,10 @@ func TestCommands(t *testing.T) {
 		scene("names that are escape sequences", hostile)
 		scene("status", status)
 		scene("the state is where the conflists say", found)
+		scene("a tool is missing", missingTools)
+		scene("a base rule is gone", unreached)
+		scene("a dry run", dryRun)
+		scene("records that cannot be read", damaged)
 	}
 }
 

@@ -136,12 +136,15 @@ func escaped(b []byte) []byte {
 	return out.Bytes()
 }
 
-// printable is a Printable text whose lines stay lines: names of pods and networks
-// come from outside.
+// printable is a Printable text whose lines stay lines, and a tab is a space: names of
+// pods and networks come from outside.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r == '\n' {
+		switch r {
+		case '\n':
 			return r
+		case '\t':
+			return ' '
 		}
 		return backend.Printable(r)
 	}, s)

@@ -13,7 +13,7 @@ func newPrune(w *where) *cobra.Command {
 		Short: "Remove the host ports of pods that are gone",
 		Long: "Remove the host ports of owners whose sandbox is gone: what is left when a\n" +
 			"runtime never sent the DEL. Living pods are not touched.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			gone, err := w.node(cmd).Prune(cmd.Context())
 			if err != nil {

@@ -32,7 +32,15 @@ func newRoot() *cobra.Command {
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		DisableAutoGenTag: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return w.find() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if !needsNode(cmd) {
+				return nil
+			}
+			if err := w.check(cmd); err != nil {
+				return err
+			}
+			return w.find()
+		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&w.dir, "data-dir", "", "state `directory` (default: dataDir of the conflists in --conf-dir)")
@@ -66,10 +74,10 @@ func (w *where) find() error {
 }
 
 // unlessNoState returns err, unless it says that there is no state on a node
-// that has no rules either: that is printed, and no failure.
+// that is seen to have no rules either: that is printed, and no failure.
 func unlessNoState(cmd *cobra.Command, err error) error {
 	missing, ok := errors.AsType[*node.NoStateError](err)
-	if !ok || len(missing.Owners) > 0 {
+	if !ok || len(missing.Owners) > 0 || missing.Unread != nil {
 		return err
 	}
 	fmt.Fprintln(cmd.ErrOrStderr(), printable(missing.Error()))

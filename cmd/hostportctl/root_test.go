@@ -101,10 +101,10 @@ func found(c tool) {
 			c.Errorf("the rules were changed: %+v", after)
 		}
 	}
-	missing := map[string]int{"list": 0, "check": 1, "sync": 2, "prune": 2}
-	wants(missing, "no state in "+netconf.DefaultDataDir)
+	refused := map[string]int{"list": 2, "check": 2, "sync": 2, "prune": 2}
+	wants(refused, "--conf-dir")
 	write("05-other.conflist", `{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"bridge"}]}`)
-	wants(missing, "no state in "+netconf.DefaultDataDir)
+	wants(map[string]int{"list": 0, "check": 1, "sync": 2, "prune": 2}, "no state in "+netconf.DefaultDataDir)
 
 	write("10-podnet.conflist", string(n.Conflist))
 	c.want("1 attachment: as recorded", "check", "--conf-dir", conf)
@@ -113,7 +113,7 @@ func found(c tool) {
 	c.want("every owner is alive", "prune", "--conf-dir", conf)
 
 	write("20-second.conflist", conflist("second", ""))
-	wants(map[string]int{"list": 2, "check": 2, "sync": 2, "prune": 2}, "several state directories")
+	wants(refused, "several state directories")
 	if _, err := os.Stat(netconf.DefaultDataDir); !errors.Is(err, fs.ErrNotExist) {
 		c.Errorf("a state directory was made: %v", err)
 	}

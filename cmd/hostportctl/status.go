@@ -17,7 +17,7 @@ func newStatus(w *where) *cobra.Command {
 		Long: "Tell whether this node can serve host ports, and how many it serves. It asks what\n" +
 			"the runtime's STATUS asks: the backend's tool, the kernel, the state directory.\n" +
 			"Exit status 1 means that new pods with host ports would fail.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.reader(cmd)
 			if asked == backend.Iptables {

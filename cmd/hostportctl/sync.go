@@ -13,7 +13,7 @@ func newSync(w *where) *cobra.Command {
 		Long: "Write all rules anew from the record, for instance after another program has\n" +
 			"flushed or reloaded the firewall. Established connections go on. Living owners that\n" +
 			"the rules name and nobody recorded are recorded first: no pod loses a port.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.node(cmd)
 			if err := n.Sync(cmd.Context()); err != nil {

@@ -28,7 +28,7 @@ func newTrace(w *where) *cobra.Command {
 			"packets time, and others nothing.\n\n" +
 			"Exit status: 0 a packet was seen, 1 none came in time, 2 the command failed.",
 		Example: "  hostportctl trace 8080 --from 192.0.2.10\n  hostportctl trace 53/udp -n 1",
-		Args:    cobra.ExactArgs(1),
+		Args:    onePort,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			port, protocol, err := parsePort(args[0])
 			if err != nil {
@@ -40,8 +40,14 @@ func newTrace(w *where) *cobra.Command {
 					return fmt.Errorf("--from %q: want an IP address", o.from)
 				}
 			}
-			if o.output != "table" && o.output != "json" {
-				return fmt.Errorf("--output %q: want table or json", o.output)
+			if err := knownOutput(o.output, "table", "json"); err != nil {
+				return err
+			}
+			if o.count < 1 {
+				return fmt.Errorf("--count %d: want 1 or more", o.count)
+			}
+			if o.timeout <= 0 {
+				return fmt.Errorf("--timeout %s: want a time such as 30s", o.timeout)
 			}
 			c, err := explain.NewCollector()
 			if err != nil {

@@ -23,7 +23,7 @@ func newUninstall(w *where) *cobra.Command {
 			"portmap is asked to serve the pods that run.",
 		Example: "  hostportctl uninstall --back-to-portmap\n" +
 			"  hostportctl uninstall --drain-timeout 10m",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			write, err := reportWriter(output)
 			if err != nil {
@@ -44,7 +44,7 @@ func newUninstall(w *where) *cobra.Command {
 			o.Holders, o.Release = dirs.Holders, dirs.Release
 			o.Clean = func(context.Context) error { return dirs.Remove() }
 			r, err := install.Uninstall(cmd.Context(), o)
-			err = errors.Join(write(cmd.OutOrStdout(), installation{Report: r}), err)
+			err = errors.Join(write(cmd.OutOrStdout(), installation{Report: r, failed: err != nil}), whichDirectory(err))
 			if held, ok := errors.AsType[*install.HeldError](err); ok && held.Removed {
 				fmt.Fprintln(cmd.ErrOrStderr(), printable(held.Error()))
 				return errDiffers

@@ -119,7 +119,10 @@ func (b *Backend) dump(ctx context.Context, do func(lister)) error {
 	var errs []error
 	failed := func(table string, err error) {
 		if err != nil && !nfnetlink.Unsupported(err) {
-			errs = append(errs, fmt.Errorf("read table %s: %w", table, explain(err)))
+			err = fmt.Errorf("read table %s: %w", table, explain(err))
+			if len(errs) == 0 || errs[len(errs)-1].Error() != err.Error() { // what is listed next fails alike
+				errs = append(errs, err)
+			}
 		}
 	}
 	conn, err := nfnetlink.Dial()

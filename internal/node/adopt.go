@@ -51,10 +51,13 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 		Run:      iptables.New(iptables.Options{Wait: n.Timeout, Log: n.Log}).Run,
 	}
 	found, err := pm.Read(ctx)
+	out := &Adoption{Foreign: found.Foreign}
+	if errors.Is(err, fs.ErrPermission) {
+		return out, fmt.Errorf("read what portmap left: %w", err)
+	}
 	if err != nil {
 		n.Log.Warn("not all of what portmap left could be read", "reason", err)
 	}
-	out := &Adoption{Foreign: found.Foreign}
 	before, err := n.Snapshot(ctx, nil)
 	if err != nil {
 		return out, err

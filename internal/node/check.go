@@ -126,7 +126,7 @@ func (n *Node) Audit(ctx context.Context) (all *Snapshot, differences []Differen
 	}
 	dead, _ := all.Dead() // none, if that cannot be seen
 	for _, k := range dead {
-		differences = append(differences, Difference{find(all.Attachments, k), "its sandbox is gone", true})
+		differences = append(differences, Difference{Attachment: find(all.Attachments, k), Text: "its sandbox is gone", Dead: true})
 	}
 	for _, name := range backend.Names() {
 		differences = append(differences, found[name]...)

@@ -159,6 +159,8 @@ type NoStateError struct {
 	// Owners are the attachments that the rules in the kernel name all the
 	// same.
 	Owners []*hostport.Attachment
+	// Unread is why not all rules could be read, nil if they could.
+	Unread error
 }
 
 // Error says what is known without the state.
@@ -177,7 +179,8 @@ func (n *Node) hasState(ctx context.Context) error {
 		return nil
 	}
 	owners, unread := n.owners(ctx)
-	return errors.Join(&NoStateError{n.Dir, owners}, unread.join())
+	failed := unread.join()
+	return errors.Join(&NoStateError{n.Dir, owners, failed}, failed)
 }
 
 // Sync rewrites the rules of these backends from the records, those of all if there

@@ -73,7 +73,7 @@ func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Sn
 		return &Snapshot{Other: other, version: other.Error()}, nil
 	}
 	if errors.Is(err, state.ErrDamaged) && n.ReadOnly {
-		err = fmt.Errorf("%w; the plugin's next ADD or DEL rebuilds it from the rules, or `hostportctl sync`", err)
+		err = fmt.Errorf("records in %s: %w; the plugin's next ADD or DEL rebuilds them from the rules, or `hostportctl sync`", n.Dir, err)
 	}
 	return out, err
 }
@@ -140,6 +140,8 @@ type Difference struct {
 	Text       string
 	// Dead says that it is the attachment's sandbox that is gone.
 	Dead bool
+	// Shared is the backend of which it concerns what all attachments need, or "".
+	Shared string
 }
 
 // String begins with the owner.
@@ -167,22 +169,26 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 			return err
 		}
 		out[name] = nil
-		differs := func(a *hostport.Attachment, text string) {
-			out[name] = append(out[name], Difference{Attachment: a, Text: text})
+		differs := func(a *hostport.Attachment, text, shared string) {
+			out[name] = append(out[name], Difference{Attachment: a, Text: text, Shared: shared})
 		}
 		if err != nil && len(mine) > 0 {
-			differs(nil, fmt.Sprintf("backend %s: %v", name, err))
+			differs(nil, fmt.Sprintf("backend %s: %v", name, err), name)
 		}
 		if slices.Contains(s.pending, name) {
-			differs(nil, Interrupted)
+			differs(nil, Interrupted, name)
 		}
 		for _, d := range found {
-			differs(find(mine, d.Owner), d.Text)
+			shared := ""
+			if d.Owner == (hostport.Key{}) {
+				shared = name
+			}
+			differs(find(mine, d.Owner), d.Text, shared)
 		}
 		for _, a := range mine {
 			// A pod whose interface is gone will soon follow it.
 			if err := checkInterface(a); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				differs(a, err.Error())
+				differs(a, err.Error(), "")
 			}
 		}
 		return nil
