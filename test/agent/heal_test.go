@@ -214,7 +214,7 @@ func TestHealSnapshot(t *testing.T) {
 			n.awaitReady()
 			n.web(net, "stays", 8081)
 			gone := n.web(net, "gone", 8080)
-			restore := n.snapshot()
+			restore := n.w.Snapshot(world.Families...)
 			if b == world.IptablesLegacy {
 				time.Sleep(2200 * time.Millisecond) // the agent looks: what is restored is what it saw last
 			}
@@ -229,24 +229,6 @@ func TestHealSnapshot(t *testing.T) {
 			n.reaches(8080, "node")
 			n.wantMetric(`hostport_mappings{backend="`+b.Config()+`",family="ipv4",protocol="tcp"}`, "2")
 		})
-	}
-}
-
-// snapshot saves all rules as firewalls do.
-func (n *node) snapshot() (restore func()) {
-	n.Helper()
-	if n.w.Backend == world.NFTables {
-		saved := n.w.ListNFT()
-		return func() { n.w.NFT("flush ruleset\n" + saved) }
-	}
-	saved := map[world.Family]string{}
-	for _, f := range world.Families {
-		saved[f] = n.w.Save(f)
-	}
-	return func() {
-		for f, text := range saved {
-			n.w.IptablesRestoreAll(f, text)
-		}
 	}
 }
 

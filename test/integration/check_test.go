@@ -106,16 +106,7 @@ func (e *env) ours() []rule {
 // restore replaces the tables of the family with what they were.
 func (e *env) restore(saved string) {
 	e.Helper()
-	program, tool := "xtables-nft-multi", "iptables-restore"
-	if e.w.Backend == world.IptablesLegacy {
-		program = "xtables-legacy-multi"
-	}
-	if e.f == world.V6 {
-		tool = "ip6tables-restore"
-	}
-	if _, err := e.w.Node.TryCommand(saved, program, tool, "-w"); err != nil {
-		e.Fatal(err)
-	}
+	e.w.IptablesRestoreAll(e.f, saved)
 }
 
 // missingRules takes each rule of the plugin away, one at a time.
@@ -181,5 +172,5 @@ func changedRules(e *env) {
 // reload replaces the whole ruleset with a saved one.
 func (e *env) reload(saved string) {
 	e.Helper()
-	e.w.NFT("flush ruleset\n" + saved)
+	e.w.NFTReload(saved)
 }

@@ -134,12 +134,4 @@ func (e *env) served(servers map[uint16]string) {
 }
 
 // snapshot saves the backend's rules with its own tool.
-func (e *env) snapshot() (restore func()) {
-	e.Helper()
-	if e.w.Backend == world.NFTables {
-		saved := e.w.ListNFT()
-		return func() { e.reload(saved) }
-	}
-	saved := e.w.Save(e.f)
-	return func() { e.restore(saved) }
-}
+func (e *env) snapshot() (restore func()) { return e.w.Snapshot(e.f) }

@@ -100,6 +100,31 @@ func (w *World) IptablesRestoreAll(f Family, text string) {
 	}
 }
 
+// NFTReload replaces the whole ruleset with what ListNFT returned.
+func (w *World) NFTReload(saved string) {
+	w.t.Helper()
+	w.NFT("flush ruleset\n" + saved)
+}
+
+// Snapshot saves the rules with the tool of the World's backend, as firewalls do: those
+// of some families, or with nftables of all.
+func (w *World) Snapshot(families ...Family) (restore func()) {
+	w.t.Helper()
+	if w.Backend == NFTables {
+		saved := w.ListNFT()
+		return func() { w.NFTReload(saved) }
+	}
+	saved := make(map[Family]string)
+	for _, f := range families {
+		saved[f] = w.Save(f)
+	}
+	return func() {
+		for f, text := range saved {
+			w.IptablesRestoreAll(f, text)
+		}
+	}
+}
+
 // save reads one family of one variant.
 func (w *World) save(v variant, f Family) string {
 	w.t.Helper()
