@@ -64,7 +64,7 @@ func (w *wanted) chainIDs() []chainID {
 // Audit compares all rules of ours in the kernel, of either variant, with those
 // of all attachments.
 func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
-	err = b.saved(ctx, all, false, func(v variant, there *ruleset) {
+	unread, err := b.saved(ctx, all, false, func(v variant, there *ruleset) {
 		c, want := b.comparison(ctx, v.family, there), v.want(all, fp)
 		if !v.inUse() {
 			c.scope += v.name + ": "
@@ -73,7 +73,7 @@ func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp host
 		c.strays(want)
 		found = append(found, c.found...)
 	})
-	return found, err
+	return found, errors.Join(err, unread)
 }
 
 func (b *Backend) comparison(ctx context.Context, f hostport.Family, there *ruleset) *comparison {
@@ -96,11 +96,11 @@ func eachFamily(do func(hostport.Family) error) error {
 }
 
 // saved calls fn with what each variant that may hold rules of ours has, and with that
-// in use if it should hold those of all: with counters, only with that in use. The
-// error joins what could not be read. What the legacy variant holds may be another
-// program's: that it has no tools is no error.
-func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) error {
-	return eachFamily(func(f hostport.Family) error {
+// in use if it should hold those of all: with counters, only with that in use. err joins
+// what could not be read. unread tells of rules of ours in the nf_tables variant, if that
+// is not in use and has no tools; what the legacy one holds may be another program's.
+func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) (unread, err error) {
+	err = eachFamily(func(f hostport.Family) error {
 		variants, err := b.variants(ctx, f, uses(f, all))
 		errs := []error{err}
 		for _, v := range variants {
@@ -108,12 +108,16 @@ func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted
 				continue // no packet counts there
 			}
 			there, err := b.read(ctx, v, counted)
-			if err == nil {
+			switch {
+			case err == nil:
 				fn(v, there)
-			} else if v.nft || v.inUse() || !errors.Is(err, backend.ErrMissing) {
+			case v.inUse() || !errors.Is(err, backend.ErrMissing):
 				errs = append(errs, err)
+			case v.nft:
+				unread = errors.Join(unread, fmt.Errorf("%s: %w", f, err))
 			}
 		}
 		return errors.Join(errs...)
 	})
+	return unread, err
 }

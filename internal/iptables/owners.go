@@ -12,10 +12,11 @@ import (
 
 // Owners reads the rules of either variant of iptables, of layout 1 and later. A
 // pod whose clients are not masqueraded by subnet gets an address without its
-// prefix length.
+// prefix length. Rules of a variant that is not in use and has no tools are not read,
+// which is no error: each call would try again.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	found := make(backend.Recovered)
-	err := b.saved(ctx, nil, false, func(v variant, there *ruleset) { readOwners(found, v.family, there) })
+	_, err := b.saved(ctx, nil, false, func(v variant, there *ruleset) { readOwners(found, v.family, there) })
 	return found.All(backend.Iptables), err
 }
 
@@ -123,7 +124,7 @@ func merge(conditions [][]string) []string {
 // Connections reads the counters of the rules that translate: table nat sees the
 // first packet of a connection alone.
 func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
-	err = b.saved(ctx, nil, true, func(v variant, there *ruleset) {
+	_, err = b.saved(ctx, nil, true, func(v variant, there *ruleset) {
 		out = append(out, connections(v.family, there)...)
 	})
 	return out, err
