@@ -67,6 +67,7 @@ func newList(w *where) *cobra.Command {
 			if !watch {
 				return list(cmd.OutOrStdout())
 			}
+			cmd.SetErr(once{cmd.ErrOrStderr(), map[string]bool{}})
 			return redraw(cmd.Context(), cmd.OutOrStdout(), list)
 		},
 	}
@@ -242,6 +243,20 @@ func rowsOf(all []*hostport.Attachment, match func(row) bool) []row {
 		)
 	})
 	return rows
+}
+
+// once writes each text once: what a command says again every second.
+type once struct {
+	io.Writer
+	said map[string]bool
+}
+
+func (o once) Write(b []byte) (int, error) {
+	if o.said[string(b)] {
+		return len(b), nil
+	}
+	o.said[string(b)] = true
+	return o.Writer.Write(b)
 }
 
 // redraw calls list every second and prints what it wrote, if that has changed:

@@ -100,6 +100,7 @@ func TestCommands(t *testing.T) {
 		scene("status", status)
 		scene("the state is where the conflists say", found)
 		scene("a tool is missing", missingTools)
+		scene("a process without CAP_NET_ADMIN", incapable)
 		scene("a base rule is gone", unreached)
 		scene("a dry run", dryRun)
 		scene("records that cannot be read", damaged)
@@ -119,6 +120,10 @@ func nothing(c tool) {
 	}
 	if _, err := os.Stat(c.w.DataDir); !errors.Is(err, os.ErrNotExist) {
 		c.Errorf("a state directory was made: %v", err)
+	}
+	watched := c.w.CtlIn([]string{"timeout", "-s", "INT", "2.5"}, "list", "--watch")
+	if n := strings.Count(string(watched.Stderr), "no state in"); n != 1 {
+		c.Errorf("list --watch says %d times that there is no state:\n%s", n, watched.Stderr)
 	}
 	c.fails(0, "hostportctl v1.2.3 ", "version")
 	c.fails(2, `unknown command "lsit"`, "lsit")

@@ -107,6 +107,31 @@ func missingTools(c tool) {
 	c.w.RestoreTools()
 }
 
+// Root that may not ask the kernel is told what it lacks.
+func incapable(c tool) {
+	c.w.NewNetwork(world.NetworkOptions{}).MustAdd(c, "web", world.TCP(8080, 80))
+	for _, x := range []struct {
+		args    string
+		status  int
+		text    string
+		without string
+	}{
+		{"list", 0, "default/web 10.244.0.2:80 - -", "ok"},
+		{"check", 2, "CAP_NET_ADMIN in the node's network namespace is needed", "as recorded"},
+		{"trace 8080", 2, "with CAP_NET_ADMIN in the node's network namespace: ", "no packet"},
+		{"adopt", 2, "read what portmap left: ", "portmap serves no pod"},
+		{"doctor", 1, "shows its rules to processes with CAP_NET_ADMIN", "portmap left no rules"},
+		{"doctor", 1, "attachments on record: 1", "modprobe"},
+	} {
+		out := c.w.CtlIn([]string{"setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"}, strings.Fields(x.args)...)
+		text := strings.Join(strings.Fields(string(out.Stdout)+string(out.Stderr)), " ")
+		if out.ExitCode != x.status || !strings.Contains(text, x.text) || strings.Contains(text, x.without) {
+			c.Errorf("%s without CAP_NET_ADMIN: exit status %d, want %d, %q and not %q\n%s%s",
+				x.args, out.ExitCode, x.status, x.text, x.without, out.Stdout, out.Stderr)
+		}
+	}
+}
+
 // A base rule that is gone concerns every host port of the backend.
 func unreached(c tool) {
 	c.w.NewNetwork(world.NetworkOptions{}).MustAdd(c, "web", world.TCP(8080, 80))

@@ -75,18 +75,26 @@ func (c *Collector) Doctor(ctx context.Context, places Places, r Records) ([]Che
 	}
 	s.Conntrack = readFill()
 	d := &doctor{places: places, s: s, Records: r}
+	sees := !errors.Is(s.refused, fs.ErrPermission)
 	d.kernel()
 	d.tools(ctx)
+	if sees {
+		d.variants()
+	}
 	d.forwarding()
-	d.policies()
+	if sees {
+		d.policies()
+	}
 	d.reversePath()
 	d.bridge()
 	d.conntrack()
 	d.conflists()
 	d.runtime()
 	d.agent()
-	d.leftovers()
-	d.proxy()
+	if sees {
+		d.leftovers()
+		d.proxy()
+	}
 	d.state()
 	return d.checks, nil
 }
@@ -101,7 +109,7 @@ func (d *doctor) kernel() {
 	release := unix.ByteSliceToString(u.Release[:])
 	switch unread := strings.Join(d.s.Unread, " "); {
 	case errors.Is(d.s.refused, fs.ErrPermission):
-		d.say("kernel", MarkFail, "", "Linux %s shows its rules to processes with CAP_NET_ADMIN in the node's network namespace only: what follows does not know them. %s", release, unread)
+		d.say("kernel", MarkFail, "", "Linux %s shows its rules to processes with CAP_NET_ADMIN in the node's network namespace only: what depends on them is not checked. %s", release, unread)
 		return
 	case d.s.refused != nil:
 		d.say("kernel", MarkFail, "modprobe nf_tables", "Linux %s: %s", release, unread)
@@ -127,6 +135,10 @@ func (d *doctor) tools(ctx context.Context) {
 	} else if version, err := run(ctx, "nft", "--version"); err == nil && strings.HasPrefix(version, "nftables v0.") {
 		d.say("nft", MarkWarn, "", "%s cannot load what it lists of table inet hostport: leave the table out where a ruleset is saved with it, or no rule of the file will be loaded at the next boot", strings.TrimSpace(version))
 	}
+}
+
+// variants looks whether rules of both variants of iptables are there.
+func (d *doctor) variants() {
 	var nft, legacy []string
 	for _, t := range d.s.rules {
 		if len(t.chains) == 0 {

@@ -51,7 +51,7 @@ func (c *Collector) Trace(ctx context.Context, q *Question, count int, emit func
 	}
 	defer func() { _ = listen.Close() }()
 	if err := listen.JoinGroup(unix.NFNLGRP_NFTRACE); err != nil {
-		return fmt.Errorf("listen for traces: %w", err)
+		return fmt.Errorf("listen for traces, with CAP_NET_ADMIN in the node's network namespace: %w", err)
 	}
 	const buffer = 4 << 20
 	_ = listen.SetReadBuffer(buffer)
