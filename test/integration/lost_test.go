@@ -216,24 +216,24 @@ func twoStatesMended(e *env) {
 	dead.Pod.Close()
 	e.forget(dead)
 	for range 2 {
-		for dir, own := range map[string]*world.Attachment{mine: a, theirs: b} {
+		for i, dir := range []string{mine, theirs} {
 			e.inDirectory(dir, func() {
 				for _, command := range []string{"sync", "check", "list", "prune"} {
 					if out := e.w.Ctl(command); out.ExitCode == 2 {
 						e.Errorf("hostportctl %s: %s%s", command, out.Stdout, out.Stderr)
 					}
 					e.allReached()
+					if rules := e.w.Rules(e.f); strings.Contains(rules, dead.Pod.ContainerID[:12]) {
+						e.Errorf("hostportctl %s brought a pod back that ended:\n%s", command, rules)
+					}
 				}
 				e.gc(nil)
 				e.allReached()
-				e.checks(own)
+				e.checks(e.live[i])
 			})
 		}
 		e.refusedFor(e.net, b, world.TCP(8081, 81))
 		e.refusedFor(second, a, world.TCP(8080, 81))
-	}
-	if rules := e.w.Rules(e.f); strings.Contains(rules, dead.Pod.ContainerID[:12]) {
-		e.Errorf("a pod that ended came back:\n%s", rules)
 	}
 }
 

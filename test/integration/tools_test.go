@@ -19,6 +19,7 @@ func TestTools(t *testing.T) {
 		gcScenarios(),
 		lostStateScenarios(),
 		earlierBootScenarios(),
+		unreadableScenarios(),
 		variantScenarios(),
 		statusScenarios(),
 		optionScenarios(),
@@ -60,6 +61,7 @@ func TestTools(t *testing.T) {
 			"every version of the specification",
 			"one line a verb in the log file",
 			"two state directories on one node",
+			"two state directories, and GC and hostportctl on either",
 		}, s.name)
 	}))
 }

@@ -44,7 +44,7 @@ func unreadableScenarios() []scenario {
 			e.bothReach(web)
 			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
 		}},
-		{name: "a flush of one family while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
+		{name: "one family flushed while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
 			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
 			e.breakTools(e.f.Other())
 			e.w.Iptables(e.f, "-t", "nat", "-F")
@@ -72,7 +72,7 @@ func unreadableScenarios() []scenario {
 			e.checks(e.live...)
 			e.allReached()
 		}},
-		{name: "a flush of one backend while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
+		{name: "one backend flushed while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
 			nft := e.otherBackend()
 			web, hidden := e.webTo(nft, "web", 8080), e.webTo(e.net, "hidden", 8081)
 			e.breakTools(world.Families...)
@@ -87,7 +87,7 @@ func unreadableScenarios() []scenario {
 			e.checks(e.live...)
 			e.allReached()
 		}},
-		{name: "a flush of a backend that cannot be read", backends: iptablesOnly, run: func(e *env) {
+		{name: "a backend flushed while it cannot be read", backends: iptablesOnly, run: func(e *env) {
 			nft := e.otherBackend()
 			web, hidden := e.webTo(nft, "web", 8080), e.webTo(e.net, "hidden", 8081)
 			e.removeOurs()
