@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -449,5 +450,27 @@ func TestHiddenRecords(t *testing.T) {
 	})
 	if !errors.Is(err, state.ErrDamaged) {
 		t.Errorf("one of two records: %v, want ErrDamaged", err)
+	}
+}
+
+// Noise in a fingerprint must not become that of a backend without attachments, or with
+// some: the last DEL would leave its table behind.
+func TestFingerprintNoise(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	fill(t, s, 3)
+	_ = s.Close()
+	edit(t, o, func(tx *bolt.Tx) error {
+		key, meta := []byte("fingerprint/iptables"), tx.Bucket([]byte("meta"))
+		v := slices.Clone(meta.Get(key))
+		v[len(v)-1] ^= 1
+		return meta.Put(key, v)
+	})
+	err := open(t, o).Read(func(tx *state.Tx) error {
+		_, err := tx.Fingerprint("iptables")
+		return err
+	})
+	if !errors.Is(err, state.ErrDamaged) {
+		t.Errorf("a fingerprint with another bit: %v, want %v", err, state.ErrDamaged)
 	}
 }

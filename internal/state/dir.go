@@ -67,11 +67,7 @@ func Mentions(dir, containerID string) bool {
 // or what it is to be created in cannot be written to, or a file of it cannot be opened.
 // It is for STATUS, and creates nothing.
 func Usable(dir string) error {
-	d, err := openDir(dir)
-	if err == nil {
-		d.Close()
-	}
-	at := dir
+	err, at := ownDir(dir, 0), dir
 	for errors.Is(err, os.ErrNotExist) && at != filepath.Dir(at) {
 		at = filepath.Dir(at)
 		_, err = os.Stat(at)
@@ -83,7 +79,7 @@ func Usable(dir string) error {
 		return fmt.Errorf("write to %q for state directory %q: %w", at, dir, err)
 	}
 	for _, name := range []string{lockName, dbName} {
-		f, err := openOwn(filepath.Join(dir, name), os.O_RDWR, 0o600)
+		f, err := openOwn(filepath.Join(dir, name), os.O_RDWR, 0)
 		if err == nil {
 			f.Close()
 		} else if !errors.Is(err, os.ErrNotExist) {
@@ -108,53 +104,36 @@ func Remove(dir string) error {
 
 // openIn opens a file of the directory, and creates what is missing.
 func openIn(dir, name string) (*os.File, error) {
-	d, err := openDir(dir)
+	err := ownDir(dir, 0o700)
 	if errors.Is(err, os.ErrNotExist) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("create state directory: %w", err)
 		}
-		d, err = openDir(dir)
+		err = ownDir(dir, 0o700)
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close()
-	f, err := openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(tighten(d, 0o700), tighten(f, 0o600)); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+	return openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 }
 
-// openDir opens a directory, of which dir is an absolute path, and refuses one of
-// another user.
-func openDir(dir string) (*os.File, error) {
+// ownDir returns an error unless dir is an absolute path to a directory of this user's.
+// As for openOwn, perm may be 0.
+func ownDir(dir string, perm os.FileMode) error {
 	if !filepath.IsAbs(dir) {
-		return nil, fmt.Errorf("state directory %q: not an absolute path", dir)
+		return fmt.Errorf("state directory %q: not an absolute path", dir)
 	}
-	d, err := openOwn(dir, os.O_RDONLY, os.ModeDir|0o700)
+	d, err := openOwn(dir, os.O_RDONLY, os.ModeDir|perm)
 	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+		return fmt.Errorf("state directory: %w", err)
 	}
-	return d, nil
+	return d.Close()
 }
 
-// tighten takes the rights of others to a file or directory away.
-func tighten(f *os.File, perm os.FileMode) error {
-	fi, err := f.Stat()
-	if err == nil && fi.Mode().Perm()&0o077 != 0 {
-		err = f.Chmod(perm)
-	}
-	return err
-}
-
-// openOwn opens a regular file, or a directory if perm has os.ModeDir. It refuses
-// one of another user, does not follow symbolic links and does not wait for the
-// other end of a FIFO. The error wraps a unix.Errno.
+// openOwn opens a regular file, or a directory if perm has os.ModeDir, and takes
+// the rights of others to it away, unless all other bits of perm are 0. It refuses one
+// of another user, does not follow symbolic links and does not wait for the other end of
+// a FIFO. The error wraps a unix.Errno.
 func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, perm)
 	if err != nil {
@@ -168,6 +147,8 @@ func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 			err = fmt.Errorf("%w: %q is not a %s", unix.EPERM, name, map[bool]string{false: "regular file", true: "directory"}[perm.IsDir()])
 		case ok && int(st.Uid) != os.Geteuid():
 			err = fmt.Errorf("%w: %q belongs to user %d, not to user %d", unix.EPERM, name, st.Uid, os.Geteuid())
+		case perm.Perm() != 0 && fi.Mode().Perm()&0o077 != 0:
+			err = f.Chmod(perm.Perm())
 		}
 	}
 	if err != nil {

@@ -57,15 +57,13 @@ func openLock(o Options) (*os.File, error) {
 	if !o.ReadOnly {
 		return openIn(o.Dir, lockName)
 	}
-	d, err := openDir(o.Dir)
-	if err != nil {
+	if err := ownDir(o.Dir, 0); err != nil {
 		return nil, err
 	}
-	f, err := openOwn(filepath.Join(o.Dir, lockName), os.O_RDONLY, 0o600)
+	f, err := openOwn(filepath.Join(o.Dir, lockName), os.O_RDONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return d, nil
+		return openOwn(o.Dir, os.O_RDONLY, os.ModeDir)
 	}
-	d.Close()
 	return f, err
 }
 

@@ -18,9 +18,9 @@ import (
 // anew.
 const schema = "3"
 
-// other returns why the contents cannot be used as they are, or nil: they are of
+// differs returns why the contents cannot be used as they are, or nil: they are of
 // this boot, schema and layout.
-func (t *Tx) other() (*OtherError, error) {
+func (t *Tx) differs() (*OtherError, error) {
 	if t.tx.Bucket(bucketMeta) == nil {
 		if k, _ := t.tx.Cursor().First(); k == nil {
 			return newFile(), nil

@@ -136,10 +136,10 @@ func (s *Store) open() error {
 			NoSync:   true,
 			ReadOnly: s.opts.ReadOnly,
 			OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
-				f, err := openOwn(name, flag, perm)
-				if err == nil && !s.opts.ReadOnly {
-					err = tighten(f, perm)
+				if s.opts.ReadOnly {
+					perm = 0
 				}
+				f, err := openOwn(name, flag, perm)
 				s.file = f
 				return f, err
 			},
@@ -164,7 +164,7 @@ func (s *Store) open() error {
 	}
 	err = s.Read(func(tx *Tx) (err error) {
 		if err = s.verify(tx.tx); err == nil {
-			s.other, err = tx.other()
+			s.other, err = tx.differs()
 		}
 		return err
 	})
@@ -181,7 +181,9 @@ func (s *Store) open() error {
 // verify looks whether the file is whole. One that is shorter than its metadata
 // say was cut off, which bbolt notices only when it uses a page that is missing:
 // by then the rules may be lost too. If a process died in the file, the structure of
-// all of it is checked, which takes about a millisecond for a thousand attachments.
+// all of it is checked, which takes about a millisecond for a thousand attachments, and
+// may end the process: the goroutine that bbolt starts for it survives no fault. So that
+// is not for a process whose death is not counted.
 func (s *Store) verify(tx *bolt.Tx) error {
 	fi, err := os.Stat(s.path)
 	if err != nil {
@@ -190,7 +192,7 @@ func (s *Store) verify(tx *bolt.Tx) error {
 	if is, want := fi.Size(), tx.Size(); is < want {
 		return damagef("it has %d bytes of %d", is, want)
 	}
-	if s.deaths > 0 {
+	if s.deaths > 0 && !s.opts.ReadOnly {
 		for damage := range tx.Check() { // its goroutine waits until all are read
 			err = damagef("%w", damage)
 		}
@@ -203,10 +205,11 @@ func (s *Store) verify(tx *bolt.Tx) error {
 // bbolt may loop forever.
 const patience = time.Minute
 
-// guard calls fn, which reads or writes the file. It counts this process as
-// dead until fn returns, unless it is read-only, and ends it after patience. Panics about damaged pages,
-// bus errors behind the end of a truncated file, writes to page numbers that no
-// file has and buckets in the place of values are returned as ErrDamaged.
+// guard calls fn, which reads or writes the file. It counts this process as dead
+// until fn returns, unless the file is read-only, and ends it after patience. Panics
+// about damaged pages, bus errors behind the end of a truncated file, writes to page
+// numbers that no file has and buckets in the place of values are returned as
+// ErrDamaged.
 func (s *Store) guard(fn func() error) (err error) {
 	setDeaths(s.lock, s.deaths+1)
 	hang := time.AfterFunc(patience, func() {

@@ -19,10 +19,11 @@ import (
 )
 
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
-// index entries have empty values. Values in JSON, which are records and what is
-// derived from them, have a checksum before them.
+// index entries have empty values. Records, Pending and fingerprints have a checksum
+// before them.
 var (
-	// pending -> Pending; all else -> text
+	// pending -> Pending; fingerprint/BACKEND -> V4, V6 (8 bytes each, big endian);
+	// all else -> text
 	bucketMeta = []byte("meta")
 	// KEY -> Attachment
 	bucketAttachments = []byte("attachments")
@@ -52,9 +53,9 @@ const (
 // Tx is a transaction on the state. Buckets that are missing make it panic, which
 // Store takes for damage.
 type Tx struct {
-	tx        *bolt.Tx
-	opts      *Options
-	otherwise *OtherError // see Store.Other
+	tx    *bolt.Tx
+	opts  *Options
+	other *OtherError // see Store.Other
 }
 
 // Pending is a change that was begun and not finished, and the backends whose
@@ -133,7 +134,7 @@ func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []
 	errs := []error{
 		err,
 		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), encode(a)),
-		t.setNumbers(keyFingerprint+a.Backend, fp.V4, fp.V6),
+		t.setFingerprint(a.Backend, fp),
 	}
 	for _, e := range indexEntries(a) {
 		errs = append(errs, do(t.tx.Bucket(e.bucket), e.key(a), nil))
@@ -162,7 +163,7 @@ func (t *Tx) All() iter.Seq2[*hostport.Attachment, error] {
 // They must be those that are stored: noise in a page of bbolt's can hide records
 // without any other sign. Of another version's records there are no fingerprints.
 func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Fingerprint, err error) {
-	if t.otherwise != nil {
+	if t.other != nil {
 		f, err := t.facts()
 		return f.attachments, nil, err
 	}
@@ -196,8 +197,22 @@ func (t *Tx) Version() string { return fmt.Sprint(t.ID(), " ", t.tx.ID()) }
 
 // Fingerprint returns the fingerprint of all records of a backend.
 func (t *Tx) Fingerprint(backend string) (p hostport.Fingerprint, err error) {
-	p.V4, p.V6, err = t.numbers(keyFingerprint + backend)
-	return p, err
+	b := t.tx.Bucket(bucketMeta).Get([]byte(keyFingerprint + backend))
+	if b == nil {
+		return p, nil
+	}
+	if b, err = unsealed(b); err == nil && len(b) != 16 {
+		err = damagef("it has %d bytes", len(b))
+	}
+	if err != nil {
+		return p, fmt.Errorf("read fingerprint of backend %s: %w", backend, err)
+	}
+	return hostport.Fingerprint{V4: binary.BigEndian.Uint64(b), V6: binary.BigEndian.Uint64(b[8:])}, nil
+}
+
+func (t *Tx) setFingerprint(backend string, p hostport.Fingerprint) error {
+	b := binary.BigEndian.AppendUint64(make([]byte, checksumSize), p.V4)
+	return t.tx.Bucket(bucketMeta).Put([]byte(keyFingerprint+backend), seal(binary.BigEndian.AppendUint64(b, p.V6)))
 }
 
 // Seen returns what SetSeen stored for a backend, or "".
@@ -242,12 +257,19 @@ func (t *Tx) SetPending(p *Pending) error {
 // View returns the view that the plugin had when it last ran, see sandbox.View, or
 // zeros.
 func (t *Tx) View() (pid, mount uint64) {
-	pid, mount, _ = t.numbers(keyView)
+	first, second, _ := strings.Cut(t.text(keyView), " ")
+	pid, perr := strconv.ParseUint(first, 10, 64)
+	mount, merr := strconv.ParseUint(second, 10, 64)
+	if perr != nil || merr != nil {
+		return 0, 0
+	}
 	return pid, mount
 }
 
 // SetView stores the view of the running plugin.
-func (t *Tx) SetView(pid, mount uint64) error { return t.setNumbers(keyView, pid, mount) }
+func (t *Tx) SetView(pid, mount uint64) error {
+	return t.setText(keyView, strconv.FormatUint(pid, 10)+" "+strconv.FormatUint(mount, 10))
+}
 
 // Opened reports whether we set route_localnet on the interface.
 func (t *Tx) Opened(ifname string) bool {
@@ -268,42 +290,37 @@ func (t *Tx) setText(key, text string) error {
 	return t.tx.Bucket(bucketMeta).Put([]byte(key), []byte(text))
 }
 
-// numbers returns the two numbers of a text, zero if there is none.
-func (t *Tx) numbers(key string) (x, y uint64, err error) {
-	text := t.text(key)
-	if text == "" {
-		return 0, 0, nil
-	}
-	first, second, _ := strings.Cut(text, " ")
-	x, xerr := strconv.ParseUint(first, 10, 64)
-	y, yerr := strconv.ParseUint(second, 10, 64)
-	if err := errors.Join(xerr, yerr); err != nil {
-		return 0, 0, damagef("%s: %w", key, err)
-	}
-	return x, y, nil
-}
-
-func (t *Tx) setNumbers(key string, x, y uint64) error {
-	b := append(strconv.AppendUint(nil, x, 10), ' ')
-	return t.tx.Bucket(bucketMeta).Put([]byte(key), strconv.AppendUint(b, y, 10))
-}
-
-// encode returns v in JSON behind a checksum: bbolt has checksums for its meta
-// pages alone, and noise in a record must not become a rule.
+// encode returns v in JSON behind a checksum.
 func encode(v interface{ AppendJSON([]byte) []byte }) []byte {
-	b := v.AppendJSON(make([]byte, 4))
-	binary.BigEndian.PutUint32(b, crc32.ChecksumIEEE(b[4:]))
-	return b
+	return seal(v.AppendJSON(make([]byte, checksumSize)))
 }
 
 func decode(b []byte, v any) error {
-	if len(b) < 4 || binary.BigEndian.Uint32(b) != crc32.ChecksumIEEE(b[4:]) {
-		return damagef("checksum does not match")
+	b, err := unsealed(b)
+	if err != nil {
+		return err
 	}
-	if err := json.Unmarshal(b[4:], v); err != nil {
+	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return nil
+}
+
+const checksumSize = 4
+
+// seal writes the checksum of b to its first bytes, and returns it: bbolt has checksums
+// for its meta pages alone, and noise in a record must not become a rule.
+func seal(b []byte) []byte {
+	binary.BigEndian.PutUint32(b, crc32.ChecksumIEEE(b[checksumSize:]))
+	return b
+}
+
+// unsealed returns b without its checksum, which has to match.
+func unsealed(b []byte) ([]byte, error) {
+	if len(b) < checksumSize || binary.BigEndian.Uint32(b) != crc32.ChecksumIEEE(b[checksumSize:]) {
+		return nil, damagef("checksum does not match")
+	}
+	return b[checksumSize:], nil
 }
 
 func damagef(format string, args ...any) error {
