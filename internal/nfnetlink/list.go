@@ -10,10 +10,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Dial opens a socket for List in the calling thread's network namespace. The kernel fills 32 KiB at a time, the most it ever does, if it is asked to
-// read into as much. For each part of a listing it walks the set from the start, so
-// small parts make the time grow with the square of the elements: 60,000 took half a
-// minute.
+// Dial opens a socket for List in the calling thread's network namespace. The kernel
+// fills 32 KiB at a time, the most it ever does, if it is asked to read into as much. For
+// each part of a listing it walks the set from the start, so small parts make the time
+// grow with the square of the elements: 60,000 took half a minute.
 func Dial() (*netlink.Conn, error) {
 	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: 32 << 10})
 }

@@ -26,7 +26,7 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 		}
 		err = s.execute(ctx, p)
 		// Another program may change the rules between a resync and the change.
-		if !errors.Is(err, backend.ErrDrift) || n == 3 {
+		if !errors.Is(err, backend.ErrDrift) || errors.Is(err, state.ErrDamaged) || n == 3 {
 			return err
 		}
 		s.Log.Warn("the rules in the kernel are not those on record: they were rewritten", "reason", err)
@@ -44,7 +44,7 @@ type part struct {
 // they were, and the kernel was made to follow them.
 func (s *session) execute(ctx context.Context, p plan) error {
 	fault.Point(fault.BeforeRecord)
-	marked := slices.Clone(s.pending.Backends) // by a resync that failed: all is to be rewritten, and not this change alone
+	marked := slices.Clone(s.pending.Backends) // by a resync that failed, and a change alone does not mend that
 	var parts []part
 	err := s.Update(func(tx *state.Tx) (err error) {
 		parts, err = s.record(tx, p)

@@ -123,8 +123,7 @@ func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachm
 }
 
 // finish records the end of a change: what the backends returned whose rules are as
-// recorded now, and the interfaces that were closed. Those of which more is to be read
-// or written stay marked.
+// recorded now, and the interfaces that were closed. Backends in unfinished stay marked.
 func (s *session) finish(tx *state.Tx, seen map[string]string, unfinished []string) error {
 	errs := []error{each(s.closing, func(ifname string) error { return tx.SetOpened(ifname, false) })}
 	for name, returned := range seen {

@@ -57,8 +57,8 @@ func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, e
 	return n.look(ctx, before, func(*session, *Snapshot) error { return nil })
 }
 
-// look reads the records, and has fn look at more while nobody changes the node. It does
-// not call fn where there are no records.
+// look reads the records, and has fn look at more while nobody changes the node. Without
+// a state file, or with a void one, it does not call fn.
 func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Snapshot) error) (out *Snapshot, err error) {
 	if !state.Exists(n.Dir) {
 		return &Snapshot{}, nil

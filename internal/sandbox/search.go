@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// search is for a network namespace, with where it was found.
+// search looks for a network namespace, and notes where it was found.
 type search struct {
 	inode uint64
 	name  string // its path, if that is known
