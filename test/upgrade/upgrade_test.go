@@ -20,7 +20,8 @@ type node struct {
 	earlier string
 	// old and now are the same network with the earlier and the later plugin.
 	old, now *world.Network
-	// oldAll is old with every client masqueraded.
+	// oldAll is old with every client masqueraded, and conditions that the host elsewhere
+	// does not meet.
 	oldAll *world.Network
 }
 
@@ -31,7 +32,14 @@ func newNode(t *testing.T, b world.Backend, earlier, later string) *node {
 	dir := w.PluginDir
 	n.usePlugin(earlier)
 	n.old = w.NewNetwork(world.NetworkOptions{})
-	n.oldAll = w.NewNetwork(world.NetworkOptions{Hostport: world.Config{"masqAll": true}})
+	all := world.Config{"masqAll": true}
+	for key, f := range map[string]world.Family{"conditionsV4": world.V4, "conditionsV6": world.V6} {
+		all[key] = []string{"!", "-s", f.Elsewhere().String()}
+		if b == world.NFTables {
+			all[key] = []string{map[world.Family]string{world.V4: "ip", world.V6: "ip6"}[f] + " saddr != " + f.Elsewhere().String()}
+		}
+	}
+	n.oldAll = w.NewNetwork(world.NetworkOptions{Hostport: all})
 	w.PluginDir = dir
 	n.usePlugin(later)
 	n.now = w.NewNetwork(world.NetworkOptions{})
@@ -65,7 +73,8 @@ func (n *node) add(network *world.Network, name string, port int) *world.Attachm
 
 // serves asks pods in every way: from outside, on one address alone, from the node,
 // through 127.0.0.1, and from the pod itself, over TCP and UDP and in both families.
-// Who would not get the answer otherwise is masqueraded, others are not.
+// Who would not get the answer otherwise is masqueraded, others are not. The host
+// elsewhere reaches pods without conditions.
 func (n *node) serves(all ...*world.Attachment) {
 	n.Helper()
 	for _, a := range all {
@@ -74,6 +83,9 @@ func (n *node) serves(all ...*world.Attachment) {
 			from := f.Client()
 			if a.Network == n.oldAll {
 				from = f.Gateway()
+				n.w.Elsewhere.Silence(n, "tcp", netip.AddrPortFrom(f.Node(), port))
+			} else {
+				n.reaches(n.w.Elsewhere, "tcp", netip.AddrPortFrom(f.Node(), port), a, f.Elsewhere())
 			}
 			n.reaches(n.w.Client, "tcp", netip.AddrPortFrom(f.NodeSecond(), port+aside), a, from)
 			for _, protocol := range []string{"tcp", "udp"} {
