@@ -5,14 +5,13 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
 // AppendJSON appends to b exactly what encoding/json makes of a. The first record of a
 // process takes encoding/json 0.1 ms, a twentieth of an ADD: it looks at the types first.
 func (a *Attachment) AppendJSON(b []byte) []byte {
-	e := encoder(append(b, '{'))
+	e := encoder(append(slices.Grow(b, 512+64*len(a.Mappings)), '{'))
 	e.text("containerID", a.ContainerID)
 	e.text("ifName", a.IfName)
 	e.textIfAny("network", a.Network)
@@ -104,21 +103,38 @@ func (e *encoder) end(bracket byte) { *e = append(*e, bracket) }
 
 // separate appends a comma, unless the next value is the first one, or that of a member.
 func (e *encoder) separate() {
-	if b := *e; !slices.Contains([]byte("{[:"), b[len(b)-1]) {
+	switch b := *e; b[len(b)-1] {
+	case '{', '[', ':':
+	default:
 		*e = append(b, ',')
 	}
 }
 
 func (e *encoder) string(s string) {
 	e.separate()
-	b := []byte(`"` + s + `"`)
-	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\<>&`, r) }) {
-		b, _ = json.Marshal(s) // which cannot fail
+	if !plain(s) {
+		b, _ := json.Marshal(s) // which cannot fail
+		*e = append(*e, b...)
+		return
 	}
-	*e = append(*e, b...)
+	*e = append(append(append(*e, '"'), s...), '"')
 }
 
-func (e *encoder) name(s string) { e.string(s); *e = append(*e, ':') }
+// plain reports whether no byte of s has to be escaped.
+func plain(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c < ' ' || c > '~', c == '"', c == '\\', c == '<', c == '>', c == '&':
+			return false
+		}
+	}
+	return true
+}
+
+func (e *encoder) name(s string) {
+	e.separate()
+	*e = append(append(append(*e, '"'), s...), '"', ':')
+}
 
 func (e *encoder) text(name, value string) { e.name(name); e.string(value) }
 
