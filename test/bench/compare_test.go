@@ -26,8 +26,9 @@ type twin struct {
 // cell is one figure that both versions are asked for in turn. A figure is a
 // cost: more is worse.
 type cell struct {
-	name string
-	cost func(t *testing.T, n *twin) float64
+	name   string
+	rounds int
+	cost   func(t *testing.T, n *twin) float64
 }
 
 // TestCompare measures this tree beside an earlier commit, each on a node of its
@@ -59,7 +60,7 @@ func TestCompare(t *testing.T) {
 // ratio of each round. Every eight rounds both programs are copied anew.
 func paired(t *testing.T, c cell, before, now *twin) (ratios, b, n []float64) {
 	t.Helper()
-	for i := range runs(32) {
+	for i := range runs(c.rounds) {
 		var was, is float64
 		if i%8 == 0 {
 			reinstall(t)
@@ -79,8 +80,10 @@ func paired(t *testing.T, c cell, before, now *twin) (ratios, b, n []float64) {
 }
 
 func cells() []cell {
-	verb := func(name, verb string, of func(n *twin) call) cell {
-		return cell{name, func(t *testing.T, n *twin) float64 {
+	// One call of a few milliseconds scatters by a fifth.
+	const short, long = 192, 32
+	verb := func(rounds int, name, verb string, of func(n *twin) call) cell {
+		return cell{name, rounds, func(t *testing.T, n *twin) float64 {
 			t.Helper()
 			c := of(n)
 			if verb == "DEL" {
@@ -95,8 +98,8 @@ func cells() []cell {
 	bare := func(n *twin) call { return n.bare }
 	one := func(n *twin) call { return n.one }
 	large := func(n *twin) call { return n.large }
-	again := func(name string, of func(n *twin) call) cell { // as after a restart of the runtime
-		return cell{name, func(t *testing.T, n *twin) float64 {
+	again := func(rounds int, name string, of func(n *twin) call) cell { // as after a restart of the runtime
+		return cell{name, rounds, func(t *testing.T, n *twin) float64 {
 			t.Helper()
 			c := of(n)
 			c.verb(t, "ADD")
@@ -106,7 +109,7 @@ func cells() []cell {
 		}}
 	}
 	crowd := func(measured string) cell {
-		return cell{"40 " + measured + "s at once", func(t *testing.T, n *twin) float64 {
+		return cell{"40 " + measured + "s at once", long, func(t *testing.T, n *twin) float64 {
 			t.Helper()
 			var took float64
 			for _, verb := range []string{"ADD", "DEL"} {
@@ -118,17 +121,17 @@ func cells() []cell {
 		}}
 	}
 	connection := func(protocol string) cell {
-		return cell{"new " + protocol + " flow among 10,000 mappings", func(t *testing.T, n *twin) float64 {
+		return cell{"new " + protocol + " flow among 10,000 mappings", long, func(t *testing.T, n *twin) float64 {
 			t.Helper()
 			places := n.crowded.places()
 			return 1000 / n.crowded.rate(t, protocol, places[1], 150*time.Millisecond)
 		}}
 	}
 	return []cell{
-		verb("ADD without mappings", "ADD", bare), verb("DEL without mappings", "DEL", bare),
-		verb("ADD", "ADD", one), verb("DEL", "DEL", one),
-		verb("ADD of 500 mappings", "ADD", large), verb("DEL of 500 mappings", "DEL", large),
-		again("second ADD", one), again("second ADD of 500 mappings", large),
+		verb(short, "ADD without mappings", "ADD", bare), verb(short, "DEL without mappings", "DEL", bare),
+		verb(short, "ADD", "ADD", one), verb(short, "DEL", "DEL", one),
+		verb(long, "ADD of 500 mappings", "ADD", large), verb(long, "DEL of 500 mappings", "DEL", large),
+		again(long, "second ADD", one), again(long, "second ADD of 500 mappings", large),
 		crowd("ADD"), crowd("DEL"),
 		connection("tcp"), connection("udp"),
 	}
