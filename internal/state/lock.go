@@ -97,5 +97,5 @@ func deaths(lock *os.File) (count int) {
 // setDeaths writes the count. It is worth no error: on a full disk, a process
 // that dies is not counted, nor is one that only looks.
 func setDeaths(lock *os.File, count int) {
-	_, _ = lock.WriteAt(fmt.Appendf(nil, "%s%d\n", deathsPrefix, min(count, 9)), 0)
+	_, _ = lock.WriteAt(append([]byte(deathsPrefix), byte('0'+min(count, 9)), '\n'), 0)
 }

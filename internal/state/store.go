@@ -126,8 +126,10 @@ func (s *Store) open() error {
 	if s.deaths >= maxDeaths && !fresh {
 		return damagef("%d processes died while they used it", s.deaths)
 	}
-	if fi, err := os.Lstat(s.path); s.opts.ReadOnly && err == nil && fi.Size() == 0 {
-		return newFile() // bbolt would write into it
+	if s.opts.ReadOnly {
+		if fi, err := os.Lstat(s.path); err == nil && fi.Size() == 0 {
+			return newFile() // bbolt would write into it
+		}
 	}
 	err := s.guard(func() (err error) {
 		s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{
@@ -144,7 +146,15 @@ func (s *Store) open() error {
 				return f, err
 			},
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		return s.db.View(func(tx *bolt.Tx) (err error) {
+			if err = s.verify(tx); err == nil {
+				s.other, err = (&Tx{tx, &s.opts, nil}).differs()
+			}
+			return err
+		})
 	})
 	if err != nil && fresh && !s.opts.ReadOnly {
 		// On a full disk, every pod would leave one more truncated file.
@@ -162,15 +172,9 @@ func (s *Store) open() error {
 	if err != nil {
 		return fmt.Errorf("open %q: %w", s.path, err)
 	}
-	err = s.Read(func(tx *Tx) (err error) {
-		if err = s.verify(tx.tx); err == nil {
-			s.other, err = tx.differs()
-		}
-		return err
-	})
 	switch {
-	case err != nil || s.other == nil || s.opts.ReadOnly && !s.other.Void:
-		return err
+	case s.other == nil || s.opts.ReadOnly && !s.other.Void:
+		return nil
 	case s.opts.Guest:
 		return s.other
 	}
