@@ -224,12 +224,14 @@ func (k *keeper) start(ctx context.Context) bool {
 		k.adopt(ctx, n)
 	}
 	err := n.Sync(ctx)
-	if missing, ok := errors.AsType[*node.NoStateError](err); ok && len(missing.Owners) == 0 {
+	missing, noState := errors.AsType[*node.NoStateError](err)
+	read := !noState || missing.Unread == nil
+	if noState && len(missing.Owners) == 0 && read {
 		err = nil // no pod has had a host port yet
 	}
 	if err != nil {
 		k.log.Error("records and rules could not be brought together", "reason", err)
-		if !node.Other(err) && !errors.As(err, new(*node.NoStateError)) {
+		if !node.Other(err) && !(noState && read) {
 			return false
 		}
 	}

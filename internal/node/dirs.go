@@ -16,11 +16,12 @@ type Dirs []*Node
 // Holders removes what pods that are gone have left, and returns the attachments
 // that stay. A process that may not see the node's sandboxes removes nothing: it
 // gets all attachments, and an error that wraps ErrUnseen. A node that is ReadOnly
-// keeps what would be removed.
+// keeps what would be removed. Without state, rules that cannot be read may be those of
+// a pod: that is an error.
 func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen error) {
 	for _, n := range d {
 		gone, err := n.removeDead(ctx)
-		if missing, ok := errors.AsType[*NoStateError](err); ok && len(missing.Owners) == 0 {
+		if missing, ok := errors.AsType[*NoStateError](err); ok && len(missing.Owners) == 0 && missing.Unread == nil {
 			continue
 		}
 		if errors.Is(err, ErrUnseen) {

@@ -116,6 +116,31 @@ func TestEntryLater(t *testing.T) {
 	})
 }
 
+// TestStartWithoutState starts the agent where the state is lost and rules cannot be
+// read: it says so, and is ready when they can be.
+func TestStartWithoutState(t *testing.T) {
+	t.Parallel()
+	n, net := newNode(t, world.IptablesNFT, "hostport")
+	n.web(net, "web", 8080)
+	if err := os.RemoveAll(n.w.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	for _, tool := range []string{"iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"} {
+		n.w.ReplaceTool(tool, "echo 'the disk is full' >&2; exit 1")
+	}
+	n.start()
+	n.await(answerTime, "told of the rules", func() bool {
+		told := n.log.find("records and rules could not be brought together")
+		return len(told) > 0 && strings.Contains(told[0]["reason"].(string), "the disk is full")
+	})
+	if code, text := n.get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(text, "starting") {
+		t.Errorf("/readyz: %d %s", code, text)
+	}
+	n.w.RestoreTools()
+	n.awaitReady()
+	n.reaches(8080, "web")
+}
+
 // TestNoInstall watches and mends, and leaves files alone.
 func TestNoInstall(t *testing.T) {
 	t.Parallel()

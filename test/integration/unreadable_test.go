@@ -2,7 +2,10 @@ package integration
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -100,6 +103,33 @@ func unreadableScenarios() []scenario {
 			e.w.RestoreTools()
 			e.webTo(e.net, "trigger", 8083)
 			e.allReached()
+		}},
+		{name: "hostportctl uninstall, a lost state and rules that cannot be read", backends: iptablesOnly, run: func(e *env) {
+			web := e.web()
+			e.loseState()
+			e.breakTools(world.Families...)
+			bin, conf := e.TempDir(), e.TempDir()
+			plugin, conflist := filepath.Join(bin, "hostport"), filepath.Join(conf, "10-podnet.conflist")
+			for path, text := range map[string][]byte{plugin: nil, conflist: e.net.Conflist} {
+				if err := os.WriteFile(path, text, 0o600); err != nil {
+					e.Fatal(err)
+				}
+			}
+			for _, more := range [][]string{{"--dry-run"}, nil, {"--drain-timeout", "1ms"}} {
+				out := e.w.Ctl(append([]string{"uninstall", "--bin-dir", bin, "--conf-dir", conf}, more...)...)
+				if out.ExitCode != 2 || !strings.Contains(string(out.Stderr), "tables-save: ") {
+					e.Errorf("uninstall %v: exit status %d, want 2 and why rules could not be read\n%s%s", more, out.ExitCode, out.Stdout, out.Stderr)
+				}
+				if text, err := os.ReadFile(conflist); err != nil || string(text) != string(e.net.Conflist) {
+					e.Fatalf("uninstall %v changed the conflist: %s, %v", more, text, err)
+				}
+				if _, err := os.Stat(plugin); err != nil {
+					e.Errorf("uninstall %v removed the plugin: %v", more, err)
+				}
+			}
+			e.w.RestoreTools()
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
 		}},
 	}
 }
