@@ -45,6 +45,10 @@ func needsNode(cmd *cobra.Command) bool {
 		(!cmd.HasParent() || cmd.Parent().Name() != "completion")
 }
 
+// completes reports whether the shell asks for words: any user's does, and cannot show an
+// error. The name is also that of ShellCompNoDescRequestCmd, which is an alias.
+func completes(cmd *cobra.Command) bool { return cmd.Name() == cobra.ShellCompRequestCmd }
+
 // check refuses flags of all commands that cannot be meant, and users who would see no
 // rule and no record.
 func (w *where) check(cmd *cobra.Command) error {

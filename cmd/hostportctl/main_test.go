@@ -38,7 +38,7 @@ type tool struct {
 func (c tool) run(args ...string) (stdout, stderr string, status int) {
 	c.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.Command(c.binary, append(args, "--data-dir", c.w.DataDir)...)
+	cmd := exec.Command(c.binary, append([]string{"--data-dir", c.w.DataDir}, args...)...)
 	cmd.Env = append([]string{"PATH=" + c.w.ToolDir}, c.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.as}
 	cmd.Stdout, cmd.Stderr = &out, &errs

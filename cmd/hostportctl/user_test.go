@@ -77,6 +77,29 @@ func TestWithoutRights(t *testing.T) {
 	}
 	c.fails(0, "hostportctl ", "version")
 	c.fails(0, "bash completion", "completion", "bash")
+	c.fails(0, "explain\tTell why a packet", "__complete", "")
+	c.fails(0, "explain\n", "__completeNoDesc", "")
+	c.fails(0, "--output\t", "__complete", "list", "--o")
+}
+
+// The shell gets its words also where the state directory is still to be chosen.
+func TestCompletionOfSeveralDirectories(t *testing.T) {
+	conf := t.TempDir()
+	for name, keys := range map[string]string{"podnet": `,"dataDir":"/run/one"`, "second": `,"dataDir":"/run/two"`} {
+		if err := os.WriteFile(filepath.Join(conf, name+".conflist"), []byte(conflist(name, keys)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	getenv := func(name string) string { return map[string]string{confDirVariable: conf}[name] }
+	for _, c := range []struct{ args, want string }{
+		{"list", "list\n:4\n"}, {"completion", "completion\n:4\n"}, {"list --port ", ":1\n"}, {"explain ", ":1\n"},
+	} {
+		var stdout, stderr bytes.Buffer
+		args := append([]string{"hostportctl", "__completeNoDesc"}, strings.Split(c.args, " ")...)
+		if status := run(args, getenv, &stdout, &stderr); status != 0 || stdout.String() != c.want {
+			t.Errorf("%s: exit status %d, %q, want %q\n%s", c.args, status, stdout.String(), c.want, stderr.String())
+		}
+	}
 }
 
 // What needs a tool that is missing says so, and nothing is called right that was not
