@@ -28,6 +28,16 @@ func run(ctx context.Context, program string, args ...string) (string, error) {
 	return iptables.New(iptables.Options{Wait: 30 * time.Second}).Run(ctx, program, "", args...)
 }
 
+// versionTime is for how long a tool may think about which version it is.
+const versionTime = 5 * time.Second
+
+// versionOf returns what a tool says of its version.
+func versionOf(ctx context.Context, tool string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, versionTime, fmt.Errorf("no answer in %s", versionTime))
+	defer cancel()
+	return run(ctx, tool, "--version")
+}
+
 // Collector reads Snapshots of the node in whose network namespace the calling
 // thread is. Close frees it.
 type Collector struct {
@@ -196,7 +206,7 @@ func saveAll(ctx context.Context, f hostport.Family) (out ruleset, variant strin
 	plain, plainErr := save(ctx, tool+"-save")
 	origin := originIPTNFT
 	if plainErr == nil {
-		version, err := run(ctx, tool, "--version")
+		version, err := versionOf(ctx, tool)
 		if err == nil && !strings.Contains(version, "nf_tables") {
 			origin = originLegacy
 		}

@@ -1,7 +1,6 @@
 package explain
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,10 +128,10 @@ func (d *doctor) kernel() {
 }
 
 func (d *doctor) tools(ctx context.Context) {
-	d.iptables()
+	d.iptables(ctx)
 	if _, err := exec.LookPath("nft"); err != nil {
 		d.say("tools", MarkOK, "", "nft is not on the PATH; the nftables backend does not need it")
-	} else if version, err := run(ctx, "nft", "--version"); err == nil && strings.HasPrefix(version, "nftables v0.") {
+	} else if version, err := versionOf(ctx, "nft"); err == nil && strings.HasPrefix(version, "nftables v0.") {
 		d.say("nft", MarkWarn, "", "%s cannot load what it lists of table inet hostport: leave the table out where a ruleset is saved with it, or no rule of the file will be loaded at the next boot", strings.TrimSpace(version))
 	}
 }
@@ -161,9 +160,8 @@ func (d *doctor) variants() {
 }
 
 // iptables looks at the tools of the iptables backend.
-func (d *doctor) iptables() {
-	tool, err := goiptables.New()
-	if err = cmp.Or(iptables.Available(), err); err != nil {
+func (d *doctor) iptables(ctx context.Context) {
+	if err := iptables.Available(); err != nil {
 		mark := MarkWarn
 		if slices.ContainsFunc(d.Attachments, func(a *hostport.Attachment) bool { return a.Backend == backend.Iptables }) {
 			mark = MarkFail
@@ -176,6 +174,16 @@ func (d *doctor) iptables() {
 			d.say("tools", MarkWarn, "apt-get install iptables", "%s is not on the PATH: the iptables backend cannot serve IPv6", name)
 			break
 		}
+	}
+	// go-iptables waits for the tool for as long as that takes.
+	_, err := versionOf(ctx, "iptables")
+	var tool *goiptables.IPTables
+	if err == nil {
+		tool, err = goiptables.New()
+	}
+	if err != nil {
+		d.say("tools", MarkWarn, "", "the version of iptables is not known: %v", err)
+		return
 	}
 	major, minor, patch := tool.GetIptablesVersion()
 	variant := map[string]string{originIPTNFT: " (nf_tables)", originLegacy: " (legacy)"}[d.s.variant]

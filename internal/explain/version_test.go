@@ -1,10 +1,12 @@
 package explain
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -25,12 +27,13 @@ func TestDoctorIptables(t *testing.T) {
 		"later":                 {says: "iptables v1.10.0", mark: MarkOK, text: "iptables v1.10.0"},
 		"old":                   {says: "iptables v1.8.6 (nf_tables)", variant: originIPTNFT, mark: MarkWarn, text: "iptables v1.8.6 (nf_tables) is older than 1.8.7"},
 		"very old":              {says: "iptables v1.6.1", mark: MarkWarn, text: "iptables v1.6.1 is older than 1.8.7"},
-		"something else":        {says: "something else", mark: MarkWarn, text: "something else"},
-		"without its -restore":  {says: "iptables v1.8.11", missing: "iptables-restore", mark: MarkWarn, text: "iptables-restore not found on PATH"},
-		"without the tool":      {missing: "iptables", mark: MarkWarn, text: `"iptables": executable file not found`},
+		"something else":        {says: "something else", mark: MarkWarn, text: "the version of iptables is not known: failed to extract"},
+		"without its -restore":  {says: "iptables v1.8.11", missing: "iptables-restore", mark: MarkWarn, text: "only the nftables backend can be used: iptables is not installed: iptables-restore not found on PATH"},
+		"without the tool":      {missing: "iptables", mark: MarkWarn, text: "the version of iptables is not known: iptables is not installed"},
 		"missing, and in use":   {missing: "iptables-save", pods: pods, mark: MarkFail, text: "iptables-save not found on PATH"},
 		"without IPv6":          {says: "iptables v1.8.11", missing: "ip6tables-save", mark: MarkWarn, text: "ip6tables-save is not on the PATH: the iptables backend cannot serve IPv6"},
-		"somebody else's error": {says: "no such thing >&2; exit 3", mark: MarkWarn, text: "exit status 3"},
+		"without an answer":     {says: "$(exec /bin/sleep 5)", mark: MarkWarn, text: "the version of iptables is not known: iptables: killed: "},
+		"somebody else's error": {says: "no such thing >&2; exit 3", mark: MarkWarn, text: "the version of iptables is not known: iptables: exit status 3: no such thing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -39,13 +42,22 @@ func TestDoctorIptables(t *testing.T) {
 				if tool == c.missing {
 					continue
 				}
-				says := strings.NewReplacer("(", `\(`, ")", `\)`).Replace(c.says)
+				says := c.says
+				if !strings.HasPrefix(says, "$") {
+					says = strings.NewReplacer("(", `\(`, ")", `\)`).Replace(says)
+				}
 				if err := os.WriteFile(filepath.Join(dir, tool), []byte("#!/bin/sh\necho "+says+"\n"), 0o755); err != nil {
 					t.Fatal(err)
 				}
 			}
 			d := &doctor{s: &Snapshot{variant: c.variant}, Records: Records{Attachments: c.pods}}
-			d.iptables()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			start := time.Now()
+			d.iptables(ctx)
+			if took := time.Since(start); took > 3*time.Second {
+				t.Errorf("took %s", took)
+			}
 			if got := d.checks[0]; got.Mark != c.mark || !strings.Contains(got.Text, c.text) {
 				t.Errorf("%v %q, want %v %q", got.Mark, got.Text, c.mark, c.text)
 			}
