@@ -162,11 +162,13 @@ func (d *doctor) variants() {
 // iptables looks at the tools of the iptables backend.
 func (d *doctor) iptables(ctx context.Context) {
 	if err := iptables.Available(); err != nil {
-		mark := MarkWarn
-		if slices.ContainsFunc(d.Attachments, func(a *hostport.Attachment) bool { return a.Backend == backend.Iptables }) {
+		mark, pods := MarkWarn, ""
+		if d.Unread != nil {
+			mark, pods = MarkFail, ", and there may be pods on the other"
+		} else if slices.ContainsFunc(d.Attachments, func(a *hostport.Attachment) bool { return a.Backend == backend.Iptables }) {
 			mark = MarkFail
 		}
-		d.say("tools", mark, "apt-get install iptables", "only the nftables backend can be used: %v", err)
+		d.say("tools", mark, "apt-get install iptables", "only the nftables backend can be used%s: %v", pods, err)
 		return
 	}
 	for _, name := range []string{"ip6tables-restore", "ip6tables-save"} {
@@ -208,6 +210,8 @@ func (d *doctor) forwarding() {
 			d.say("forwarding", MarkOK, "", "%s is forwarded", f)
 		case needs:
 			d.say("forwarding", MarkFail, command, "%s is not forwarded: no packet from outside gets to a pod", f)
+		case d.Unread != nil:
+			d.say("forwarding", MarkWarn, command, "%s is not forwarded: no packet from outside gets to a pod that has a host port in it, if there is one", f)
 		default:
 			d.say("forwarding", MarkWarn, command, "%s is not forwarded; no pod has a host port in it now", f)
 		}
@@ -234,7 +238,7 @@ func (d *doctor) policies() {
 			}
 		}
 	}
-	if found {
+	if found || d.Unread != nil {
 		return
 	}
 	d.say("forward", MarkOK, "", "packets from outside to every recorded pod pass the forward chains")

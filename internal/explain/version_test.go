@@ -2,6 +2,7 @@ package explain
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,11 +15,12 @@ import (
 
 // What doctor says of the tools of iptables.
 func TestDoctorIptables(t *testing.T) {
-	pods := []*hostport.Attachment{{Backend: backend.Iptables}}
+	pods, errDamaged := []*hostport.Attachment{{Backend: backend.Iptables}}, errors.New("damaged")
 	for name, c := range map[string]struct {
 		says, variant string
 		missing       string
 		pods          []*hostport.Attachment
+		unread        error
 		mark          Mark
 		text          string
 	}{
@@ -31,6 +33,7 @@ func TestDoctorIptables(t *testing.T) {
 		"without its -restore":  {says: "iptables v1.8.11", missing: "iptables-restore", mark: MarkWarn, text: "only the nftables backend can be used: iptables is not installed: iptables-restore not found on PATH"},
 		"without the tool":      {missing: "iptables", mark: MarkWarn, text: "the version of iptables is not known: iptables is not installed"},
 		"missing, and in use":   {missing: "iptables-save", pods: pods, mark: MarkFail, text: "iptables-save not found on PATH"},
+		"missing, records too":  {missing: "iptables-save", unread: errDamaged, mark: MarkFail, text: "and there may be pods on the other: iptables is not installed"},
 		"without IPv6":          {says: "iptables v1.8.11", missing: "ip6tables-save", mark: MarkWarn, text: "ip6tables-save is not on the PATH: the iptables backend cannot serve IPv6"},
 		"without an answer":     {says: "$(exec /bin/sleep 5)", mark: MarkWarn, text: "the version of iptables is not known: iptables: killed: "},
 		"somebody else's error": {says: "no such thing >&2; exit 3", mark: MarkWarn, text: "the version of iptables is not known: iptables: exit status 3: no such thing"},
@@ -50,7 +53,7 @@ func TestDoctorIptables(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			d := &doctor{s: &Snapshot{variant: c.variant}, Records: Records{Attachments: c.pods}}
+			d := &doctor{s: &Snapshot{variant: c.variant}, Records: Records{Attachments: c.pods, Unread: c.unread}}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			start := time.Now()
@@ -62,5 +65,28 @@ func TestDoctorIptables(t *testing.T) {
 				t.Errorf("%v %q, want %v %q", got.Mark, got.Text, c.mark, c.text)
 			}
 		})
+	}
+}
+
+// Without the records doctor does not know of any pod that there is none.
+func TestDoctorWithoutRecords(t *testing.T) {
+	for name, c := range map[string]struct {
+		Records
+		forwarding Mark
+		text       string
+		forward    bool // whether that is checked
+	}{
+		"none":   {Records{}, MarkWarn, "no pod has a host port in it now", true},
+		"unread": {Records{Unread: errors.New("damaged")}, MarkWarn, "no packet from outside gets to a pod that has a host port in it, if there is one", false},
+	} {
+		d := &doctor{s: &Snapshot{}, Records: c.Records}
+		d.forwarding()
+		if got := d.checks[0]; got.Mark != c.forwarding || !strings.Contains(got.Text, c.text) {
+			t.Errorf("%s: %v %q, want %v %q", name, got.Mark, got.Text, c.forwarding, c.text)
+		}
+		d.checks = nil
+		if d.policies(); len(d.checks) > 0 != c.forward {
+			t.Errorf("%s: forward: %+v", name, d.checks)
+		}
 	}
 }
