@@ -136,15 +136,12 @@ func escaped(b []byte) []byte {
 	return out.Bytes()
 }
 
-// printable is a Printable text whose lines stay lines, and a tab is a space: names of
-// pods and networks come from outside.
+// printable is a Printable text whose lines stay lines: names of pods and networks come
+// from outside.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		switch r {
-		case '\n':
+		if r == '\n' {
 			return r
-		case '\t':
-			return ' '
 		}
 		return backend.Printable(r)
 	}, s)
