@@ -114,7 +114,10 @@ func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...host
 		err = native.fill(func(t *table) bool { return !t.compat() })
 	}
 	wait.Wait()
-	s.rules, s.variant = slices.Concat(saved...), variants[0]
+	s.rules = slices.Concat(saved...)
+	if len(variants) > 0 {
+		s.variant = variants[0]
+	}
 	s.Unread = append(s.Unread, slices.Concat(notes...)...)
 	if err == nil {
 		err = native.fill(func(t *table) bool { return t.compat() && s.rules.index(t) < 0 })

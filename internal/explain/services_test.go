@@ -1,0 +1,20 @@
+package explain
+
+import (
+	"testing"
+
+	"github.com/hostport-cni/hostport/test/netns"
+)
+
+// A node on which nobody asks about a family has rules of none.
+func TestServicesOfNoFamily(t *testing.T) {
+	netns.Enter(t)
+	c, err := NewCollector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Services(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
