@@ -57,6 +57,8 @@ type doctor struct {
 	s      *Snapshot
 	Records
 	checks []Check
+	// noNFTables is why the kernel has no nf_tables, nil if it has.
+	noNFTables error
 	// asks is set if an entry of ours asks the agent for ports.
 	asks bool
 }
@@ -73,7 +75,7 @@ func (c *Collector) Doctor(ctx context.Context, places Places, r Records) ([]Che
 		s.readSysctls(f)
 	}
 	s.Conntrack = readFill()
-	d := &doctor{places: places, s: s, Records: r}
+	d := &doctor{places: places, s: s, Records: r, noNFTables: c.nft.supported()}
 	sees := !errors.Is(s.refused, fs.ErrPermission)
 	d.kernel()
 	d.tools(ctx)
@@ -115,6 +117,14 @@ func (d *doctor) kernel() {
 		return
 	case unread != "":
 		d.say("rules", MarkWarn, "", "what follows does not know all rules. %s", unread)
+	}
+	if d.noNFTables != nil {
+		mark := MarkFail
+		if d.s.variant == originLegacy {
+			mark = MarkWarn
+		}
+		d.say("kernel", mark, "modprobe nf_tables", "Linux %s has no nf_tables, which the nftables backend and iptables-nft need: %v", release, d.noNFTables)
+		return
 	}
 	if d.s.Conntrack.Max == 0 {
 		d.say("kernel", MarkWarn, "modprobe nf_conntrack", "Linux %s; connection tracking is not loaded yet", release)

@@ -26,6 +26,16 @@ func newNFTReader() (*nftReader, error) {
 
 func (r *nftReader) close() { _ = r.conn.Close() }
 
+// supported returns why the kernel has no nf_tables: listings are empty then. It asks for
+// the ruleset's generation, which there is always one of.
+func (r *nftReader) supported() error {
+	_, err := r.conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
+		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	})
+	return err
+}
+
 // list hands every object of a listing to each.
 func (r *nftReader) list(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string) error {
 	if err := nfnetlink.List(context.Background(), r.conn, family, kind, each, names...); err != nil {
