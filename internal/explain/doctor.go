@@ -365,11 +365,11 @@ func (d *doctor) state() {
 		return
 	}
 	if d.Other != nil {
-		mark, command := MarkOK, ""
+		mark := MarkOK
 		if len(d.Attachments) > 0 {
-			mark, command = MarkWarn, "hostportctl sync"
+			mark = MarkWarn // which version is the odd one is not known here: no command
 		}
-		d.say("state", mark, command, "attachments on record: %d, in %s; %v", len(d.Attachments), d.places.State, d.Other)
+		d.say("state", mark, "", "attachments on record: %d, in %s; %v", len(d.Attachments), d.places.State, d.Other)
 		return
 	}
 	const seconds = "2006-01-02 15:04:05Z"

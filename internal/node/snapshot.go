@@ -73,7 +73,7 @@ func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Sn
 		return &Snapshot{Other: other, version: other.Error()}, nil
 	}
 	if errors.Is(err, state.ErrDamaged) && n.ReadOnly {
-		err = fmt.Errorf("records in %s: %w; the plugin's next ADD or DEL rebuilds them from the rules, or `hostportctl sync`", n.Dir, err)
+		err = fmt.Errorf("records in %s: %w; the next ADD or DEL of a pod with host ports rebuilds them from the rules, or `hostportctl sync`", n.Dir, err)
 	}
 	return out, err
 }

@@ -28,13 +28,13 @@ func (t *Tx) differs() (*OtherError, error) {
 		return nil, damagef("it has no metadata")
 	}
 	if t.text(keyBoot) != t.opts.BootID {
-		return &OtherError{true, "the records are of an earlier boot, and void: the plugin's next ADD or DEL removes them, or `hostportctl sync`"}, nil
+		return &OtherError{true, "the records are of an earlier boot, and void: the next ADD or DEL of a pod with host ports removes them, or `hostportctl sync`"}, nil
 	}
 	const form = "schema %s, layout %s"
 	theirs := fmt.Sprintf(form, t.text(keySchema), cmp.Or(t.text(keyLayout), "1"))
 	if ours := fmt.Sprintf(form, schema, strconv.Itoa(t.opts.Layout)); theirs != ours {
-		return &OtherError{false, fmt.Sprintf("the records are of another version of the plugin (%s; this is %s): "+
-			"the plugin's next ADD or DEL converts them to the plugin's form, `hostportctl sync` to this one", theirs, ours)}, nil
+		return &OtherError{false, fmt.Sprintf("the records are of another version of the plugin (%s; this is %s): use the hostportctl of the plugin's version. "+
+			"The next ADD or DEL of a pod with host ports converts them to the plugin's form, `hostportctl sync` to this one", theirs, ours)}, nil
 	}
 	return nil, nil
 }
