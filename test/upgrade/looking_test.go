@@ -95,9 +95,9 @@ func TestLookingConvertsNothing(t *testing.T) {
 					{args: []string{"status", "--backend", b.Config()}, text: "attachments: 1"},
 					{args: []string{"explain", "8080"}, text: "reaches default/a"},
 					{args: []string{"doctor"}, status: 1, text: "! state attachments on record: 1, in ", without: "> hostportctl sync"},
-					{args: []string{"trace", "8080", "--timeout", "50ms"}, status: 1, silent: true},
+					{args: []string{"trace", "8080", "--timeout", "50ms"}, status: 1, text: "no packet to 8080/tcp came in 50ms", silent: true},
 					{args: []string{"adopt", "--dry-run"}, text: "portmap serves no pod", silent: true},
-					{args: []string{"uninstall", "--dry-run"}, status: 2, silent: true},
+					{args: []string{"uninstall", "--dry-run"}, status: 2, text: "holds 8080", silent: true},
 					{args: []string{"__complete", "list", "--port", ""}, text: "8080/tcp default/a", silent: true},
 				})
 				n.serves(a)
