@@ -16,8 +16,8 @@ type Dirs []*Node
 // Holders removes what pods that are gone have left, and returns the attachments
 // that stay. A process that may not see the node's sandboxes removes nothing: it
 // gets all attachments, and an error that wraps ErrUnseen. A node that is ReadOnly
-// keeps what would be removed. Without state, rules that cannot be read may be those of
-// a pod: that is an error.
+// keeps what would be removed. Rules that cannot be read may be those of a pod that is not
+// recorded, without state or since it was lost: that is an error.
 func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen error) {
 	for _, n := range d {
 		gone, err := n.removeDead(ctx)
@@ -33,6 +33,9 @@ func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen e
 		if err != nil {
 			return nil, err
 		}
+		if err := n.strangers(ctx, some.pending); err != nil {
+			return nil, err
+		}
 		for _, a := range some.Attachments {
 			if !slices.Contains(gone, a.Key) {
 				all = append(all, a)
@@ -40,6 +43,20 @@ func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen e
 		}
 	}
 	return all, unseen
+}
+
+// strangers returns an error if the rules of these backends may name attachments that are
+// not recorded: they are to be rewritten, and cannot be read.
+func (n *Node) strangers(ctx context.Context, pending []string) error {
+	if len(pending) == 0 {
+		return nil
+	}
+	_, unread := n.owners(ctx)
+	var errs []error
+	for _, name := range pending {
+		errs = append(errs, unread[name])
+	}
+	return errors.Join(errs...)
 }
 
 // removeDead calls Prune. It returns the dead that are still recorded: all of them, if

@@ -108,25 +108,17 @@ func unreadableScenarios() []scenario {
 			web := e.web()
 			e.loseState()
 			e.breakTools(world.Families...)
-			bin, conf := e.TempDir(), e.TempDir()
-			plugin, conflist := filepath.Join(bin, "hostport"), filepath.Join(conf, "10-podnet.conflist")
-			for path, text := range map[string][]byte{plugin: nil, conflist: e.net.Conflist} {
-				if err := os.WriteFile(path, text, 0o600); err != nil {
-					e.Fatal(err)
-				}
-			}
-			for _, more := range [][]string{{"--dry-run"}, nil, {"--drain-timeout", "1ms"}} {
-				out := e.w.Ctl(append([]string{"uninstall", "--bin-dir", bin, "--conf-dir", conf}, more...)...)
-				if out.ExitCode != 2 || !strings.Contains(string(out.Stderr), "tables-save: ") {
-					e.Errorf("uninstall %v: exit status %d, want 2 and why rules could not be read\n%s%s", more, out.ExitCode, out.Stdout, out.Stderr)
-				}
-				if text, err := os.ReadFile(conflist); err != nil || string(text) != string(e.net.Conflist) {
-					e.Fatalf("uninstall %v changed the conflist: %s, %v", more, text, err)
-				}
-				if _, err := os.Stat(plugin); err != nil {
-					e.Errorf("uninstall %v removed the plugin: %v", more, err)
-				}
-			}
+			e.refusesUninstall()
+			e.w.RestoreTools()
+			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+			e.refusedFor(e.net, web, world.TCP(8080, 81))
+		}},
+		{name: "hostportctl uninstall and a pod that could not be read since", backends: iptablesOnly, run: func(e *env) {
+			nft, web := e.otherBackend(), e.web()
+			e.loseState()
+			e.breakTools(world.Families...)
+			e.del(e.webTo(nft, "other", 8081)) // there is a state then
+			e.refusesUninstall()
 			e.w.RestoreTools()
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 			e.refusedFor(e.net, web, world.TCP(8080, 81))
@@ -145,6 +137,31 @@ func (e *env) breakTools(families ...world.Family) {
 		}
 		if slices.Contains(families, f) {
 			e.w.ReplaceTool(tool, `[ "$1" = --version ] && exec "$REAL" "$@"; echo "`+tool+`: cannot" >&2; exit 1`)
+		}
+	}
+}
+
+// refusesUninstall wants hostportctl uninstall to say which rules cannot be read, and to
+// change nothing.
+func (e *env) refusesUninstall() {
+	e.Helper()
+	bin, conf := e.TempDir(), e.TempDir()
+	plugin, conflist := filepath.Join(bin, "hostport"), filepath.Join(conf, "10-podnet.conflist")
+	for path, text := range map[string][]byte{plugin: nil, conflist: e.net.Conflist} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			e.Fatal(err)
+		}
+	}
+	for _, more := range [][]string{{"--dry-run"}, nil, {"--drain-timeout", "1ms"}} {
+		out := e.w.Ctl(append([]string{"uninstall", "--bin-dir", bin, "--conf-dir", conf}, more...)...)
+		if out.ExitCode != 2 || !strings.Contains(string(out.Stderr), "tables-save: ") {
+			e.Errorf("uninstall %v: exit status %d, want 2 and why rules could not be read\n%s%s", more, out.ExitCode, out.Stdout, out.Stderr)
+		}
+		if text, err := os.ReadFile(conflist); err != nil || string(text) != string(e.net.Conflist) {
+			e.Fatalf("uninstall %v changed the conflist: %s, %v", more, text, err)
+		}
+		if _, err := os.Stat(plugin); err != nil {
+			e.Errorf("uninstall %v removed the plugin: %v", more, err)
 		}
 	}
 }
