@@ -86,17 +86,17 @@ func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, ask
 // and returns them without rules, and those of which the rules matter.
 func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []chainID, err error) {
 	r = new(ruleset)
-	leads := make(map[chainID]bool) // a rule in it names a chain of ours
+	jumps := make(map[chainID]bool) // a rule in it names a chain of ours
 	err = errors.Join(
 		list(ctx, f, unix.NFT_MSG_GETRULE, func(table string, as nfnetlink.Attributes) {
 			if bytes.Contains(as, []byte(prefix)) {
-				leads[chainID{table, as.Text(unix.NFTA_RULE_CHAIN)}] = true
+				jumps[chainID{table, as.Text(unix.NFTA_RULE_CHAIN)}] = true
 			}
 		}),
 		list(ctx, f, unix.NFT_MSG_GETCHAIN, func(table string, as nfnetlink.Attributes) {
 			p := chainID{table, as.Text(unix.NFTA_CHAIN_NAME)}
 			r.declare(p)
-			if r.has(p) && (ours(p.name) || leads[p] || as.Get(unix.NFTA_CHAIN_HOOK) != nil) {
+			if r.has(p) && (ours(p.name) || jumps[p] || as.Get(unix.NFTA_CHAIN_HOOK) != nil) {
 				matter = append(matter, p)
 			}
 		}))
