@@ -59,7 +59,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		if err := b.verify(ctx, d, &s); err != nil {
 			return "", err
 		}
-		s.generation, err = b.settle(ctx, d.write, s.generation)
+		s.generation, err = b.commitAt(ctx, d.write, s.generation)
 	}
 	if err != nil {
 		return "", b.reason(ctx, err, d.creates(), backend.ErrDrift)
@@ -80,7 +80,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	s := seen{generation: b.generation()}
 	have, err := b.read(ctx, nil)
 	if want := contents(nil, all); err != nil || len(compare(have, want, func(object) bool { return true })) > 0 {
-		s.generation, err = b.settle(ctx, delta{gone: []object{table{}}, come: want}.write, s.generation)
+		s.generation, err = b.commitAt(ctx, delta{gone: []object{table{}}, come: want}.write, s.generation)
 	}
 	if err != nil {
 		return "", fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true, nil))

@@ -45,7 +45,7 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 // contents returns what a table with these attachments holds, and with these sets of
 // clients besides theirs.
 func contents(others clientSets, atts []*hostport.Attachment) []object {
-	out, clients := own(atts...)
+	out, clients := wantObjects(atts...)
 	if len(out) == 0 {
 		return nil
 	}

@@ -190,7 +190,7 @@ func TestOwners(t *testing.T) {
 	}
 	var want []*hostport.Attachment
 	for _, a := range n.held {
-		if rules, _ := own(a); len(rules) > 0 {
+		if rules, _ := wantObjects(a); len(rules) > 0 {
 			want = append(want, readable(a))
 		}
 	}

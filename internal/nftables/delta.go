@@ -26,8 +26,8 @@ type delta struct {
 // change has clients of a prefix length on one side alone: nearly always the first
 // record uses the same ones. Without, it takes it that others use these sets too.
 func newDelta(c backend.Change, ask bool) (delta, error) {
-	before, was := own(c.Remove...)
-	after, will := own(c.Add...)
+	before, was := wantObjects(c.Remove...)
+	after, will := wantObjects(c.Add...)
 	if len(before)+len(after) == 0 {
 		return delta{}, nil
 	}
@@ -38,7 +38,7 @@ func newDelta(c backend.Change, ask bool) (delta, error) {
 		maps.Copy(wanted, will)
 		maps.DeleteFunc(wanted, func(c clientSet, _ bool) bool { return was[c] && will[c] })
 		found, err := c.Others.Any(func(a *hostport.Attachment) bool {
-			_, clients := own(a)
+			_, clients := wantObjects(a)
 			maps.Copy(used, clients)
 			maps.DeleteFunc(wanted, func(c clientSet, _ bool) bool { return clients[c] })
 			return len(wanted) == 0

@@ -42,10 +42,10 @@ func (e element) differs(have object) string {
 	return ""
 }
 
-// own returns what the table holds for some attachments, without the base: their
+// wantObjects returns what the table holds for some attachments, without the base: their
 // chains of conditions, and elements, each key once; and the sets of clients among
 // those that have such elements.
-func own(all ...*hostport.Attachment) ([]object, clientSets) {
+func wantObjects(all ...*hostport.Attachment) ([]object, clientSets) {
 	var chains, elements []object
 	had, clients := make(map[string]bool), make(clientSets)
 	add := func(e element) {

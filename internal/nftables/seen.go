@@ -40,11 +40,11 @@ func (b *Backend) generation() uint32 {
 	return gen.ID
 }
 
-// settle commits to generation g if that is still the ruleset's: only then what
+// commitAt commits to generation g if that is still the ruleset's: only then what
 // was read at g is known to hold, and the generation after it is worth noting.
 // Where others commit all the time the change does not wait for a pause of
 // theirs. It returns the new generation, 0 if others may have committed since.
-func (b *Backend) settle(ctx context.Context, build func(*batch), g uint32) (uint32, error) {
+func (b *Backend) commitAt(ctx context.Context, build func(*batch), g uint32) (uint32, error) {
 	var at uint32
 	err := nfnetlink.Retry(ctx, func() error {
 		at, g = g, 0
