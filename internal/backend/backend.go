@@ -96,13 +96,15 @@ type Backend interface {
 	// whatever was there, also what another layout of the rules left. With none
 	// it removes every trace. Established connections go on. An attachment
 	// that the kernel refuses, because its conditions name something that is
-	// gone, is left out with a warning, and Check names it. It is idempotent.
-	Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (seen string, err error)
+	// gone, is left out with a warning, and Check names it. It is idempotent. The
+	// rules of the families in except are left as they are; a backend that cannot do
+	// that returns an error.
+	Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, err error)
 	// Owners returns the attachments that the backend's rules in the kernel
 	// name, of this boot or another, as far as rules tell: key, inode and boot of
 	// the sandbox, network, pod, addresses, mappings, options. With an error it
-	// returns those that could be read. It starts no process on a node without
-	// rules of this backend.
+	// returns those that could be read, see Concerns. It starts no process on a node
+	// without rules of this backend.
 	Owners(ctx context.Context) ([]*hostport.Attachment, error)
 	// Check compares the kernel's rules for some of the backend's attachments,
 	// and what they share, with what they should be.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -89,7 +88,7 @@ func eachFamily(do func(hostport.Family) error) error {
 	var errs []error
 	for _, f := range hostport.Families() {
 		if err := do(f); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", f, err))
+			errs = append(errs, &backend.FamilyError{Family: f, Err: err})
 		}
 	}
 	return errors.Join(errs...)
@@ -97,10 +96,11 @@ func eachFamily(do func(hostport.Family) error) error {
 
 // saved calls fn with what each variant that may hold rules of ours has, and with that
 // in use if it should hold those of all: with counters, only with that in use. err joins
-// what could not be read. unread tells of rules of ours in the nf_tables variant, if that
-// is not in use and has no tools; what the legacy one holds may be another program's.
+// what could not be read. unread tells of rules of ours in a variant that is not in use
+// and has no tools.
 func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) (unread, err error) {
 	err = eachFamily(func(f hostport.Family) error {
+		_, gone := lookPath(command(f) + "-save") // then it is not known which is in use
 		variants, err := b.variants(ctx, f, uses(f, all))
 		errs := []error{err}
 		for _, v := range variants {
@@ -111,10 +111,10 @@ func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted
 			switch {
 			case err == nil:
 				fn(v, there)
-			case v.inUse() || !errors.Is(err, backend.ErrMissing):
+			case gone != nil || v.inUse() || !errors.Is(err, backend.ErrMissing):
 				errs = append(errs, err)
-			case v.nft:
-				unread = errors.Join(unread, fmt.Errorf("%s: %w", f, err))
+			default:
+				unread = errors.Join(unread, &backend.FamilyError{Family: f, Err: err})
 			}
 		}
 		return errors.Join(errs...)

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,6 +35,18 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 		}
 	}
 	return h.Sum64() ^ nothing, nil
+}
+
+// inLegacy reports whether the tables of the legacy variant hold rules of ours, or may,
+// because they cannot be read.
+func inLegacy(f hostport.Family) (found bool) {
+	for _, name := range tablesOf(f) {
+		if hasLegacy(f, name) {
+			err := eachEntry(f, name, func(b []byte) { found = found || bytes.Contains(b, []byte(prefix)) })
+			found = found || err != nil
+		}
+	}
+	return found
 }
 
 // eachEntry calls fn with the parts of a table's entries that are not counters.

@@ -14,8 +14,11 @@ import (
 // Rewrite writes in one transaction a table, and then removes the rules of the
 // other variant of iptables. Where that has no tools on the PATH, it logs a
 // warning. Rules of other programs are neither moved nor removed. seen is always "".
-func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (seen string, err error) {
+func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, err error) {
 	return "", eachFamily(func(f hostport.Family) error {
+		if slices.Contains(except, f) {
+			return nil
+		}
 		variants, err := b.variants(ctx, f, uses(f, all))
 		if err != nil {
 			return err

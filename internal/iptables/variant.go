@@ -72,19 +72,17 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	if err != nil && !nfnetlink.Unsupported(err) {
 		return nil, err
 	}
-	legacy := slices.ContainsFunc(tablesOf(f), func(name string) bool { return hasLegacy(f, name) })
+	legacy := inLegacy(f)
 	if !nft && !legacy && !needed {
 		return nil, nil
 	}
 	current, err := b.current(ctx, f)
-	other := variant{family: f, name: command(f) + "-nft", nft: true} // the name that its programs always have
-	if current.nft {
-		other = variant{family: f, name: command(f) + "-legacy"}
-	}
-	candidates := []variant{current, other}
-	if errors.Is(err, backend.ErrMissing) && !needed {
-		candidates = candidates[1:] // in legacy tables they would be another program's
-	} else if err != nil {
+	// The names that their programs always have.
+	candidates := []variant{{family: f, name: command(f) + "-nft", nft: true}, {family: f, name: command(f) + "-legacy"}}
+	if err == nil {
+		other := slices.IndexFunc(candidates, func(v variant) bool { return v.nft != current.nft })
+		candidates = []variant{current, candidates[other]}
+	} else if needed || !errors.Is(err, backend.ErrMissing) {
 		return nil, err
 	}
 	return slices.DeleteFunc(candidates, func(v variant) bool {

@@ -63,11 +63,9 @@ func TestVariantWithoutTools(t *testing.T) {
 		old := w.variant
 		w.use(otherVariant(old))
 		_, err := w.b.Owners(t.Context())
-		if old == "nft" {
-			wantRefused(t, err, "iptables-nft-save not found on PATH")
-		} else {
-			wantRefused(t, err, "")
-		}
+		wantRefused(t, err, "")
+		_, err = w.b.Audit(t.Context(), nil, hostport.Fingerprint{})
+		wantRefused(t, err, "iptables-"+old+"-save not found on PATH")
 		n.rewrite(t)
 		if got := log.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, "iptables-"+old) {
 			t.Errorf("warnings:\n%s", got)

@@ -72,8 +72,11 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 
 // Rewrite replaces the table in one transaction. One that is right already is left
 // alone, with its counters. Of an attachment whose conditions cannot be read, the
-// ports are not mapped for anyone.
-func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint) (string, error) {
+// ports are not mapped for anyone. The table is for both families, so none can be left out.
+func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint, except ...hostport.Family) (string, error) {
+	if len(except) > 0 {
+		return "", fmt.Errorf("rewrite table %s: it cannot be left as it is for %s alone", tableName, except[0])
+	}
 	for _, d := range b.unreadable(all) {
 		b.Log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/iptables"
 	"github.com/hostport-cni/hostport/internal/nftables"
 	"github.com/hostport-cni/hostport/internal/state"
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // Node changes the node in whose network namespace the process runs.
@@ -84,6 +85,11 @@ func (n *Node) Backend(name string) (backend.Backend, error) {
 type failures map[string]error
 
 func (f failures) join() error { return errors.Join(slices.Collect(maps.Values(f))...) }
+
+// families are those that a backend's failure is about.
+func (f failures) families(name string) []hostport.Family {
+	return slices.DeleteFunc(hostport.Families(), func(family hostport.Family) bool { return !backend.Concerns(f[name], family) })
+}
 
 // eachBackend calls fn for every backend, and returns those for which it failed.
 func (n *Node) eachBackend(doing string, fn func(name string, b backend.Backend) error) failures {

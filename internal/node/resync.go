@@ -19,7 +19,8 @@ import (
 // resync makes records and kernel agree. It reads the owners that the rules in
 // the kernel name, in both backends, adopts those that live and are not
 // recorded, drops the records of the dead, and rewrites all rules of the
-// backends that are marked, or that name somebody else than the records do.
+// backends that are marked, or that name somebody else than the records do. Rules that
+// could not be read may name living owners whom nobody recorded: they stay, and the mark.
 func (s *session) resync(ctx context.Context) error {
 	found, unread := s.owners(ctx)
 	if len(unread) > 0 {
@@ -42,8 +43,12 @@ func (s *session) resync(ctx context.Context) error {
 		if !slices.Contains(s.pending.Backends, name) {
 			return nil
 		}
+		except := unread.families(name)
+		if len(except) == len(hostport.Families()) {
+			return unread[name]
+		}
 		rewrite := func() (string, error) {
-			return b.Rewrite(ctx, of(name, all.Attachments), all.fingerprints[name])
+			return b.Rewrite(ctx, of(name, all.Attachments), all.fingerprints[name], except...)
 		}
 		returned, err := rewrite()
 		if errors.Is(err, backend.ErrNoGuard) {
@@ -59,7 +64,7 @@ func (s *session) resync(ctx context.Context) error {
 		}
 		if err == nil {
 			seen[name] = returned
-			again = append(again, unread[name]) // it may name living owners, and is read again
+			again = append(again, unread[name])
 		}
 		return err
 	})
@@ -67,7 +72,9 @@ func (s *session) resync(ctx context.Context) error {
 	if err := failed.join(); errors.Is(err, state.ErrDamaged) {
 		return err // bbolt may hold its locks for ever: the file is not touched again
 	}
-	guarded := slices.DeleteFunc(all.Attachments, func(a *hostport.Attachment) bool { return failed[a.Backend] != nil })
+	guarded := slices.DeleteFunc(all.Attachments, func(a *hostport.Attachment) bool {
+		return failed[a.Backend] != nil || slices.Contains(unread.families(a.Backend), hostport.IPv4)
+	})
 	if err := openInterfaces(guarded); err != nil {
 		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/hostport-cni/hostport/test/world"
@@ -33,6 +32,46 @@ func unreadableScenarios() []scenario {
 			e.refusedFor(unseen, hidden, world.TCP(8082, 81))
 			e.checks(e.live...)
 			reached()
+		}},
+		{name: "a lost state and a tool that fails once", backends: iptablesOnly, run: func(e *env) {
+			e.web()
+			unseen := e.network(world.NetworkOptions{Families: []world.Family{e.f.Other()}})
+			hidden := e.webTo(unseen, "hidden", 8082)
+			e.loseState()
+			once := e.TempDir()
+			for _, tool := range toolsOf(e.f.Other()) {
+				failed := once + "/" + tool
+				e.w.ReplaceTool(tool, `[ "$1" = --version ] || [ -e `+failed+` ] || { >`+failed+`; echo "`+tool+`: cannot" >&2; exit 1; }; exec "$REAL" "$@"`)
+			}
+			e.webTo(e.net, "other", 8081)
+			reached := func() {
+				e.Helper()
+				e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+				e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+				e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(e.f.Other().Node(), 8082), "hidden")
+			}
+			reached()
+			e.w.RestoreTools()
+			e.refusedFor(unseen, hidden, world.TCP(8082, 81))
+			e.checks(e.live...)
+			reached()
+		}},
+		{name: "a lost state while the tools are away", backends: iptablesOnly, run: func(e *env) {
+			nft := e.otherBackend()
+			e.webTo(nft, "web", 8080)
+			hidden := e.webTo(e.net, "hidden", 8081)
+			e.loseState()
+			for _, f := range world.Families {
+				for _, tool := range toolsOf(f) {
+					e.w.RemoveTool(tool)
+				}
+			}
+			e.webTo(nft, "third", 8082)
+			e.allReached()
+			e.w.RestoreTools()
+			e.refusedFor(nft, hidden, world.TCP(8081, 81))
+			e.checks(e.live...)
+			e.allReached()
 		}},
 		{name: "a pod of both families, and a lost state of which one family can be read", backends: iptablesOnly, run: func(e *env) {
 			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
@@ -130,15 +169,19 @@ func unreadableScenarios() []scenario {
 // anything else.
 func (e *env) breakTools(families ...world.Family) {
 	e.Helper()
-	for _, tool := range []string{"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"} {
-		f := world.V4
-		if tool[:3] == "ip6" {
-			f = world.V6
-		}
-		if slices.Contains(families, f) {
+	for _, f := range families {
+		for _, tool := range toolsOf(f) {
 			e.w.ReplaceTool(tool, `[ "$1" = --version ] && exec "$REAL" "$@"; echo "`+tool+`: cannot" >&2; exit 1`)
 		}
 	}
+}
+
+// toolsOf are the names of the iptables tools of a family.
+func toolsOf(f world.Family) []string {
+	if f == world.V6 {
+		return []string{"ip6tables", "ip6tables-save", "ip6tables-restore"}
+	}
+	return []string{"iptables", "iptables-save", "iptables-restore"}
 }
 
 // refusesUninstall wants hostportctl uninstall to say which rules cannot be read, and to
