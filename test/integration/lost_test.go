@@ -105,21 +105,37 @@ func lostStateScenarios() []scenario {
 
 // earlierBootScenarios are about rules that a firewall service restored after a reboot.
 func earlierBootScenarios() []scenario {
-	check := func(e *env) {
+	add := func(e *env, _ *world.Attachment) { e.webTo(e.net, "next", 8081) }
+	del := func(e *env, _ *world.Attachment) { e.invoke(e.stranger("DEL", 8090)) }
+	gc := func(e *env, _ *world.Attachment) { e.gc(nil) }
+	check := func(e *env, _ *world.Attachment) {
 		if out := e.w.Invoke(e.bare("CHECK", e.w.NewPod("stranger"), 1)); out.ExitCode == 0 {
 			e.Errorf("CHECK of a pod that was never added: %s", out.Stdout)
 		}
 	}
-	add := func(e *env) { e.webTo(e.net, "next", 8081) }
-	return []scenario{
+	scenes := []scenario{
 		{name: "rules of an earlier boot count for nothing", reloads: true, run: earlierBoot(false, add)},
-		{name: "rules of an earlier boot are removed by a DEL", reloads: true, run: earlierBoot(false, func(e *env) { e.invoke(e.stranger("DEL", 8090)) })},
-		{name: "rules of an earlier boot are removed by GC", reloads: true, run: earlierBoot(false, func(e *env) { e.gc(nil) })},
+		{name: "rules of an earlier boot are removed by a DEL", reloads: true, run: earlierBoot(false, del)},
+		{name: "rules of an earlier boot are removed by GC", reloads: true, run: earlierBoot(false, gc)},
 		{name: "rules of an earlier boot are removed by a CHECK", reloads: true, run: earlierBoot(false, check)},
 		{name: "rules and state of an earlier boot count for nothing", reloads: true, run: earlierBoot(true, add)},
-		{name: "rules and state of an earlier boot are removed by a CHECK", reloads: true, run: earlierBoot(true, check)},
-		{name: "rules and state of an earlier boot are removed by hostportctl sync", reloads: true, run: earlierBoot(true, (*env).sync)},
 	}
+	for by, first := range map[string]func(e *env, web *world.Attachment){
+		"a CHECK":               check,
+		"a DEL":                 del,
+		"the DEL of their pod":  func(e *env, web *world.Attachment) { web.MustDel(e) },
+		"GC":                    gc,
+		"GC with an empty list": func(e *env, _ *world.Attachment) { e.gc(world.Config{"cni.dev/valid-attachments": []any{}}) },
+		"hostportctl sync":      func(e *env, _ *world.Attachment) { e.sync() },
+		"hostportctl prune": func(e *env, _ *world.Attachment) {
+			if out := e.w.Ctl("prune"); out.ExitCode != 0 {
+				e.Errorf("hostportctl prune: exit status %d\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
+			}
+		},
+	} {
+		scenes = append(scenes, scenario{name: "rules and state of an earlier boot are removed by " + by, reloads: true, run: earlierBoot(true, first)})
+	}
+	return scenes
 }
 
 // loseState deletes the state directory.
@@ -241,7 +257,7 @@ var bootOfTag = regexp.MustCompile(`@[0-9a-f]{8}\b`)
 // earlierBoot has a firewall restore rules that it saved in another boot. The
 // owner's sandbox lives, as if its inode number had come again. The first call
 // of the plugin removes them. With kept the state directory is on a disk.
-func earlierBoot(kept bool, first func(e *env)) func(e *env) {
+func earlierBoot(kept bool, first func(e *env, web *world.Attachment)) func(e *env) {
 	return func(e *env) {
 		web := e.web()
 		saved := e.w.Save(e.f)
@@ -264,7 +280,7 @@ func earlierBoot(kept bool, first func(e *env)) func(e *env) {
 		} else {
 			e.restore(saved)
 		}
-		first(e)
+		first(e, web)
 		if rules := e.w.Rules(e.f); strings.Contains(rules, "@00000000") || strings.Contains(rules, web.Addr(e.f).String()) {
 			e.Errorf("rules of another boot are still there:\n%s", rules)
 		}
