@@ -99,12 +99,14 @@ func ownerScenarios() []scenario {
 		}},
 		{name: "hostportctl check names what nobody owns", run: func(e *env) {
 			e.web()
+			before := e.w.Ruleset()
 			e.strangeMapping(8085)
 			out := e.w.Ctl("check")
 			if out.ExitCode != 1 || !strings.Contains(string(out.Stdout), "8085") {
 				e.Errorf("check: exit status %d, want 1 and port 8085 named:\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
 			}
 			e.sync()
+			e.sameRules("sync of a mapping that nobody owns", before)
 			if out := e.w.Ctl("check"); out.ExitCode != 0 {
 				e.Errorf("check after sync: exit status %d\n%s%s", out.ExitCode, out.Stdout, out.Stderr)
 			}
