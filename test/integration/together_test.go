@@ -71,7 +71,7 @@ func iptablesFails(e *env) {
 	e.refusedFor(other, e.live[0], world.TCP(8080, 81))
 	e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 	e.reaches(e.w.Client, "tcp", e.node(8081), "second")
-	if list := e.w.Ctl("list"); !strings.Contains(string(list.Stdout), "8080/tcp") || !strings.Contains(string(list.Stdout), "8081/tcp") {
+	if list := e.w.Ctl("list"); list.ExitCode != 0 || !strings.Contains(string(list.Stdout), "8080/tcp") || !strings.Contains(string(list.Stdout), "8081/tcp") {
 		e.Errorf("hostportctl list: exit status %d\n%s%s", list.ExitCode, list.Stdout, list.Stderr)
 	}
 	if err := other.Status(); err != nil {
