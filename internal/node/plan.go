@@ -106,6 +106,50 @@ func conflict(want, a *hostport.Attachment) *ConflictError {
 	return nil
 }
 
+// planGC plans what Node.GC does: with a list of the valid attachments the others of the
+// network go, and without one, or where the network of a record is unknown, the dead.
+func planGC(records []*hostport.Attachment, network string, valid []hostport.Key, listed bool, dead deadFunc) (plan, error) {
+	return planRemove(records, func(a *hostport.Attachment) (bool, error) {
+		switch {
+		case slices.Contains(valid, a.Key) || a.Network != "" && a.Network != network:
+			return false, nil
+		case listed && a.Network == network:
+			return true, nil
+		default:
+			return dead(a)
+		}
+	})
+}
+
+// planPrune plans what Node.Prune does. A process without sight of the sandboxes gets
+// ErrUnseen about any record that it was asked about, although some may be seen alive.
+func planPrune(records []*hostport.Attachment, among []hostport.Key, sees sight, dead deadFunc) (plan, error) {
+	return planRemove(records, func(a *hostport.Attachment) (bool, error) {
+		if len(among) > 0 && !slices.Contains(among, a.Key) {
+			return false, nil
+		}
+		if !sees {
+			return false, ErrUnseen
+		}
+		return dead(a)
+	})
+}
+
+// planRemove plans the removal of every record for which stale returns true. The first
+// error of stale ends it, and nothing is removed.
+func planRemove(records []*hostport.Attachment, stale func(*hostport.Attachment) (bool, error)) (p plan, err error) {
+	for _, a := range records {
+		yes, err := stale(a)
+		if err != nil {
+			return plan{}, err
+		}
+		if yes {
+			p.remove = append(p.remove, a)
+		}
+	}
+	return p, nil
+}
+
 // origin is where owners that are read from the kernel may come from.
 type origin struct {
 	boot  string // the hash of this boot's ID

@@ -109,6 +109,72 @@ func TestPodsWithoutUIDAreNotOne(t *testing.T) {
 	}
 }
 
+func TestPlanGC(t *testing.T) {
+	in := func(id, network string) *hostport.Attachment {
+		return with(pod(id, "10.0.0.2/24", 80), func(a *hostport.Attachment) { a.Network = network })
+	}
+	two := []*hostport.Attachment{in("a", "podnet"), in("b", "podnet")}
+	for _, tc := range []struct {
+		name    string
+		records []*hostport.Attachment
+		valid   []hostport.Key
+		listed  bool
+		dead    deadFunc
+		removed string
+		err     error
+	}{
+		{name: "one is valid, the other lives", records: two, valid: []hostport.Key{two[0].Key}, listed: true, dead: lives("a", "b"), removed: "b"},
+		{name: "valid and dead", records: two[:1], valid: []hostport.Key{two[0].Key}, listed: true, dead: lives()},
+		{name: "another interface is valid", records: two[:1], valid: []hostport.Key{{ContainerID: "a", IfName: "net1"}}, listed: true, dead: lives("a"), removed: "a"},
+		{name: "an empty list", records: two, listed: true, dead: lives("a", "?b"), removed: "a b"},
+		{name: "no list", records: two, dead: lives("a"), removed: "b"},
+		{name: "no list, and the first may live", records: two, dead: lives("?a"), err: ErrUnseen},
+		{name: "no list, and the second may live", records: two, dead: lives("?b"), err: ErrUnseen},
+		{name: "of another network, and dead", records: []*hostport.Attachment{in("a", "other")}, listed: true, dead: lives()},
+		{name: "of another network, and dead, no list", records: []*hostport.Attachment{in("a", "other")}, dead: lives()},
+		{name: "of an unknown network, and alive", records: []*hostport.Attachment{in("a", "")}, listed: true, dead: lives("a")},
+		{name: "of an unknown network, and dead", records: []*hostport.Attachment{in("a", "")}, listed: true, dead: lives(), removed: "a"},
+		{name: "of an unknown network, valid and dead", records: []*hostport.Attachment{in("a", "")}, valid: []hostport.Key{two[0].Key}, listed: true, dead: lives()},
+		{name: "of an unknown network, and may live", records: []*hostport.Attachment{in("a", "")}, listed: true, dead: lives("?a"), err: ErrUnseen},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, err := planGC(tc.records, "podnet", tc.valid, tc.listed, tc.dead)
+			if ids(p.remove) != tc.removed || len(p.add) > 0 || !errors.Is(err, tc.err) {
+				t.Errorf("removes %q, adds %q, %v; want %q removed, %v", ids(p.remove), ids(p.add), err, tc.removed, tc.err)
+			}
+		})
+	}
+}
+
+func TestPlanPrune(t *testing.T) {
+	records := []*hostport.Attachment{pod("a", "10.0.0.2/24", 80), pod("b", "10.0.0.3/24", 81), pod("c", "10.0.0.4/24", 82)}
+	a, stranger := records[0].Key, pod("d", "10.0.0.5/24", 83).Key
+	for _, tc := range []struct {
+		name    string
+		among   []hostport.Key
+		sees    sight
+		dead    deadFunc
+		removed string
+		err     error
+	}{
+		{"all live", nil, true, lives("a", "b", "c"), "", nil},
+		{"two are dead", nil, true, lives("b"), "a c", nil},
+		{"two are dead, one was asked about", []hostport.Key{a}, true, lives("b"), "a", nil},
+		{"nobody recorded was asked about", []hostport.Key{stranger}, true, lives(), "", nil},
+		{"one may live", nil, true, lives("?b"), "", ErrUnseen},
+		{"one may live, another was asked about", []hostport.Key{a}, true, lives("?b"), "a", nil},
+		{"no sight, and all are seen alive", nil, false, lives("a", "b", "c"), "", ErrUnseen},
+		{"no sight, and nobody recorded was asked about", []hostport.Key{stranger}, false, lives(), "", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, err := planPrune(records, tc.among, tc.sees, tc.dead)
+			if ids(p.remove) != tc.removed || len(p.add) > 0 || !errors.Is(err, tc.err) {
+				t.Errorf("removes %q, adds %q, %v; want %q removed, %v", ids(p.remove), ids(p.add), err, tc.removed, tc.err)
+			}
+		})
+	}
+}
+
 func TestPlanAdopt(t *testing.T) {
 	recovered := func(a *hostport.Attachment) { a.AddedAt = time.Time{} }
 	anotherBoot := func(a *hostport.Attachment) { a.Boot = "ffffffff"; recovered(a) }

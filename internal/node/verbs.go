@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"time"
 
@@ -130,15 +129,8 @@ func (n *Node) Forget(ctx context.Context, k hostport.Key) (removed *hostport.At
 // attachment is unknown because the state was lost once, only those go whose
 // sandbox is gone.
 func (n *Node) GC(ctx context.Context, network string, valid []hostport.Key, listed bool) error {
-	_, err := n.remove(ctx, func(s *session, a *hostport.Attachment) (bool, error) {
-		switch {
-		case slices.Contains(valid, a.Key) || a.Network != "" && a.Network != network:
-			return false, nil
-		case listed && a.Network == network:
-			return true, nil
-		default:
-			return s.dead(a)
-		}
+	_, err := n.remove(ctx, func(s *session, records []*hostport.Attachment) (plan, error) {
+		return planGC(records, network, valid, listed, s.dead)
 	})
 	return err
 }
@@ -150,33 +142,21 @@ func (n *Node) Prune(ctx context.Context, among ...hostport.Key) ([]*hostport.At
 	if err := n.hasState(ctx); err != nil {
 		return nil, err
 	}
-	return n.remove(ctx, func(s *session, a *hostport.Attachment) (bool, error) {
-		if len(among) > 0 && !slices.Contains(among, a.Key) {
-			return false, nil
-		}
-		if !s.sight {
-			return false, ErrUnseen // although some may be seen alive
-		}
-		return s.dead(a)
+	return n.remove(ctx, func(s *session, records []*hostport.Attachment) (plan, error) {
+		return planPrune(records, among, s.sight, s.dead)
 	})
 }
 
-// remove deletes every record for which stale returns true, in one change, and
-// returns those records. The first error of stale ends it.
-func (n *Node) remove(ctx context.Context, stale func(*session, *hostport.Attachment) (bool, error)) (removed []*hostport.Attachment, err error) {
+// remove carries out a plan that only removes records, in one change, and returns those
+// records.
+func (n *Node) remove(ctx context.Context, build func(*session, []*hostport.Attachment) (plan, error)) (removed []*hostport.Attachment, err error) {
 	err = n.change(ctx, func(s *session) error {
 		return s.apply(ctx, func(tx *state.Tx) (plan, error) {
 			records, _, err := tx.Records()
-			var p plan
-			for _, a := range records {
-				var yes bool
-				if yes, err = stale(s, a); err != nil {
-					return plan{}, err
-				}
-				if yes {
-					p.remove = append(p.remove, a)
-				}
+			if err != nil {
+				return plan{}, err
 			}
+			p, err := build(s, records)
 			if len(p.remove) > 0 { // else a resync has dropped them before this second try
 				removed = p.remove
 			}
