@@ -25,11 +25,6 @@ import (
 // the entries found by it. The walk is in the kernel, which has no index by
 // destination.
 func Flush(ctx context.Context, mappings []hostport.Forward) (removed int, err error) {
-	return flush(ctx, mappings, maxWalks)
-}
-
-// flush is Flush with another maxWalks.
-func flush(ctx context.Context, mappings []hostport.Forward, walks int) (removed int, err error) {
 	var errs []error
 	for _, f := range hostport.Families() {
 		w := make(wanted)
@@ -41,7 +36,7 @@ func flush(ctx context.Context, mappings []hostport.Forward, walks int) (removed
 		if len(w) == 0 {
 			continue
 		}
-		n, err := w.removeStale(ctx, f, walks)
+		n, err := w.removeStale(ctx, f)
 		removed += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("remove stale %s UDP flows: %w", f, err))
@@ -65,14 +60,14 @@ const anyPort = 0
 type wanted map[uint16][]netip.Addr
 
 // removeStale removes a family's entries that are wanted. It walks the kernel's table once
-// for each port if these are at most walks, or else once.
-func (w wanted) removeStale(ctx context.Context, f hostport.Family, walks int) (removed int, err error) {
+// for each port if these are at most maxWalks, or else once.
+func (w wanted) removeStale(ctx context.Context, f hostport.Family) (removed int, err error) {
 	local, err := localAddresses(f)
 	if err != nil {
 		return 0, err
 	}
 	ports := slices.Collect(maps.Keys(w))
-	if len(ports) > walks {
+	if len(ports) > maxWalks {
 		ports = []uint16{anyPort}
 	}
 	var stale [][]byte
