@@ -89,8 +89,7 @@ func unlessNoState(cmd *cobra.Command, err error) error {
 }
 
 // records returns what is recorded. Where that is not of this boot and version, it says
-// so on standard error. On a node without state it does so as well, unless rules name
-// owners all the same: that is an error.
+// so on standard error, and likewise on a node without state.
 func (w *where) records(cmd *cobra.Command) (s *node.Snapshot, there bool, err error) {
 	s, err = w.reader(cmd).List(cmd.Context())
 	there = err == nil

@@ -113,7 +113,7 @@ func (d *doctor) kernel() {
 		d.say("kernel", MarkFail, "", "Linux %s shows its rules to processes with CAP_NET_ADMIN in the node's network namespace only: what depends on them is not checked. %s", release, unread)
 		return
 	case d.s.refused != nil:
-		d.say("kernel", MarkFail, "modprobe nf_tables", "Linux %s: %s", release, unread)
+		d.say("kernel", MarkFail, "", "Linux %s: %s", release, unread)
 		return
 	case unread != "":
 		d.say("rules", MarkWarn, "", "what follows does not know all rules. %s", unread)

@@ -10,10 +10,10 @@
 // A reboot empties the kernel and so voids the records. The file is therefore
 // never synced: it has to survive a killed process, but not a power failure.
 //
-// A damaged file is moved aside and replaced by an empty one. bbolt has checksums
+// A damaged file is moved aside and replaced by an empty one, unless a guest finds it. bbolt has checksums
 // for its meta pages alone: a damaged page elsewhere may make it panic, recurse
 // until the stack is full, or loop. Panics are recovered, and a process that
 // loops ends itself. Processes that die while they read or write the file are
-// counted in the lock file: the next process checks the whole file, and after the
-// third death in a row the file is moved aside unread.
+// counted in the lock file: the next process that may write checks the whole file, and
+// after the third death in a row the file is moved aside unread.
 package state

@@ -62,9 +62,9 @@ type Tx struct {
 // rules must be rewritten. The records already say what the rules are to be.
 type Pending struct {
 	// Backends are those whose rules in the kernel may differ from the records.
-	Backends []string `json:"backends,omitempty"`
+	Backends []string `json:"backends"`
 	// Changed are the attachments that it removes or adds.
-	Changed []*hostport.Attachment `json:"changed,omitempty"`
+	Changed []*hostport.Attachment `json:"changed"`
 }
 
 // AppendJSON appends p to b.

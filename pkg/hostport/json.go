@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// AppendJSON appends to b exactly what encoding/json makes of a. The first record of a
-// process takes encoding/json 0.1 ms, a twentieth of an ADD: it looks at the types first.
+// AppendJSON appends to b exactly what encoding/json makes of a. For the first record of
+// a process encoding/json takes 0.1 ms to look at the types, 4 % of an ADD on nftables.
 func (a *Attachment) AppendJSON(b []byte) []byte {
 	e := encoder(append(slices.Grow(b, 512+64*len(a.Mappings)), '{'))
 	e.text("containerID", a.ContainerID)
