@@ -111,7 +111,9 @@ func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted
 			switch {
 			case err == nil:
 				fn(v, there)
-			case gone != nil || v.inUse() || !errors.Is(err, backend.ErrMissing):
+			case gone != nil && errors.Is(err, backend.ErrMissing):
+				errs = append(errs, gone)
+			case v.inUse() || !errors.Is(err, backend.ErrMissing):
 				errs = append(errs, err)
 			default:
 				unread = errors.Join(unread, &backend.FamilyError{Family: f, Err: err})

@@ -56,11 +56,13 @@ func start(t *testing.T, source ports) (dir string, stop func()) {
 	return dir, stop
 }
 
+// waitFor waits until somebody listens on a socket, which is there a moment before.
 func waitFor(t *testing.T, path string) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		_, err := os.Stat(path)
+		conn, err := net.Dial("unix", path)
 		if err == nil {
+			conn.Close()
 			return
 		}
 		if time.Now().After(deadline) {

@@ -147,7 +147,7 @@ func (s *Store) open() error {
 			},
 		})
 		if err != nil {
-			return err
+			return fmt.Errorf("open %q: %w", s.path, err)
 		}
 		return s.db.View(func(tx *bolt.Tx) (err error) {
 			if err = s.verify(tx); err == nil {
@@ -165,12 +165,12 @@ func (s *Store) open() error {
 	var no unix.Errno
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		err = ErrLocked
+		err = fmt.Errorf("open %q: %w", s.path, ErrLocked)
 	case err != nil && !errors.Is(err, ErrDamaged) && !errors.As(err, &no): // no failure of the system
 		err = damagef("%w", err)
 	}
 	if err != nil {
-		return fmt.Errorf("open %q: %w", s.path, err)
+		return err
 	}
 	switch {
 	case s.other == nil || s.opts.ReadOnly && !s.other.Void:
