@@ -45,18 +45,7 @@ func newInstall(w *where) *cobra.Command {
 				return err
 			}
 			var done installation
-			if !o.Wait && !o.DryRun {
-				// Nothing is left in --bin-dir where there is no network to serve.
-				plan := o
-				plan.DryRun = true
-				if done.Report, err = install.Run(cmd.Context(), plan); err != nil && done.Report != nil {
-					done.Changes = nil
-				}
-			}
-			if err == nil {
-				done.Report, err = install.Run(cmd.Context(), o)
-			}
-			if err == nil {
+			if done.Report, err = install.Run(cmd.Context(), o); err == nil {
 				done.Adoption, err = adoptInstalled(cmd, w, o, done.Report.Networks)
 			}
 			done.failed = err != nil
@@ -138,13 +127,13 @@ func binaries() ([]string, error) {
 
 // reportWriter tells how to print a report in a format of the flag --output.
 func reportWriter(output string) (func(io.Writer, installation) error, error) {
+	if err := knownOutput(output, "text", "json"); err != nil {
+		return nil, err
+	}
 	write := map[string]func(io.Writer, installation) error{
 		"text": writeInstallation,
 		"json": func(w io.Writer, r installation) error { return writeJSON(w, r) },
 	}[output]
-	if write == nil {
-		return nil, fmt.Errorf("--output %q: want text or json", output)
-	}
 	return func(w io.Writer, r installation) error {
 		if r.Report == nil {
 			return nil

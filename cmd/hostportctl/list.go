@@ -89,7 +89,8 @@ type row struct {
 	mapping    hostport.Mapping
 	attachment *hostport.Attachment
 	// state is "" where it could not be read, or it is not known whether a Service
-	// comes first, or what its rules have to be. connections are nil where they could not be read.
+	// comes first, or what its rules have to be. connections are nil where they could
+	// not be read.
 	state       string
 	connections *uint64
 }

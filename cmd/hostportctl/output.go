@@ -27,7 +27,7 @@ func writerOf(output string) (func(io.Writer, []row) error, error) {
 	case "yaml":
 		return func(w io.Writer, rows []row) error { return writeYAML(w, listingOf(rows)) }, nil
 	default:
-		return nil, fmt.Errorf("--output %q: want table, wide, json or yaml", output)
+		return nil, knownOutput(output, "table", "wide", "json", "yaml")
 	}
 }
 

@@ -63,6 +63,17 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Mode != Conflist && o.Mode != Dropin {
 		return nil, fmt.Errorf("unknown mode %q: want %s or %s", o.Mode, Conflist, Dropin)
 	}
+	if !o.Wait && !o.DryRun {
+		// Nothing is left in BinDir where there is no network to serve.
+		plan := o
+		plan.DryRun = true
+		if r, err := runConfiguration(ctx, plan); err != nil {
+			if r != nil {
+				r.Changes = nil
+			}
+			return r, err
+		}
+	}
 	binaries, err := o.installBinaries()
 	if err != nil {
 		return nil, err
