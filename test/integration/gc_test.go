@@ -95,7 +95,7 @@ func statusScenarios() []scenario {
 			e.w.RestoreTools()
 		}},
 		{name: "STATUS and ADD where IPv6 cannot be served", backends: iptablesOnly, families: v4Only, run: func(e *env) {
-			for _, tool := range []string{"ip6tables", "ip6tables-restore", "ip6tables-save"} {
+			for _, tool := range toolsOf(world.V6) {
 				e.w.ReplaceTool(tool, `echo "$0: unable to initialize table 'nat'" >&2; exit 3`)
 			}
 			const advice = "IPv6: host ports cannot be programmed"

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hostport-cni/hostport/test/world"
@@ -14,57 +15,27 @@ import (
 func unreadableScenarios() []scenario {
 	return []scenario{
 		{name: "a lost state and rules of one family that cannot be read", backends: iptablesOnly, run: func(e *env) {
-			web := e.web()
-			unseen := e.network(world.NetworkOptions{Families: []world.Family{e.f.Other()}})
-			hidden := e.webTo(unseen, "hidden", 8082)
-			e.loseState()
-			e.breakTools(e.f.Other())
-			e.refusedFor(e.net, web, world.TCP(8080, 81))
-			e.webTo(e.net, "other", 8081)
-			reached := func() {
-				e.Helper()
-				e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-				e.reaches(e.w.Client, "tcp", e.node(8081), "other")
-				e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(e.f.Other().Node(), 8082), "hidden")
-			}
-			reached()
-			e.w.RestoreTools()
-			e.refusedFor(unseen, hidden, world.TCP(8082, 81))
-			e.checks(e.live...)
-			reached()
+			lostBesideUnread(e, func(web *world.Attachment) {
+				e.breakTools(e.f.Other())
+				e.refusedFor(e.net, web, world.TCP(8080, 81))
+			})
 		}},
 		{name: "a lost state and a tool that fails once", backends: iptablesOnly, run: func(e *env) {
-			e.web()
-			unseen := e.network(world.NetworkOptions{Families: []world.Family{e.f.Other()}})
-			hidden := e.webTo(unseen, "hidden", 8082)
-			e.loseState()
-			once := e.TempDir()
-			for _, tool := range toolsOf(e.f.Other()) {
-				failed := once + "/" + tool
-				e.w.ReplaceTool(tool, `[ "$1" = --version ] || [ -e `+failed+` ] || { >`+failed+`; echo "`+tool+`: cannot" >&2; exit 1; }; exec "$REAL" "$@"`)
-			}
-			e.webTo(e.net, "other", 8081)
-			reached := func() {
-				e.Helper()
-				e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-				e.reaches(e.w.Client, "tcp", e.node(8081), "other")
-				e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(e.f.Other().Node(), 8082), "hidden")
-			}
-			reached()
-			e.w.RestoreTools()
-			e.refusedFor(unseen, hidden, world.TCP(8082, 81))
-			e.checks(e.live...)
-			reached()
+			lostBesideUnread(e, func(*world.Attachment) {
+				once := e.TempDir()
+				for _, tool := range toolsOf(e.f.Other()) {
+					failed := once + "/" + tool
+					e.w.ReplaceTool(tool, `[ "$1" = --version ] || [ -e `+failed+` ] || { >`+failed+`; echo "`+tool+`: cannot" >&2; exit 1; }; exec "$REAL" "$@"`)
+				}
+			})
 		}},
 		{name: "a lost state while the tools are away", backends: iptablesOnly, run: func(e *env) {
 			nft := e.otherBackend()
 			e.webTo(nft, "web", 8080)
 			hidden := e.webTo(e.net, "hidden", 8081)
 			e.loseState()
-			for _, f := range world.Families {
-				for _, tool := range toolsOf(f) {
-					e.w.RemoveTool(tool)
-				}
+			for _, tool := range allTools {
+				e.w.RemoveTool(tool)
 			}
 			e.webTo(nft, "third", 8082)
 			e.allReached()
@@ -165,6 +136,29 @@ func unreadableScenarios() []scenario {
 	}
 }
 
+// lostBesideUnread loses the state of a pod and of one of the other family, whose rules
+// cannot be read after breaks, which gets the first pod. Both serve on beside a third, and
+// once the tools work again the hidden pod's port is refused to others.
+func lostBesideUnread(e *env, breaks func(web *world.Attachment)) {
+	web := e.web()
+	unseen := e.network(world.NetworkOptions{Families: []world.Family{e.f.Other()}})
+	hidden := e.webTo(unseen, "hidden", 8082)
+	e.loseState()
+	breaks(web)
+	e.webTo(e.net, "other", 8081)
+	reached := func() {
+		e.Helper()
+		e.reaches(e.w.Client, "tcp", e.node(8080), "web")
+		e.reaches(e.w.Client, "tcp", e.node(8081), "other")
+		e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(e.f.Other().Node(), 8082), "hidden")
+	}
+	reached()
+	e.w.RestoreTools()
+	e.refusedFor(unseen, hidden, world.TCP(8082, 81))
+	e.checks(e.live...)
+	reached()
+}
+
 // breakTools has the iptables tools of some families tell their version and fail at
 // anything else.
 func (e *env) breakTools(families ...world.Family) {
@@ -178,10 +172,7 @@ func (e *env) breakTools(families ...world.Family) {
 
 // toolsOf are the names of the iptables tools of a family.
 func toolsOf(f world.Family) []string {
-	if f == world.V6 {
-		return []string{"ip6tables", "ip6tables-save", "ip6tables-restore"}
-	}
-	return []string{"iptables", "iptables-save", "iptables-restore"}
+	return slices.DeleteFunc(slices.Clone(allTools), func(tool string) bool { return strings.HasPrefix(tool, "ip6") != (f == world.V6) })
 }
 
 // refusesUninstall wants hostportctl uninstall to say which rules cannot be read, and to

@@ -28,7 +28,7 @@ func oldVersions(e *env) {
 	const kernel = "is older than 5.10, the oldest that hostport is tested on"
 	want := []string{kernel}
 	pretend := func(then string) {
-		for _, tool := range []string{"iptables", "iptables-restore", "iptables-save", "ip6tables", "ip6tables-restore", "ip6tables-save"} {
+		for _, tool := range allTools {
 			e.w.ReplaceTool(tool, fmt.Sprintf(`[ "$1" != --version ] || { echo "%s v1.8.5 (legacy)"; exit; }; %s`, tool, then))
 		}
 	}
