@@ -17,7 +17,7 @@ import (
 
 // Options of an Agent.
 type Options struct {
-	// Install says what to install where. Wait and DryRun are the agent's.
+	// Install says what to install where. The agent sets Wait and DryRun.
 	Install install.Options
 	// NoInstall leaves the configuration and the binaries alone.
 	NoInstall bool
@@ -26,34 +26,34 @@ type Options struct {
 	// Backend is the backend that has to be usable, "" for the one that the
 	// plugin's entry names or that is chosen for it.
 	Backend string
-	// CacheDir is libcni's, "" for the usual one.
+	// CacheDir is libcni's cache, "" for the default.
 	CacheDir string
 	// LockTimeout bounds the wait for calls of the plugin.
 	LockTimeout time.Duration
-	// DeadOwnerTimeout is for how long an owner has to be dead before it is
-	// removed; 0 is for ever.
+	// DeadOwnerTimeout is how long an owner has to be dead before it is removed; 0
+	// means never.
 	DeadOwnerTimeout time.Duration
-	// LegacyInterval is how often the tables of iptables-legacy are looked at.
+	// LegacyInterval is how often the tables of iptables-legacy are checked.
 	LegacyInterval time.Duration
-	// MetricsAddress is where metrics and health are served; "" is nowhere.
+	// MetricsAddress is where metrics and health are served; "" disables both.
 	MetricsAddress string
 	// ConnectionMetrics counts connections of each mapping.
 	ConnectionMetrics bool
-	// Events are told what a person should see in Kubernetes; nil for nobody.
+	// Events receives what an operator should see in Kubernetes; nil for none.
 	Events Events
-	// Pods knows the host ports of pods, for the plugin that asks; nil if it is
-	// not to be answered.
+	// Pods provides the host ports of pods for the plugin's requests; nil if the
+	// agent does not answer them.
 	Pods podports.Source
 	// Build is the version of the program.
 	Build string
 	Log   *slog.Logger
 }
 
-// Events tells Kubernetes. Implementations do not block.
+// Events writes events to Kubernetes. Implementations do not block.
 type Events interface {
-	// Node tells of something that happened to the node.
+	// Node reports something that happened to the node.
 	Node(reason, message string, warning bool)
-	// Pod tells of something that happened to a pod.
+	// Pod reports something that happened to a pod.
 	Pod(namespace, name, uid, reason, message string)
 }
 
@@ -63,7 +63,7 @@ type noEvents struct{}
 func (noEvents) Node(string, string, bool)                  {}
 func (noEvents) Pod(string, string, string, string, string) {}
 
-// Agent is one that runs on a node.
+// Agent maintains the host ports of a node.
 type Agent struct {
 	o       Options
 	log     *slog.Logger
@@ -73,7 +73,7 @@ type Agent struct {
 	ready   ready
 }
 
-// place is where the state is, and which backend a new pod gets. It follows the
+// place is the state directory, and the backend for new pods. It follows the
 // network's configuration.
 type place struct {
 	value atomic.Pointer[placeValue]
@@ -93,10 +93,10 @@ func New(o Options) *Agent {
 	return a
 }
 
-// locate finds the state directory and the backend of the plugin's entries.
+// locate reads the state directory and the backend from the plugin's entries.
 func (a *Agent) locate() {
 	next := placeValue{a.o.DataDir, a.o.Backend}
-	// What cannot be read may be another plugin's.
+	// A file that cannot be read may be another plugin's.
 	entries, _ := install.Entries(a.o.Install.ConfDir)
 	for _, e := range entries {
 		if next.dataDir == "" {
@@ -117,14 +117,14 @@ func (a *Agent) locate() {
 	}
 }
 
-// node returns the node as the agent sees it: a guest of the plugin's.
+// node returns the node as the agent sees it: as a guest of the plugin's state.
 func (a *Agent) node() *node.Node {
 	return &node.Node{
 		Dir: a.place.value.Load().dataDir, CacheDir: a.o.CacheDir, Timeout: a.o.LockTimeout, Log: a.log, Guest: true,
 	}
 }
 
-// owner returns the node for what the agent does right after it has installed a
+// owner returns the node for actions right after the agent has installed a
 // plugin of its own version.
 func (a *Agent) owner() *node.Node {
 	n := a.node()
@@ -132,11 +132,11 @@ func (a *Agent) owner() *node.Node {
 	return n
 }
 
-// stopTime is how long Run waits for what it is in the middle of. Whatever is
-// not finished then, the next call of the plugin's recovers.
+// stopTime is how long Run waits for actions in progress. The next call of the
+// plugin recovers what is unfinished after that.
 const stopTime = 2 * time.Second
 
-// Run looks after the node until ctx is done. It fails if it cannot begin.
+// Run maintains the node until ctx is done. It fails if it cannot start.
 func (a *Agent) Run(ctx context.Context) error {
 	commits, err := listen()
 	if err != nil {
@@ -181,7 +181,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// ended reports whether an error is only that the agent ends.
+// ended reports whether an error only means that the agent stops.
 func ended(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx)))
 }

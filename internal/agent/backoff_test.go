@@ -8,7 +8,7 @@ import (
 func TestBackoff(t *testing.T) {
 	var b backoff
 	now := time.Unix(1000, 0)
-	// Somebody undoes it at once, each time.
+	// Another program undoes it at once, each time.
 	var waits []time.Duration
 	for range 9 {
 		w := b.wait(now)
@@ -30,13 +30,14 @@ func TestBackoff(t *testing.T) {
 	if got := b.wait(now.Add(10 * time.Second)); got != 20*time.Second {
 		t.Errorf("waits %v, want 20s", got)
 	}
-	// Once nothing was undone for long, it begins anew.
+	// After a quiet time, counting starts again.
 	if got := b.wait(now.Add(quietTime + time.Second)); got != 0 || b.active() {
 		t.Errorf("waits %v after a quiet time", got)
 	}
 }
 
-// What happens now and then is no fight.
+// TestBackoffSeldom wants no delay for something that happens only now and
+// then.
 func TestBackoffSeldom(t *testing.T) {
 	var b backoff
 	for now := time.Unix(1000, 0); now.Before(time.Unix(10000, 0)); now = now.Add(2 * time.Minute) {

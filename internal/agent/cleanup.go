@@ -10,12 +10,12 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Cleanup takes the plugin out of the network's configuration, and waits for as
-// long as drain until no pod holds a port. Then rules, state and programs go too.
-// Otherwise they stay, and pods keep their ports: the error is an
+// Cleanup removes the plugin from the network's configuration, and waits at
+// most drain until no pod holds a port. Then it removes rules, state and
+// programs too. Otherwise they stay, and pods keep their ports: the error is an
 // *install.HeldError.
 func (a *Agent) Cleanup(ctx context.Context, drain time.Duration) error {
-	// The entry says where the state is for as long as it is there.
+	// Read the state's location now: the entry that names it is removed below.
 	dirs := node.Dirs{a.node()}
 	r, err := install.Uninstall(ctx, install.UninstallOptions{
 		BinDir: a.o.Install.BinDir, ConfDir: a.o.Install.ConfDir, Network: a.o.Install.Network,
@@ -23,7 +23,7 @@ func (a *Agent) Cleanup(ctx context.Context, drain time.Duration) error {
 		Holders: func(ctx context.Context) ([]*hostport.Attachment, error) {
 			all, err := dirs.Holders(ctx)
 			if errors.Is(err, node.ErrUnseen) {
-				err = nil // whoever is dead is waited for like the others
+				err = nil // dead owners are waited for like living ones
 			}
 			return all, err
 		},

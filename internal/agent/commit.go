@@ -12,7 +12,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/node"
 )
 
-// commit is a transaction of nf_tables that may have touched rules of ours.
+// commit is a transaction of nf_tables that may have touched our rules.
 type commit struct {
 	backend string
 	// tid is the thread that made it, in the kernel's own PID namespace; process
@@ -25,12 +25,12 @@ type commit struct {
 type commits struct {
 	f   *os.File
 	buf []byte
-	// touched is what the messages of the transaction, whose end is yet to come,
-	// have touched.
+	// touched is what the messages of the current transaction, which has not ended
+	// yet, have touched.
 	touched map[string]bool
-	// ofAdd and removes say whether these messages have a chain that only an ADD
-	// makes, and whether something of ours went. An ADD's tool has ended, as a
-	// rule, before it can be asked who started it.
+	// ofAdd and removes say whether these messages create a chain that only an ADD
+	// creates, and whether they remove anything of ours. An ADD's tool has usually
+	// exited before its parent can be looked up.
 	ofAdd, removes bool
 }
 
@@ -38,7 +38,7 @@ type commits struct {
 var errOverrun = errors.New("notifications were lost")
 
 // receiveBuffer holds the notifications of a transaction with tens of thousands
-// of rules, as kube-proxy's are. It costs nothing while it is empty.
+// of rules, such as kube-proxy's. It costs nothing while it is empty.
 const receiveBuffer = 8 << 20
 
 // listen joins the multicast group of nf_tables, in the calling thread's network
@@ -64,7 +64,7 @@ func listen() (*commits, error) {
 func (c *commits) Close() error { return c.f.Close() }
 
 // receive waits for notifications, and returns the commits among them that may
-// have touched rules of ours. The error is errOverrun if some were lost.
+// have touched our rules. The error is errOverrun if some were lost.
 func (c *commits) receive() ([]commit, error) {
 	n, err := c.f.Read(c.buf)
 	if errors.Is(err, unix.ENOBUFS) {
@@ -77,7 +77,7 @@ func (c *commits) receive() ([]commit, error) {
 	return c.parse(c.buf[:n]), nil
 }
 
-// forget begins another transaction.
+// forget resets the state for the next transaction.
 func (c *commits) forget() {
 	clear(c.touched)
 	c.ofAdd, c.removes = false, false
@@ -135,9 +135,9 @@ const (
 	nftaGenProcName = 3
 )
 
-// chainAttribute returns the attribute of a message that names the chain that it
-// is about, 0 if it is about something else in a table, and -1 if it is of no
-// interest. The name of the table is attribute 1 of all.
+// chainAttribute returns the attribute that names the chain of a message, 0 for
+// a message about another object in a table, and -1 for an irrelevant message.
+// Attribute 1 of all messages is the table's name.
 func chainAttribute(kind uint16) int {
 	switch kind {
 	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:

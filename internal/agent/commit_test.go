@@ -126,7 +126,7 @@ func TestCommits(t *testing.T) {
 	}
 }
 
-// FuzzCommits reads whatever looks like a notification.
+// FuzzCommits parses arbitrary bytes as notifications.
 func FuzzCommits(f *testing.F) {
 	f.Add(slices.Concat(rule("nat", "CNI-HP-DNAT"), generation(1, "nft")))
 	f.Add(message(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, []byte{4, 0, 1, 0, 3, 0, 1, 0}))

@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// entryInterval is how often the network's configuration is looked at if
-	// nothing tells of a change: its directory may have been replaced.
+	// entryInterval is how often the network's configuration is checked without a
+	// notification: its directory may have been replaced.
 	entryInterval = time.Minute
-	// absentInterval is how often a configuration, or a directory, is looked for
-	// that is not there yet.
+	// absentInterval is how often a missing configuration or directory is looked
+	// for.
 	absentInterval = time.Second
 )
 
-// adoptDelays are when pods are adopted once more after the plugin took portmap's
-// place: a runtime may have been in the middle of an ADD.
+// adoptDelays returns the delays after which pods are adopted once more after
+// the plugin replaced portmap: a runtime may have been in the middle of an ADD.
 func adoptDelays() []time.Duration { return []time.Duration{5 * time.Second, time.Minute} }
 
 // keeper keeps the plugin's entry in the network's configuration.
@@ -37,14 +37,14 @@ type keeper struct {
 	backoff   backoff
 	complaint string
 	missing   bool              // the entry was seen missing, and is not back yet
-	told      bool              // of a program that takes it out again and again
+	told      bool              // that a program removes it repeatedly
 	networks  []string          // that have the plugin
 	programs  map[string]string // what the installed programs look like, by path
-	adoptions []time.Time       // when to adopt once more, in order
+	adoptions []time.Time       // when to adopt again, in order
 }
 
-// keepEntry installs the plugin, adopts and resyncs, and then puts the entry and
-// the binaries back whenever they are changed.
+// keepEntry installs the plugin, adopts and resyncs, and then restores the
+// entry and the binaries whenever they change.
 func (a *Agent) keepEntry(ctx context.Context) {
 	k := &keeper{Agent: a, files: watchFiles(a.o.Install.ConfDir, a.o.Install.BinDir, a.log)}
 	defer k.files.close()
@@ -72,7 +72,7 @@ func (a *Agent) keepEntry(ctx context.Context) {
 	}
 }
 
-// ensure puts the entry in place if it is not, and returns when to look again.
+// ensure installs the entry if it is missing, and returns when to check again.
 func (k *keeper) ensure(ctx context.Context, started bool) time.Duration {
 	defer k.locate()
 	if k.o.NoInstall {
@@ -106,8 +106,8 @@ func (k *keeper) ensure(ctx context.Context, started bool) time.Duration {
 
 var errFoughtOver = errors.New("another program takes the plugin out of the network's configuration again and again")
 
-// plan finds out what is to be done. Programs are read only if they look other
-// than after the last installation.
+// plan finds out what has to be done. It reads programs only if they look
+// different from the last installation.
 func (k *keeper) plan(ctx context.Context) (*install.Report, error) {
 	o := k.o.Install
 	o.DryRun = true
@@ -124,7 +124,8 @@ func (k *keeper) plan(ctx context.Context) (*install.Report, error) {
 	return r, err
 }
 
-// look returns what the programs in the runtime's directory look like.
+// look returns the file metadata of the programs in the runtime's directory, to
+// detect a replacement.
 func (k *keeper) look() map[string]string {
 	out := make(map[string]string)
 	for _, from := range k.o.Install.Binaries {
@@ -136,9 +137,9 @@ func (k *keeper) look() map[string]string {
 	return out
 }
 
-// install puts the entry and the binaries in place.
+// install installs the entry and the binaries.
 func (k *keeper) install(ctx context.Context, started bool) time.Duration {
-	// What is begun is finished, also when the agent ends.
+	// Finish an installation that has begun, even when the agent stops.
 	r, err := install.Run(context.WithoutCancel(ctx), k.o.Install)
 	if err != nil {
 		k.report(err)
@@ -168,7 +169,7 @@ func (k *keeper) install(ctx context.Context, started bool) time.Duration {
 	return entryInterval
 }
 
-// fight tells once that another program undoes the installation.
+// fight reports once that another program undoes the installation.
 func (k *keeper) fight() {
 	if k.told {
 		return
@@ -180,7 +181,7 @@ func (k *keeper) fight() {
 	k.o.Events.Node("HostPortInstallFoughtOver", by+" takes hostport out of the network's configuration again and again", true)
 }
 
-// later returns when to try again, and tells of an error that is not only that
+// later returns when to retry, and reports the error unless it only means that
 // the node's network is not configured yet.
 func (k *keeper) later(err error) time.Duration {
 	if errors.Is(err, install.ErrNoNetwork) || errors.Is(err, fs.ErrNotExist) {
@@ -216,7 +217,7 @@ func (k *keeper) named() error {
 	return nil
 }
 
-// start adopts what portmap serves, and makes records and kernel agree.
+// start adopts the pods that portmap serves, and resyncs.
 func (k *keeper) start(ctx context.Context) bool {
 	ctx = context.WithoutCancel(ctx)
 	n := k.owner()
@@ -240,7 +241,7 @@ func (k *keeper) start(ctx context.Context) bool {
 	return true
 }
 
-// adopt takes over the pods that portmap serves, if the plugin has its place.
+// adopt takes over the pods that portmap serves, if the plugin replaces it.
 func (k *keeper) adopt(ctx context.Context, n *node.Node) {
 	if !k.o.Install.ReplacePortmap {
 		return
@@ -262,7 +263,7 @@ func (k *keeper) adopt(ctx context.Context, n *node.Node) {
 	}
 }
 
-// tell logs what an adoption did to attachments that were not known before.
+// tell logs what an adoption did to attachments that were not in known.
 func (k *keeper) tell(got *node.Adoption, known map[hostport.Key]bool) {
 	for _, o := range got.Adopted {
 		if !known[o.Key] {

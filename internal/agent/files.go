@@ -11,7 +11,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// filesSettleTime is for how long files must be left alone before they are read:
+// filesSettleTime is how long files must be unchanged before they are read:
 // some installers write in several steps.
 const filesSettleTime = 100 * time.Millisecond
 
@@ -19,11 +19,11 @@ const filesSettleTime = 100 * time.Millisecond
 type files struct {
 	confDir, binDir string
 	log             *slog.Logger
-	watcher         *fsnotify.Watcher // nil if none can be had
+	watcher         *fsnotify.Watcher // nil if unavailable
 	writers         *writers
 }
 
-// watchFiles begins to watch. Without a watcher, files are looked at now and then.
+// watchFiles starts a watcher. Without one, files are checked periodically.
 func watchFiles(confDir, binDir string, log *slog.Logger) *files {
 	f := &files{confDir: confDir, binDir: binDir, log: log, writers: new(writers)}
 	var err error
@@ -40,8 +40,8 @@ func (f *files) close() {
 	}
 }
 
-// add watches the directories that are there now: a network's own, below that of
-// the configurations, may come and go.
+// add watches the directories that exist now: a network's own, below the
+// configuration directory, may be created and deleted.
 func (f *files) add() {
 	if f.watcher == nil {
 		return
@@ -54,13 +54,13 @@ func (f *files) add() {
 		}
 	}
 	for _, dir := range dirs {
-		_ = f.watcher.Add(dir) // one that is not there is looked for again
+		_ = f.watcher.Add(dir) // a missing directory is retried later
 	}
 	f.writers.add(f.confDir)
 }
 
-// wait waits until a file was changed that matters, or for as long as d. It
-// reports false if ctx is done.
+// wait waits until a relevant file changes, or for d. It reports false if ctx
+// is done.
 func (f *files) wait(ctx context.Context, d time.Duration) bool {
 	f.add()
 	timer := time.NewTimer(d)
@@ -76,14 +76,14 @@ func (f *files) wait(ctx context.Context, d time.Duration) bool {
 			return false
 		case <-timer.C:
 			return true
-		case err := <-errs: // an overflow: look at everything
+		case err := <-errs: // an overflow: check everything
 			f.log.Debug("changes of files were lost", "reason", err)
 			return true
 		case e := <-events:
 			if !f.matters(e) {
 				continue
 			}
-			// The first change makes the wait a short one, which later ones prolong.
+			// The first change shortens the wait, and later ones extend it.
 			if !changed || timer.Stop() {
 				timer.Reset(min(d, filesSettleTime))
 			}
@@ -92,8 +92,8 @@ func (f *files) wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// matters reports whether an event is about a file that the agent looks at: not
-// one that an installer, ours or another, makes on its way.
+// matters reports whether an event is about a file that the agent reads, as
+// opposed to the temporary file of an installer, ours or another.
 func (f *files) matters(e fsnotify.Event) bool {
 	if e.Op == fsnotify.Chmod {
 		return false
@@ -105,5 +105,5 @@ func (f *files) matters(e fsnotify.Event) bool {
 	return !strings.HasPrefix(name, ".") && !strings.Contains(name, ".hostport-")
 }
 
-// writer names who changed a configuration last, as far as that is known.
+// writer names the process that last changed a configuration, if known.
 func (f *files) writer() string { return f.writers.writer().String() }

@@ -17,10 +17,10 @@ import (
 
 // Causes of a repair, as the metric names them.
 const (
-	causeChanged     = "changed"     // another program changed rules of ours
-	causeInterrupted = "interrupted" // a call of the plugin's was killed in the middle
+	causeChanged     = "changed"     // another program changed our rules
+	causeInterrupted = "interrupted" // a call of the plugin was killed half-way
 	causeStart       = "start"       // found when the agent started
-	causePeriodic    = "periodic"    // found although nothing told of it
+	causePeriodic    = "periodic"    // found without a notification
 )
 
 func causes() []string {
@@ -28,20 +28,20 @@ func causes() []string {
 }
 
 const (
-	// settleTime is for how long a change of rules has to be over before they are
-	// compared: a firewall's reload is several transactions. Whoever goes on and on
-	// is waited for no longer than settleLimit.
+	// settleTime is how long rules have to be unchanged before they are compared:
+	// a firewall's reload is several transactions. If changes go on, the wait ends
+	// after settleLimit.
 	settleTime  = 50 * time.Millisecond
 	settleLimit = 200 * time.Millisecond
-	// auditInterval is how often rules are compared although nothing told of a
-	// change.
+	// auditInterval is how often rules are compared without a notification.
 	auditInterval = 10 * time.Minute
-	// unmendedTime is how long a difference that a repair did not end is left
-	// alone, if nobody changes anything.
+	// unmendedTime is how long a difference that a repair did not remove is left
+	// alone, unless there is another change.
 	unmendedTime = time.Minute
-	// retryTime is when rules that could not be read are read again.
+	// retryTime is the delay before rules that could not be read are read again.
 	retryTime = 10 * time.Second
-	// restlessTime is when rules are compared again that changed all the time.
+	// restlessTime is the delay before rules that kept changing are compared
+	// again.
 	restlessTime = 500 * time.Millisecond
 )
 
@@ -49,7 +49,7 @@ const (
 type trigger struct {
 	cause string
 	by    process
-	// at is when it was noticed.
+	// at is when the reason was noticed.
 	at time.Time
 }
 
@@ -58,15 +58,15 @@ type healer struct {
 	*Agent
 	wake chan struct{}
 
-	busy atomic.Int64 // since when it compares or repairs, in seconds; 0 if it waits
+	busy atomic.Int64 // start of the current comparison or repair, in seconds; 0 if idle
 
 	mu      sync.Mutex
 	next    *trigger
 	noticed time.Time // the last notice
 
-	// What follows belongs to run.
+	// The fields below are used by run only.
 	backoff    backoff
-	unmended   string // differences that a repair did not end
+	unmended   string // differences that a repair did not remove
 	unmendedAt time.Time
 	complaint  string // the last error that was logged
 	legacy     legacyTables
@@ -76,7 +76,7 @@ func newHealer(a *Agent) *healer {
 	return &healer{Agent: a, wake: make(chan struct{}, 1), legacy: legacyTables{seed: maphash.MakeSeed()}}
 }
 
-// receive turns commits of nf_tables into notices, until they are closed.
+// receive turns commits of nf_tables into notices, until c is closed.
 func (h *healer) receive(ctx context.Context, c *commits) {
 	for {
 		found, err := c.receive()
@@ -102,7 +102,7 @@ func (h *healer) receive(ctx context.Context, c *commits) {
 	}
 }
 
-// notice has rules compared. It does not block.
+// notice requests a comparison of the rules. It does not block.
 func (h *healer) notice(t trigger) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -119,7 +119,7 @@ func (h *healer) notice(t trigger) {
 	}
 }
 
-// take returns why rules are to be compared, nil for no new reason.
+// take returns the reason for the next comparison, nil if there is no new one.
 func (h *healer) take() *trigger {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -128,7 +128,8 @@ func (h *healer) take() *trigger {
 	return t
 }
 
-// settle waits until changes are over, and reports false if ctx is done first.
+// settle waits until the rules have settled, and reports false if ctx is done
+// first.
 func (h *healer) settle(ctx context.Context) bool {
 	for deadline := time.Now().Add(settleLimit); ; {
 		h.mu.Lock()
@@ -146,7 +147,7 @@ func (h *healer) settle(ctx context.Context) bool {
 func (h *healer) run(ctx context.Context) {
 	periodic := time.NewTicker(auditInterval)
 	defer periodic.Stop()
-	// again is for what is to be done later: rules that are left alone for a while.
+	// again fires when rules that were left alone have to be compared again.
 	again := time.NewTimer(0)
 	defer again.Stop()
 	last := trigger{cause: causeStart}
@@ -180,7 +181,7 @@ func (h *healer) run(ctx context.Context) {
 }
 
 // mend compares the rules with the records and repairs them. It returns when to
-// do that again if nothing else asks for it, 0 for never.
+// do that again without another trigger, 0 for never.
 func (h *healer) mend(ctx context.Context, t trigger) time.Duration {
 	n := h.node()
 	found, err := h.verify(ctx, n)
@@ -220,7 +221,7 @@ func (h *healer) mend(ctx context.Context, t trigger) time.Duration {
 	return h.repair(ctx, n, t, names, differences)
 }
 
-// backOff tells once that another program undoes repairs.
+// backOff reports once that another program undoes repairs.
 func (h *healer) backOff(t trigger, differences []string) {
 	if !h.backoff.active() || h.metrics.backsOff() {
 		return
@@ -231,8 +232,7 @@ func (h *healer) backOff(t trigger, differences []string) {
 	h.o.Events.Node("HostPortRulesFoughtOver", t.by.String()+" removes the rules of host ports again and again", true)
 }
 
-// calm ends a back-off when nothing happened for long, and returns when to look
-// again whether that is so.
+// calm ends a back-off after a quiet time, and returns when to check again.
 func (h *healer) calm(now time.Time) time.Duration {
 	if h.backoff.row == 0 {
 		return 0
@@ -249,12 +249,12 @@ func (h *healer) calm(now time.Time) time.Duration {
 	return 0
 }
 
-// repair rewrites the rules of backends, and looks whether that was enough.
+// repair rewrites the rules of backends, and compares them again.
 func (h *healer) repair(ctx context.Context, n *node.Node, t trigger, names, differences []string) time.Duration {
 	if interrupted(differences) {
 		t.cause = causeInterrupted
 	}
-	// A repair that was begun is finished, also when the agent ends.
+	// Finish a repair that has begun, even when the agent stops.
 	ctx = context.WithoutCancel(ctx)
 	err := n.Sync(ctx, names...)
 	now := time.Now()
@@ -272,14 +272,14 @@ func (h *healer) repair(ctx context.Context, n *node.Node, t trigger, names, dif
 		h.o.Events.Node("HostPortRulesRepaired", fmt.Sprintf("rules of host ports were repaired (%s, by %s): %s",
 			t.cause, t.by, summary(differences)), true)
 	}
-	_, _ = h.legacy.look() // the repair is no change of others
+	_, _ = h.legacy.look() // the repair is not a foreign change
 	left, verr := h.verify(ctx, n)
 	if err = errors.Join(err, verr); err != nil {
 		h.complain("rules could not be repaired", err)
 	}
 	if _, rest := flatten(left); len(rest) > 0 {
-		// Another program may have removed them again before that look. Should it go on,
-		// the tables would be alike at each look from then on.
+		// Another program may have removed them again before that look. If it
+		// continues to do so, the tables would look the same each time from then on.
 		h.legacy.forget()
 		h.unmended, h.unmendedAt = strings.Join(rest, "\n"), now
 		h.log.Error("rules of host ports are not as recorded after a repair", "differences", summary(rest))
@@ -299,14 +299,14 @@ func (h *healer) verify(ctx context.Context, n *node.Node) (map[string][]node.Di
 		return nil, err
 	}
 	h.metrics.setSnapshot(n.Dir, s)
-	// Records that change all the time are compared again at once.
+	// If the records keep changing, compare again at once.
 	if !node.Restless(err) || node.Busy(err) {
 		h.metrics.setCompared(found)
 	}
 	return found, err
 }
 
-// complain logs an error once for as long as it is the same.
+// complain logs an error unless it is the same as the last one.
 func (h *healer) complain(what string, err error) {
 	if text := err.Error(); text != h.complaint {
 		h.complaint = text
@@ -314,7 +314,8 @@ func (h *healer) complain(what string, err error) {
 	}
 }
 
-// flatten returns the backends that differ, and the differences in words.
+// flatten returns the names of the backends that differ, and the differences as
+// text.
 func flatten(found map[string][]node.Difference) (names, differences []string) {
 	for name, ds := range found {
 		if len(ds) == 0 {
@@ -330,7 +331,7 @@ func flatten(found map[string][]node.Difference) (names, differences []string) {
 	return names, differences
 }
 
-// summary keeps differences to what a line holds.
+// summary shortens differences to one line.
 func summary(differences []string) string {
 	const most = 3
 	if len(differences) <= most {
@@ -339,15 +340,15 @@ func summary(differences []string) string {
 	return fmt.Sprintf("%s; and %d more", strings.Join(differences[:most], "; "), len(differences)-most)
 }
 
-// interrupted reports whether one of the differences is a call that was killed.
+// interrupted reports whether one of the differences is an interrupted change.
 func interrupted(differences []string) bool {
 	return slices.ContainsFunc(differences, func(d string) bool { return strings.Contains(d, node.Interrupted) })
 }
 
-// stuckTime is for how long one comparison or repair may take.
+// stuckTime is how long one comparison or repair may take.
 const stuckTime = 3 * time.Minute
 
-// stuck says why the agent does not look after the rules, nothing if it does.
+// stuck returns why the agent does not maintain the rules, nil if it does.
 func (h *healer) stuck() []string {
 	since := h.busy.Load()
 	if since != 0 && time.Since(time.Unix(since, 0)) > stuckTime {

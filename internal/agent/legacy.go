@@ -12,8 +12,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// legacyTables remembers what the tables of iptables-legacy held when they were
-// looked at last.
+// legacyTables remembers a hash of the tables of iptables-legacy from the last
+// look.
 type legacyTables struct {
 	seed maphash.Seed
 	last atomic.Uint64 // 0 if no table was loaded
@@ -28,22 +28,24 @@ func (l *legacyTables) look() (changed bool, err error) {
 	return l.last.Swap(now) != now, nil
 }
 
-// forget has the next look report a change, if a table is loaded.
+// forget makes the next look report a change, if a table is loaded.
 func (l *legacyTables) forget() {
 	if last := l.last.Load(); last != 0 {
 		l.last.Store(last + 1)
 	}
 }
 
-// servesFromLegacy reports whether the tables of iptables-legacy may hold rules of ours.
+// servesFromLegacy reports whether the tables of iptables-legacy may hold our
+// rules.
 func (a *Agent) servesFromLegacy() bool {
 	onIptables := func(at *hostport.Attachment) bool { return at.Backend == backend.Iptables }
 	return a.healer.legacy.last.Load() != 0 && slices.ContainsFunc(a.metrics.snapshot().Attachments, onIptables)
 }
 
-// watchLegacy looks every few seconds whether the tables of iptables-legacy have
-// changed, and has rules compared if so. They may also have changed and changed back: the
-// plugin wrote, and a firewall restored what it had saved before.
+// watchLegacy checks every few seconds whether the tables of iptables-legacy
+// have changed, and requests a comparison if so. New records count as well,
+// because the tables may have changed and changed back: the plugin wrote, and a
+// firewall restored what it had saved before.
 func (a *Agent) watchLegacy(ctx context.Context) {
 	failed, written := false, a.node().Written()
 	for pause(ctx, a.o.LegacyInterval) {

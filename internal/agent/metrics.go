@@ -12,7 +12,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/node"
 )
 
-// metrics are what the agent has counted and seen, and the registry of all.
+// metrics holds what the agent has counted and observed, and the registry.
 type metrics struct {
 	registry *prometheus.Registry
 
@@ -28,8 +28,8 @@ type metrics struct {
 	records     *node.Snapshot
 	recordsDir  string
 	fightingOff bool
-	usable      map[string]bool // of the backends in use: what their STATUS says
-	unread      map[string]bool // backends whose rules could not be compared last
+	usable      map[string]bool // of the backends in use: the result of their STATUS
+	unread      map[string]bool // backends whose rules could not be compared the last time
 }
 
 func newMetrics(a *Agent) *metrics {
@@ -105,7 +105,7 @@ func (m *metrics) backsOff() bool {
 	return m.fightingOff
 }
 
-// snapshot returns the records as they were read last, never nil.
+// snapshot returns the records that were read last, never nil.
 func (m *metrics) snapshot() *node.Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -122,8 +122,9 @@ func (m *metrics) setSnapshot(dir string, s *node.Snapshot) {
 	m.records, m.recordsDir = s, dir
 }
 
-// setCompared shows a comparison of rules and records. A backend that found does
-// not have could not be read: nothing is known of its rules, and it counts as down.
+// setCompared shows a comparison of rules and records. A backend that is
+// missing in found could not be read: the state of its rules is unknown, and it
+// counts as down.
 func (m *metrics) setCompared(found map[string][]node.Difference) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -139,15 +140,15 @@ func (m *metrics) setCompared(found map[string][]node.Difference) {
 	}
 }
 
-// forgetCompared shows that rules and records cannot be compared, which is no
-// fault of any backend.
+// forgetCompared shows that rules and records cannot be compared, for a reason
+// that is not a backend's fault.
 func (m *metrics) forgetCompared() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outOfSync.Reset()
 }
 
-// setUsable shows what the STATUS of a backend in use says.
+// setUsable shows the STATUS of a backend in use.
 func (m *metrics) setUsable(name string, yes bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -155,7 +156,7 @@ func (m *metrics) setUsable(name string, yes bool) {
 	m.showUp(name)
 }
 
-// forgetBackend shows nothing more of a backend that is not in use.
+// forgetBackend removes the series of a backend that is no longer in use.
 func (m *metrics) forgetBackend(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -163,7 +164,7 @@ func (m *metrics) forgetBackend(name string) {
 	m.showUp(name)
 }
 
-// showUp needs the mutex.
+// showUp sets backend_up of a backend. The caller holds the mutex.
 func (m *metrics) showUp(name string) {
 	usable, used := m.usable[name]
 	if !used {

@@ -46,7 +46,8 @@ func newTestAgent(t *testing.T) *Agent {
 	return a
 }
 
-// TestMetricsLint asks what `promtool check metrics` asks, with every series there.
+// TestMetricsLint does what `promtool check metrics` does, with every series
+// present.
 func TestMetricsLint(t *testing.T) {
 	a := newTestAgent(t)
 	a.metrics.setDead(1)
@@ -92,8 +93,8 @@ hostport_mappings{backend="nftables",family="ipv4",protocol="tcp"} 1
 	}
 }
 
-// TestCompared wants no value where nothing is known: one of the past would look
-// like one of now.
+// TestCompared wants no value where the state is unknown: an old value would
+// look like a current one.
 func TestCompared(t *testing.T) {
 	m := newTestAgent(t).metrics
 	in := func(differences ...node.Difference) []node.Difference { return differences }
@@ -141,7 +142,7 @@ func TestCompared(t *testing.T) {
 	}
 }
 
-// TestHealth asks an agent that has not started yet, and one that has.
+// TestHealth queries an agent that has not started yet, and one that has.
 func TestHealth(t *testing.T) {
 	a := newTestAgent(t)
 	ask := func(reasons []string) (int, string) {
@@ -173,8 +174,8 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// TestReasons wants each reason in the log when it is new, also if the agent was
-// never ready.
+// TestReasons wants each new reason in the log, even if the agent was never
+// ready.
 func TestReasons(t *testing.T) {
 	a := newTestAgent(t)
 	var out bytes.Buffer
@@ -194,7 +195,7 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// Run fails where it cannot listen, and ends with its context.
+// TestEnded wants Run to fail if it cannot listen, and to end with its context.
 func TestEnded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	if ended(ctx, context.Canceled) {

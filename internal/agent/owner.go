@@ -8,13 +8,13 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// ownerInterval is how often sandboxes are looked at, if owners are not to be
-// removed sooner.
+// ownerInterval is how often sandboxes are checked, unless DeadOwnerTimeout is
+// shorter.
 const ownerInterval = 30 * time.Second
 
-// watchOwners removes the owners whose sandboxes are gone for long: their DEL was
-// lost. A runtime may take a while to send it, so that is no hurry; a new pod
-// takes the port over at once.
+// watchOwners removes the owners whose sandboxes have been gone for the
+// timeout: their DEL was lost. A runtime may take a while to send it, so there
+// is no hurry; a new pod takes the port over at once.
 func (a *Agent) watchOwners(ctx context.Context) {
 	interval := ownerInterval
 	if t := a.o.DeadOwnerTimeout; t > 0 {
@@ -26,7 +26,7 @@ func (a *Agent) watchOwners(ctx context.Context) {
 		n := a.node()
 		s, err := n.Snapshot(ctx, a.metrics.snapshot())
 		if err != nil {
-			continue // the healer tells
+			continue // the healer reports it
 		}
 		a.metrics.setSnapshot(n.Dir, s)
 		dead, err := s.Dead()
@@ -46,7 +46,8 @@ func (a *Agent) watchOwners(ctx context.Context) {
 	}
 }
 
-// overdue notes who is dead since when, and returns those that are dead for long.
+// overdue notes since when owners are dead, and returns those that have been
+// dead for the timeout.
 func overdue(since map[hostport.Key]time.Time, dead []hostport.Key, now time.Time, timeout time.Duration) (due []hostport.Key) {
 	is := make(map[hostport.Key]bool, len(dead))
 	for _, k := range dead {

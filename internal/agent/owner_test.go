@@ -7,7 +7,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// An owner is removed once it has been dead for long without a break.
+// TestOverdue wants an owner removed once it has been dead for the timeout
+// without interruption.
 func TestOverdue(t *testing.T) {
 	a, b := hostport.Key{ContainerID: "a"}, hostport.Key{ContainerID: "b"}
 	since := make(map[hostport.Key]time.Time)

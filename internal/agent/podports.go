@@ -7,12 +7,13 @@ import (
 	"github.com/hostport-cni/hostport/internal/podports"
 )
 
-// placeTime is how often it is looked whether the state directory moved.
+// placeTime is how often the agent checks whether the state directory has
+// moved.
 const placeTime = 5 * time.Second
 
-// servePods answers the plugin's questions about the host ports of pods, on the
-// socket beside the state, until ctx is done. A socket that is taken, by the agent
-// that this one replaces for instance, is tried again.
+// servePods answers the plugin's requests for the host ports of pods, on the
+// socket next to the state, until ctx is done. It retries a socket that is in
+// use, for instance by the agent that this one replaces.
 func (a *Agent) servePods(ctx context.Context) {
 	if a.o.Pods == nil {
 		return

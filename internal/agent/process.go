@@ -9,14 +9,14 @@ import (
 	"strings"
 )
 
-// process is who made a change, as far as that is known.
+// process is the process that made a change, as far as it is known.
 type process struct {
 	pid    int
 	name   string
 	parent string
 }
 
-// String is "nft (PID 4711), started by reload.sh".
+// String returns, for example, "nft (PID 4711), started by reload.sh".
 func (p process) String() string {
 	if p.name == "" {
 		return "an unknown process"
@@ -31,8 +31,8 @@ func (p process) String() string {
 	return s
 }
 
-// look finds out what it can about the thread that made a commit. It may have
-// ended.
+// look finds out what it can about the thread that made a commit. The thread
+// may have exited.
 func look(tid uint32, name string) process {
 	p := process{pid: int(tid), name: name}
 	pid, parent, ok := status(strconv.Itoa(int(tid)))
@@ -46,7 +46,7 @@ func look(tid uint32, name string) process {
 	return p
 }
 
-// status reads the process that a thread belongs to, and that one's parent.
+// status returns the process of a thread, and the parent of that process.
 func status(tid string) (pid, parent int, ok bool) {
 	b, err := os.ReadFile("/proc/" + tid + "/status")
 	if err != nil {
@@ -69,12 +69,12 @@ func status(tid string) (pid, parent int, ok bool) {
 }
 
 func comm(pid int) string {
-	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm") // it may have ended
+	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm") // it may have exited
 	return strings.TrimSpace(string(b))
 }
 
-// ours reports whether a program of ours made a change, itself or by a tool that
-// it started. A tool that has ended is nobody's.
+// ours reports whether one of our programs made a change, itself or through a
+// tool that it started. A tool that has exited does not count as ours.
 func (p process) ours() bool {
 	programs := []string{"hostport", "hostportctl", "hostport-agent"}
 	return slices.Contains(programs, p.name) || slices.Contains(programs, p.parent)

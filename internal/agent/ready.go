@@ -10,7 +10,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/backend"
 )
 
-// ready is what readiness depends on.
+// ready is the state that readiness depends on.
 type ready struct {
 	mu      sync.Mutex
 	started bool   // adopted and resynced
@@ -25,14 +25,14 @@ func (r *ready) starting() bool {
 	return !r.started
 }
 
-// reasons are why the node does not serve new pods, none if it does.
+// reasons returns why the node does not serve new pods, nil if it does.
 func (r *ready) reasons() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.list()
 }
 
-// list needs the mutex.
+// list is reasons for a caller that holds the mutex.
 func (r *ready) list() (out []string) {
 	if !r.started {
 		out = append(out, "starting")
@@ -45,7 +45,7 @@ func (r *ready) list() (out []string) {
 	return out
 }
 
-// update changes something, and returns the reasons of before and after.
+// update applies fn, and returns the reasons before and after.
 func (r *ready) update(fn func(*ready)) (before, after []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -54,8 +54,9 @@ func (r *ready) update(fn func(*ready)) (before, after []string) {
 	return before, r.list()
 }
 
-// setReady changes something that readiness depends on, and logs a turn, and each
-// new reason: the kubelet tells nobody what the probe was answered.
+// setReady changes something that readiness depends on, and logs each
+// transition and each new reason: the kubelet does not show the probe's
+// response.
 func (a *Agent) setReady(fn func(*ready)) {
 	before, after := a.ready.update(fn)
 	isNew := func(reason string) bool { return !slices.Contains(before, reason) }
@@ -68,14 +69,14 @@ func (a *Agent) setReady(fn func(*ready)) {
 }
 
 const (
-	// goodInterval and badInterval are how often a backend that works, or does
-	// not, is asked for its status: iptables has processes started for it.
+	// goodInterval and badInterval are how often the status of a working, or
+	// failing, backend is checked: for iptables this starts processes.
 	goodInterval = 2 * time.Minute
 	badInterval  = 5 * time.Second
 )
 
-// watchStatus asks backends for their status: that which a new pod gets, and
-// those that serve one.
+// watchStatus checks the status of the backend for new pods, and of those that
+// serve pods.
 func (a *Agent) watchStatus(ctx context.Context) {
 	advised := false
 	for {

@@ -13,17 +13,17 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// recordCollector shows what is recorded at the moment it is asked: mappings,
-// and what the plugin has counted.
+// recordCollector collects the current records at each scrape: mappings, and
+// the plugin's counters.
 type recordCollector struct{ *Agent }
 
-// scrapeTimeout is how long a scrape waits for calls of the plugin's.
+// scrapeTimeout is how long a scrape waits for calls of the plugin.
 const scrapeTimeout = 2 * time.Second
 
 // connectionTime is how long reading the counters may take.
 const connectionTime = 20 * time.Second
 
-// descriptions of the collector's metrics.
+// descriptions holds the descriptions of the collector's metrics.
 type descriptions struct {
 	mappings, info, requests, duration, conflicts, takeovers, connections *prometheus.Desc
 }
@@ -56,8 +56,8 @@ func (c *recordCollector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. If the plugin is at work for long, the
-// records are those that were read last.
+// Collect implements prometheus.Collector. If the plugin holds the lock for too
+// long, it uses the records that were read last.
 func (c *recordCollector) Collect(ch chan<- prometheus.Metric) {
 	n := c.node()
 	n.Timeout = scrapeTimeout
@@ -95,7 +95,7 @@ func (d descriptions) mappingsOf(s *node.Snapshot, ch chan<- prometheus.Metric) 
 		}
 		for _, m := range a.Mappings {
 			labels := labelsOf(a, m)
-			if key := strings.Join(labels, "\x00"); !seen[key] { // an entry may be there twice
+			if key := strings.Join(labels, "\x00"); !seen[key] { // an entry may occur twice
 				seen[key] = true
 				gauge(ch, d.info, 1, labels...)
 			}
@@ -142,7 +142,8 @@ func (d descriptions) countsOf(n *node.Node, ch chan<- prometheus.Metric) {
 	}
 }
 
-// connectionsOf adds up the families of each mapping.
+// connectionsOf collects the connections of each mapping, summed over the
+// families.
 func (d descriptions) connectionsOf(n *node.Node, s *node.Snapshot, ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), connectionTime)
 	defer cancel()

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// refusalInterval is how often the agent looks whether the plugin has refused a
-// pod. It costs the look at one small file.
+// refusalInterval is how often the agent checks whether the plugin has refused
+// a pod. Each check reads one small file.
 const refusalInterval = 2 * time.Second
 
-// watchRefusals tells of pods that were refused because of a conflict, where a
-// person looks for the reason: in the log, and in the pod's events.
+// watchRefusals reports pods that were refused because of a conflict, in the
+// log and in the pod's events.
 func (a *Agent) watchRefusals(ctx context.Context) {
-	last := time.Now() // those of before are known
+	last := time.Now() // earlier ones were reported
 	for pause(ctx, refusalInterval) {
 		all, err := a.node().Refusals()
 		if err != nil {

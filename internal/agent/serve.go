@@ -12,8 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// serve answers /metrics, /healthz and /readyz until ctx is done. An address that
-// is taken, by the agent that this one replaces for instance, is tried again.
+// serve answers /metrics, /healthz and /readyz until ctx is done. It retries an
+// address that is in use, for instance by the agent that this one replaces.
 func (a *Agent) serve(ctx context.Context) {
 	if a.o.MetricsAddress == "" {
 		return
@@ -46,7 +46,7 @@ func (a *Agent) serve(ctx context.Context) {
 	}
 }
 
-// answer says "ok", or what is wrong with status 503.
+// answer responds "ok", or with the reasons and status 503.
 func answer(w http.ResponseWriter, reasons []string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writers finds out who changes files in directories. inotify, by which they are
-// watched, does not tell; fanotify does, to root, from Linux 5.9 on for renames.
-// Where it cannot be had nobody is known.
+// writers finds out which process changes files in directories. inotify, which
+// watches them, does not report it; fanotify does, to root, and for renames
+// since Linux 5.9. Without fanotify the process is unknown.
 type writers struct {
 	f    *os.File // nil before add, and without fanotify
 	mask uint64
@@ -20,8 +20,8 @@ type writers struct {
 	last process
 }
 
-// Kinds of fanotify groups, the better one first: without names of files, the
-// kernel tells of no renames.
+// fanotifyKinds returns the kinds of fanotify groups, the better one first:
+// without file names, the kernel does not report renames.
 func fanotifyKinds() []struct {
 	flags uint
 	mask  uint64
@@ -36,10 +36,10 @@ func fanotifyKinds() []struct {
 	}
 }
 
-// add watches a directory, also one that took the place of another.
+// add watches a directory, including one that replaced another.
 func (w *writers) add(dir string) {
 	if w.f != nil {
-		_ = w.mark(w.f, w.mask, dir) // one that is not there is looked for again
+		_ = w.mark(w.f, w.mask, dir) // a missing directory is retried later
 		return
 	}
 	for _, kind := range fanotifyKinds() {
@@ -76,7 +76,7 @@ func (w *writers) close() {
 	}
 }
 
-// read remembers who made the last change, until close.
+// read records which process made the last change, until close.
 func (w *writers) read(f *os.File) {
 	const header, pidAt, fdAt = 24, 20, 16 // of struct fanotify_event_metadata
 	buf := make([]byte, 4096)
@@ -104,7 +104,7 @@ func (w *writers) read(f *os.File) {
 	}
 }
 
-// writer returns who made the last change that was not ours.
+// writer returns the process that made the last change that was not ours.
 func (w *writers) writer() process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
