@@ -25,11 +25,11 @@ import (
 type Options struct {
 	// Kubeconfig is a file, "" for the service account of the pod.
 	Kubeconfig string
-	// Root is the root of the container whose service account it is.
+	// Root is the root directory of the container that has the service account.
 	Root string
 	// Build is the version of the program.
 	Build string
-	// Log gets what the client library logs.
+	// Log receives the log of the client library.
 	Log *slog.Logger
 }
 
@@ -39,7 +39,7 @@ type Client struct {
 	scheme *runtime.Scheme
 }
 
-// serviceAccount is where kubelet puts the account of a pod.
+// serviceAccount is where the kubelet mounts the account of a pod.
 const serviceAccount = "var/run/secrets/kubernetes.io/serviceaccount"
 
 // New returns a client. It does not connect.
@@ -48,7 +48,7 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	klog.SetSlogLogger(o.Log) // the library has one for the process
+	klog.SetSlogLogger(o.Log) // the library has one logger per process
 	config.UserAgent = "hostport-agent/" + o.Build
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), appsv1.AddToScheme(scheme)); err != nil {
@@ -65,7 +65,7 @@ func configOf(o Options) (*rest.Config, error) {
 		}
 		return c, nil
 	}
-	// As rest.InClusterConfig, which knows one root only.
+	// Like rest.InClusterConfig, which supports only the process's own root.
 	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if host == "" || port == "" {
 		return nil, errors.New("no Kubernetes: KUBERNETES_SERVICE_HOST is not set, and no kubeconfig was given")
@@ -77,7 +77,7 @@ func configOf(o Options) (*rest.Config, error) {
 	return &rest.Config{
 		Host:            "https://" + net.JoinHostPort(host, port),
 		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Join(dir, "ca.crt")},
-		BearerTokenFile: filepath.Join(dir, "token"), // it is read again when it is renewed
+		BearerTokenFile: filepath.Join(dir, "token"), // it is read again when renewed
 	}, nil
 }
 
@@ -95,10 +95,10 @@ func (c *Client) rest(gv schema.GroupVersion) (*rest.RESTClient, error) {
 	return rest.RESTClientFor(config)
 }
 
-// Leaving reports whether a DaemonSet, NAMESPACE/NAME, is being deleted or gone.
-// That the agent may not ask any more counts as well: with a release its account
-// and its permissions go at the same time, before its pods are told to end. So the
-// chart keeps both through every update.
+// Leaving reports whether a DaemonSet, NAMESPACE/NAME, is being deleted or
+// gone. Missing permission counts as gone: when a release is uninstalled, the
+// agent's account and permissions are deleted before its pods are terminated.
+// So the chart keeps both through every update.
 func (c *Client) Leaving(ctx context.Context, daemonSet string) (bool, error) {
 	namespace, name, ok := strings.Cut(daemonSet, "/")
 	if !ok || namespace == "" || name == "" {

@@ -1,7 +1,7 @@
-// Package kube is the agent's side of the Kubernetes API: it writes events where
-// a person would look, and asks whether the agent's DaemonSet is to go. It is
-// optional. Nothing that the agent does to a node depends on it.
+// Package kube is the agent's side of the Kubernetes API: it writes events, and
+// checks whether the agent's DaemonSet is being deleted. It is optional.
+// Nothing that the agent does to a node depends on it.
 //
-// It knows two kinds of objects and no clientset, so that an agent without access
-// to the API does not pay for one.
+// It uses two kinds of objects and no clientset, so that an agent without
+// access to the API does not pay for one.
 package kube

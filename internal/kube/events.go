@@ -35,7 +35,7 @@ func (e *Events) Node(reason, message string, warning bool) {
 	if warning {
 		kind = corev1.EventTypeWarning
 	}
-	// As kubelet does, whose events `kubectl describe node` finds by this UID.
+	// As the kubelet does: `kubectl describe node` finds events by this UID.
 	e.recorder.Event(&corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: e.node, UID: types.UID(e.node)}, kind, reason, message)
 }
 

@@ -17,7 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// server is an API server as far as the package needs one.
+// server starts an API server that does as much as the package needs.
 func server(t *testing.T, answer http.HandlerFunc) *Client {
 	t.Helper()
 	s := httptest.NewTLSServer(answer)
@@ -55,7 +55,7 @@ func daemonSet(meta string) http.HandlerFunc {
 	}
 }
 
-// TestLeaving tells an upgrade from the end of a release.
+// TestLeaving distinguishes an upgrade from the end of a release.
 func TestLeaving(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -119,7 +119,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// Without Kubernetes there is no client, and the error says what is missing.
+// TestNoKubernetes wants no client without Kubernetes, and an error that says
+// what is missing.
 func TestNoKubernetes(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	if _, err := New(Options{Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "KUBERNETES_SERVICE_HOST") {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Ask asks the agent for the host ports of a pod and returns them as they would
-// stand in runtimeConfig.portMappings: a list, or nothing. Any error means that
-// the ports are not known now. It takes no longer than Timeout.
+// Ask asks the agent for the host ports of a pod and returns them in the form
+// of runtimeConfig.portMappings: a list, or nil. Any error means that the ports
+// are currently unknown. It takes no longer than Timeout.
 func Ask(ctx context.Context, socket string, r Request) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
@@ -39,7 +39,7 @@ func Ask(ctx context.Context, socket string, r Request) (json.RawMessage, error)
 	}
 }
 
-// Ping reports why nobody would answer.
+// Ping returns an error if no agent would answer.
 func Ping(socket string) error {
 	conn, err := dial(socket)
 	if err != nil {
@@ -48,8 +48,9 @@ func Ping(socket string) error {
 	return conn.Close()
 }
 
-// dial connects without a wait: the kernel refuses at once where nobody listens, and
-// where the queue is full. A net.Dialer would bring the resolver into the plugin.
+// dial connects without waiting: the kernel refuses at once if no process
+// listens, or the queue is full. A net.Dialer would link the resolver into the
+// plugin.
 func dial(socket string) (*net.UnixConn, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {

@@ -12,32 +12,31 @@ import (
 	"time"
 )
 
-// Timeout bounds a question with its answer.
+// Timeout bounds a request with its answer.
 const Timeout = 2 * time.Second
 
 const (
 	socketName = "agent.sock"
 
-	// maxRequest and maxAnswer bound what is read. A name has at most 253
-	// characters, a mapping about 100, and the API server takes pods of a
-	// megabyte.
+	// maxRequest and maxAnswer bound messages. A name has at most 253 characters,
+	// a mapping about 100, and the API server accepts pods of a megabyte.
 	maxRequest = 4 << 10
 	maxAnswer  = 1 << 20
 )
 
-// Socket returns the path of the agent's socket beside a state directory.
+// Socket returns the path of the agent's socket in a state directory.
 func Socket(dataDir string) string { return filepath.Join(dataDir, socketName) }
 
 // Request names a pod.
 type Request struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	// UID is that of the API server, or of the kubelet for a static pod. "" is
-	// any pod of that name.
+	// UID is the API server's, or the kubelet's for a static pod. "" matches any
+	// pod of that name.
 	UID string `json:"uid,omitempty"`
 }
 
-// String is "namespace/name".
+// String returns "namespace/name".
 func (r Request) String() string { return r.Namespace + "/" + r.Name }
 
 // Mapping is a host port of a pod, written as CNI's portMappings are.
@@ -48,7 +47,7 @@ type Mapping struct {
 	HostIP        string `json:"hostIP,omitempty"`
 }
 
-// answer has mappings, or a reason why there are none.
+// answer holds mappings, or the reason why there are none.
 type answer struct {
 	Mappings json.RawMessage `json:"portMappings,omitempty"`
 	Error    string          `json:"error,omitempty"`
@@ -76,7 +75,8 @@ func send(w io.Writer, message any) error {
 	return err
 }
 
-// trusted refuses a peer that is neither root nor this process's own user.
+// trusted returns an error for a peer that is neither root nor this process's
+// own user.
 func trusted(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -56,7 +56,8 @@ func start(t *testing.T, source ports) (dir string, stop func()) {
 	return dir, stop
 }
 
-// waitFor waits until somebody listens on a socket, which is there a moment before.
+// waitFor waits until a process listens on a socket. The file exists slightly
+// earlier.
 func waitFor(t *testing.T, path string) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -114,7 +115,8 @@ func TestAsk(t *testing.T) {
 	}
 }
 
-// An agent that hangs costs a pod's start two seconds, and not more.
+// TestAskTimeout wants an agent that hangs to delay a pod's start by two
+// seconds, and no more.
 func TestAskTimeout(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", podports.Socket(dir))
@@ -129,7 +131,8 @@ func TestAskTimeout(t *testing.T) {
 	}
 }
 
-// An agent that does not accept any more, with its queue full, costs no more.
+// TestAskFullQueue wants the same of an agent that no longer accepts, with its
+// queue full.
 func TestAskFullQueue(t *testing.T) {
 	dir := t.TempDir()
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -152,7 +155,8 @@ func TestAskFullQueue(t *testing.T) {
 	}
 }
 
-// A source that waits for a pod answers before the plugin gives up.
+// TestSourceWaits wants a source that waits for a pod to answer before the
+// plugin gives up.
 func TestSourceWaits(t *testing.T) {
 	dir, _ := start(t, func(ctx context.Context, _ podports.Request) ([]podports.Mapping, error) {
 		<-ctx.Done()
@@ -163,7 +167,7 @@ func TestSourceWaits(t *testing.T) {
 	}
 }
 
-// Messages without an end are neither kept nor waited for.
+// TestBounds wants endless messages to be neither stored nor waited for.
 func TestBounds(t *testing.T) {
 	dir, _ := start(t, func(context.Context, podports.Request) ([]podports.Mapping, error) { return nil, nil })
 	conn, err := net.Dial("unix", podports.Socket(dir))
@@ -196,7 +200,8 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// Another user on the node gets no answer, and the plugin believes none of his.
+// TestPeer wants another user on the node to get no answer, and the plugin to
+// ignore that user's answers.
 func TestPeer(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("only root can become another user: run the test as root")
@@ -207,7 +212,8 @@ func TestPeer(t *testing.T) {
 		asked = true
 		return nil, nil
 	})
-	// The directory keeps others out. Without it, the credentials do.
+	// The directory's mode denies access to other users. Without it, the
+	// credentials do.
 	for _, path := range []string{dir, filepath.Dir(dir), filepath.Dir(filepath.Dir(dir))} {
 		if err := os.Chmod(path, 0o755); err != nil {
 			t.Fatal(err)
@@ -248,7 +254,7 @@ func TestServeRefuses(t *testing.T) {
 	}
 }
 
-// An agent that was killed leaves its socket behind.
+// TestStaleSocket wants the socket of a killed agent to be replaced.
 func TestStaleSocket(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	if err := os.Mkdir(dir, 0o700); err != nil {

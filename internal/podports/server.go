@@ -19,22 +19,23 @@ const (
 	// lookupTime is how long a source may take, so that its reason arrives
 	// before the plugin gives up.
 	lookupTime = Timeout - 500*time.Millisecond
-	// maxConnections are served at once; others wait in the socket's queue.
+	// maxConnections is how many connections are served at once; others wait in
+	// the socket's queue.
 	maxConnections = 64
 	// restTime is the pause after a connection could not be accepted.
 	restTime = 50 * time.Millisecond
 )
 
-// Source knows the host ports of the node's pods.
+// Source provides the host ports of the node's pods.
 type Source interface {
 	// Mappings returns the host ports of a pod, none for a pod in the node's own
-	// network namespace. It may wait until ctx is done for a pod that it does
-	// not know yet; an error is what the plugin's caller is told.
+	// network namespace. It may wait until ctx is done for a pod that it does not
+	// know yet; its error is passed on to the plugin's caller.
 	Mappings(ctx context.Context, r Request) ([]Mapping, error)
 }
 
-// Serve answers on the socket of a state directory until ctx is done. A socket
-// that another process serves is an error; one that nobody serves is replaced.
+// Serve answers on the socket of a state directory until ctx is done. It fails
+// if another process serves the socket, and replaces a stale one.
 func Serve(ctx context.Context, dataDir string, source Source, log *slog.Logger) error {
 	l, err := listen(dataDir)
 	if err != nil {
@@ -54,7 +55,7 @@ func Serve(ctx context.Context, dataDir string, source Source, log *slog.Logger)
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept: %w", err)
-		case err != nil: // out of descriptors, for instance
+		case err != nil: // for example, out of descriptors
 			log.Warn("a question of the plugin could not be accepted", "reason", err)
 			<-slots
 			select {
@@ -73,7 +74,7 @@ func Serve(ctx context.Context, dataDir string, source Source, log *slog.Logger)
 	}
 }
 
-// listen makes the directory, closed to others, and the socket in it.
+// listen creates the directory, closed to other users, and the socket in it.
 func listen(dataDir string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("create directory of the agent's socket: %w", err)

@@ -1,8 +1,8 @@
-// Package source knows the host ports of a node's pods from the Kubernetes API.
+// Package source gets the host ports of a node's pods from the Kubernetes API.
 //
-// It watches the pods that are bound to the node, and keeps of each what a
-// runtime would be sent: the answer to the plugin is as old as the latest event,
-// and goes on to be given while the API server is away.
+// It watches the pods that are bound to the node, and keeps for each what a
+// runtime would be sent: answers to the plugin are as recent as the latest
+// event, and are still given while the API server is unreachable.
 package source
 
 import (
@@ -22,8 +22,8 @@ import (
 	"github.com/hostport-cni/hostport/internal/podports"
 )
 
-// configHash is the annotation of a mirror pod, which the kubelet makes of a
-// static one, that holds the static pod's UID: the one that runtimes know.
+// configHash is the annotation of a mirror pod, which the kubelet creates for a
+// static pod, with the static pod's UID: the one that runtimes receive.
 const configHash = "kubernetes.io/config.hash"
 
 // Source is a podports.Source.
@@ -37,8 +37,8 @@ type Source struct {
 	changed chan struct{} // closed with the next change
 }
 
-// New returns a source of the pods on a node. The client is one for the API group
-// v1. Run has to run for it to know any.
+// New returns a source of the pods on a node. The client is for the API group
+// v1. The source knows no pods before Run.
 func New(client cache.Getter, node string, log *slog.Logger) *Source {
 	s := &Source{node: node, log: log, changed: make(chan struct{})}
 	s.store, s.watch = cache.NewInformerWithOptions(cache.InformerOptions{
@@ -53,7 +53,7 @@ func New(client cache.Getter, node string, log *slog.Logger) *Source {
 	return s
 }
 
-// essence drops what is not looked at of a pod: status, environments, volumes.
+// essence drops the unused parts of a pod: status, environments, volumes.
 func essence(object any) (any, error) {
 	pod, ok := object.(*corev1.Pod)
 	if !ok {
@@ -72,7 +72,8 @@ func essence(object any) (any, error) {
 	return kept, nil
 }
 
-// Run watches until ctx is done. An API server that is away is asked again.
+// Run watches until ctx is done. It retries while the API server is
+// unreachable.
 func (s *Source) Run(ctx context.Context) {
 	s.watch.RunWithContext(klog.NewContext(ctx, logr.FromSlogHandler(s.log.Handler())))
 }
@@ -95,8 +96,8 @@ func (s *Source) next() <-chan struct{} {
 
 // Mappings returns the host ports of a pod as the kubelet sends them to a
 // runtime: those of its containers, and none if it is in the node's network
-// namespace. The kubelet may know a pod before its watch here does, so an unknown
-// one is waited for until ctx is done.
+// namespace. The kubelet may know a pod before this watch does, so Mappings
+// waits for an unknown pod until ctx is done.
 func (s *Source) Mappings(ctx context.Context, r podports.Request) ([]podports.Mapping, error) {
 	for {
 		changed := s.next()

@@ -34,7 +34,7 @@ func request(name, uid string) podports.Request {
 	return podports.Request{Namespace: "default", Name: name, UID: uid}
 }
 
-// ask asks as the server does, within a time.
+// ask calls the source as the server does, with a timeout.
 func ask(t *testing.T, s *source.Source, r podports.Request, within time.Duration) ([]podports.Mapping, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -43,7 +43,7 @@ func ask(t *testing.T, s *source.Source, r podports.Request, within time.Duratio
 }
 
 const (
-	soon   = 100 * time.Millisecond // for what is known, or will not be
+	soon   = 100 * time.Millisecond // for pods that are known, or never will be
 	enough = 30 * time.Second
 )
 
@@ -99,7 +99,7 @@ func TestMappings(t *testing.T) {
 	}
 }
 
-// TestWait has the kubelet faster than the watch.
+// TestWait makes the kubelet faster than the watch.
 func TestWait(t *testing.T) {
 	a := kubeapi.New(t)
 	a.Add(kubeapi.Pod("web", "u1"))
@@ -117,14 +117,14 @@ func TestWait(t *testing.T) {
 		}
 		got <- m
 	}()
-	time.Sleep(soon) // it is not there yet: the question waits
+	time.Sleep(soon) // the pod is not there yet: the request waits
 	a.Add(kubeapi.Pod("late", "u2", corev1.ContainerPort{HostPort: 81, ContainerPort: 80, Protocol: corev1.ProtocolTCP}))
 	if diff := cmp.Diff([]podports.Mapping{{HostPort: 81, ContainerPort: 80, Protocol: "TCP"}}, <-got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-// TestAway asks while the API server is away, from the start and later.
+// TestAway asks while the API server is unreachable, from the start and later.
 func TestAway(t *testing.T) {
 	a := kubeapi.New(t)
 	a.Add(kubeapi.Pod("web", "u1", corev1.ContainerPort{HostPort: 81, ContainerPort: 80, Protocol: corev1.ProtocolTCP}))
