@@ -12,25 +12,25 @@ import (
 	"github.com/hostport-cni/hostport/internal/podports/source"
 )
 
-// kubernetes is what the agent has to do with Kubernetes.
+// kubernetes holds the agent's connections to Kubernetes.
 type kubernetes struct {
 	client    *kube.Client
-	events    *kube.Events   // nil if they are not wanted
-	pods      *source.Source // nil if the plugin is not answered
+	events    *kube.Events   // nil if disabled
+	pods      *source.Source // nil if the agent does not answer the plugin
 	daemonSet string
-	seen      atomic.Bool // the DaemonSet was read once
+	seen      atomic.Bool // whether the DaemonSet was read once
 }
 
 const (
 	// askTime is how long the API server may take to answer.
 	askTime = 10 * time.Second
-	// askAgain is when it is asked again: on a node that boots, the way to it may
-	// not be there yet.
+	// askAgain is the pause before a retry: on a node that boots, the API server
+	// may not be reachable yet.
 	askAgain = 5 * time.Second
 )
 
-// kubernetes connects to the API if a flag asks for it. That the API does not
-// answer is no error: the node is looked after without.
+// kubernetes connects to the API if a flag requires it. An unreachable API is
+// no error: the agent maintains the node without it.
 func (s *settings) kubernetes(ctx context.Context, h host.Home, log *slog.Logger) (*kubernetes, error) {
 	k := &kubernetes{daemonSet: s.daemonSet}
 	if !s.kubeEvents && !s.podPorts && s.daemonSet == "" {
@@ -66,8 +66,9 @@ func (s *settings) kubernetes(ctx context.Context, h host.Home, log *slog.Logger
 	return k, nil
 }
 
-// see reads the DaemonSet until that has worked once. Whoever may not read it, or
-// is asked for another one, would take every restart for the end.
+// see reads the DaemonSet until it succeeds once. Without permission, or with a
+// wrong name, the agent would otherwise treat every restart as an
+// uninstallation.
 func (k *kubernetes) see(ctx context.Context, again time.Duration, log *slog.Logger) {
 	for told := false; ; told = true {
 		ask, cancel := context.WithTimeout(ctx, askTime)
@@ -89,8 +90,8 @@ func (k *kubernetes) see(ctx context.Context, again time.Duration, log *slog.Log
 	}
 }
 
-// leaving reports whether the agent ends for good: the DaemonSet goes, or there
-// is none.
+// leaving reports whether the agent is being uninstalled: its DaemonSet is
+// being deleted, or it has none.
 func (k *kubernetes) leaving(log *slog.Logger) bool {
 	if k.daemonSet == "" {
 		return true

@@ -17,7 +17,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/kube"
 )
 
-// api is an API server with one DaemonSet, which answers with a status.
+// api is an API server with one DaemonSet; it responds with a fixed status.
 type api struct {
 	*httptest.Server
 	status atomic.Int64
@@ -49,8 +49,8 @@ func (a *api) kubeconfig(t *testing.T) string {
 	return path
 }
 
-// TestLeaving ends an agent whose API server could not be asked at first, as on a
-// node that boots: it has to know an uninstallation all the same.
+// TestLeaving stops an agent whose API server was unreachable at first, as on a
+// node that boots: it has to detect an uninstallation all the same.
 func TestLeaving(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	for _, tt := range []struct {
@@ -92,7 +92,8 @@ func TestLeaving(t *testing.T) {
 	}
 }
 
-// TestSilentAPI starts an agent whose API server does not answer: it must not wait.
+// TestSilentAPI starts an agent whose API server does not respond: it must not
+// wait.
 func TestSilentAPI(t *testing.T) {
 	end := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-end }))

@@ -1,10 +1,10 @@
-// Command hostport-agent looks after the host ports of the node it runs on: it
-// installs the hostport plugin, mends rules that other programs change, keeps the
-// plugin in the network's configuration, removes dead owners, and serves metrics
-// and health. docs/agent.md is for those who run it.
+// Command hostport-agent maintains the host ports of the node it runs on: it
+// installs the hostport plugin, repairs rules that other programs change, keeps
+// the plugin in the network's configuration, removes dead owners, and serves
+// metrics and health. docs/agent.md describes it for operators.
 //
-// The plugin does not need it. An agent that ends changes nothing on the node,
-// unless it is told to take the plugin out with it (--cleanup).
+// The plugin does not need it. An agent that stops changes nothing on the node,
+// unless it is told to remove the plugin (--cleanup).
 package main
 
 import (
@@ -51,7 +51,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// look runs the agent in the host's root until it is told to end.
+// look runs the agent in the host's root until it is told to stop.
 func look(s *settings, args []string, log *slog.Logger) error {
 	home, err := host.Enter(s.hostRoot, args)
 	if err != nil {
@@ -62,17 +62,17 @@ func look(s *settings, args []string, log *slog.Logger) error {
 		return err
 	}
 	if os.Getenv("PATH") == "" {
-		// An image without a shell may have none. iptables is looked for there.
+		// An image without a shell may set no PATH, which is needed to find iptables.
 		if err := os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
 			return err
 		}
 	}
 	if os.Getenv("GOGC") == "" {
-		// There is little to collect, and memory of a node is dear.
+		// There is little garbage, and memory on a node is scarce.
 		debug.SetGCPercent(50)
 	}
 	if os.Getenv("GOMAXPROCS") == "" {
-		// On a node with many cores the runtime would take memory for each.
+		// On a node with many cores the Go runtime would use memory for each.
 		runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
@@ -94,7 +94,7 @@ func look(s *settings, args []string, log *slog.Logger) error {
 	if !s.cleanup || !k.leaving(log) {
 		return nil
 	}
-	stop() // a second signal ends it at once
+	stop() // a second signal terminates at once
 	err = a.Cleanup(context.Background(), s.cleanupTimeout)
 	if held, ok := errors.AsType[*install.HeldError](err); ok {
 		log.Warn("pods hold host ports: rules, state and programs stay until `hostportctl uninstall` is run", "holders", held.Error())

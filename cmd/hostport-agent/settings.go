@@ -20,7 +20,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/netconf"
 )
 
-// settings are the flags.
+// settings holds the flags.
 type settings struct {
 	agent.Options
 	config         values
@@ -79,7 +79,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	return s, s.check(f)
 }
 
-// check refuses what cannot be meant.
+// check rejects invalid combinations of flags.
 func (s *settings) check(f *flag.FlagSet) error {
 	switch {
 	case f.NArg() > 0:
@@ -114,23 +114,23 @@ func (s *settings) check(f *flag.FlagSet) error {
 	return nil
 }
 
-// whoKnows returns what the entry says of who knows a pod's host ports. Without
-// --pod-ports nobody answers the plugin: what an agent with it wrote has to go, or no
-// pod could start.
+// whoKnows returns the entry's podPorts setting. Without --pod-ports the agent
+// does not answer the plugin: a setting written by an earlier agent has to be
+// removed, or no pod could start.
 func (s *settings) whoKnows() []install.Setting {
 	const key = "podPorts"
 	switch {
 	case s.podPorts:
 		return []install.Setting{{Key: key, Value: `"agent"`}}
 	case slices.ContainsFunc(s.Install.Settings, func(x install.Setting) bool { return strings.EqualFold(x.Key, key) }):
-		return nil // --config says it
+		return nil // --config sets it
 	default:
 		return []install.Setting{{Key: key}}
 	}
 }
 
-// options are those of the agent. Programs to install are in the directory of
-// this one.
+// options returns the agent's options. The programs to install are in the
+// directory of this program.
 func (s *settings) options(h host.Home, log *slog.Logger) (agent.Options, error) {
 	o := s.Options
 	o.Log, o.Build = log, build

@@ -78,7 +78,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestPodPorts wants the entry to say that the agent is asked only if it answers.
+// TestPodPorts wants the entry to tell the plugin to ask the agent only if the
+// agent answers.
 func TestPodPorts(t *testing.T) {
 	for args, want := range map[string][]install.Setting{
 		"--pod-ports":               {{Key: "podPorts", Value: `"agent"`}},
@@ -97,8 +98,8 @@ func TestPodPorts(t *testing.T) {
 	}
 }
 
-// TestUnit reads the command line of the systemd unit, which has to work wherever
-// the agent is installed.
+// TestUnit reads the command line of the systemd unit, which has to work in
+// every installation directory.
 func TestUnit(t *testing.T) {
 	_, line, found := strings.Cut(read(t, "conf/systemd/hostport-agent.service"), "\nExecStart=")
 	line, _, _ = strings.Cut(line, "\n")
@@ -107,7 +108,8 @@ func TestUnit(t *testing.T) {
 	if !found || err != nil || !s.NoInstall {
 		t.Errorf("%q: %v, no install: %v", line, err, s.NoInstall)
 	}
-	// systemd-path search-binaries-default, which a name without a slash is looked for in.
+	// systemd-path search-binaries-default: where systemd looks for a name without
+	// a slash.
 	searched := []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"}
 	for file, pattern := range map[string]string{
 		"Makefile":         `(?m)^\tinstall .* \$\(DESTDIR\)(/.*)/hostport-agent$`,
