@@ -9,7 +9,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// manyServices is a node with 5,000 Services, of kube-proxy's iptables mode.
+// manyServices returns the rules of a node with 5,000 Services, in kube-proxy's
+// iptables mode.
 func manyServices() string {
 	var chains, services, rules strings.Builder
 	for i := range 5000 {
@@ -45,7 +46,7 @@ func BenchmarkExplain(b *testing.B) {
 			}
 		}
 	})
-	// One of the mappings that list asks about.
+	// One of the mappings that list checks.
 	b.Run("service", func(b *testing.B) {
 		s := &Services{s: &c.s}
 		for b.Loop() {

@@ -2,14 +2,14 @@ package explain
 
 import "net/netip"
 
-// index finds the rules of a long chain that may match a packet. KUBE-SERVICES has
-// one for each Service, and nearly all are for another destination.
+// index finds the rules of a long chain that may match a packet. KUBE-SERVICES
+// has one rule per Service, and nearly all are for another destination.
 type index struct {
-	byHost map[netip.Addr][]rule // in order, with those of rest
-	rest   []rule                // for more than one destination
+	byHost map[netip.Addr][]rule // in order, merged with those of rest
+	rest   []rule                // rules for more than one destination
 }
 
-// longChain is how many rules a chain has for which an index is made.
+// longChain is the number of rules from which a chain gets an index.
 const longChain = 64
 
 // candidates returns the rules that may match a packet, in order.
@@ -28,7 +28,7 @@ func (c *chain) candidates(p *Packet) []rule {
 
 func newIndex(rules []rule) *index {
 	x := &index{byHost: map[netip.Addr][]rule{}}
-	hosts := make([]netip.Addr, len(rules)) // not valid for more than one
+	hosts := make([]netip.Addr, len(rules)) // invalid for more than one
 	for i, r := range rules {
 		if ipt, ok := r.(*iptRule); ok {
 			hosts[i] = ipt.host()
@@ -40,10 +40,10 @@ func newIndex(rules []rule) *index {
 		}
 	}
 	if len(x.rest) > longChain {
-		// Each host has a list of its own, which must not have them all.
+		// Every host's list would repeat all of rest.
 		return &index{rest: rules}
 	}
-	seen := map[netip.Addr]int{} // how many of rest are in the list
+	seen := map[netip.Addr]int{} // number of rest's rules in the list
 	rest := 0
 	for i, r := range rules {
 		h := hosts[i]

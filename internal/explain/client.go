@@ -11,13 +11,13 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Stand-ins for a client of which nothing is known.
+// Stand-ins for an unknown client.
 var (
 	standInV4 = netip.AddrFrom4([4]byte{203, 0, 113, 1})               //nolint:gochecknoglobals // a constant
 	standInV6 = netip.MustParseAddr("2001:db8:ffff:ffff:ffff:ffff::1") //nolint:gochecknoglobals // a constant
 )
 
-// standIn is an address that nobody has.
+// standIn returns an address that no host has.
 func standIn(f hostport.Family) netip.Addr {
 	if f == hostport.IPv6 {
 		return standInV6
@@ -25,8 +25,8 @@ func standIn(f hostport.Family) netip.Addr {
 	return standInV4
 }
 
-// complete fills in what the question leaves open: the node's first address, and
-// a client that stands for those outside.
+// complete fills in what the question leaves open: the node's first address,
+// and an assumed external client.
 func (s *Snapshot) complete(q *Question) {
 	if !q.Address.IsValid() {
 		q.Address = s.mainAddress(q)
@@ -58,7 +58,8 @@ func (s *Snapshot) complete(q *Question) {
 	}
 }
 
-// mainAddress is the address that the node itself would use towards the outside.
+// mainAddress returns the address that the node itself would use for external
+// destinations.
 func (s *Snapshot) mainAddress(q *Question) netip.Addr {
 	v6 := q.From.IsValid() && q.From.Is6()
 	to := q.From
@@ -138,9 +139,9 @@ func (s *Snapshot) readRoutes(q *Question, f hostport.Family, mine []Attachment)
 	}
 }
 
-// incoming is the interface by which the client's packets are expected: that of
-// a network that both are in, or the one that has the address; otherwise the one
-// that leads to the client.
+// incoming returns the interface on which the client's packets are expected:
+// that of a network that contains both, or the one that has the address;
+// otherwise the one on the route to the client.
 func (s *Snapshot) incoming(q *Question) string {
 	if l := s.onLink(q.From); l != nil {
 		return l.Name

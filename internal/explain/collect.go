@@ -28,10 +28,10 @@ func run(ctx context.Context, program string, args ...string) (string, error) {
 	return iptables.New(iptables.Options{Wait: 30 * time.Second}).Run(ctx, program, "", args...)
 }
 
-// versionTime is for how long a tool may think about which version it is.
+// versionTime is how long a tool may take to print its version.
 const versionTime = 5 * time.Second
 
-// versionOf returns what a tool says of its version.
+// versionOf returns the version that a tool prints.
 func versionOf(ctx context.Context, tool string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, versionTime, fmt.Errorf("no answer in %s", versionTime))
 	defer cancel()
@@ -57,9 +57,9 @@ func NewCollector() (*Collector, error) {
 // Close ends the Collector. Its Snapshots cannot be explained afterwards.
 func (c *Collector) Close() { c.nft.close() }
 
-// Collect reads what decides about the packet of a question. It fills in what
-// the question leaves open. What cannot be read is noted in the snapshot, and is
-// no error.
+// Collect reads everything that decides the fate of the question's packet. It
+// fills in what the question leaves open. What cannot be read is noted in the
+// snapshot, and is not an error.
 func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) (*Snapshot, error) {
 	s := c.newSnapshot()
 	if err := s.readLinks(); err != nil {
@@ -71,13 +71,14 @@ func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) 
 	s.complete(q)
 	f := hostport.FamilyOf(q.Address)
 	mine := concerned(q, all)
-	// It takes the longest, most of it in other processes.
+	// This takes the longest, most of it in other processes.
 	var rules sync.WaitGroup
 	rules.Go(func() { c.readRules(ctx, s, f) })
 	s.readRoutes(q, f, mine)
 	s.readSysctls(f)
 	s.Conntrack = readFill()
-	// Without the kernel's module there is nothing to list.
+	// An error means that the kernel's module is missing: there is nothing to
+	// list.
 	s.Flows, _ = flows(q.Protocol, netip.AddrPortFrom(q.Address, q.Port))
 	s.Virtual = readVirtual()
 	found, listenErr := listener.Find([]hostport.Mapping{{HostIP: q.Address, HostPort: q.Port, Protocol: q.Protocol}})
@@ -99,16 +100,16 @@ func (c *Collector) newSnapshot() *Snapshot {
 	}
 }
 
-// readRules reads the rules that packets of some families pass: of nf_tables from
-// the kernel, of both variants of iptables from their tools. What could not be read
-// is noted in the snapshot.
+// readRules reads the rules that packets of the given families pass: of
+// nf_tables from the kernel, of both variants of iptables from their tools.
+// What could not be read is noted in the snapshot.
 func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...hostport.Family) {
 	var wait sync.WaitGroup
 	saved, variants, notes := make([]ruleset, len(families)), make([]string, len(families)), make([][]string, len(families))
 	for i, f := range families {
 		wait.Go(func() { saved[i], variants[i], notes[i] = saveAll(ctx, f) })
 	}
-	// Those of iptables are printed by its tools, which takes the kernel as long.
+	// The rules of iptables are listed by its tools, which takes about as long.
 	native, err := c.nft.read(families...)
 	if err == nil {
 		err = native.fill(func(t *table) bool { return !t.compat() })
@@ -152,8 +153,8 @@ func concerned(q *Question, all []Attachment) []Attachment {
 	return out
 }
 
-// merge puts the tables that iptables-save printed in the place of the same
-// tables read from the kernel.
+// merge replaces tables read from the kernel by the same tables as printed by
+// iptables-save.
 func merge(native, saved ruleset) ruleset {
 	var out ruleset
 	for _, t := range native {
@@ -199,8 +200,8 @@ func (t *table) uses(names ...string) bool {
 	return false
 }
 
-// saveAll lists the rules of both variants of iptables, those that exist. variant is
-// the origin of rules that iptables-save lists, "" if it lists none.
+// saveAll lists the rules of the variants of iptables that exist. variant is
+// the origin of the rules that iptables-save lists, "" if it lists none.
 func saveAll(ctx context.Context, f hostport.Family) (out ruleset, variant string, notes []string) {
 	tool := "iptables"
 	if f == hostport.IPv6 {
@@ -238,8 +239,8 @@ func saveAll(ctx context.Context, f hostport.Family) (out ruleset, variant strin
 	return out, variant, notes
 }
 
-// save lists rules with their counters, a second time if it fails: iptables-nft-save
-// gives up where others change the rules while it reads.
+// save lists rules with their counters, and retries once: iptables-nft-save
+// fails if another program changes the rules while it reads.
 func save(ctx context.Context, tool string) (string, error) {
 	out, err := run(ctx, tool, "-c")
 	if err != nil && !errors.Is(err, backend.ErrMissing) && ctx.Err() == nil {
@@ -285,7 +286,7 @@ func (s *Snapshot) readLinks() error {
 	return nil
 }
 
-// readSysctls reads what decides about forwarding.
+// readSysctls reads the parameters that decide about forwarding.
 func (s *Snapshot) readSysctls(f hostport.Family) {
 	names := []string{
 		"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables",
@@ -334,7 +335,7 @@ func (s *Snapshot) viewPod(q *Question, a Attachment) PodView {
 	if q.FromNode && q.Address.IsLoopback() {
 		clients = clients[1:]
 	}
-	// Sockets on any address are wanted, to tell of those on 127.0.0.1.
+	// List sockets on all addresses, to report those on 127.0.0.1.
 	var ports []hostport.Mapping
 	for _, m := range a.Mappings {
 		if q.Maps(m) {

@@ -12,7 +12,8 @@ const (
 )
 
 // componentOf attributes a rule by the name of its chain or table, or by the
-// chain that it jumps to. Policies of iptables' own chains are of no known program.
+// chain that it jumps to. Policies of iptables' built-in chains cannot be
+// attributed.
 func componentOf(c *chain, rule string) string {
 	if c.table.origin == originNFT && c.table.name == "hostport" {
 		return componentHostport
@@ -33,8 +34,8 @@ func componentOf(c *chain, rule string) string {
 	return unknownComponent
 }
 
-// componentByName knows the names that programs of the field give their chains
-// and tables. The first prefix that fits wins.
+// componentByName attributes chains and tables by the names that known programs
+// use. The first matching prefix wins.
 func componentByName(name string) string {
 	for _, known := range [...]struct{ prefix, component string }{
 		{"CNI-HP-", componentHostport},

@@ -27,11 +27,11 @@ type Check struct {
 	Mark Mark   `json:"mark"`
 	// Text says what was found and what it means.
 	Text string `json:"text"`
-	// Command mends it, "" where nothing has to be mended or no command can.
+	// Command fixes it, "" if there is nothing to fix or no command for it.
 	Command string `json:"command,omitempty"`
 }
 
-// Places are where a node's files are.
+// Places holds the locations of a node's files.
 type Places struct {
 	// State is the plugin's state directory.
 	State string
@@ -41,13 +41,13 @@ type Places struct {
 	Containerd, CRIO []string
 }
 
-// Records are what is recorded on a node.
+// Records holds the records of a node.
 type Records struct {
 	Attachments []*hostport.Attachment
-	// Rewritten is when rules were last written as a whole, the zero Time if never.
+	// Rewritten is when all rules were last rewritten, the zero Time if never.
 	Rewritten time.Time
-	// Other says why they are not of this boot and version, nil if they are. Unread is
-	// why they could not be read.
+	// Other is why they are of another boot or version, nil if they are not.
+	// Unread is why they could not be read.
 	Other, Unread error
 }
 
@@ -59,7 +59,7 @@ type doctor struct {
 	checks []Check
 	// noNFTables is why the kernel has no nf_tables, nil if it has.
 	noNFTables error
-	// asks is set if an entry of ours asks the agent for ports.
+	// asks is set if one of our entries asks the agent for ports.
 	asks bool
 }
 
@@ -146,7 +146,7 @@ func (d *doctor) tools(ctx context.Context) {
 	}
 }
 
-// variants looks whether rules of both variants of iptables are there.
+// variants checks whether both variants of iptables have rules.
 func (d *doctor) variants() {
 	var nft, legacy []string
 	for _, t := range d.s.rules {
@@ -169,7 +169,7 @@ func (d *doctor) variants() {
 	d.say("variants", MarkOK, "", "one variant of iptables is in use")
 }
 
-// iptables looks at the tools of the iptables backend.
+// iptables checks the tools of the iptables backend.
 func (d *doctor) iptables(ctx context.Context) {
 	if err := iptables.Available(); err != nil {
 		mark, pods := MarkWarn, ""
@@ -187,7 +187,7 @@ func (d *doctor) iptables(ctx context.Context) {
 			break
 		}
 	}
-	// go-iptables waits for the tool for as long as that takes.
+	// go-iptables waits for the tool without a timeout.
 	_, err := versionOf(ctx, "iptables")
 	var tool *goiptables.IPTables
 	if err == nil {
@@ -228,7 +228,7 @@ func (d *doctor) forwarding() {
 	}
 }
 
-// policies tries a packet from outside to each pod.
+// policies explains an external packet to each pod.
 func (d *doctor) policies() {
 	var found bool
 	seen := map[string]bool{}
@@ -295,7 +295,7 @@ func (d *doctor) conntrack() {
 	d.say("conntrack", MarkOK, "", "%d of %d entries are in use", c.Count, c.Max)
 }
 
-// leftovers finds rules of the portmap plugin.
+// leftovers looks for rules of the portmap plugin.
 func (d *doctor) leftovers() {
 	var chains []string
 	for _, t := range d.s.rules {
@@ -315,7 +315,7 @@ func (d *doctor) leftovers() {
 	d.say("portmap", MarkOK, "", "portmap left no rules")
 }
 
-// proxy tells kube-proxy's mode by its rules.
+// proxy reports kube-proxy's mode, recognised by its rules.
 func (d *doctor) proxy() {
 	modes := map[string]bool{}
 	services := 0
@@ -367,7 +367,7 @@ func (d *doctor) state() {
 	if d.Other != nil {
 		mark := MarkOK
 		if len(d.Attachments) > 0 {
-			mark = MarkWarn // which version is the odd one is not known here: no command
+			mark = MarkWarn // it is unknown which version is the wrong one: no command
 		}
 		d.say("state", mark, "", "attachments on record: %d, in %s; %v", len(d.Attachments), d.places.State, d.Other)
 		return

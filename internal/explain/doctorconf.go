@@ -17,7 +17,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/podports"
 )
 
-// conflists checks the plugin's entries in the networks that runtimes find.
+// conflists checks the plugin's entries in the networks that runtimes load.
 func (d *doctor) conflists() {
 	all, warnings, err := install.Networks(d.places.ConfDir)
 	for _, w := range warnings {
@@ -61,7 +61,7 @@ func (d *doctor) network(n install.Network) {
 	}
 }
 
-// entry checks the entry at an index of a network. It is found in where.
+// entry checks the entry at an index of a network's chain. where is its file.
 func (d *doctor) entry(n install.Network, at int, where string) {
 	p := n.Plugins[at]
 	conf, err := netconf.Parse(p.Bytes)
@@ -90,7 +90,7 @@ func (d *doctor) entry(n install.Network, at int, where string) {
 	}
 }
 
-// runtime looks at the configuration of CRI-O and containerd.
+// runtime checks the configuration of CRI-O and containerd.
 func (d *doctor) runtime() {
 	if m := crio.Read(d.places.CRIO); m != crio.NoConfiguration {
 		d.crio(m)
@@ -108,7 +108,8 @@ func (d *doctor) runtime() {
 	d.say("runtime", MarkOK, "", "no configuration of containerd or CRI-O found: their defaults are in use, or it is elsewhere")
 }
 
-// crio says who serves host ports under CRI-O, which sends none to plugins.
+// crio reports whether CRI-O or the plugin serves host ports: CRI-O sends none
+// to plugins.
 func (d *doctor) crio(m crio.Mapping) {
 	const off = `printf '[crio.runtime]\ndisable_hostport_mapping = true\n' >/etc/crio/crio.conf.d/90-hostport.conf && systemctl restart crio`
 	switch {
@@ -123,7 +124,7 @@ func (d *doctor) crio(m crio.Mapping) {
 	}
 }
 
-// agent looks for the agent, if an entry asks it.
+// agent checks that the agent answers, if an entry asks it.
 func (d *doctor) agent() {
 	if !d.asks {
 		return

@@ -22,8 +22,8 @@ func (noPods) Mappings(context.Context, podports.Request) ([]podports.Mapping, e
 	return nil, nil
 }
 
-// TestDoctorCRIO tells who serves host ports under CRI-O: it, hostport, both or
-// nobody.
+// TestDoctorCRIO wants doctor to say whether CRI-O serves host ports, hostport,
+// both or neither.
 func TestDoctorCRIO(t *testing.T) {
 	const off, on = "[crio.runtime]\ndisable_hostport_mapping = true\n", "[crio.runtime]\ndisable_hostport_mapping = false\n"
 	for _, tc := range []struct {
@@ -84,9 +84,9 @@ func TestDoctorCRIO(t *testing.T) {
 	}
 }
 
-// TestDoctorConflists has doctor take the files of a configuration directory as
-// runtimes do: by extension, in the order of their names, each with what is in its
-// network's own directory.
+// TestDoctorConflists wants doctor to read a configuration directory as
+// runtimes do: files by extension, in the order of their names, each with the
+// files of its network's own directory.
 func TestDoctorConflists(t *testing.T) {
 	const (
 		entry   = `{"type":"hostport","capabilities":{"portMappings":true}}`
@@ -130,7 +130,7 @@ func TestDoctorConflists(t *testing.T) {
 			[]Check{{Mark: MarkWarn, Text: "10-podnet.conflist is not used"}, {Mark: MarkFail, Text: nobody}},
 		},
 		{
-			"backups", // of a configuration that the conflist came from
+			"backups", // of a configuration that was converted to the conflist
 			map[string]string{"10-podnet.conflist": served, "10-podnet.conf.hostport-backup": single, "10-podnet.conflist~": "{"},
 			[]Check{{Mark: MarkOK, Text: follows}},
 		},

@@ -31,8 +31,7 @@ type explainer struct {
 }
 
 // Explain predicts what happens to the first packet of a connection, and to the
-// answer. If several things keep it from arriving, the report names the first one on
-// its way.
+// reply. If several obstacles stop it, the report names the first on its path.
 func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
 	from := q.From.String()
 	if q.FromName != "" {
@@ -65,7 +64,7 @@ func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
 	return x.r
 }
 
-// whom names the owner for people.
+// whom returns the owner's name for texts.
 func (x *explainer) whom() string {
 	if x.owner == nil {
 		return "any pod"
@@ -93,7 +92,7 @@ func (x *explainer) warn(name, text string, args ...any) {
 	x.stage(name, MarkWarn, "", fmt.Sprintf(text, args...), nil)
 }
 
-// doubts notes rules that may decide otherwise.
+// doubts notes rules that may change the outcome.
 func (x *explainer) doubts(name string, p passage) {
 	for _, d := range p.doubts {
 		x.unknown = true
@@ -102,7 +101,7 @@ func (x *explainer) doubts(name string, p passage) {
 	}
 }
 
-// fail ends the explanation.
+// fail ends the explanation with a failed stage.
 func (x *explainer) fail(name string, code Code, site *Site, text string, advice ...Advice) bool {
 	component := ""
 	if site != nil {
@@ -116,8 +115,8 @@ func (x *explainer) fail(name string, code Code, site *Site, text string, advice
 	return false
 }
 
-// sentence makes a sentence of text. It begins with a capital, unless its first word
-// is a name.
+// sentence returns text as a sentence: with a capital, unless its first word is
+// a name.
 func sentence(s string) string {
 	first, _, _ := strings.Cut(s, " ")
 	if strings.ContainsAny(first, "/.:_-") {
@@ -161,7 +160,7 @@ func (x *explainer) conclude() {
 	x.r.Verdict = Reaches
 }
 
-// observe is how to find out what the rules leave open.
+// observe returns the advice to observe what the rules leave open.
 func observe(port uint16, p hostport.Protocol) Advice {
 	return Advice{
 		Text:    "Have one packet sent (--probe), or watch what real ones meet.",
@@ -195,7 +194,7 @@ func (x *explainer) address() bool {
 		}
 		return x.ok("address", "%s is the node's own, on %s.", q.Address, on)
 	}
-	// A Service's address need not be the node's.
+	// A Service's address may not be the node's.
 	first := x.s.rules.pass(x.firstHook(), x.p.clone(), StateNew)
 	if first.action == actionDNAT && first.site.Component == componentProxy {
 		return x.taken("address", first)
@@ -266,7 +265,7 @@ func (x *explainer) record() bool {
 	return x.wrongAddress()
 }
 
-// wrongAddress says why no mapping of the port is for this address.
+// wrongAddress reports why no mapping of the port applies to this address.
 func (x *explainer) wrongAddress() bool {
 	x.owner = &x.concerned[0]
 	var ips []string
@@ -292,7 +291,7 @@ func (x *explainer) wrongAddress() bool {
 		Advice{Text: "Ask that address, or leave hostIP out of the pod's ports."})
 }
 
-// noMapping says what may be the reason that nothing is recorded for the port.
+// noMapping reports the likely reason why nothing is recorded for the port.
 func (x *explainer) noMapping() bool {
 	text := "no pod on this node has this host port"
 	for _, a := range x.all {

@@ -10,7 +10,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// ours are the rules of one pod on the iptables backend, as iptables-save
+// ours holds the rules of one pod on the iptables backend, as iptables-save
 // prints them.
 const ours = `*nat
 :PREROUTING ACCEPT [0:0]
@@ -31,19 +31,20 @@ const ours = `*nat
 COMMIT
 `
 
-// scene is a node, a question, and the records.
+// scene is a node with a question and records.
 type scene struct {
 	q     Question
 	s     Snapshot
 	rules string // of iptables-nft
-	// legacy are those of iptables-legacy, whose chains have the same priorities.
+	// legacy holds the rules of iptables-legacy, whose chains have the same
+	// priorities.
 	legacy string
 	all    []Attachment
 }
 
 func address(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// newScene is a node on which the packet arrives.
+// newScene returns a node on which the packet reaches the pod.
 func newScene() *scene {
 	client, pod := address("198.51.100.7"), address("10.244.0.40")
 	key := hostport.Key{ContainerID: "c", IfName: "eth0"}
@@ -88,7 +89,7 @@ func (c *scene) report() *Report {
 	return Explain(&c.q, &c.s, c.all)
 }
 
-// service are rules of kube-proxy for a Service.
+// service returns kube-proxy's rules for a Service.
 func service(port string) string {
 	return "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\n" +
 		"-A KUBE-SERVICES -p tcp -m tcp --dport " + port + " -j DNAT --to-destination 10.244.0.9:80\nCOMMIT\n"
@@ -100,8 +101,8 @@ func (c *scene) pod(change func(*PodView)) {
 	c.s.Pods[c.all[0].Key] = view
 }
 
-// ipvsMode is how kube-proxy's IPVS mode keeps its Services from table nat, before
-// our rules.
+// ipvsMode has the rules by which kube-proxy's IPVS mode accepts packets for
+// its Services in table nat, before our rules.
 var ipvsMode = strings.Replace(ours, "-A PREROUTING", `:KUBE-SERVICES - [0:0]
 :KUBE-NODE-PORT - [0:0]
 :KUBE-MARK-MASQ - [0:0]
@@ -114,8 +115,8 @@ var ipvsMode = strings.Replace(ours, "-A PREROUTING", `:KUBE-SERVICES - [0:0]
 -A KUBE-NODE-PORT -p tcp -m comment --comment "Kubernetes nodeport TCP port for masquerade purpose" -m set --match-set KUBE-NODE-PORT-TCP dst -j KUBE-MARK-MASQ
 -A PREROUTING`, 1)
 
-// setOf answers for ipsets of one member, which is an address, or an address and a
-// port. The other sets are empty.
+// setOf returns a lookup for ipsets with one member, which is an address, or an
+// address and a port. All other sets are empty.
 func setOf(member string) func(*Packet, string, []string) (bool, error) {
 	return func(p *Packet, set string, dirs []string) (bool, error) {
 		to := p.Source
@@ -131,7 +132,7 @@ func filter(forward string) string {
 	return "*filter\n:INPUT ACCEPT [0:0]\n" + forward + "COMMIT\n"
 }
 
-// explained is what Explain says of a changed scene.
+// explained is the expected result of Explain for a changed scene.
 type explained struct {
 	name     string
 	code     Code
@@ -293,7 +294,7 @@ func TestCompareContradiction(t *testing.T) {
 	}
 }
 
-// TestConnections wants the counter of our own rule, and of no other.
+// TestConnections wants the counter of our own rule, and of no other rule.
 func TestConnections(t *testing.T) {
 	c := newScene()
 	c.rules = strings.Replace(ours, "-A CNI-HP-DNAT -p tcp -m tcp --dport 8080 -m comment", "[7:420] -A CNI-HP-DNAT -p tcp -m tcp --dport 8080 -m comment", 1)
@@ -320,8 +321,8 @@ func TestParseVirtual(t *testing.T) {
 	}
 }
 
-// TestFlows wants connections that lead elsewhere to be told of, and the packet to
-// arrive all the same: it begins another one.
+// TestFlows wants connections that lead elsewhere to be reported, and the
+// packet to arrive all the same: it begins a new connection.
 func TestFlows(t *testing.T) {
 	for name, tt := range map[string]struct {
 		flows map[netip.AddrPort]int

@@ -15,8 +15,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// inSet evaluates the match of an ipset. values are those of --match-set: the set's
-// name, and src or dst for each of its dimensions.
+// inSet evaluates the match of an ipset. values holds the arguments of
+// --match-set: the set's name, and src or dst for each of its dimensions.
 func (s *Snapshot) inSet(p *Packet, values []string) truth {
 	if s.sets == nil || len(values) != 2 {
 		return unknown("the contents of ipset " + strings.Join(values, " ") + " were not read")
@@ -28,21 +28,21 @@ func (s *Snapshot) inSet(p *Packet, values []string) truth {
 	return is(in)
 }
 
-// setReader asks the kernel whether a packet is in a set of ipset. It does not read
-// sets, which may have many thousand entries.
+// setReader asks the kernel whether a packet is in a set of ipset. It does not
+// list sets, which may have many thousand entries.
 type setReader struct {
 	conn  *netlink.Conn
 	known map[string]setType
 }
 
-// setType is a set's type, such as hash:ip,port, and AF_INET or AF_INET6 where its
-// addresses are of one family.
+// setType is a set's type, such as hash:ip,port, with AF_INET or AF_INET6 if
+// its addresses are of one family.
 type setType struct {
 	name   string
 	family byte
 }
 
-// Errors of linux/netfilter/ipset/ip_set.h and ip_set_bitmap.h.
+// Errors from linux/netfilter/ipset/ip_set.h and ip_set_bitmap.h.
 const (
 	ipsetErrExist       = unix.Errno(4103)
 	ipsetErrBitmapRange = unix.Errno(4352)
@@ -53,7 +53,7 @@ var (
 	errSetType    = errors.New("this tool does not evaluate sets of its type")
 )
 
-// test reports whether the packet is in the set. dirs are src or dst for each
+// test reports whether the packet is in the set. dirs holds src or dst for each
 // dimension.
 func (r *setReader) test(p *Packet, set string, dirs []string) (bool, error) {
 	t, err := r.typeOf(set)
@@ -76,7 +76,7 @@ func (r *setReader) test(p *Packet, set string, dirs []string) (bool, error) {
 	return err == nil, err
 }
 
-// entry encodes what the packet has for each dimension of the set.
+// entry encodes the packet's value for each dimension of the set.
 func (t setType) entry(p *Packet, dirs []string) (func(*netlink.AttributeEncoder) error, error) {
 	storage, fields, _ := strings.Cut(t.name, ":")
 	dimensions := strings.Split(fields, ",")
@@ -143,7 +143,7 @@ func (r *setReader) typeOf(set string) (setType, error) {
 	return t, nil
 }
 
-// request begins a message about a set.
+// request starts a message about a set.
 func request(set string) *netlink.AttributeEncoder {
 	e := netlink.NewAttributeEncoder()
 	e.ByteOrder = binary.BigEndian

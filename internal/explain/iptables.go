@@ -10,7 +10,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// iptPriorities are those of the built-in chains of iptables, by table.
+// iptPriorities holds the priorities of the built-in chains of iptables, by
+// table.
 var iptPriorities = map[string]map[string]int{ //nolint:gochecknoglobals // a constant table
 	"raw":      {hookPrerouting: -300, hookOutput: -300},
 	"mangle":   {hookPrerouting: -150, hookInput: -150, hookForward: -150, hookOutput: -150, hookPostrouting: -150},
@@ -50,8 +51,8 @@ func parseSave(origin string, f hostport.Family, out string) ruleset {
 	return rs
 }
 
-// cutCounters cuts "[PACKETS:BYTES] " from a rule; of connections, a rule of table
-// nat counts the first packet.
+// cutCounters cuts "[PACKETS:BYTES] " from a rule. A rule of table nat counts
+// only the first packet of a connection.
 func cutCounters(line string) (packets *uint64, rule string) {
 	counters, rule, ok := strings.Cut(line, "] ")
 	if !ok || !strings.HasPrefix(counters, "[") {
@@ -82,15 +83,15 @@ func newIPTChain(t *table, name, rest string) *chain {
 	return c
 }
 
-// iptRule is a rule as iptables-save prints it, without the chain. It is read
-// when it is first asked about: a node with 5,000 Services has 40,000 of them.
+// iptRule is a rule as iptables-save prints it, without the chain. It is parsed
+// on first use: a node with 5,000 Services has 40,000 of them.
 type iptRule struct {
 	spec    string
 	packets *uint64 // the rule's counter, nil if the listing had none
 
 	read   bool
 	tests  []iptTest
-	target []string // -j or -g, and what follows; nil without a target
+	target []string // -j or -g with its arguments; nil without a target
 }
 
 // iptTest is an option that a packet has to meet.
@@ -103,7 +104,7 @@ type iptTest struct {
 
 func (r *iptRule) text() string { return r.spec }
 
-// truth is the answer of a match: no, yes, or not known, with a reason.
+// truth is the result of a match: no, yes, or uncertain, with a reason.
 type truth struct {
 	yes   bool
 	doubt string
@@ -137,7 +138,7 @@ func (r *iptRule) parse() {
 		i += 1 + len(t.values)
 		switch t.option {
 		case "-m":
-			// This one may match without any option.
+			// The match "socket" may have no option.
 			if module = strings.Join(t.values, " "); module != "socket" {
 				continue
 			}
@@ -155,7 +156,7 @@ func (r *iptRule) parse() {
 	}
 }
 
-// host returns the destination of a rule that is for exactly one address.
+// host returns the destination of a rule that matches exactly one address.
 func (r *iptRule) host() netip.Addr {
 	r.parse()
 	for _, t := range r.tests {
@@ -185,7 +186,7 @@ func (r *iptRule) apply(p *Packet) effect {
 	return e
 }
 
-// optionValues are the arguments up to the next option.
+// optionValues returns the arguments up to the next option.
 func optionValues(args []string) []string {
 	for i, a := range args {
 		if a == "!" || len(a) > 1 && a[0] == '-' && (a[1] < '0' || a[1] > '9') {
@@ -197,7 +198,7 @@ func optionValues(args []string) []string {
 
 // match evaluates the option.
 func (t *iptTest) match(p *Packet) truth {
-	// Most rules of a long ruleset are of another destination.
+	// Most rules of a long ruleset have another destination.
 	switch t.option {
 	case "-s":
 		return within(p.Source.Addr(), t.nets)
@@ -313,8 +314,8 @@ func tcpFlags(p *Packet, values []string) truth {
 	return is(p.tcpFlags()&bits(values[0]) == bits(values[1]))
 }
 
-// within reports whether an address is in one of the networks. There is none if a
-// mask is no prefix, or if it could not be read.
+// within reports whether an address is in one of the networks. nets is empty if
+// a mask is not a prefix, or could not be parsed.
 func within(addr netip.Addr, nets []netip.Prefix) truth {
 	if len(nets) == 0 {
 		return unknown("this tool does not evaluate its mask")
@@ -322,7 +323,7 @@ func within(addr netip.Addr, nets []netip.Prefix) truth {
 	return is(slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(addr) }))
 }
 
-// parsePrefixes reads comma-separated networks.
+// parsePrefixes parses comma-separated networks.
 func parsePrefixes(value string) (out []netip.Prefix) {
 	for v := range strings.SplitSeq(value, ",") {
 		if p, err := iptables.ParsePrefix(v); err == nil {
@@ -339,7 +340,7 @@ func inRange(addr netip.Addr, value string) bool {
 	return err1 == nil && err2 == nil && low.Compare(addr) <= 0 && addr.Compare(high) <= 0
 }
 
-// matchIf compares an interface name; a "+" at the end stands for anything.
+// matchIf compares an interface name; a trailing "+" matches any suffix.
 func matchIf(name, pattern string) bool {
 	if prefix, wild := strings.CutSuffix(pattern, "+"); wild {
 		return strings.HasPrefix(name, prefix)

@@ -7,8 +7,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// TestMatches evaluates matches that mean something else in each module, or that have
-// no option at all.
+// TestMatches evaluates options whose meaning depends on the module, and
+// matches that have no option at all.
 func TestMatches(t *testing.T) {
 	for _, tt := range []struct {
 		spec   string

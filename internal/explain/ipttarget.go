@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// parseMark reads VALUE[/MASK].
+// parseMark parses VALUE[/MASK].
 func parseMark(s string) (value, mask uint32) {
 	v, m, masked := strings.Cut(s, "/")
 	n, _ := strconv.ParseUint(v, 0, 32)
@@ -24,7 +24,8 @@ func matchMark(have uint32, s string) bool {
 	return have&mask == value
 }
 
-// iptTarget carries out a rule's target. In doubt it leaves the packet alone.
+// iptTarget applies a rule's target. With inDoubt it does not change the
+// packet.
 func iptTarget(p *Packet, option string, args []string, inDoubt bool) effect {
 	if len(args) == 0 {
 		return effect{}
@@ -77,7 +78,7 @@ func iptTarget(p *Packet, option string, args []string, inDoubt bool) effect {
 	}
 }
 
-// setMark carries out the targets MARK and CONNMARK.
+// setMark applies the targets MARK and CONNMARK.
 func setMark(p *Packet, target string, args []string) {
 	to := &p.Mark
 	if target == "CONNMARK" {
@@ -107,8 +108,8 @@ func setMark(p *Packet, target string, args []string) {
 	}
 }
 
-// parseTo reads ADDRESS, ADDRESS:PORT, [ADDRESS]:PORT or :PORT; of a range the
-// first.
+// parseTo parses ADDRESS, ADDRESS:PORT, [ADDRESS]:PORT or :PORT; of a range it
+// returns the first.
 func parseTo(s string) netip.AddrPort {
 	if ap, err := netip.ParseAddrPort(s); err == nil {
 		return ap

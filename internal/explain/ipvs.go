@@ -11,15 +11,15 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// VirtualServer is an address and port that IPVS serves: for kube-proxy in its IPVS
+// VirtualServer is an address and port that IPVS serves: in kube-proxy's IPVS
 // mode, each address of each Service.
 type VirtualServer struct {
 	Protocol hostport.Protocol
 	Address  netip.AddrPort
 }
 
-// readVirtual returns what IPVS serves in the network namespace of the calling
-// thread, nothing on a kernel without it.
+// readVirtual returns the virtual servers of IPVS in the calling thread's
+// network namespace, none on a kernel without IPVS.
 func readVirtual() []VirtualServer {
 	b, err := os.ReadFile("/proc/thread-self/net/ip_vs")
 	if err != nil {
@@ -28,9 +28,9 @@ func readVirtual() []VirtualServer {
 	return parseVirtual(string(b))
 }
 
-// parseVirtual reads lines such as "TCP  C0000201:1F90 rr", of which all numbers are
-// hexadecimal, and passes over the others: servers behind the address are indented,
-// and services by a packet's mark begin with FWM.
+// parseVirtual parses lines such as "TCP C0000201:1F90 rr", in which all
+// numbers are hexadecimal, and ignores other lines: real servers are indented,
+// and services selected by a packet's mark begin with FWM.
 func parseVirtual(text string) (out []VirtualServer) {
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)

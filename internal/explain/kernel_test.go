@@ -12,7 +12,8 @@ import (
 	"github.com/hostport-cni/hostport/test/netns"
 )
 
-// A kernel without nf_tables has no tables to list, and is not called one with it.
+// TestDoctorWithoutNFTables wants no tables on a kernel without nf_tables, and
+// doctor not to claim that it has them.
 func TestDoctorWithoutNFTables(t *testing.T) {
 	t.Setenv("PATH", t.TempDir()) // no tools
 	netns.Enter(t)

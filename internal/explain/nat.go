@@ -5,19 +5,20 @@ import (
 	"slices"
 )
 
-// translate asks the nat chains of a hook: the first translation wins. It is
-// carried out on the packet.
+// translate walks the nat chains of a hook: the first translation wins, and is
+// applied to the packet.
 //
-// Of chains with the same priority, such as PREROUTING of iptables and nat-prerouting
-// of kube-proxy's nftables mode, the kernel asks the one first that was registered
-// last (nf_hook_entries_grow), and it does not tell when that was. Handles do not
-// help. That of a table says which table is the younger one, but iptables-nft adds a
-// base chain to its table only when a rule first needs it, a dormant table registers
-// its chains once more when it wakes up, and handles of chains count within their
-// table. iptables-legacy has none. nfnetlink_hook names only the dispatcher of nat
-// chains; since b010e2a4a9ac (July 2026) it lists the chains in their order, but no
-// kernel that hostport is tested on has that. So every chain of the priority is asked,
-// and if several take the packet, each in its own way, they are rivals.
+// Of chains with the same priority, such as PREROUTING of iptables and
+// nat-prerouting of kube-proxy's nftables mode, the kernel first runs the one
+// that was registered last (nf_hook_entries_grow), and it does not show when
+// that was. Handles do not help. The handle of a table shows which table is
+// newer, but iptables-nft adds a base chain to its table only when a rule first
+// needs it, a dormant table registers its chains again when it becomes active,
+// and handles of chains count within their table. iptables-legacy has none.
+// nfnetlink_hook names only the dispatcher of nat chains; since b010e2a4a9ac
+// (July 2026) it lists the chains in their order, but no kernel that hostport
+// is tested on has that. So every chain of the priority is walked, and if
+// several take the packet, with different results, they are rivals.
 func (rs ruleset) translate(hook string, p *Packet) passage {
 	out := passage{action: actionAccept}
 	chains := rs.at(hook, p.family(), true)
@@ -27,7 +28,7 @@ func (rs ruleset) translate(hook string, p *Packet) passage {
 			same++
 		}
 		var takers []passage
-		var packets []*Packet // as the takers leave it
+		var packets []*Packet // the packet after each taker
 		for _, c := range chains[:same] {
 			q := p.clone()
 			e, site, doubts := walk(c, q, 0)
@@ -44,13 +45,13 @@ func (rs ruleset) translate(hook string, p *Packet) passage {
 			}
 		}
 		if len(takers) > 0 {
-			// Ours is the one whose further way is of interest.
+			// Continue with our own translation, if there is one.
 			ours := max(0, slices.IndexFunc(takers, func(t passage) bool { return t.site.Component == componentHostport }))
 			*p = *packets[ours]
 			taken := takers[ours]
 			taken.accepted, taken.doubts = out.accepted, out.doubts
 			taken.rivals = slices.DeleteFunc(takers, func(t passage) bool {
-				// kube-proxy chooses an endpoint at random, and may choose another one.
+				// kube-proxy chooses an endpoint at random: it may choose another one.
 				chosen := t.site.Component == componentProxy && taken.site.Component != componentProxy
 				return t.to == taken.to && !chosen
 			})
@@ -61,8 +62,8 @@ func (rs ruleset) translate(hook string, p *Packet) passage {
 	return out
 }
 
-// translate carries out a translation on the packet. It returns the new destination,
-// or the new source, and nothing for another action.
+// translate applies a translation to the packet. It returns the new
+// destination, or the new source, and the zero AddrPort for any other action.
 func (e effect) translate(p *Packet) netip.AddrPort {
 	switch e.action {
 	case actionDNAT, actionRedirect:

@@ -8,8 +8,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// TestSamePriority has two nat chains of one priority. The kernel does not tell which
-// it asks first, so only what is the same in either order may be said.
+// TestSamePriority has two nat chains of one priority. The kernel does not show
+// which of them runs first, so Explain may only report what is true in either
+// order.
 func TestSamePriority(t *testing.T) {
 	const docker = "*nat\n:PREROUTING ACCEPT [0:0]\n:DOCKER - [0:0]\n-A PREROUTING -j DOCKER\n" +
 		"-A DOCKER -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80\nCOMMIT\n"
@@ -67,7 +68,7 @@ func TestSamePriority(t *testing.T) {
 	}
 }
 
-// TestSamePriorityObserved has a probe decide.
+// TestSamePriorityObserved lets a probe decide.
 func TestSamePriorityObserved(t *testing.T) {
 	for _, tt := range []struct {
 		target  string
@@ -90,7 +91,8 @@ func TestSamePriorityObserved(t *testing.T) {
 	}
 }
 
-// TestServicesSamePriority wants list to say "service first" only of what is certain.
+// TestServicesSamePriority wants list to say "service first" only if that is
+// certain.
 func TestServicesSamePriority(t *testing.T) {
 	for _, tt := range []struct {
 		name          string
@@ -109,7 +111,7 @@ func TestServicesSamePriority(t *testing.T) {
 		s := &Services{s: &c.s, known: map[place]order{}, addresses: map[hostport.Family][]local{
 			hostport.IPv4: {{netip.MustParseAddr("192.0.2.1"), "up0"}},
 		}}
-		for range 2 { // the second time it is known
+		for range 2 { // the second time from the cache
 			if first, known := s.First(c.all[0].Attachment, c.all[0].Mappings[0]); first != tt.first || known != tt.known {
 				t.Errorf("%s: first %v, known %v, want %v and %v", tt.name, first, known, tt.first, tt.known)
 			}

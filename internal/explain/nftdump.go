@@ -26,8 +26,8 @@ func newNFTReader() (*nftReader, error) {
 
 func (r *nftReader) close() { _ = r.conn.Close() }
 
-// supported returns why the kernel has no nf_tables: listings are empty then. It asks for
-// the ruleset's generation, which there is always one of.
+// supported returns an error if the kernel has no nf_tables: listings are empty
+// then. It requests the ruleset's generation, which always exists.
 func (r *nftReader) supported() error {
 	_, err := r.conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
@@ -36,7 +36,7 @@ func (r *nftReader) supported() error {
 	return err
 }
 
-// list hands every object of a listing to each.
+// list calls each for every object of a listing.
 func (r *nftReader) list(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string) error {
 	if err := nfnetlink.List(context.Background(), r.conn, family, kind, each, names...); err != nil {
 		return fmt.Errorf("list nf_tables: %w", err)
@@ -49,8 +49,8 @@ var nftFamilies = map[byte]string{ //nolint:gochecknoglobals // a constant table
 	unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_ARP: "arp",
 }
 
-// nftTables are tables as they are read: chains and sets at first, rules when they
-// are asked for.
+// nftTables holds tables that are read in two steps: chains and sets first,
+// rules on demand.
 type nftTables struct {
 	reader *nftReader
 	all    ruleset
@@ -69,7 +69,8 @@ func (n *nftTables) table(family byte, name string) *table {
 	return t
 }
 
-// read returns the tables that packets of some families pass, without their rules.
+// read returns the tables that packets of the given families pass, without
+// their rules.
 func (r *nftReader) read(families ...hostport.Family) (*nftTables, error) {
 	n := &nftTables{reader: r, byName: map[string]*table{}, sets: map[*table]map[string]*nftSet{}}
 	protocols := []byte{unix.NFPROTO_INET}
@@ -131,7 +132,7 @@ func (n *nftTables) readRules(t *table) error {
 	}, t.name)
 }
 
-// nftSet is a set or map. Its elements are read when a rule first asks.
+// nftSet is a set or map. Its elements are read on first use.
 type nftSet struct {
 	name      string
 	anonymous bool
@@ -155,7 +156,7 @@ type nftElement struct {
 	packets  *uint64 // its counter, nil if it has none
 }
 
-// Attributes that the unix package lacks.
+// Attributes that the unix package does not define.
 const (
 	nftaSetDescConcat = 2  // NFTA_SET_DESC_CONCAT
 	nftaSetFieldLen   = 1  // NFTA_SET_FIELD_LEN
@@ -213,7 +214,7 @@ func verdictAction(code int32) action {
 }
 
 // compat reports whether iptables wrote the table: its tools list such tables,
-// and their rules hold expressions that only they can print.
+// and only they can print the expressions in their rules.
 func (t *table) compat() bool {
 	if t.family != "ip" && t.family != "ip6" || iptPriorities[t.name] == nil {
 		return false

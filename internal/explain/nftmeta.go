@@ -74,7 +74,7 @@ func (m *machine) meta(x *expr.Meta) outcome {
 	}
 }
 
-// Bits of ct state and ct status, of linux/netfilter/nf_conntrack_common.h.
+// Bits of ct state and ct status, from linux/netfilter/nf_conntrack_common.h.
 const (
 	ctInvalid     = 1
 	ctEstablished = 2
@@ -137,7 +137,7 @@ func (m *machine) ct(x *expr.Ct) outcome {
 	}
 }
 
-// Keys of Linux 4.17 that the library has no names for.
+// Keys of Linux 4.17 that the library does not define.
 const (
 	ctKeySrcIP  = expr.CtKey(19)
 	ctKeyDstIP  = expr.CtKey(20)
@@ -170,7 +170,7 @@ func (m *machine) setCt(x *expr.Ct) {
 		value, _ := m.get(x.Register, 4)
 		m.p.ctMark = binary.NativeEndian.Uint32(value)
 	case expr.CtKeyLABELS:
-		// The kernel adds the bits to those that are set.
+		// The kernel ORs the bits into the label.
 		value, _ := m.get(x.Register, 16)
 		for i, b := range value {
 			m.p.labels[i] |= b
@@ -199,8 +199,8 @@ func (m *machine) fib(x *expr.Fib) outcome {
 	}
 }
 
-// fibOut loads the interface that a route leads to. With iif among the flags,
-// the kernel answers only if it is the one that the packet came by.
+// fibOut loads the interface of a route. With iif among the flags, the kernel
+// returns it only if the packet arrived on it.
 func (m *machine) fibOut(x *expr.Fib, addr netip.Addr) outcome {
 	r, known := m.p.node.Routes[addr]
 	if !known {

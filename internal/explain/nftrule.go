@@ -12,8 +12,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
-// nftRule is a rule of nf_tables. Its expressions are decoded when it is first
-// asked about.
+// nftRule is a rule of nf_tables. Its expressions are decoded on first use.
 type nftRule struct {
 	family  byte
 	raw     nfnetlink.Attributes
@@ -24,7 +23,7 @@ type nftRule struct {
 	exprs   []nftExpr
 }
 
-// nftExpr is an expression; any is nil for one that this tool does not know.
+// nftExpr is an expression; any is nil for an unknown one.
 type nftExpr struct {
 	name string
 	any  expr.Any
@@ -43,14 +42,14 @@ func (r *nftRule) expressions() []nftExpr {
 	return r.exprs
 }
 
-// registers are those of the kernel's virtual machine: 16 words of 4 bytes. A
-// word of which the value is not known has a reason.
+// registers holds the registers of the kernel's virtual machine: 16 words of 4
+// bytes. A word with an unknown value has a reason.
 type registers struct {
 	data   [64]byte
 	doubts [16]string
 }
 
-// offset is where a register begins: 1 to 4 have 16 bytes, 8 to 23 have 4.
+// offset returns where a register begins: 1 to 4 have 16 bytes, 8 to 23 have 4.
 func offset(reg uint32) int {
 	if reg >= unix.NFT_REG32_00 {
 		return int(reg-unix.NFT_REG32_00) * 4
@@ -89,11 +88,11 @@ type machine struct {
 	registers
 	p    *Packet
 	rule *nftRule
-	// doubt says why it is not known whether the rule matched so far.
+	// doubt says why it is uncertain whether the rule matched so far.
 	doubt string
-	// packets is the counter of the element that was found last.
+	// packets is the counter of the last element found.
 	packets *uint64
-	// effect is what the rule does, once it is done.
+	// effect is the rule's effect, once it has ended.
 	effect effect
 }
 
@@ -129,7 +128,8 @@ func (m *machine) run() effect {
 	return effect{}
 }
 
-// done ends the rule with an effect. With none the next rule is asked.
+// done ends the rule with an effect. Without one, evaluation continues with the
+// next rule.
 func (m *machine) done(e effect) outcome {
 	if e.action == actionNext {
 		return outcomeBreak
@@ -144,13 +144,13 @@ func (m *machine) load(reg uint32, value []byte) outcome {
 	return outcomeGo
 }
 
-// hide notes why the value of a register is not known.
+// hide notes why the value of a register is unknown.
 func (m *machine) hide(reg uint32, size int, why string) outcome {
 	m.set(reg, make([]byte, size), why)
 	return outcomeGo
 }
 
-// step runs one expression. An unknown one may not match.
+// step runs one expression. An unknown expression leaves the match in doubt.
 func (m *machine) step(e nftExpr) outcome {
 	switch x := e.any.(type) {
 	case *expr.Payload:
@@ -200,8 +200,7 @@ func (m *machine) step(e nftExpr) outcome {
 	return m.other(e.name)
 }
 
-// other runs expressions without operands that matter, and those that are not
-// known.
+// other runs expressions without relevant operands, and unknown ones.
 func (m *machine) other(name string) outcome {
 	switch name {
 	case "counter", "log", "objref", "last", "dup", "flow_offload", "secmark", "tracing":
@@ -220,7 +219,7 @@ func (m *machine) other(name string) outcome {
 	}
 }
 
-// test goes on if the rule still matches.
+// test continues if the rule still matches.
 func (m *machine) test(yes bool, doubt string) outcome {
 	if doubt != "" {
 		m.doubt = doubt
@@ -252,7 +251,7 @@ func compare(op expr.CmpOp, order int) bool {
 // payload loads a part of the packet into a register.
 func (m *machine) payload(x *expr.Payload) outcome {
 	if x.OperationType == expr.PayloadWrite {
-		return outcomeGo // a changed header decides nothing here
+		return outcomeGo // changing a header decides nothing here
 	}
 	var header []byte
 	doubt := ""
@@ -310,7 +309,7 @@ func (m *machine) lookup(x *expr.Lookup) outcome {
 	key, doubt := m.get(x.SourceRegister, len(s.elements[0].key))
 	e, found := s.find(key)
 	if doubt != "" && s.isMap {
-		// A random choice among a Service's endpoints: any of them will do.
+		// A random choice among a Service's endpoints: take any of them.
 		e, found, doubt = s.elements[0], true, ""
 	}
 	switch {

@@ -9,7 +9,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
-// load reads the elements once.
+// load reads the elements, once.
 func (s *nftSet) load() error {
 	if s.loaded {
 		return s.err
@@ -29,7 +29,7 @@ func (s *nftSet) load() error {
 	return s.err
 }
 
-// find returns the element that a key is in.
+// find returns the element that contains a key.
 func (s *nftSet) find(key []byte) (nftElement, bool) {
 	if s.exact != nil {
 		if i, ok := s.exact[string(key)]; ok {
@@ -58,8 +58,8 @@ func (s *nftSet) find(key []byte) (nftElement, bool) {
 	return s.elements[found], true
 }
 
-// within compares field by field: each is an interval of its own, padded to
-// four bytes.
+// within compares field by field: each is a separate interval, padded to four
+// bytes.
 func (s *nftSet) within(e nftElement, key []byte) bool {
 	at := 0
 	fields := s.fields

@@ -14,8 +14,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// printer writes a rule in the language of nft, as far as operators need it to
-// recognise the rule: it is not meant to be loaded again.
+// printer prints a rule in nft's syntax, well enough for operators to recognise
+// the rule: the output is not meant to be loaded.
 type printer struct {
 	rule   *nftRule
 	labels map[uint32]label
@@ -23,10 +23,10 @@ type printer struct {
 	out    []string
 }
 
-// label says what a register holds.
+// label describes the contents of a register.
 type label struct {
 	name string
-	kind string // how a value of it is printed
+	kind string // how to print its value
 	mask string
 }
 
@@ -132,7 +132,7 @@ func (p *printer) statement(e nftExpr) {
 	}
 }
 
-// word is a register's first word.
+// word returns the index of a register's first word.
 func word(reg uint32) uint32 { return uint32(offset(reg) / 4) }
 
 func (p *printer) of(reg uint32) label {
@@ -229,7 +229,7 @@ func (p *printer) compare(x *expr.Cmp) {
 	p.add("%s%s %s%s", l.name, l.mask, not(x.Op), value)
 }
 
-// lastFlags finds the mask of the flags that a comparison with zero tests.
+// lastFlags returns the mask of the flags that a comparison with zero tests.
 func (p *printer) lastFlags(x *expr.Cmp) string {
 	for _, e := range p.rule.exprs {
 		if b, ok := e.any.(*expr.Bitwise); ok && word(b.DestRegister) == word(x.Register) {
@@ -267,7 +267,7 @@ func (p *printer) lookup(x *expr.Lookup) {
 	}
 }
 
-// key names all fields of a concatenation.
+// key returns a label for all fields of a concatenation.
 func (p *printer) key(x *expr.Lookup) label {
 	l := p.of(x.SourceRegister)
 	s := p.rule.sets[x.SetName]
@@ -347,8 +347,7 @@ func flags(b []byte, names map[uint32]string) string {
 	return strings.Join(out, ",")
 }
 
-// immediate prints a value that a statement uses: an address, a port or a
-// number.
+// immediate prints the value of a statement: an address, a port or a number.
 func immediate(b []byte) string {
 	switch len(b) {
 	case 2:

@@ -17,16 +17,16 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// outside is a network namespace that is a neighbour of the node.
+// outside is a network namespace connected to the node.
 type outside struct {
 	ns     ns.NetNS
 	iface  string // the node's end
 	client netip.Addr
 }
 
-// Addresses of the two ends. IPv4 is link-local (RFC 3927), from the two blocks
-// that are reserved there. Packets from a link-local IPv6 address are never
-// forwarded, so that IPv6 has a unique local one.
+// probeAddresses returns the addresses of the two ends. IPv4 is link-local (RFC
+// 3927), from the two blocks that are reserved there. Packets from a link-local
+// IPv6 address are never forwarded, so IPv6 uses a unique local prefix.
 func probeAddresses(f hostport.Family) (node, client netip.Prefix) {
 	if f == hostport.IPv4 {
 		return netip.MustParsePrefix("169.254.255.1/30"), netip.MustParsePrefix("169.254.255.2/30")
@@ -34,9 +34,9 @@ func probeAddresses(f hostport.Family) (node, client netip.Prefix) {
 	return netip.MustParsePrefix("fd68:6f73:7470:6f72::1/126"), netip.MustParsePrefix("fd68:6f73:7470:6f72::2/126")
 }
 
-// newOutside makes the namespace and the interfaces. No file holds the
+// newOutside creates the namespace and the interfaces. No file holds the
 // namespace: the kernel removes it, and with it both interfaces, when this
-// process ends.
+// process exits.
 func newOutside(f hostport.Family) (_ *outside, err error) {
 	there, err := newNetns()
 	if err != nil {
@@ -55,7 +55,7 @@ func newOutside(f hostport.Family) (_ *outside, err error) {
 	if err := netlink.LinkAdd(veth); err != nil {
 		return nil, fmt.Errorf("make interface %s: %w", o.iface, err)
 	}
-	// The peer first: a cable whose other end is down has no carrier.
+	// The peer first: a veth whose other end is down has no carrier.
 	err = there.Do(func(ns.NetNS) error {
 		_ = os.WriteFile("/proc/sys/net/ipv6/conf/eth0/accept_dad", []byte("0"), 0)
 		eth0, err := netlink.LinkByName("eth0")
@@ -79,12 +79,13 @@ func newOutside(f hostport.Family) (_ *outside, err error) {
 	return o, nil
 }
 
-// readyTime is how long the kernel may take to tell its own IPv6 that an
-// interface has a carrier. It does so once a second where many interfaces come
-// and go (net/core/link_watch.c).
+// readyTime is how long the kernel may take to tell its IPv6 stack that an
+// interface has a carrier. It does so once a second if many interfaces are
+// added and removed (net/core/link_watch.c).
 const readyTime = 3 * time.Second
 
-// ready waits until an interface is operational. What IPv6 sends before is lost.
+// ready waits until an interface is operational. IPv6 packets sent earlier are
+// lost.
 func ready(name string) error {
 	for deadline := time.Now().Add(readyTime); ; time.Sleep(5 * time.Millisecond) {
 		l, err := netlink.LinkByName(name)
@@ -120,8 +121,8 @@ func (o *outside) remove() {
 	_ = o.ns.Close()
 }
 
-// newNetns returns a new network namespace. It is made on a thread of its own,
-// which goes back to where it was.
+// newNetns returns a new network namespace. A separate thread creates it and
+// then returns to its own namespace.
 func newNetns() (made ns.NetNS, err error) {
 	done := make(chan struct{})
 	go func() {
@@ -137,7 +138,7 @@ func newNetns() (made ns.NetNS, err error) {
 			return
 		}
 		made, err = ns.GetNS(fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid()))
-		// A thread that cannot go back stays locked, and ends with its goroutine.
+		// A thread that cannot return stays locked, and exits with its goroutine.
 		if back := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); back == nil {
 			runtime.UnlockOSThread()
 		}

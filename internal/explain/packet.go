@@ -7,7 +7,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// State is what connection tracking says of a packet.
+// State is the connection tracking state of a packet.
 type State string
 
 // Connection states. A packet has none before the tracking hook has seen it.
@@ -18,12 +18,12 @@ const (
 	StateUntracked   State = "UNTRACKED"
 )
 
-// Packet is a packet with the metadata that rules look at.
+// Packet is a packet with the metadata that rules match.
 type Packet struct {
 	Protocol    hostport.Protocol
 	Source      netip.AddrPort
 	Destination netip.AddrPort
-	// In and Out are the interfaces, "" where there is none (yet).
+	// In and Out are the interfaces, "" if there is none (yet).
 	In, Out string
 	Mark    uint32
 	State   State
@@ -37,7 +37,8 @@ type Packet struct {
 	node *Snapshot
 }
 
-// packet returns the first packet of a connection, which comes by an interface.
+// packet returns the first packet of a connection, which arrives on an
+// interface.
 func (s *Snapshot) packet(p hostport.Protocol, from, to netip.AddrPort, in string) *Packet {
 	return &Packet{Protocol: p, Source: from, Destination: to, In: in, OriginalSource: from, OriginalDestination: to, node: s}
 }
@@ -50,7 +51,7 @@ func (p *Packet) clone() *Packet {
 }
 
 // networkHeader returns an IPv4 or IPv6 header for the packet. Fields that the
-// question does not decide have the values of an ordinary packet.
+// question does not define have the values of an ordinary packet.
 func (p *Packet) networkHeader() []byte {
 	if p.family() == hostport.IPv4 {
 		h := make([]byte, 20)
@@ -73,7 +74,7 @@ func (p *Packet) networkHeader() []byte {
 	return h
 }
 
-// tcpFlags are those of the packet: SYN, and SYN with ACK in an answer.
+// tcpFlags returns the packet's flags: SYN, or SYN and ACK in a reply.
 func (p *Packet) tcpFlags() byte {
 	if p.State == StateEstablished {
 		return 0x12

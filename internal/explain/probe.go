@@ -14,32 +14,34 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Observation is what a packet of Probe's met.
+// Observation is what happened to the packet of Probe.
 type Observation struct {
-	// From is the client's address, and Interface the one that it came by.
+	// From is the client's address, and Interface the one that the packet arrived
+	// on.
 	From      string `json:"from"`
 	Interface string `json:"interface,omitempty"`
-	// Predicted and Code are what Explain says of this packet, which comes from
-	// another client than the one that was asked about.
+	// Predicted and Code are the result of Explain for this packet, whose client
+	// is not the one of the question.
 	Predicted Verdict `json:"predicted"`
 	Code      Code    `json:"code"`
-	// Reached says that the packet arrived at the pod, and was answered where the
+	// Reached is set if the packet arrived at the pod, and was answered if the
 	// protocol has answers.
 	Reached bool `json:"reached"`
-	// Target is where connection tracking says the packet was led, "" if it was
-	// dropped on its way.
+	// Target is the packet's destination according to connection tracking, "" if
+	// it was dropped before.
 	Target string `json:"target,omitempty"`
 	Text   string `json:"text"`
 }
 
-// probeTime is how long an answer is waited for. TCP repeats its SYN once in that
-// time, after a second: the first one may be lost while neighbours are resolved.
+// probeTime is how long to wait for an answer. TCP repeats its SYN once in that
+// time, after a second: the first one may be lost while neighbours are
+// resolved.
 const probeTime = 2500 * time.Millisecond
 
-// Probe sends one packet to the host port, and reports what happened to it: from
-// the node itself if the question is about that, else from a namespace of its
-// own, which is connected to the node by a pair of veth interfaces for as long as
-// it takes. The kernel removes both if the process is killed.
+// Probe sends one packet to the host port, and reports what happened to it:
+// from the node itself if that is the client in question, else from a new
+// namespace, which is temporarily connected to the node by a pair of veth
+// interfaces. The kernel removes both if the process is killed.
 func (c *Collector) Probe(ctx context.Context, q *Question, all []Attachment) (*Observation, error) {
 	if q.Protocol == hostport.SCTP {
 		return nil, errors.New("a probe of SCTP is not supported")
@@ -80,8 +82,8 @@ func (c *Collector) Probe(ctx context.Context, q *Question, all []Attachment) (*
 	return o, nil
 }
 
-// judge says what the packet met. result is nil if it was answered, or for UDP
-// not refused.
+// judge sets the text about what happened to the packet. result is nil if it
+// was answered, or for UDP not refused.
 func (o *Observation) judge(q *Question, target netip.AddrPort, tracked bool, result error) {
 	led := tracked && target != netip.AddrPortFrom(q.Address, q.Port)
 	if led {
@@ -117,8 +119,8 @@ func (o *Observation) judge(q *Question, target netip.AddrPort, tracked bool, re
 	}
 }
 
-// Compare adds an observation. Where it contradicts what was predicted for the
-// same packet, that is the answer.
+// Compare adds an observation. If it contradicts the prediction for the same
+// packet, the verdict becomes Contradiction.
 func (r *Report) Compare(o *Observation) {
 	r.Observed, r.Predicted = o, r.Verdict
 	if o.Predicted == CannotTell {
@@ -142,7 +144,7 @@ func (r *Report) Compare(o *Observation) {
 	}}, r.Advice...)
 }
 
-// decide gives the answer that the rules left open.
+// decide sets the verdict from an observation if the rules left it open.
 func (r *Report) decide(o *Observation) {
 	q := r.Question
 	switch {
@@ -150,7 +152,8 @@ func (r *Report) decide(o *Observation) {
 		r.Verdict, r.Code = Reaches, CodeOK
 		r.Sentence = fmt.Sprintf("%s reaches %s: a packet of the probe did", q, o.Target)
 	case len(r.rivals) > 0 && o.Target != "" && o.Target != r.Target:
-		// Endpoints of a Service are chosen at random, so that it need not be the one that was predicted.
+		// The endpoints of a Service are chosen at random, and may not be the
+		// predicted one.
 		who := takers(r.rivals)
 		r.Verdict, r.Code = DoesNotReach, CodeOtherMappingFirst
 		if who == componentProxy {
@@ -165,7 +168,7 @@ func (r *Report) decide(o *Observation) {
 }
 
 // send opens a connection, or sends a datagram, from the namespace of the
-// calling thread. result is what became of it.
+// calling thread. result is its outcome.
 func send(ctx context.Context, p hostport.Protocol, to netip.AddrPort) (source netip.AddrPort, result, err error) {
 	family, kind := unix.AF_INET, unix.SOCK_STREAM
 	if to.Addr().Is6() {
@@ -180,7 +183,7 @@ func send(ctx context.Context, p hostport.Protocol, to netip.AddrPort) (source n
 	}
 	defer func() { _ = unix.Close(fd) }()
 	if p == hostport.TCP {
-		// The connection ends with a reset: nothing lingers on either side.
+		// Close with a reset, so that no state lingers on either side.
 		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	err = unix.Connect(fd, sockaddr(to))

@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readPrograms notes the eBPF programs on the packet's way, beside those of XDP: tc
-// and tcx programs of the interfaces, and those of the cgroups of the client and of
-// the process that listens in the pod. It does not know what they do. Where the
-// kernel does not tell, there are none.
+// readPrograms notes the eBPF programs on the packet's path, except XDP: tc and
+// tcx programs of the interfaces, and those of the cgroups of the client and of
+// the process that listens in the pod. It does not know what they do. If the
+// kernel does not list them, it notes none.
 func (s *Snapshot) readPrograms(q *Question) {
 	names := map[string]bool{}
 	if q.In != "" {
@@ -67,8 +67,8 @@ type cgroupHook struct {
 	name string
 }
 
-// readCgroupPrograms looks at the root of the cgroups, which every client on this
-// node is in, and at all cgroups that the server in the pod is in.
+// readCgroupPrograms reads the root cgroup, which contains every client on this
+// node, and all cgroups of the server in the pod.
 func (s *Snapshot) readCgroupPrograms(q *Question) {
 	root := cgroupRoot()
 	if root == "" {
@@ -77,7 +77,8 @@ func (s *Snapshot) readCgroupPrograms(q *Question) {
 	packets := []cgroupHook{{unix.BPF_CGROUP_INET_INGRESS, "cgroup ingress"}, {unix.BPF_CGROUP_INET_EGRESS, "cgroup egress"}}
 	at := map[string][]cgroupHook{"/": packets}
 	if q.FromNode || q.FromName != "" {
-		// They may give a client of this node another address to connect to.
+		// These programs may change the address that a client on this node connects
+		// to.
 		connect := []cgroupHook{{unix.BPF_CGROUP_INET4_CONNECT, "cgroup connect4"}, {unix.BPF_CGROUP_UDP4_SENDMSG, "cgroup sendmsg4"}}
 		if q.Address.Is6() {
 			connect = []cgroupHook{{unix.BPF_CGROUP_INET6_CONNECT, "cgroup connect6"}, {unix.BPF_CGROUP_UDP6_SENDMSG, "cgroup sendmsg6"}}
@@ -105,7 +106,8 @@ func (s *Snapshot) readCgroupPrograms(q *Question) {
 	}
 }
 
-// cgroupRoot is where the unified hierarchy of cgroups is mounted, "" if it is not.
+// cgroupRoot returns where the unified hierarchy of cgroups is mounted, "" if
+// it is not.
 func cgroupRoot() string {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -120,8 +122,8 @@ func cgroupRoot() string {
 	return ""
 }
 
-// cgroupOf is the cgroup of a process in the unified hierarchy, "" if it cannot be
-// seen.
+// cgroupOf returns the cgroup of a process in the unified hierarchy, "" if it
+// is not visible.
 func cgroupOf(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -144,7 +146,7 @@ type bpfQuery struct {
 }
 
 // programs returns the programs that are attached to a cgroup, or to an interface,
-// at one hook. There are none where the kernel lacks the hook or does not tell.
+// at one hook. It returns none if the kernel lacks the hook or does not list them.
 func programs(target, attachType uint32) []uint32 {
 	var ids [64]uint32
 	q := bpfQuery{target: target, attachType: attachType, ids: uint64(uintptr(unsafe.Pointer(&ids))), count: uint32(len(ids))}
@@ -156,7 +158,7 @@ func programs(target, attachType uint32) []uint32 {
 	return slices.Clone(ids[:min(int(q.count), len(ids))])
 }
 
-// programName is the name that its author gave a program, or its number.
+// programName returns the name of a program, or its ID if it has none.
 func programName(id uint32) string {
 	number := fmt.Sprintf("program %d", id)
 	get := struct{ id, next, flags uint32 }{id: id}

@@ -58,14 +58,14 @@ func attach(target, program int, kind uint32) error {
 	return nil
 }
 
-// TestCgroupPrograms attaches a program to the cgroup of a process that listens in a
-// pod, and wants it named.
+// TestCgroupPrograms attaches a program to the cgroup of a process that listens
+// in a pod, and wants the program named.
 func TestCgroupPrograms(t *testing.T) {
 	root := cgroupRoot()
 	if root == "" {
 		t.Skip("no unified hierarchy of cgroups is mounted")
 	}
-	// The kernel detaches what is attached to a cgroup when it is removed.
+	// The kernel detaches programs from a cgroup when it is removed.
 	dir, err := os.MkdirTemp(root, "hostport-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +94,8 @@ func TestCgroupPrograms(t *testing.T) {
 	}
 }
 
-// TestInterfacePrograms attaches a program to the interface that the packet comes by.
+// TestInterfacePrograms attaches a program to the interface that the packet
+// arrives on.
 func TestInterfacePrograms(t *testing.T) {
 	s := &Snapshot{}
 	err := netns.New(t).Do(func(ns.NetNS) error {

@@ -7,14 +7,14 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Version is that of the report's JSON: it is raised when a field changes its
-// meaning or goes.
+// Version is the version of the report's JSON. It is raised when a field
+// changes its meaning or is removed.
 const Version = 1
 
 // Code is the reason of a verdict, stable across releases.
 type Code string
 
-// The codes, in the order of the packet's way.
+// The codes, in the order of the packet's path.
 const (
 	CodeOK                = Code("ok")
 	CodeNoMapping         = Code("no-mapping")
@@ -48,7 +48,7 @@ const (
 	Contradiction = Verdict("contradiction")
 )
 
-// Mark is how a stage went.
+// Mark is the outcome of a stage.
 type Mark string
 
 // The marks of stages.
@@ -59,21 +59,22 @@ const (
 	MarkUnknown = Mark("unknown")
 )
 
-// Stage is one station of the packet's way.
+// Stage is one step of the packet's path.
 type Stage struct {
 	Name string `json:"name"`
 	Mark Mark   `json:"mark"`
-	// Component is whose rule or setting it is, "" if nobody's.
+	// Component is the program that owns the rule or setting, "" if there is none.
 	Component string `json:"component,omitempty"`
 	Text      string `json:"text"`
 	// Rule is the rule that decided, nil if none did.
 	Rule *Site `json:"rule,omitempty"`
-	// Connections is the counter of our rule or element: how many connections it has
-	// led to the pod since it was written. It is nil in all other stages.
+	// Connections is the counter of our rule or element: how many connections it
+	// has translated to the pod since it was written. It is nil in all other
+	// stages.
 	Connections *uint64 `json:"connections,omitempty"`
 }
 
-// Advice is what to do, and the command that does it, "" where none exists.
+// Advice is what to do, and the command that does it, "" if there is none.
 type Advice struct {
 	Text    string `json:"text"`
 	Command string `json:"command,omitempty"`
@@ -85,41 +86,42 @@ type Report struct {
 	Question QuestionRecord `json:"question"`
 	Verdict  Verdict        `json:"verdict"`
 	Code     Code           `json:"code"`
-	// Sentence is the verdict for people.
+	// Sentence is the verdict as text.
 	Sentence string   `json:"sentence"`
 	Pod      string   `json:"pod,omitempty"`
 	Target   string   `json:"target,omitempty"`
 	Stages   []Stage  `json:"stages"`
 	Advice   []Advice `json:"advice"`
-	// Predicted is the verdict without the probe's observation, if one was sent.
+	// Predicted is the verdict without the probe's observation, if a probe was
+	// sent.
 	Predicted Verdict `json:"predicted,omitempty"`
-	// Observed is what a packet of Probe's met, if one was sent.
+	// Observed is what happened to the probe's packet, if a probe was sent.
 	Observed *Observation `json:"observed,omitempty"`
 
-	// rivals are what may become of the packet instead of what our rule does.
+	// rivals holds the possible outcomes other than that of our rule.
 	rivals []passage
 }
 
-// Question is a packet to be explained.
+// Question is the packet to explain.
 type Question struct {
 	Port     uint16
 	Protocol hostport.Protocol
-	// Address is the node's. Collect chooses one if it is not valid.
+	// Address is the node's address. Collect chooses one if it is not valid.
 	Address netip.Addr
-	// FromNode says that the client is a process of the node.
+	// FromNode is set if the client is a process of the node.
 	FromNode bool
 	// From is the client's address. Collect chooses one if it is not valid.
 	From netip.Addr
-	// FromName names the client for people, if it is a pod.
+	// FromName is the client's name for texts, if it is a pod.
 	FromName string
-	// In is the interface by which the packet comes; Collect finds the likely one
+	// In is the interface that the packet arrives on; Collect finds the likely one
 	// if it is "".
 	In string
-	// Assumed says that Collect chose From.
+	// Assumed is set if Collect chose From.
 	Assumed bool
 }
 
-// Maps reports whether a mapping is for the port and protocol of the question.
+// Maps reports whether a mapping has the port and protocol of the question.
 func (q *Question) Maps(m hostport.Mapping) bool {
 	return m.HostPort == q.Port && m.Protocol == q.Protocol
 }
@@ -134,23 +136,23 @@ type QuestionRecord struct {
 	Interface string            `json:"interface,omitempty"`
 }
 
-// String names the host port.
+// String returns the name of the host port.
 func (q QuestionRecord) String() string {
 	return fmt.Sprintf("%d/%s on %s", q.Port, q.Protocol, q.Address)
 }
 
-// Attachment is a recorded attachment with what the caller found out about it.
+// Attachment is a recorded attachment with the caller's findings about it.
 type Attachment struct {
 	*hostport.Attachment
-	// Dead says that its sandbox is gone. Life says why that could not be found out, ""
-	// if it could.
+	// Dead is set if its sandbox is gone. Life says why that could not be
+	// determined, "" if it could.
 	Dead bool
 	Life string
 	// Differences say how the kernel's rules differ from the record.
 	Differences []string
 }
 
-// Exit is the exit status that stands for the verdict.
+// Exit returns the exit status for the verdict.
 func (r *Report) Exit() int {
 	switch r.Verdict {
 	case Reaches:

@@ -11,7 +11,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// The netfilter hooks on a packet's way.
+// The netfilter hooks on a packet's path.
 const (
 	hookPrerouting  = "prerouting"
 	hookInput       = "input"
@@ -21,7 +21,7 @@ const (
 )
 
 // Priorities at which the kernel itself acts. All nat chains run at these two,
-// whatever priority they have among themselves.
+// whatever their own priorities, which order them among themselves.
 const (
 	priorityConntrack = -200
 	priorityDNAT      = -100
@@ -32,7 +32,7 @@ const (
 type action int
 
 const (
-	actionNext action = iota // not matched, or matched and not decided
+	actionNext action = iota // not matched, or matched without a decision
 	actionAccept
 	actionDrop
 	actionReject
@@ -50,7 +50,7 @@ func (a action) terminal() bool {
 	return a != actionNext && a != actionReturn && a != actionJump && a != actionGoto
 }
 
-// lost reports whether the packet does not get any further.
+// lost reports whether the packet goes no further.
 func (a action) lost() bool { return a == actionDrop || a == actionReject || a == actionQueue }
 
 func (a action) String() string {
@@ -65,11 +65,11 @@ type effect struct {
 	action action
 	chain  string         // of a jump
 	to     netip.AddrPort // of a translation; a zero port leaves the port alone
-	// packets is the counter of the rule, or of the element that decided; nil if
-	// it has none.
+	// packets is the counter of the rule, or of the deciding element; nil if it
+	// has none.
 	packets *uint64
-	// doubt says why it is not known whether the rule matches, "" if it is known. The
-	// action is what the rule does if it matches.
+	// doubt says why it is uncertain whether the rule matches, "" if it is
+	// certain. The action is what the rule does if it matches.
 	doubt string
 }
 
@@ -77,7 +77,7 @@ type effect struct {
 type rule interface {
 	// apply may change the packet's marks.
 	apply(p *Packet) effect
-	// text is the rule as its own tool would print it, comment included.
+	// text returns the rule as its own tool would print it, comment included.
 	text() string
 }
 
@@ -85,14 +85,14 @@ type rule interface {
 type chain struct {
 	table *table
 	name  string
-	// hook is "" for chains that are reached by jumps only.
+	// hook is "" for chains that are only reached by jumps.
 	hook     string
 	kind     string // filter, nat or route
 	priority int
 	policy   action
 	rules    []rule
 	handles  []uint64 // of the rules, where they are known
-	index    *index   // of a long chain, once it was walked
+	index    *index   // of a long chain, after the first walk
 }
 
 // origins of tables.
@@ -108,12 +108,12 @@ type table struct {
 	number byte   // of the family, to nf_tables
 	name   string
 	chains map[string]*chain
-	// base are the chains that hooks begin with, once they were asked for; a node
-	// with 5,000 Services has 10,000 others.
+	// base caches the base chains; a node with 5,000 Services has 10,000 other
+	// chains.
 	base []*chain
 }
 
-// baseChains returns the chains that hooks begin with.
+// baseChains returns the table's base chains.
 func (t *table) baseChains() []*chain {
 	if t.base == nil {
 		t.base = []*chain{}
@@ -147,10 +147,10 @@ func (t *table) tool() string {
 	}
 }
 
-// ruleset is all tables of the node.
+// ruleset holds all tables of the node.
 type ruleset []*table
 
-// Site is a rule, or the policy of a chain, that decided about a packet.
+// Site is a rule, or the policy of a chain, that decided a packet's fate.
 type Site struct {
 	// Component is the program that the rule is attributed to.
 	Component string `json:"component"`
@@ -166,7 +166,7 @@ type Site struct {
 // kernelSite is a setting of the kernel.
 func kernelSite() *Site { return &Site{Component: componentKernel} }
 
-// String names the site for people.
+// String returns the site's name for texts.
 func (s Site) String() string {
 	what := "a rule in chain "
 	if s.Rule == "" {
@@ -186,23 +186,25 @@ type doubt struct {
 	effect effect
 }
 
-// passage is a packet's way through one hook.
+// passage is the result of a packet's walk through one hook.
 type passage struct {
-	action action // accept, or what ended it
-	site   Site   // of what ended it, or translated
+	action action // accept, or the action that ended the walk
+	site   Site   // of the rule that ended the walk, or translated
 	to     netip.AddrPort
-	// connections is how many were translated like this, nil if nothing counts.
+	// connections is how many connections were translated like this, nil without a
+	// counter.
 	connections *uint64
-	// accepted is the first rule of another program in a nat chain that accepts the
-	// packet without a translation, the zero Site if there is none.
+	// accepted is the first rule of another program in a nat chain that accepts
+	// the packet without translating it, the zero Site if there is none.
 	accepted Site
 	doubts   []doubt
-	// rivals are what may become of the packet instead: other nat chains of the same
-	// priority take it too, and it is not known which the kernel asks first.
+	// rivals holds the other possible outcomes: nat chains of the same priority
+	// take the packet too, and it is not known which of them the kernel runs
+	// first.
 	rivals []passage
 }
 
-// String tells people what becomes of the packet.
+// String returns what happens to the packet, for texts.
 func (p passage) String() string {
 	var out string
 	switch p.action {
@@ -217,8 +219,8 @@ func (p passage) String() string {
 	return out
 }
 
-// matter returns the doubts that may change what becomes of the packet in a chain:
-// rules that would do something else, or translate it for another program.
+// matter returns the doubts that may change the outcome of a chain: rules that
+// would do something else, or translate the packet for another program.
 func matter(doubts []doubt, e effect, site Site) []doubt {
 	return slices.DeleteFunc(doubts, func(d doubt) bool {
 		would := d.effect.action
@@ -249,14 +251,14 @@ func (rs ruleset) at(hook string, f hostport.Family, nat bool) []*chain {
 	return out
 }
 
-// pass walks a packet through a hook: filter chains by priority, connection
-// tracking and translation where the kernel has them. tracked is the state that
-// connection tracking gives the packet at the first hook.
+// pass walks a packet through a hook: filter chains by priority, with
+// connection tracking and translation at the kernel's priorities. tracked is
+// the state that connection tracking gives the packet at the first hook.
 func (rs ruleset) pass(hook string, p *Packet, tracked State) passage {
 	out := passage{action: actionAccept}
 	chains := rs.at(hook, p.family(), false)
-	// below walks the chains below a priority, and reports whether all accept, or may
-	// accept.
+	// below walks the chains below a priority, and reports whether all of them
+	// accept, or may accept.
 	below := func(priority int) bool {
 		for ; len(chains) > 0 && chains[0].priority < priority; chains = chains[1:] {
 			e, site, doubts := walk(chains[0], p, 0)
@@ -293,7 +295,7 @@ func (rs ruleset) pass(hook string, p *Packet, tracked State) passage {
 	return translated
 }
 
-// maxDepth is the kernel's own limit of nested chains.
+// maxDepth is the kernel's own limit for nested chains.
 const maxDepth = 16
 
 // walk evaluates a chain and those that it jumps to. It returns a terminal
@@ -347,8 +349,8 @@ func walk(c *chain, p *Packet, depth int) (effect, Site, []doubt) {
 	return effect{action: actionAccept}, siteOf(c, ""), doubts
 }
 
-// assume returns what a rule would do if it matched, which is not known. It reports
-// false for a rule that decides nothing.
+// assume returns what a rule would do if it matched, which is uncertain. It
+// reports false for a rule that decides nothing.
 func assume(c *chain, r rule, e effect, p *Packet, depth int) (doubt, bool) {
 	d := doubt{site: siteOf(c, r.text()), reason: e.doubt, effect: e}
 	if e.action != actionJump && e.action != actionGoto {

@@ -9,14 +9,14 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Services knows which host ports kube-proxy takes before us.
+// Services tells which host ports kube-proxy translates before our rules.
 type Services struct {
 	s         *Snapshot
 	addresses map[hostport.Family][]local
 	known     map[place]order
 }
 
-// order says whether a Service takes a packet before us.
+// order says whether a Service takes a packet before our rules.
 type order int
 
 const (
@@ -25,7 +25,7 @@ const (
 	orderUnknown // chains of the same priority take it
 )
 
-// local is an address of the node that clients ask, and the interface that has it.
+// local is an address of the node that clients connect to, and its interface.
 type local struct {
 	addr netip.Addr
 	in   string
@@ -37,8 +37,9 @@ type place struct {
 	at       netip.AddrPort
 }
 
-// Services reads the rules of the node, once for all mappings of some families. With
-// an error it returns what is known from the rules that could be read.
+// Services reads the rules of the node, once for all mappings of the given
+// families. With an error it also returns the result for the rules that could
+// be read.
 func (c *Collector) Services(ctx context.Context, families ...hostport.Family) (*Services, error) {
 	s := c.newSnapshot()
 	if err := s.readLinks(); err != nil {
@@ -48,8 +49,8 @@ func (c *Collector) Services(ctx context.Context, families ...hostport.Family) (
 	s.Virtual = readVirtual()
 	out := &Services{s: s, addresses: map[hostport.Family][]local{}, known: map[place]order{}}
 	for _, l := range s.Links {
-		// kube-proxy's IPVS mode has the addresses of all Services on interfaces of
-		// this kind, and the host ports are on the others.
+		// kube-proxy's IPVS mode has the addresses of all Services on an interface of
+		// this kind; host ports are served on the others.
 		if l.Type == "dummy" && l.Name == ipvsInterface {
 			continue
 		}
@@ -67,12 +68,12 @@ func (c *Collector) Services(ctx context.Context, families ...hostport.Family) (
 	return out, errors.Join(errs...)
 }
 
-// ipvsInterface is where kube-proxy's IPVS mode has the addresses of Services.
+// ipvsInterface holds the addresses of Services in kube-proxy's IPVS mode.
 const ipvsInterface = "kube-ipvs0"
 
-// First reports whether a Service takes packets that come for a mapping from
-// outside, at its host IP or at any address of the node. It is not known if our rule
-// and the Service's are in chains of the same priority.
+// First reports whether a Service takes external packets for a mapping, at its
+// host IP or at any address of the node. known is false if our rule and the
+// Service's are in chains of the same priority.
 func (s *Services) First(a *hostport.Attachment, m hostport.Mapping) (first, known bool) {
 	known = true
 	for _, f := range hostport.Families() {
@@ -94,7 +95,7 @@ func (s *Services) First(a *hostport.Attachment, m hostport.Mapping) (first, kno
 	return false, known
 }
 
-// first sends a packet through the hook in which addresses are translated.
+// first walks a packet through the hook in which destinations are translated.
 func (s *Services) first(p hostport.Protocol, to netip.AddrPort, in string) order {
 	at := place{p, to}
 	if found, seen := s.known[at]; seen {

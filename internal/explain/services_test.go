@@ -6,7 +6,7 @@ import (
 	"github.com/hostport-cni/hostport/test/netns"
 )
 
-// A node on which nobody asks about a family has rules of none.
+// TestServicesOfNoFamily wants Services to succeed if no family is requested.
 func TestServicesOfNoFamily(t *testing.T) {
 	netns.Enter(t)
 	c, err := NewCollector()

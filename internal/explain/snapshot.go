@@ -9,34 +9,35 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Snapshot is what Explain knows of a node.
+// Snapshot is the state of a node that Explain works on.
 type Snapshot struct {
 	Links []Link
-	// Routes are where packets to the addresses of the question go.
+	// Routes holds the routes to the addresses of the question.
 	Routes map[netip.Addr]Route
-	// Sysctls are kernel parameters by their path below /proc/sys.
+	// Sysctls holds kernel parameters by their path below /proc/sys.
 	Sysctls map[string]string
-	// Listeners are the node's own sockets on the port of the question.
+	// Listeners holds the node's own sockets on the port of the question.
 	Listeners []listener.Listener
-	// Pods are the sandboxes of the attachments that map the port.
+	// Pods holds the sandboxes of the attachments that map the port.
 	Pods map[hostport.Key]PodView
-	// Conntrack is the fill of the connection tracking table.
+	// Conntrack is the fill level of the connection tracking table.
 	Conntrack Fill
-	// Flows are how many connections to the address and port of the question are
-	// tracked, by where they lead.
+	// Flows counts the tracked connections to the address and port of the
+	// question, by destination.
 	Flows map[netip.AddrPort]int
-	// Virtual are the addresses and ports that IPVS serves.
+	// Virtual holds the addresses and ports that IPVS serves.
 	Virtual []VirtualServer
-	// Programs are eBPF programs on the packet's way.
+	// Programs holds the eBPF programs on the packet's path.
 	Programs []Program
-	// Unread says in sentences what could not be read.
+	// Unread lists, in sentences, what could not be read.
 	Unread []string
 
 	rules   ruleset
-	variant string // of iptables by that name, as saveAll returns it
-	// sets tells whether a packet is in an ipset. It is nil if no set can be asked.
+	variant string // of the tool iptables, as returned by saveAll
+	// sets reports whether a packet is in an ipset. It is nil if sets cannot be
+	// queried.
 	sets func(p *Packet, set string, dirs []string) (bool, error)
-	// refused is why nf_tables did not tell its rules, nil if it did.
+	// refused is why the rules of nf_tables could not be read, nil if they could.
 	refused error
 	// rulesHidden says that some rules could not be read.
 	rulesHidden bool
@@ -59,23 +60,23 @@ type Route struct {
 	Gateway netip.Addr
 	// Source is the address that the kernel would send from.
 	Source netip.Addr
-	// Default says that it is not more specific than a default route.
+	// Default is set if it is no more specific than a default route.
 	Default bool
-	// Err is why there is none, "" if there is.
+	// Err is why there is no route, "" if there is one.
 	Err string
 }
 
-// PodView is what is seen inside a pod's network namespace.
+// PodView is what is visible inside a pod's network namespace.
 type PodView struct {
-	// Hidden is why it cannot be seen, "" if it can.
+	// Hidden is why it is not visible, "" if it is.
 	Hidden string
 	// Listeners are sockets on the container ports of the question.
 	Listeners []listener.Listener
-	// Return is the route of the answer, and Peer the interface of the node that
-	// the pod's interface on it leads to, "" if none does.
+	// Return is the route of the reply, and Peer the node's interface at the other
+	// end of the pod's interface on that route, "" if there is none.
 	Return map[netip.Addr]Route
 	Peer   string
-	// ReturnPeer is Peer of the interface that the answer leaves by.
+	// ReturnPeer is Peer for the interface that the reply leaves through.
 	ReturnPeer map[netip.Addr]string
 }
 
@@ -85,7 +86,7 @@ type Fill struct{ Count, Max int }
 
 func (f Fill) nearlyFull() bool { return f.Count*10 >= f.Max*9 }
 
-// raise is the command that doubles the limit.
+// raise returns the command that doubles the limit.
 func (f Fill) raise() string {
 	return fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*f.Max)
 }
@@ -122,7 +123,7 @@ func (s *Snapshot) isLocal(addr netip.Addr) bool {
 	return addr.Is4() && addr.IsLoopback() || s.holder(addr) != nil
 }
 
-// addrType is the address's type as iptables names it.
+// addrType returns the address's type as iptables names it.
 func (s *Snapshot) addrType(addr netip.Addr) string {
 	switch {
 	case s.isLocal(addr):
@@ -153,7 +154,7 @@ func (s *Snapshot) isBroadcast(addr netip.Addr) bool {
 	return false
 }
 
-// lastOf is the highest address of an IPv4 network.
+// lastOf returns the highest address of an IPv4 network.
 func lastOf(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
@@ -162,7 +163,7 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// onLink returns the interface whose network an address is in.
+// onLink returns the interface whose network contains an address.
 func (s *Snapshot) onLink(addr netip.Addr) *Link {
 	for i, l := range s.Links {
 		if slices.ContainsFunc(l.Addresses, func(p netip.Prefix) bool { return p.Contains(addr) && p.Bits() < addr.BitLen() }) {
@@ -172,8 +173,8 @@ func (s *Snapshot) onLink(addr netip.Addr) *Link {
 	return nil
 }
 
-// sourceFor is the address that masquerading on an interface chooses: one that
-// shares the destination's network, or the first global one.
+// sourceFor returns the address that masquerading on an interface chooses: one
+// in the destination's network, or the first global one.
 func (s *Snapshot) sourceFor(name string, to netip.Addr) netip.Addr {
 	l := s.link(name)
 	if l == nil {
@@ -197,7 +198,7 @@ func (s *Snapshot) sourceFor(name string, to netip.Addr) netip.Addr {
 	return first
 }
 
-// sysctl reports the value of a parameter of an interface.
+// sysctl returns the value of a parameter of an interface.
 func (s *Snapshot) sysctl(f hostport.Family, iface, name string) string {
 	return s.Sysctls[sysctlPath(f, iface, name)]
 }

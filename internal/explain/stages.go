@@ -67,7 +67,8 @@ func (x *explainer) forwarding() bool {
 	}
 	iface, command := x.q.In, "sysctl -w net.ipv4.ip_forward=1"
 	if x.f == hostport.IPv6 {
-		// IPv6 has one switch; that of an interface is about router advertisements.
+		// IPv6 has one global switch; the one of an interface is for router
+		// advertisements.
 		iface, command = "all", "sysctl -w net.ipv6.conf.all.forwarding=1"
 	}
 	value := x.s.sysctl(x.f, iface, "forwarding")
@@ -85,8 +86,8 @@ func (x *explainer) forwarding() bool {
 	return x.ok("forwarding", "The node forwards packets that come by %s.", x.q.In)
 }
 
-// forward walks the forward hook; a packet of the node's own has passed its
-// output hook before.
+// forward walks the forward hook; the node's own packets have already passed
+// the output hook.
 func (x *explainer) forward() bool {
 	x.p.Out = x.route.Out
 	if x.q.FromNode {
@@ -108,7 +109,7 @@ func (x *explainer) forward() bool {
 	return x.ok("forward", "No forward chain drops it (of %d).", len(x.s.rules.at(hookForward, x.f, false)))
 }
 
-// loopback checks what 127.0.0.1 needs.
+// loopback checks the requirements of 127.0.0.1.
 func (x *explainer) loopback() bool {
 	if !x.q.FromNode || !x.q.Address.IsLoopback() {
 		return true
@@ -140,7 +141,7 @@ func (x *explainer) postrouting() bool {
 	return x.ok("masquerade", "The pod sees the client's own address, %s.", before.Addr())
 }
 
-// pod looks for the socket.
+// pod looks for the socket in the pod.
 func (x *explainer) pod() bool {
 	view, ok := x.s.Pods[x.owner.Key]
 	if !ok || view.Hidden != "" {
@@ -182,8 +183,7 @@ func (x *explainer) logs() string {
 	return ""
 }
 
-// answer follows the way back: out of the pod, by this node, and through the
-// hooks.
+// answer follows the reply: out of the pod, through this node and its hooks.
 func (x *explainer) answer() bool {
 	view := x.s.Pods[x.owner.Key]
 	client := x.p.Source.Addr()
@@ -213,7 +213,7 @@ func (x *explainer) answer() bool {
 	}
 	for _, hook := range hooks {
 		if hook != hookPrerouting {
-			// The client's own address is back since the first hook.
+			// The first hook has restored the client's own address.
 			reply.Destination = x.p.OriginalSource
 			reply.Out = ""
 			if hook != hookInput {
@@ -238,7 +238,7 @@ func established(site Site) string {
 	return fmt.Sprintf("%s -I %s -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", site.Tool, site.Chain)
 }
 
-// byNode reports whether the answer passes the node, where it is translated
+// byNode reports whether the reply passes the node, where it is translated
 // back.
 func (x *explainer) byNode(view PodView, back Route, client netip.Addr) bool {
 	peer := x.s.link(view.ReturnPeer[client])
@@ -256,7 +256,7 @@ func (x *explainer) byNode(view PodView, back Route, client netip.Addr) bool {
 	if peer.Master == "" || back.Gateway.IsValid() && x.s.isLocal(back.Gateway) {
 		return true
 	}
-	// On a bridge the pod answers a neighbour without the node, unless bridged
+	// On a bridge the pod's reply to a neighbour bypasses the node, unless bridged
 	// packets pass netfilter.
 	name := "net/bridge/bridge-nf-call-iptables"
 	if x.f == hostport.IPv6 {
@@ -271,7 +271,7 @@ func (x *explainer) byNode(view PodView, back Route, client netip.Addr) bool {
 		Advice{Text: "Let clients of the pod's own network be masqueraded (\"snat\": true), or let bridged packets pass netfilter.", Command: "sysctl -w " + strings.ReplaceAll(name, "/", ".") + "=1"})
 }
 
-// programs names what is not followed.
+// programs names the eBPF programs, which are not followed.
 func (x *explainer) programs() bool {
 	for _, p := range x.s.Programs {
 		x.stage("ebpf", MarkWarn, "", fmt.Sprintf("%s on %s: an eBPF program (%s), which this tool does not follow.", p.Hook, p.Where, p.Name), nil)

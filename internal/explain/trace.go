@@ -24,7 +24,7 @@ type Traced struct {
 	To        netip.AddrPort `json:"to"`
 	Interface string         `json:"interface,omitempty"`
 	Rules     []TracedRule   `json:"rules"`
-	// End is what became of it, as far as nf_tables goes.
+	// End is what happened to it, as far as nf_tables shows.
 	End string `json:"end"`
 }
 
@@ -35,15 +35,15 @@ type TracedRule struct {
 	Verdict string `json:"verdict"`
 }
 
-// quiet is how long after its last message a packet counts as gone: the kernel does
-// not say which message is the last one.
+// quiet is how long after its last message a packet counts as complete: the
+// kernel does not mark the last message.
 const quiet = 200 * time.Millisecond
 
 // Trace reports packets to the port of the question as they pass nf_tables,
-// until count have passed or ctx ends. Of TCP it traces only the packets that open a
-// connection. The rule that makes the kernel trace is in a table of its own. The kernel
-// deletes the table with this process; before Linux 5.12 it stays if the process is
-// killed.
+// until count have passed or ctx is done. For TCP it traces only packets that
+// open a connection. The rule that enables tracing is in a separate table. The
+// kernel deletes the table with this process; before Linux 5.12 it stays if the
+// process is killed.
 func (c *Collector) Trace(ctx context.Context, q *Question, count int, emit func(Traced)) error {
 	listen, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -69,7 +69,7 @@ func (c *Collector) Trace(ctx context.Context, q *Question, count int, emit func
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, unix.ENOBUFS) {
 			return fmt.Errorf("read traces: %w", err)
 		}
-		// After ENOBUFS some were lost. Those that come are as good.
+		// After ENOBUFS some messages were lost. Later packets serve as well.
 		for _, m := range msgs {
 			t.take(m)
 		}
@@ -89,7 +89,7 @@ func (c *Collector) Trace(ctx context.Context, q *Question, count int, emit func
 	return nil
 }
 
-// tracer puts the messages of each packet together.
+// tracer groups the messages by packet.
 type tracer struct {
 	resolve *resolver
 	open    map[uint32]*tracedPacket
@@ -182,7 +182,7 @@ func (t *tracer) take(m netlink.Message) {
 	}
 }
 
-// verdict is the effect in nft's words.
+// verdict returns the effect in nft's words.
 func (e effect) verdict() string {
 	return map[action]string{
 		actionAccept: "accept", actionDrop: "drop", actionReturn: "return", actionQueue: "queue",
@@ -190,7 +190,7 @@ func (e effect) verdict() string {
 	}[e.action]
 }
 
-// endpoints reads the addresses of a packet from its headers.
+// endpoints reads a packet's addresses and ports from its headers.
 func endpoints(network, transport []byte) (from, to netip.AddrPort) {
 	var src, dst netip.Addr
 	switch {
@@ -208,7 +208,7 @@ func endpoints(network, transport []byte) (from, to netip.AddrPort) {
 	return netip.AddrPortFrom(src, sport), netip.AddrPortFrom(dst, dport)
 }
 
-// resolver knows rules by their handles.
+// resolver finds rules by their handles.
 type resolver struct {
 	rules ruleset
 	links Snapshot
@@ -221,7 +221,7 @@ func newResolver(ctx context.Context, c *Collector) *resolver {
 		err = native.fill(func(*table) bool { return true })
 	}
 	if err != nil {
-		return r // names and handles have to do
+		return r // report names and handles only
 	}
 	var saved ruleset
 	for _, f := range hostport.Families() {
@@ -254,7 +254,7 @@ func (r *resolver) chain(family, table, name string) *chain {
 	return nil
 }
 
-// site resolves a handle to the rule's text and owner.
+// site resolves a handle to the rule's text and component.
 func (r *resolver) site(c *chain, family, tableName, name string, handle uint64) Site {
 	if c == nil {
 		c = &chain{table: &table{origin: originNFT, family: family, name: tableName}, name: name}

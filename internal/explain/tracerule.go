@@ -12,15 +12,15 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// traceTable is the table of the rule that makes the kernel trace.
+// traceTable is the table of the rule that enables tracing.
 const traceTable = "hostport-trace"
 
-// tableFlagOwner is NFT_TABLE_F_OWNER (Linux 5.12): the table lives as long as
-// the socket that made it.
+// tableFlagOwner is NFT_TABLE_F_OWNER (Linux 5.12): the kernel deletes the
+// table with the socket that created it.
 const tableFlagOwner = 2
 
-// traceRule adds the rule. It sits before everything else, also before
-// connection tracking, in the hooks where packets to the node begin.
+// traceRule adds the rule. It runs before everything else, including connection
+// tracking, in the first hooks of packets to the node.
 func traceRule(q *Question) (remove func(), err error) {
 	for _, flags := range []uint32{tableFlagOwner, 0} {
 		var conn *nftables.Conn
@@ -53,8 +53,8 @@ func traceRule(q *Question) (remove func(), err error) {
 	return nil, fmt.Errorf("add table %s: %w", traceTable, err)
 }
 
-// traceExprs match packets to the port on an address of the node: over TCP those
-// that open a connection.
+// traceExprs returns expressions that match packets to the port on an address
+// of the node, for TCP only those that open a connection.
 func traceExprs(q *Question) []expr.Any {
 	equal := func(data []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data} }
 	out := []expr.Any{

@@ -12,8 +12,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// tracked returns where connection tracking leads a connection: the source that
-// it expects of answers. It reports false without an entry.
+// tracked returns the destination of a tracked connection: the source that
+// connection tracking expects of replies. It reports false without an entry.
 func tracked(p hostport.Protocol, from, to netip.AddrPort) (netip.AddrPort, bool) {
 	src, dst := nl.CTA_IP_V4_SRC, nl.CTA_IP_V4_DST
 	if to.Addr().Is6() {
@@ -24,8 +24,8 @@ func tracked(p hostport.Protocol, from, to netip.AddrPort) (netip.AddrPort, bool
 	ip := orig.AddRtAttr(nl.CTA_TUPLE_IP|unix.NLA_F_NESTED, nil)
 	ip.AddRtAttr(src, from.Addr().AsSlice())
 	ip.AddRtAttr(dst, to.Addr().AsSlice())
-	// The kernel flags its only reply as one of several. The acknowledgement that
-	// follows ends the reading.
+	// The kernel flags its single reply as one of several. The acknowledgement
+	// that follows ends the read.
 	msgs, err := connections(to, unix.NLM_F_ACK, orig)
 	if err != nil || len(msgs) == 0 {
 		return netip.AddrPort{}, false
@@ -42,8 +42,8 @@ const (
 	filterProtoDst     = 1 << 5
 )
 
-// flows counts the tracked connections to an address and port of the node, by where
-// they lead.
+// flows counts the tracked connections to an address and port of the node, by
+// destination.
 func flows(p hostport.Protocol, to netip.AddrPort) (map[netip.AddrPort]int, error) {
 	orig, _ := originalTuple(p, to)
 	filter := nl.NewRtAttr(ctaFilter|unix.NLA_F_NESTED, nil)
@@ -61,8 +61,8 @@ func flows(p hostport.Protocol, to netip.AddrPort) (map[netip.AddrPort]int, erro
 	return out, nil
 }
 
-// originalTuple describes the original direction of connections to a port. It
-// returns the part with the ports, too.
+// originalTuple returns attributes for the original direction of connections to
+// a port, and the nested attribute with the ports.
 func originalTuple(p hostport.Protocol, to netip.AddrPort) (orig, proto *nl.RtAttr) {
 	orig = nl.NewRtAttr(nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, nil)
 	proto = orig.AddRtAttr(nl.CTA_TUPLE_PROTO|unix.NLA_F_NESTED, nil)

@@ -10,7 +10,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// taken says who translates the packet before us.
+// taken reports the program that translates the packet before our rules.
 func (x *explainer) taken(name string, by passage) bool {
 	if len(by.rivals) > 0 {
 		return x.fail(name, CodeOtherMappingFirst, &by.site, by.String(), Advice{Text: "Remove these rules, or use another host port."})
@@ -31,7 +31,7 @@ func (x *explainer) taken(name string, by passage) bool {
 	return x.fail(name, CodeOtherMappingFirst, &by.site, fmt.Sprintf("%s has a rule before ours that %s", who, what), advice)
 }
 
-// program names a component within a sentence.
+// program returns a component's name for use within a sentence.
 func program(component string) string {
 	if component == unknownComponent {
 		return "another program"
@@ -39,7 +39,8 @@ func program(component string) string {
 	return component
 }
 
-// translation walks the first hook, where the packet gets the pod's address.
+// translation walks the first hook, in which the packet is translated to the
+// pod's address.
 func (x *explainer) translation() bool {
 	if x.q.FromNode {
 		x.p.Out = "lo"
@@ -82,7 +83,7 @@ func (x *explainer) translation() bool {
 	return true
 }
 
-// ours notes our rule, and those of other programs that may come before it.
+// ours notes our rule, and rules of other programs that may come before it.
 func (x *explainer) ours(first passage) {
 	text, mark := fmt.Sprintf("%s leads it to %s", first.site, x.to), MarkOK
 	if n := first.connections; n != nil {
@@ -105,7 +106,7 @@ func (x *explainer) ours(first passage) {
 	x.r.Advice = append(x.r.Advice, Advice{Text: advice})
 }
 
-// rivals notes what may become of the packet instead.
+// rivals notes the other possible outcomes.
 func (x *explainer) rivals(name string, rivals []passage) {
 	for _, r := range rivals {
 		x.unknown = true
@@ -113,7 +114,7 @@ func (x *explainer) rivals(name string, rivals []passage) {
 	}
 }
 
-// takers names the programs whose rules take a packet.
+// takers returns the names of the programs whose rules take a packet.
 func takers(all []passage) string {
 	var names []string
 	for _, p := range all {
@@ -123,7 +124,7 @@ func takers(all []passage) string {
 	return strings.Join(slices.Compact(names), ", ")
 }
 
-// count is a number and what it counts.
+// count returns a number with its noun.
 func count(n uint64, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -131,8 +132,8 @@ func count(n uint64, one, many string) string {
 	return strconv.FormatUint(n, 10) + " " + many
 }
 
-// flows looks at connections that began before: they keep to where they lead, and
-// meet no rule that translates.
+// flows checks established connections: they keep their destination, and pass
+// no rule that translates.
 func (x *explainer) flows() bool {
 	others, number := []string{}, 0
 	for to, n := range x.s.Flows {
@@ -162,10 +163,10 @@ func (x *explainer) flows() bool {
 	return true
 }
 
-// syncAdvice is for rules that are not as recorded.
+// syncAdvice is for rules that differ from the records.
 var syncAdvice = Advice{Text: "Rewrite the rules from the records.", Command: "hostportctl sync"} //nolint:gochecknoglobals // a constant
 
-// siteOrNil is nil for no site.
+// siteOrNil returns nil for the zero Site.
 func siteOrNil(s Site) *Site {
 	if s == (Site{}) {
 		return nil
@@ -173,13 +174,13 @@ func siteOrNil(s Site) *Site {
 	return &s
 }
 
-// serviceAdvice is for a port that a Service has.
+// serviceAdvice is for a port that a Service takes.
 var serviceAdvice = Advice{ //nolint:gochecknoglobals // a constant
 	Text: "Change the Service's nodePort, externalIPs or load balancer address, or the pod's hostPort.", Command: "kubectl get services -A -o wide",
 }
 
-// untranslated tells why no rule translated the packet. accepted is a rule of
-// table nat that let it pass, if there is one.
+// untranslated reports why no rule translated the packet. accepted is a rule of
+// table nat that accepted it, if there is one.
 func (x *explainer) untranslated(accepted Site) bool {
 	if x.s.rulesHidden {
 		x.programs()
@@ -227,11 +228,11 @@ func (x *explainer) listener() bool {
 	return true
 }
 
-// dropAdvice is what helps against a rule that drops.
+// dropAdvice returns the advice against a rule that drops.
 func dropAdvice(site Site, to netip.AddrPort, q *Question) []Advice {
 	switch {
 	case site.Component == "firewalld" && strings.HasSuffix(site.Chain, "_dnat"):
-		// What firewalld compares is the port that the client asked for.
+		// firewalld compares the port that the client connected to.
 		return []Advice{{
 			Text: "firewalld has StrictForwardPorts=yes and refuses what others translate: name the port to it, or set that to no.",
 			Command: fmt.Sprintf("firewall-cmd --permanent --add-forward-port=port=%d:proto=%s:toport=%d:toaddr=%s && firewall-cmd --reload",

@@ -13,7 +13,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// What doctor says of the tools of iptables.
+// TestDoctorIptables checks doctor's results for the tools of iptables.
 func TestDoctorIptables(t *testing.T) {
 	pods, errDamaged := []*hostport.Attachment{{Backend: backend.Iptables}}, errors.New("damaged")
 	for name, c := range map[string]struct {
@@ -68,7 +68,8 @@ func TestDoctorIptables(t *testing.T) {
 	}
 }
 
-// Without the records doctor does not know of any pod that there is none.
+// TestDoctorWithoutRecords wants doctor not to conclude from missing records
+// that there are no pods.
 func TestDoctorWithoutRecords(t *testing.T) {
 	for name, c := range map[string]struct {
 		Records
