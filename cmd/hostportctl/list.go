@@ -122,13 +122,16 @@ func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 	} else {
 		errs[2] = err
 	}
-	differs, err := differing(ctx, n)
+	differs, strays, err := differing(ctx, n)
 	errs[0] = err
 	listeners, err := n.Listeners(mappingsOf(rows))
 	errs[3] = err
 	wait.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
 		fmt.Fprintln(cmd.ErrOrStderr(), printable("not all of the node could be read: "+err.Error()))
+	}
+	if strays && current {
+		fmt.Fprintln(cmd.ErrOrStderr(), "there are rules that belong to no recorded pod: see `hostportctl check`")
 	}
 	type place struct {
 		owner    hostport.Key
@@ -172,18 +175,23 @@ func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 }
 
 // differing returns the states of attachments whose rules or sandbox are not as
-// recorded. What all attachments of a backend need differs for each of them.
-func differing(ctx context.Context, n *node.Node) (map[hostport.Key]string, error) {
+// recorded. What all attachments of a backend need differs for each of them. strays
+// reports whether there are differences that concern none of them.
+func differing(ctx context.Context, n *node.Node) (states map[hostport.Key]string, strays bool, err error) {
 	all, differences, err := n.Audit(ctx)
-	states := make(map[hostport.Key]string)
+	states = make(map[hostport.Key]string)
 	if err != nil {
-		return states, err
+		return states, false, err
 	}
 	shared := make(map[string]bool)
 	for _, d := range differences {
-		shared[d.Shared] = true
-		if d.Attachment != nil && states[d.Attachment.Key] != stateDead {
-			states[d.Attachment.Key] = map[bool]string{false: stateOutOfSync, true: stateDead}[d.Dead]
+		switch a := d.Attachment; {
+		case a == nil && d.Shared == "":
+			strays = true
+		case a == nil:
+			shared[d.Shared] = true
+		case states[a.Key] != stateDead:
+			states[a.Key] = map[bool]string{false: stateOutOfSync, true: stateDead}[d.Dead]
 		}
 	}
 	for _, a := range all.Attachments {
@@ -191,7 +199,7 @@ func differing(ctx context.Context, n *node.Node) (map[hostport.Key]string, erro
 			states[a.Key] = stateOutOfSync
 		}
 	}
-	return states, nil
+	return states, strays, nil
 }
 
 // familiesOf are the families in which the rows lead anywhere.

@@ -102,6 +102,7 @@ func TestCommands(t *testing.T) {
 		scene("a tool is missing", missingTools)
 		scene("a process without CAP_NET_ADMIN", incapable)
 		scene("a base rule is gone", unreached)
+		scene("what nobody owns", strays)
 		scene("a dry run", dryRun)
 		scene("records that cannot be read", damaged)
 	}

@@ -168,6 +168,31 @@ func unreached(c tool) {
 	c.fails(0, " ok ", "list")
 }
 
+// What no pod owns is none of those that are served.
+func strays(c tool) {
+	c.w.NewNetwork(world.NetworkOptions{}).MustAdd(c, "web", world.TCP(8080, 80))
+	if c.w.Backend == world.NFTables {
+		c.w.NFT("add chain inet hostport stray; add element inet hostport v4 { tcp . 7777 : 10.9.9.9 . 99 }")
+	} else {
+		c.w.Iptables(world.V4, "-t", "nat", "-N", "CNI-HP-STRAY")
+		c.w.Iptables(world.V4, "-t", "nat", "-A", "CNI-HP-DNAT", "-p", "tcp", "--dport", "7777", "-j", "CNI-HP-STRAY")
+	}
+	c.fails(1, "7777", "check")
+	out, errs, code := c.run("list")
+	if code != 0 || !strings.Contains(out, " ok ") || !strings.Contains(errs, "rules that belong to no recorded pod: see `hostportctl check`") {
+		c.Errorf("list: exit status %d\n%s%s", code, out, errs)
+	}
+	// One that sees every packet.
+	if c.w.Backend == world.NFTables {
+		c.w.NFT("add chain inet hostport stray2 { type filter hook input priority 0; policy drop; }")
+	} else {
+		c.w.Iptables(world.V4, "-t", "nat", "-I", "CNI-HP-DNAT", "-j", "ACCEPT")
+	}
+	c.fails(0, "out of sync", "list")
+	c.want("rules of 1 attachment written", "sync")
+	c.fails(0, " ok ", "list")
+}
+
 // A dry run removes no dead owner, and counts none.
 func dryRun(c tool) {
 	web := c.w.NewNetwork(world.NetworkOptions{}).MustAdd(c, "web", world.TCP(8080, 80))

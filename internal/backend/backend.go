@@ -64,8 +64,11 @@ type Others interface {
 // Difference is one way in which the kernel's rules are not what they should
 // be.
 type Difference struct {
-	// Owner is the attachment that it concerns; the zero Key is all of them.
+	// Owner is the attachment that it concerns, the zero Key if it is no single one.
 	Owner hostport.Key
+	// Shared says that it concerns all of them. A difference that is neither shared nor
+	// of a recorded owner leaves every mapping as it is.
+	Shared bool
 	// Text says it in one line, without the owner.
 	Text string
 }

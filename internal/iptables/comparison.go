@@ -23,9 +23,10 @@ type comparison struct {
 	fields map[chainID][]Fields
 }
 
-// differ adds a difference. Without an owner it is about all attachments.
+// differ adds a difference: about all attachments if owner is nil, about none if it has
+// no key.
 func (c *comparison) differ(owner *hostport.Attachment, format string, args ...any) {
-	d := backend.Difference{Text: c.scope + fmt.Sprintf(format, args...)}
+	d := backend.Difference{Text: c.scope + fmt.Sprintf(format, args...), Shared: owner == nil}
 	if owner != nil {
 		d.Owner = owner.Key
 	}
@@ -128,7 +129,7 @@ func (c *comparison) strays(want *wanted) {
 		}
 		mark := strings.HasPrefix(p.name, fingerprintPrefix) || strings.HasPrefix(p.name, followedPrefix)
 		if ours(p.name) && ch == nil && !mark { // one too many harms nobody, and goes with the next rewrite
-			c.differ(nil, "chain %s of table %s belongs to no attachment", p.name, p.table)
+			c.differ(new(hostport.Attachment), "chain %s of table %s belongs to no attachment", p.name, p.table)
 		}
 		for _, spec := range c.there.rules[p] {
 			if !known[rule{p, spec}] && (ours(p.name) || leadsToUs(spec)) {

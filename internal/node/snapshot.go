@@ -135,7 +135,7 @@ func Restless(err error) bool { return errors.Is(err, errRestless) || Busy(err) 
 
 // Difference is one way in which the node is not as it is recorded.
 type Difference struct {
-	// Attachment is the one that it concerns, nil for all of them.
+	// Attachment is the one that it concerns, nil for all or none of them.
 	Attachment *hostport.Attachment
 	Text       string
 	// Dead says that it is the attachment's sandbox that is gone.
@@ -180,7 +180,7 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 		}
 		for _, d := range found {
 			shared := ""
-			if d.Owner == (hostport.Key{}) {
+			if d.Shared {
 				shared = name
 			}
 			differs(find(mine, d.Owner), d.Text, shared)

@@ -175,7 +175,7 @@ func (n *node) wantNamed(what string, a *hostport.Attachment) {
 	named := false
 	for _, d := range found {
 		named = named || d.Owner == a.Key
-		if d.Owner != a.Key && d.Owner != (hostport.Key{}) {
+		if d.Owner != a.Key && !d.Shared {
 			n.t.Errorf("%s names %s: %s", what, d.Owner, d.Text)
 		}
 	}
@@ -191,7 +191,7 @@ func (n *node) wantNamed(what string, a *hostport.Attachment) {
 		}
 		found, err := n.Backend.Check(context.Background(), []*hostport.Attachment{one}, Fingerprint(n.held))
 		for _, d := range found {
-			if d.Owner != (hostport.Key{}) {
+			if !d.Shared {
 				n.t.Errorf("Check of %s alone: %s: %s", one.Key, d.Owner, d.Text)
 			}
 		}
