@@ -23,26 +23,20 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// run starts a program from the PATH and returns what it printed.
-func run(ctx context.Context, program string, args ...string) (string, error) {
-	return iptables.New(iptables.Options{Wait: 30 * time.Second}).Run(ctx, program, "", args...)
-}
+// patience is how long the tools of iptables may take together to list all rules.
+const patience = 30 * time.Second
 
-// versionTime is how long a tool may take to print its version.
-const versionTime = 5 * time.Second
-
-// versionOf returns the version that a tool prints.
+// versionOf returns the version that a tool prints, within seconds.
 func versionOf(ctx context.Context, tool string) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, versionTime, fmt.Errorf("no answer in %s", versionTime))
-	defer cancel()
-	return run(ctx, tool, "--version")
+	return iptables.New(iptables.Options{}).Run(ctx, tool, "", "--version")
 }
 
 // Collector reads Snapshots of the node in whose network namespace the calling
 // thread is. Close frees it.
 type Collector struct {
-	nft  *nftReader
-	sets *setReader
+	nft      *nftReader
+	sets     *setReader
+	patience time.Duration // with the tools of iptables
 }
 
 // NewCollector returns a Collector.
@@ -51,7 +45,7 @@ func NewCollector() (*Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Collector{nft: r, sets: &setReader{conn: r.conn, known: map[string]setType{}}}, nil
+	return &Collector{nft: r, sets: &setReader{conn: r.conn, known: map[string]setType{}}, patience: patience}, nil
 }
 
 // Close ends the Collector. Its Snapshots cannot be explained afterwards.
@@ -106,6 +100,8 @@ func (c *Collector) newSnapshot() *Snapshot {
 func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...hostport.Family) {
 	var wait sync.WaitGroup
 	saved, variants, notes := make([]ruleset, len(families)), make([]string, len(families)), make([][]string, len(families))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, fmt.Errorf("no answer in %s", c.patience))
+	defer cancel()
 	for i, f := range families {
 		wait.Go(func() { saved[i], variants[i], notes[i] = saveAll(ctx, f) })
 	}
@@ -242,9 +238,10 @@ func saveAll(ctx context.Context, f hostport.Family) (out ruleset, variant strin
 // save lists rules with their counters, and retries once: iptables-nft-save
 // fails if another program changes the rules while it reads.
 func save(ctx context.Context, tool string) (string, error) {
-	out, err := run(ctx, tool, "-c")
+	tools := iptables.New(iptables.Options{Wait: patience})
+	out, err := tools.Run(ctx, tool, "", "-c")
 	if err != nil && !errors.Is(err, backend.ErrMissing) && ctx.Err() == nil {
-		return run(ctx, tool, "-c")
+		return tools.Run(ctx, tool, "", "-c")
 	}
 	return out, err
 }

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
+	"github.com/hostport-cni/hostport/test/netns"
 )
 
 // TestDoctorIptables checks doctor's results for the tools of iptables.
@@ -65,6 +69,40 @@ func TestDoctorIptables(t *testing.T) {
 				t.Errorf("%v %q, want %v %q", got.Mark, got.Text, c.mark, c.text)
 			}
 		})
+	}
+}
+
+// TestHungTool wants a tool that hangs to be waited for only once.
+func TestHungTool(t *testing.T) {
+	netns.Enter(t)
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	started := filepath.Join(dir, "started")
+	for _, f := range []string{"iptables", "ip6tables"} {
+		for _, tool := range []string{f + "-save", f + "-nft-save"} {
+			text := "#!/bin/sh\necho " + tool + " >>" + started + "\nexec /bin/sleep 60\n"
+			if err := os.WriteFile(filepath.Join(dir, tool), []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c, err := NewCollector()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.patience = time.Second
+	s := c.newSnapshot()
+	c.readRules(t.Context(), s, hostport.Families()...)
+	for _, f := range []string{"iptables", "ip6tables"} {
+		if want := "The rules of " + f + " could not be listed: " + f + "-save: killed: no answer in 1s"; !strings.Contains(strings.Join(s.Unread, " "), want) {
+			t.Errorf("unread: %q, want %q", s.Unread, want)
+		}
+	}
+	text, err := os.ReadFile(started)
+	lines := slices.Sorted(strings.Lines(string(text)))
+	if diff := cmp.Diff([]string{"ip6tables-save\n", "iptables-save\n"}, lines); diff != "" || err != nil {
+		t.Errorf("started (-want +got): %v\n%s", err, diff)
 	}
 }
 
