@@ -28,7 +28,7 @@ const patience = 30 * time.Second
 
 // versionOf returns the version that a tool prints, within seconds.
 func versionOf(ctx context.Context, tool string) (string, error) {
-	return iptables.New(iptables.Options{}).Run(ctx, tool, "", "--version")
+	return new(iptables.Backend).Run(ctx, tool, "", "--version")
 }
 
 // Collector reads Snapshots of the node in whose network namespace the calling
@@ -238,7 +238,7 @@ func saveAll(ctx context.Context, f hostport.Family) (out ruleset, variant strin
 // save lists rules with their counters, and retries once: iptables-nft-save
 // fails if another program changes the rules while it reads.
 func save(ctx context.Context, tool string) (string, error) {
-	tools := iptables.New(iptables.Options{Wait: patience})
+	tools := &iptables.Backend{Wait: patience}
 	out, err := tools.Run(ctx, tool, "", "-c")
 	if err != nil && !errors.Is(err, backend.ErrMissing) && ctx.Err() == nil {
 		return tools.Run(ctx, tool, "", "-c")

@@ -12,27 +12,15 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// workTime is what a tool may take beyond its wait for the lock.
-const workTime = 10 * time.Second
-
-// Options of a Backend.
-type Options struct {
+// Backend programs host ports with the iptables tools on the PATH. It keeps
+// nothing between calls.
+type Backend struct {
 	// Wait is how long the tools wait for the xtables lock, in whole seconds, and at
 	// least one. A tool that hangs is killed soon after.
 	Wait time.Duration
 	// Log receives warnings.
 	Log *slog.Logger
 }
-
-// Backend programs host ports with the iptables tools on the PATH. It keeps
-// nothing between calls.
-type Backend struct {
-	Options
-	work time.Duration
-}
-
-// New makes a backend.
-func New(o Options) *Backend { return &Backend{o, workTime} }
 
 // Apply carries out one change: one iptables-restore process for each family
 // that it touches, both at once. seen is the histories of both.

@@ -52,7 +52,7 @@ func TestFailedApplyIsRepairedByRewrite(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachVariant(t, func(t *testing.T, w *world) {
-				w.b.Wait, w.b.work = time.Second, 500*time.Millisecond
+				w.b.Wait = 1500*time.Millisecond - workTime // a tool that hangs is killed after workTime more
 				w.run(kubeProxy, "iptables-restore", "--noflush")
 				n := &node{b: w.b}
 				other := attachment("b", maps("8081:80"), addresses("10.244.0.41/24", "fd00:10:244::29/64"))
@@ -64,7 +64,7 @@ func TestFailedApplyIsRepairedByRewrite(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, backend.ErrDrift) {
 					t.Errorf("Apply: %v, want %q", err, c.want)
 				}
-				w.b.work = workTime
+				w.b.Wait = time.Second
 				w.use(w.variant)
 				n.rewrite(t)
 				if diff := cmp.Diff(before, w.both()); diff != "" {
@@ -164,7 +164,7 @@ func TestHungToolLeavesNoProcess(t *testing.T) {
 func TestMissingTools(t *testing.T) {
 	netns.Enter(t)
 	t.Setenv("PATH", t.TempDir())
-	b := New(Options{})
+	b := new(Backend)
 	all := []*hostport.Attachment{attachment("a", maps("1:1"))}
 	_, applyErr := b.Apply(t.Context(), change(nil, nil, all))
 	_, rewriteErr := b.Rewrite(t.Context(), all, conformance.Fingerprint(all))

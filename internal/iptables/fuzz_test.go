@@ -34,7 +34,7 @@ func FuzzSave(f *testing.F) {
 			readOwners(found, family, there)
 			owners := found.All(backend.Iptables)
 			for _, a := range owners {
-				if err := New(Options{}).Validate(a.Options); err != nil {
+				if err := new(Backend).Validate(a.Options); err != nil {
 					t.Errorf("recovered options %+v are refused: %v", a.Options, err)
 				}
 				if len(a.Mappings) == 0 || len(a.Forwards(family)) == 0 {
@@ -135,7 +135,7 @@ func FuzzConditions(f *testing.F) {
 	f.Add("-s\ta\"\n-A")
 	f.Fuzz(func(t *testing.T, joined string) {
 		conditions := strings.Split(joined, "\t")
-		if New(Options{}).Validate(hostport.Options{ConditionsV4: conditions}) != nil {
+		if new(Backend).Validate(hostport.Options{ConditionsV4: conditions}) != nil {
 			return
 		}
 		for _, text := range alternatives(conditions) {

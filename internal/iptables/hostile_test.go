@@ -74,7 +74,7 @@ func TestRefusedConditionsAreHarmless(t *testing.T) {
 			{"-m", "nosuch"},
 		} {
 			a := attachment("a", maps("8080:80"), options(hostport.Options{ConditionsV4: c}))
-			if New(Options{}).Validate(a.Options) == nil && c[0] != "-m" {
+			if new(Backend).Validate(a.Options) == nil && c[0] != "-m" {
 				t.Errorf("%q is accepted", c)
 			}
 			if _, err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a})); err == nil {

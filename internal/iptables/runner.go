@@ -77,6 +77,9 @@ func names(err error, prefix string) bool {
 	return strings.Contains(said, "'"+prefix) || strings.Contains(said, "`"+prefix)
 }
 
+// workTime is what a tool may take beyond its wait for the lock.
+const workTime = 10 * time.Second
+
 // Run runs a tool to its end and returns what it printed. What it complained of, in
 // one line, is in the error. A tool that hangs is killed, with what it started.
 func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {
@@ -84,7 +87,7 @@ func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (
 	if err != nil {
 		return "", err
 	}
-	limit := b.Wait + b.work
+	limit := b.Wait + workTime
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %s: %w", limit, context.DeadlineExceeded))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)

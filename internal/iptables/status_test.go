@@ -75,7 +75,7 @@ func TestStatusBesideLegacyTables(t *testing.T) {
 // TestHeldLock: another program that holds it is no error to what only reads.
 func TestHeldLock(t *testing.T) {
 	w := newWorld(t, "legacy") // the nf_tables variant has none
-	w.b.Wait, w.b.work = time.Minute, time.Minute
+	w.b.Wait = time.Minute
 	n := &node{b: w.b}
 	n.add(t, everything())
 	lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))

@@ -22,7 +22,7 @@ func TestValidate(t *testing.T) {
 		"target as chain":    {hostport.Options{ExternalSetMarkChain: "ACCEPT"}, "externalSetMarkChain:"},
 		"chain of ours":      {hostport.Options{ExternalSetMarkChain: dnatChain}, "externalSetMarkChain:"},
 	} {
-		t.Run(name, func(t *testing.T) { wantRefused(t, New(Options{}).Validate(c.o), c.want) })
+		t.Run(name, func(t *testing.T) { wantRefused(t, new(Backend).Validate(c.o), c.want) })
 	}
 }
 
@@ -77,7 +77,7 @@ func TestValidateConditions(t *testing.T) {
 				"conditionsV6": {ConditionsV6: c.words},
 			} {
 				want := c.want
-				err := New(Options{}).Validate(o)
+				err := new(Backend).Validate(o)
 				wantRefused(t, err, want)
 				if err != nil && !strings.HasPrefix(err.Error(), key+": ") {
 					t.Errorf("%v does not name %s", err, key)

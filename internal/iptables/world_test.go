@@ -38,7 +38,7 @@ type world struct {
 // the test.
 func newWorld(t testing.TB, variant string) *world {
 	t.Helper()
-	w := &world{t: t, bin: t.TempDir(), variant: variant, b: New(Options{5 * time.Second, slog.New(slog.DiscardHandler)})}
+	w := &world{t: t, bin: t.TempDir(), variant: variant, b: &Backend{5 * time.Second, slog.New(slog.DiscardHandler)}}
 	w.ns = netns.Enter(t).Path()
 	for _, family := range []string{"iptables", "ip6tables"} {
 		for _, verb := range []string{"", "-save", "-restore"} {

@@ -32,7 +32,7 @@ func TestAddThenDeleteLeavesNoTrace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.load(foreign)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 
 			empty := w.ruleset()
 			n.add(a)
@@ -71,7 +71,7 @@ func TestAddTwiceEqualsOnce(t *testing.T) {
 	for name, a := range variety() {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 			n.add(pod(100))
 			n.add(a)
 			once := w.nft("-a list ruleset")
@@ -90,7 +90,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		all = append(all, a)
 	}
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	for _, a := range all {
 		n.add(a)
 		n.add(pod(50))
@@ -106,13 +106,13 @@ func TestOrderDoesNotMatter(t *testing.T) {
 
 func TestAddChangesWhatChanged(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1), pod(2))
 	n.add(pod(1, addressed("10.245.0.9/16"), mapped("9000:90/tcp")))
 	got := w.unordered()
 
 	other := newWorld(t)
-	m := &node{t: t, backend: New(Options{})}
+	m := &node{t: t, backend: new(Backend)}
 	m.add(pod(1, addressed("10.245.0.9/16"), mapped("9000:90/tcp")), pod(2))
 	if diff := cmp.Diff(other.unordered(), got); diff != "" {
 		t.Errorf("changed attachment (-want +got):\n%s", diff)
@@ -122,7 +122,7 @@ func TestAddChangesWhatChanged(t *testing.T) {
 // A pod of a prefix length of its own leaves no trace between others.
 func TestRareLengthsComeAndGo(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	var before []string
 	pods := []*hostport.Attachment{
 		pod(1), pod(2, addressed("10.1.0.9/16")), pod(3, addressed("fd00::9/57")), pod(4, addressed("10.9.9.9/32")),
@@ -145,7 +145,7 @@ func TestRareLengthsComeAndGo(t *testing.T) {
 // An ADD with other conditions has them, and repairs what somebody deleted.
 func TestAddAgain(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	conditions := func(text string) *hostport.Attachment {
 		return pod(1, options(func(o *hostport.Options) { o.ConditionsV4 = []string{text} }))
 	}
@@ -169,7 +169,7 @@ func TestAddAgain(t *testing.T) {
 // A dead owner's port is taken over in the transaction that adds the new one.
 func TestTakeOver(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	dead, heir := pod(1, mapped("8080:80/tcp")), pod(2, mapped("8080:80/tcp"))
 	n.add(dead, pod(3))
 	n.apply([]*hostport.Attachment{dead}, []*hostport.Attachment{heir})
@@ -195,7 +195,7 @@ func TestHeal(t *testing.T) {
 	for name, lines := range damage {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 			n.add(pod(1), pod(2))
 			for _, line := range lines {
 				w.nft(line)
@@ -204,7 +204,7 @@ func TestHeal(t *testing.T) {
 			got := w.ruleset()
 
 			clean := newWorld(t)
-			m := &node{t: t, backend: New(Options{})}
+			m := &node{t: t, backend: new(Backend)}
 			m.add(pod(1), pod(2), pod(9))
 			if diff := cmp.Diff(clean.ruleset(), got); diff != "" {
 				t.Errorf("healed ruleset (-want +got):\n%s", diff)
@@ -216,7 +216,7 @@ func TestHeal(t *testing.T) {
 // Deleting what is no longer there heals as well.
 func TestDeleteAfterFlush(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1), pod(2))
 	before := w.ruleset()
 	n.add(pod(3))
@@ -243,7 +243,7 @@ func TestListingLoads(t *testing.T) {
 		o.ConditionsV4, o.ConditionsV6 = []string{"ip saddr", "!=", "{ 10.0.0.0/8, 192.0.2.1 }"}, []string{`iifname "eth*"`, "mark 1/1"}
 	})))
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(all...)
 	saved := w.nft("list ruleset")
 	w.nft("flush ruleset")
@@ -262,7 +262,7 @@ func TestListingLoads(t *testing.T) {
 
 func TestRewriteWithNoneLeavesNothing(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	for range 2 {
 		n.rewrite()
 	}
@@ -278,7 +278,7 @@ func TestRewriteWithNoneLeavesNothing(t *testing.T) {
 
 func TestLargeBatches(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	big := pod(1)
 	big.Mappings = nil
 	for p := range 60000 {

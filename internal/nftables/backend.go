@@ -13,18 +13,12 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Options of a Backend.
-type Options struct {
+// Backend programs attachments into table inet hostport of the calling thread's
+// network namespace. It holds no connection and no state; making one costs nothing.
+type Backend struct {
 	// Log gets what an operator should know.
 	Log *slog.Logger
 }
-
-// Backend programs attachments into table inet hostport of the calling thread's
-// network namespace. It holds no connection and no state; making one costs nothing.
-type Backend struct{ Options }
-
-// New returns a backend.
-func New(o Options) *Backend { return &Backend{o} }
 
 // Apply carries out one change in one transaction. The steady path reads
 // nothing if nobody committed to the ruleset since c.Seen. Otherwise it reads

@@ -13,7 +13,7 @@ import (
 func crowd(b *testing.B, pods int) *node {
 	b.Helper()
 	newWorld(b)
-	n := &node{t: b, backend: New(Options{})}
+	n := &node{t: b, backend: new(Backend)}
 	for i := range pods {
 		n.held = append(n.held, pod(i+1))
 	}

@@ -22,7 +22,7 @@ func everything() []*hostport.Attachment {
 
 func TestCheckFindsNothingWrong(t *testing.T) {
 	newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(everything()...)
 	for _, a := range n.held {
 		diff, err := n.backend.Check(t.Context(), []*hostport.Attachment{a}, conformance.Fingerprint(n.held))
@@ -50,7 +50,7 @@ func TestCheckNamesTheDifference(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 			n.add(a, pod(2))
 			w.nft(tt.line)
 			wantDifference(t, n, a, tt.want)
@@ -82,7 +82,7 @@ func TestCheckNamesTheDifference(t *testing.T) {
 	for _, tt := range replaced {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 			n.add(a, pod(2))
 			w.load(tt.text)
 			wantDifference(t, n, a, tt.want)
@@ -111,7 +111,7 @@ func wantDifference(t *testing.T, n *node, a *hostport.Attachment, want string) 
 // Audit finds what is there for nobody, also if nothing is on record.
 func TestAuditFindsWhatNobodyOwns(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1), pod(2))
 	w.nft("add element inet hostport v4 { tcp . 7777 : 10.9.9.9 . 99 }")
 	w.nft("add chain inet hostport mine")
@@ -147,7 +147,7 @@ func TestAuditFindsWhatNobodyOwns(t *testing.T) {
 func TestUnreadableConditions(t *testing.T) {
 	newWorld(t)
 	var log strings.Builder
-	n := &node{t: t, backend: New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})}
+	n := &node{t: t, backend: &Backend{Log: slog.New(slog.NewTextHandler(&log, nil))}}
 	a := pod(1, options(func(o *hostport.Options) { o.ConditionsV4 = []string{"tcp sport 1"} }))
 	n.held = []*hostport.Attachment{a, pod(2)}
 	n.rewrite()
@@ -163,7 +163,7 @@ func TestUnreadableConditions(t *testing.T) {
 // Rewrite leaves a table alone that is right, and its counters.
 func TestRewriteKeepsWhatIsRight(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(everything()...)
 	before := w.nft("-a list ruleset")
 	n.rewrite()
@@ -174,7 +174,7 @@ func TestRewriteKeepsWhatIsRight(t *testing.T) {
 
 func TestOwners(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	conditions := pod(20, mapped("80:80/tcp", "192.0.2.1@81:81/udp"), options(func(o *hostport.Options) {
 		o.ConditionsV4 = []string{"ip saddr != { 10.0.0.0/8, 192.168.0.0/16 }", `iifname "eth0" meta mark & 0xff == 3`}
 		o.ConditionsV6 = []string{"ip6 daddr fd00::/8"}
@@ -237,7 +237,7 @@ func readable(a *hostport.Attachment) *hostport.Attachment {
 
 func TestOwnersOfNothing(t *testing.T) {
 	newWorld(t)
-	got, err := New(Options{}).Owners(t.Context())
+	got, err := new(Backend).Owners(t.Context())
 	if err != nil || len(got) != 0 {
 		t.Errorf("Owners = %v, %v", got, err)
 	}

@@ -16,7 +16,7 @@ import (
 // change succeeds and the last one leaves exactly what is held.
 func TestForeignCommits(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(100))
 
 	stop := make(chan struct{})
@@ -79,14 +79,14 @@ func TestForeignCommits(t *testing.T) {
 
 // foreignCommit is one transaction of somebody else's.
 func (w *world) foreignCommit() error {
-	return w.do(func() error { return New(Options{}).send("somebody", (*batch).dropTable, 0) })
+	return w.do(func() error { return new(Backend).send("somebody", (*batch).dropTable, 0) })
 }
 
 // A random sequence of changes and damage, each followed by a change, leaves
 // what a clean table with the same attachments would hold.
 func TestRandomChanges(t *testing.T) {
 	clean, w := newWorld(t), newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	rng := rand.New(rand.NewPCG(1, 2))
 	kinds := everything()
 	damage := []string{"flush ruleset", "delete table inet hostport", "flush table inet hostport", "flush chain inet hostport " + chainClients}
@@ -138,7 +138,7 @@ func TestNothingWritten(t *testing.T) {
 	for name, change := range after {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 			n.add(pod(1))
 			change(n)
 			w.nft(damage)

@@ -75,7 +75,7 @@ func TestParseWordLists(t *testing.T) {
 			t.Errorf("%q (-want +got):\n%s", texts, diff)
 		}
 	}
-	err := New(Options{}).Validate(hostport.Options{ConditionsV4: []string{"ip", "saddr", "fd00::1"}})
+	err := new(Backend).Validate(hostport.Options{ConditionsV4: []string{"ip", "saddr", "fd00::1"}})
 	if err == nil || !strings.Contains(err.Error(), `"ip saddr fd00::1"`) {
 		t.Errorf("the error does not quote the words: %v", err)
 	}
@@ -95,7 +95,7 @@ var refused = []string{
 }
 
 func TestValidateRefuses(t *testing.T) {
-	b := New(Options{})
+	b := new(Backend)
 	for _, text := range refused {
 		err := b.Validate(hostport.Options{ConditionsV4: []string{"iifname eth0", text}})
 		if err == nil {

@@ -12,7 +12,7 @@ func TestConformance(t *testing.T) {
 		w := newWorld(t)
 		return conformance.Harness{
 			Name:    backend.Nftables,
-			Backend: New(Options{}),
+			Backend: new(Backend),
 			Ruleset: w.ruleset,
 			Save: func() (restore func()) {
 				saved := w.nft("list ruleset")

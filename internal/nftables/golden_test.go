@@ -40,7 +40,7 @@ func TestGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join("testdata", name+".nft")
 			ours := newWorld(t)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 			n.add(atts...)
 			if *update {
 				if err := os.WriteFile(file, []byte(ours.ruleset()), 0o644); err != nil {
@@ -57,7 +57,7 @@ func TestGolden(t *testing.T) {
 				t.Errorf("listings (-%s +ours):\n%s", file, diff)
 			}
 			// The other way round: what nft wrote is what we would write.
-			wantClean(t, New(Options{}), atts)
+			wantClean(t, new(Backend), atts)
 		})
 	}
 }

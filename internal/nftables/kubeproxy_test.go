@@ -7,7 +7,7 @@ func TestKubeProxy(t *testing.T) {
 	for _, family := range []string{"ip", "ip6"} {
 		t.Run(family, func(t *testing.T) {
 			w := newWorld(t)
-			b := New(Options{})
+			b := new(Backend)
 			for _, tt := range []struct {
 				nft  string
 				want bool

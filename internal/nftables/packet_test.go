@@ -123,7 +123,7 @@ func testPackets(t *testing.T, brNetfilter string) {
 	s.node.sysctl("net/bridge/bridge-nf-call-iptables", brNetfilter)
 	s.node.sysctl("net/bridge/bridge-nf-call-ip6tables", brNetfilter)
 	web := s.web.serve(80)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1, mapped("8001:80/tcp", "8001:80/udp"), addressed("10.244.0.3/24", "fd00::3/64")))
 
 	for _, network := range []string{"tcp", "udp"} {
@@ -181,7 +181,7 @@ func testPackets(t *testing.T, brNetfilter string) {
 func TestConditionsDecide(t *testing.T) {
 	s := newSite(t)
 	s.web.serve(80)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1, addressed("10.244.0.3/24", "fd00::3/64"), mapped("8001:80/tcp", "192.0.2.1@8002:80/tcp"), options(func(o *hostport.Options) {
 		o.ConditionsV4 = []string{"ip saddr != { 192.0.2.128/25, 10.244.0.4 }", "ip daddr { 192.0.2.0/28, 10.0.0.0/8 }", `iifname { "out", "cni*" }`}
 	})), pod(2, addressed("10.244.0.3/24"), mapped("8009:80/tcp")))
@@ -213,7 +213,7 @@ func TestServiceAddressUnderIPVS(t *testing.T) {
 	s.node.run("ip", "link", "add", "kube-ipvs0", "type", "bridge")
 	s.node.run("ip", "addr", "add", "10.96.0.1/32", "dev", "kube-ipvs0")
 	web := pod(1, addressed("10.244.0.3/24"), mapped("8001:80/tcp"))
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(web)
 	if _, err := s.client.ask("tcp", "10.96.0.1:8001"); err != nil {
 		t.Errorf("without a condition the Service address is one of the node's: %v", err)

@@ -20,7 +20,7 @@ import (
 // lacks nothing.
 func TestReason(t *testing.T) {
 	newWorld(t)
-	b := New(Options{})
+	b := new(Backend)
 	for _, tt := range []struct {
 		errno unix.Errno
 		drift bool
@@ -50,7 +50,7 @@ func TestReason(t *testing.T) {
 // TestMissingFeature has a feature that no kernel has, at each place of the list.
 func TestMissingFeature(t *testing.T) {
 	newWorld(t)
-	b := New(Options{})
+	b := new(Backend)
 	all := features()
 	rules := all[len(all)-1]
 	for i := range all {
@@ -75,13 +75,13 @@ func (w *world) powerless(f func(*Backend) error) error {
 		if err := unix.Capset(&header, &none[0]); err != nil {
 			return err
 		}
-		return f(New(Options{}))
+		return f(new(Backend))
 	})
 }
 
 func TestWithoutPermission(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1))
 	before := w.ruleset()
 	c, all := n.change(nil, []*hostport.Attachment{pod(2)})
@@ -120,7 +120,7 @@ func TestSeenIsBelieved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 			n.add(pod(1), pod(3))
 			for _, line := range tt.damage {
 				w.nft(line)
@@ -145,7 +145,7 @@ func (n *node) pretendSeen() {
 // TestOvertaken: somebody removed the table, and the generation tells.
 func TestOvertaken(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1))
 	w.nft("delete table inet hostport")
 	c, _ := n.change(nil, []*hostport.Attachment{pod(2)})
@@ -157,7 +157,7 @@ func TestOvertaken(t *testing.T) {
 
 func TestEndedContext(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1))
 	before := w.ruleset()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -173,7 +173,7 @@ func TestEndedContext(t *testing.T) {
 
 func TestNoTable(t *testing.T) {
 	newWorld(t)
-	if got, err := New(Options{}).tableHandle(t.Context()); err != nil || got != "" {
+	if got, err := new(Backend).tableHandle(t.Context()); err != nil || got != "" {
 		t.Errorf("tableHandle = %q, %v", got, err)
 	}
 }
@@ -181,7 +181,7 @@ func TestNoTable(t *testing.T) {
 // A state that cannot be read must not be mistaken for an empty one.
 func TestOthersFail(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1), pod(2))
 	before := w.ruleset()
 	c, _ := n.change([]*hostport.Attachment{pod(1)}, nil)
@@ -198,7 +198,7 @@ func TestOthersFail(t *testing.T) {
 // a set of clients.
 func TestAddAsksTheKernel(t *testing.T) {
 	newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1))
 	apply := func(a *hostport.Attachment) error {
 		c, after := n.change(nil, []*hostport.Attachment{a})
@@ -240,7 +240,7 @@ func (e expiring) Err() error {
 // What could be read before an error is returned with it.
 func TestOwnersAreKeptOnError(t *testing.T) {
 	newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1), pod(2))
 	partly := false
 	for looks := range 100 {

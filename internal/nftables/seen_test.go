@@ -13,7 +13,7 @@ import (
 // not others committed before it.
 func TestGenerationIsSeen(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	for i, change := range []func(){
 		func() { n.add(pod(1)) },
 		func() { n.add(pod(2)) },
@@ -41,7 +41,7 @@ func TestGenerationIsSeen(t *testing.T) {
 // notice damage elsewhere in the table.
 func TestNothingIsRead(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1))
 	w.nft("flush chain inet hostport " + chainClients)
 	n.pretendSeen()
@@ -67,7 +67,7 @@ func TestRestoredTableIsDrift(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			n := &node{t: t, backend: New(Options{})}
+			n := &node{t: t, backend: new(Backend)}
 			n.add(pod(1))
 			change.before(n)
 			earlier := w.nft("list table inet hostport")
@@ -99,13 +99,13 @@ func TestUnknownOwnersAreDrift(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			newWorld(t)
-			first := &node{t: t, backend: New(Options{})}
+			first := &node{t: t, backend: new(Backend)}
 			first.add(tt.held...)
-			second := &node{t: t, backend: New(Options{}), seen: first.seen, held: first.held}
+			second := &node{t: t, backend: new(Backend), seen: first.seen, held: first.held}
 			second.add(tt.unknown...)
 
 			c, _ := first.change(tt.remove, tt.add)
-			if _, err := New(Options{}).Apply(t.Context(), c); !errors.Is(err, backend.ErrDrift) {
+			if _, err := new(Backend).Apply(t.Context(), c); !errors.Is(err, backend.ErrDrift) {
 				t.Errorf("Apply = %v, want drift", err)
 			}
 			second.wantClean()
@@ -116,7 +116,7 @@ func TestUnknownOwnersAreDrift(t *testing.T) {
 // Without Seen, rules that are whole are trusted and others are not.
 func TestNothingSeen(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	n.add(pod(1))
 	n.seen = ""
 	n.add(pod(2))

@@ -9,7 +9,7 @@ func TestStatusLeavesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.load(foreign)
 	before := w.ruleset()
-	advice, err := New(Options{}).Status(t.Context())
+	advice, err := new(Backend).Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,7 +21,7 @@ func TestStatusLeavesNothing(t *testing.T) {
 	}
 	// The whole answers at once; each for itself must be right as well.
 	for _, f := range features() {
-		if err := New(Options{}).probe(t.Context(), f); err != nil {
+		if err := new(Backend).probe(t.Context(), f); err != nil {
 			t.Errorf("%s: %v", f.name, err)
 		}
 	}
@@ -33,7 +33,7 @@ func TestStatusLeavesNothing(t *testing.T) {
 func TestStatusAdvisesUnderIPVS(t *testing.T) {
 	w := newWorld(t)
 	w.run("ip", "link", "add", "kube-ipvs0", "type", "bridge")
-	advice, err := New(Options{}).Status(t.Context())
+	advice, err := new(Backend).Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func layout1(t *testing.T, w *world) []*hostport.Attachment {
 func TestUpgrade(t *testing.T) {
 	w := newWorld(t)
 	all := layout1(t, w)
-	b := New(Options{})
+	b := new(Backend)
 	got, err := b.Owners(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestUpgrade(t *testing.T) {
 // The boot is told by the comments.
 func TestOwnersOfAnotherBoot(t *testing.T) {
 	w := newWorld(t)
-	n := &node{t: t, backend: New(Options{})}
+	n := &node{t: t, backend: new(Backend)}
 	old := pod(1, func(a *hostport.Attachment) { a.Boot = hostport.BootHash("an earlier boot") })
 	n.add(old, pod(2))
 	saved := w.nft("list table inet hostport")

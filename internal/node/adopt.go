@@ -48,7 +48,7 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 	pm := &portmap.Node{
 		CacheDir: n.cacheDir(),
 		Tools:    portmap.Tools(exec.LookPath),
-		Run:      iptables.New(iptables.Options{Wait: n.Timeout, Log: n.Log}).Run,
+		Run:      (&iptables.Backend{Wait: n.Timeout, Log: n.Log}).Run,
 	}
 	found, err := pm.Read(ctx)
 	out := &Adoption{Foreign: found.Foreign}

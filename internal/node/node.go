@@ -65,7 +65,7 @@ func (n *Node) AdviseOnIptables(ctx context.Context) {
 }
 
 func (n *Node) besideKubeProxy(ctx context.Context) bool {
-	found, _ := nftables.New(nftables.Options{Log: n.Log}).KubeProxy(ctx)
+	found, _ := (&nftables.Backend{Log: n.Log}).KubeProxy(ctx)
 	return found
 }
 
@@ -73,9 +73,9 @@ func (n *Node) besideKubeProxy(ctx context.Context) bool {
 func (n *Node) Backend(name string) (backend.Backend, error) {
 	switch name {
 	case backend.Iptables:
-		return iptables.New(iptables.Options{Wait: n.Timeout, Log: n.Log}), nil
+		return &iptables.Backend{Wait: n.Timeout, Log: n.Log}, nil
 	case backend.Nftables:
-		return nftables.New(nftables.Options{Log: n.Log}), nil
+		return &nftables.Backend{Log: n.Log}, nil
 	default:
 		return nil, fmt.Errorf("unknown backend %q", name)
 	}
