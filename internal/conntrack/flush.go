@@ -15,16 +15,15 @@ import (
 )
 
 // Flush removes the entries of flows to the host side of the UDP mappings among
-// some, whatever their zone, and returns how many it removed. With none it does
-// nothing. It is idempotent; an entry that has gone by itself meanwhile is neither
-// counted nor an error. On an error some entries may have been removed, and the
-// count says how many; what could be removed beside one that could not, has been.
+// some, whatever their zone. With none it does nothing. It is idempotent; an entry
+// that has gone by itself meanwhile is no error. On an error some entries may have
+// been removed; what could be removed beside one that could not, has been.
 //
 // Its cost is one walk of the kernel's table for each port and family, or for
 // each family where the ports are many (see maxWalks), and the copying of
 // the entries found by it. The walk is in the kernel, which has no index by
 // destination.
-func Flush(ctx context.Context, mappings []hostport.Forward) (removed int, err error) {
+func Flush(ctx context.Context, mappings []hostport.Forward) error {
 	var errs []error
 	for _, f := range hostport.Families() {
 		w := make(wanted)
@@ -36,13 +35,11 @@ func Flush(ctx context.Context, mappings []hostport.Forward) (removed int, err e
 		if len(w) == 0 {
 			continue
 		}
-		n, err := w.removeStale(ctx, f)
-		removed += n
-		if err != nil {
+		if err := w.removeStale(ctx, f); err != nil {
 			errs = append(errs, fmt.Errorf("remove stale %s UDP flows: %w", f, err))
 		}
 	}
-	return removed, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // maxWalks is up to how many ports the kernel's table is walked once for
@@ -61,10 +58,10 @@ type wanted map[uint16][]netip.Addr
 
 // removeStale removes a family's entries that are wanted. It walks the kernel's table once
 // for each port if these are at most maxWalks, or else once.
-func (w wanted) removeStale(ctx context.Context, f hostport.Family) (removed int, err error) {
+func (w wanted) removeStale(ctx context.Context, f hostport.Family) error {
 	local, err := localAddresses(f)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	ports := slices.Collect(maps.Keys(w))
 	if len(ports) > maxWalks {
@@ -74,7 +71,7 @@ func (w wanted) removeStale(ctx context.Context, f hostport.Family) (removed int
 	for _, port := range ports {
 		found, err := find(ctx, f, port, func(entry []byte) bool { return w.has(entry, local) })
 		if err != nil {
-			return 0, err
+			return err
 		}
 		stale = append(stale, found...)
 	}

@@ -79,11 +79,7 @@ func TestPacketsAreLedAnew(t *testing.T) {
 				expect(t, "elsewhere, before", client, elsewhere, pod1, pod2)
 				lead(t, tc.f, addr2)
 				expect(t, "led anew, not flushed", client, node, pod1, pod2)
-				n, err := Flush(t.Context(), anyAddress(5353))
-				must(t, err)
-				if n != 1 {
-					t.Errorf("Flush removed %d, want the one flow to the node", n)
-				}
+				must(t, Flush(t.Context(), anyAddress(5353)))
 				expect(t, "flushed", client, node, pod2, pod1)
 				expect(t, "elsewhere, after", client, elsewhere, pod1, pod2)
 				if left := flows(t); !slices.ContainsFunc(left, func(s string) bool { return strings.Contains(s, ">"+elsewhere.String()) }) {

@@ -25,16 +25,11 @@ const (
 	flagProtoDstPort = 1 << 5
 )
 
-func request(kind, flags int, f hostport.Family) *nl.NetlinkRequest {
-	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|kind, flags)
-	r.AddData(&nl.Nfgenmsg{NfgenFamily: nfnetlink.Family(f), Version: nl.NFNETLINK_V0})
-	return r
-}
-
 // dump asks for the UDP entries of a family, of one destination port unless that is
 // anyPort.
 func dump(f hostport.Family, port uint16) *nl.NetlinkRequest {
-	r := request(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, f)
+	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP)
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: nfnetlink.Family(f), Version: nl.NFNETLINK_V0})
 	flags := uint32(flagProtoNum)
 	tuple := nl.NewRtAttr(nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, nil)
 	proto := tuple.AddRtAttr(nl.CTA_TUPLE_PROTO|unix.NLA_F_NESTED, nil)
@@ -102,41 +97,38 @@ func find(ctx context.Context, f hostport.Family, port uint16, stale func(entry 
 	return found, nil
 }
 
-// remove deletes entries as they were listed, and counts those that were still
-// there. One that cannot be deleted does not keep the others; the first such error
-// is returned. The ID among an entry's attributes, made of its address in memory,
-// keeps a flow that was decided anew meanwhile, unless its entry came to lie in the
-// same place.
-func remove(ctx context.Context, entries [][]byte) (removed int, err error) {
+// remove deletes entries as they were listed. One that cannot be deleted does not
+// keep the others; the first such error is returned. The ID among an entry's
+// attributes, made of its address in memory, keeps a flow that was decided anew
+// meanwhile, unless its entry came to lie in the same place.
+func remove(ctx context.Context, entries [][]byte) error {
 	if len(entries) == 0 {
-		return 0, nil
+		return nil
 	}
 	s, err := nl.Subscribe(unix.NETLINK_NETFILTER)
 	if err != nil {
-		return 0, fmt.Errorf("open netfilter socket: %w", err)
+		return fmt.Errorf("open netfilter socket: %w", err)
 	}
 	defer s.Close()
 	if err := s.SetReceiveTimeout(&nl.SocketTimeoutTv); err != nil { // else an answer is waited for without end
-		return 0, fmt.Errorf("set timeout of netfilter socket: %w", err)
+		return fmt.Errorf("set timeout of netfilter socket: %w", err)
 	}
 	one := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: s}} // one for each would take 1.6 times as long
 	var failed []error
 	for _, entry := range entries {
 		if err := ctx.Err(); err != nil {
-			return removed, err
+			return err
 		}
 		r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
 		r.AddRawData(entry)
 		r.Sockets = one
-		switch _, e := r.Execute(unix.NETLINK_NETFILTER, 0); {
-		case e == nil:
-			removed++
-		case !errors.Is(e, unix.ENOENT): // else it went by itself
-			failed = append(failed, e)
+		_, err := r.Execute(unix.NETLINK_NETFILTER, 0)
+		if err != nil && !errors.Is(err, unix.ENOENT) { // else it went by itself
+			failed = append(failed, err)
 		}
 	}
 	if len(failed) > 0 {
-		return removed, fmt.Errorf("delete %d of %d conntrack entries: %w", len(failed), len(entries), failed[0])
+		return fmt.Errorf("delete %d of %d conntrack entries: %w", len(failed), len(entries), failed[0])
 	}
-	return removed, nil
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/netns"
 )
@@ -67,7 +68,8 @@ func (f flow) request() *nl.NetlinkRequest {
 	if !to.IsValid() {
 		to = f.dst
 	}
-	r := request(nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, hostport.FamilyOf(f.dst.Addr()))
+	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_NEW, unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: nfnetlink.Family(hostport.FamilyOf(f.dst.Addr())), Version: nl.NFNETLINK_V0})
 	r.AddData(tuple(nl.CTA_TUPLE_ORIG, f.protocol, f.src, f.dst))
 	r.AddData(tuple(nl.CTA_TUPLE_REPLY, f.protocol, to, f.src))
 	r.AddData(nl.NewRtAttr(nl.CTA_TIMEOUT, nl.BEUint32Attr(3600)))

@@ -11,19 +11,17 @@ import (
 )
 
 // Open sets net.ipv4.conf.IFNAME.route_localnet to 1 in the calling thread's
-// network namespace, and reports whether it was off before. It is idempotent.
-// An interface that does not exist is an error for which
-// errors.Is(err, fs.ErrNotExist) holds.
-func Open(ifname string) (changed bool, err error) { return set(ifname, "1") }
+// network namespace. It is idempotent. An interface that does not exist is an error
+// for which errors.Is(err, fs.ErrNotExist) holds.
+func Open(ifname string) error { return set(ifname, "1") }
 
 // Close sets net.ipv4.conf.IFNAME.route_localnet to 0. It is idempotent. The
 // setting of an interface that is gone went with it, which is no error.
 func Close(ifname string) error {
-	_, err := set(ifname, "0")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if err := set(ifname, "0"); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return err
+	return nil
 }
 
 // Check returns nil if route_localnet is on for the interface, and names the
@@ -36,11 +34,11 @@ func Check(ifname string) error {
 	return err
 }
 
-// set writes the setting if it differs, and reports whether it did.
-func set(ifname, value string) (changed bool, err error) {
+// set writes the setting if it differs.
+func set(ifname, value string) error {
 	before, err := access(ifname)
 	if err != nil || before == value {
-		return false, err
+		return err
 	}
 	if _, err = access(ifname, value); err != nil {
 		// An interface that went meanwhile is EACCES here, because procfs is
@@ -49,7 +47,7 @@ func set(ifname, value string) (changed bool, err error) {
 			err = gone
 		}
 	}
-	return err == nil, err
+	return err
 }
 
 // access reads the setting, or writes it. The first separator of its name is a

@@ -146,7 +146,7 @@ func (s *session) flush(ctx context.Context, changed []*hostport.Attachment) {
 			forwards = append(forwards, a.Forwards(f)...)
 		}
 	}
-	if _, err := conntrack.Flush(ctx, forwards); err != nil {
+	if err := conntrack.Flush(ctx, forwards); err != nil {
 		s.Log.Warn("stale UDP flows may remain", "reason", err)
 	}
 }

@@ -44,7 +44,7 @@ func openInterfaces(all []*hostport.Attachment) error {
 		if a.LoopbackInterface == "" {
 			continue
 		}
-		if _, err := loopback.Open(a.LoopbackInterface); err != nil {
+		if err := loopback.Open(a.LoopbackInterface); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", a.Owner(), err))
 		}
 	}
