@@ -33,28 +33,22 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 	}
 }
 
-// part is what one backend has to do with a planned change.
-type part struct {
-	name string
-	backend.Change
-}
-
 // execute carries out one planned change: records and the pending marker, the
 // kernel, stale flows, the end of the marker. After an error the records are as
 // they were, and the kernel was made to follow them.
 func (s *session) execute(ctx context.Context, p plan) error {
 	fault.Point(fault.BeforeRecord)
 	marked := slices.Clone(s.pending.Backends) // by a resync that failed, and a change alone does not mend that
-	var parts []part
+	var changes map[string]*backend.Change
 	err := s.Update(func(tx *state.Tx) (err error) {
-		parts, err = s.record(tx, p)
+		changes, err = s.record(tx, p)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("record change: %w", err)
 	}
 	fault.Point(fault.AfterRecord)
-	seen, err := s.program(ctx, parts)
+	seen, err := s.program(ctx, p, changes)
 	if err != nil {
 		return s.rollBack(ctx, p, err)
 	}
@@ -68,27 +62,28 @@ func (s *session) execute(ctx context.Context, p plan) error {
 }
 
 // record writes the records as they are to be, adds the change to what is pending,
-// and returns the backends' parts of it.
-func (s *session) record(tx *state.Tx, p plan) (parts []part, err error) {
+// and returns what it is for each backend.
+func (s *session) record(tx *state.Tx, p plan) (changes map[string]*backend.Change, err error) {
+	changes = make(map[string]*backend.Change)
 	for _, name := range p.backends() {
 		before, err := tx.Fingerprint(name)
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, part{name, backend.Change{
+		changes[name] = &backend.Change{
 			Remove: of(name, p.remove), Add: of(name, p.add), Before: before, Seen: tx.Seen(name),
 			Others: &others{s.Store, name, p.add},
-		}})
+		}
 	}
 	if err := p.write(tx); err != nil {
 		return nil, err
 	}
-	for i := range parts {
-		if parts[i].After, err = tx.Fingerprint(parts[i].name); err != nil {
+	for name, c := range changes {
+		if c.After, err = tx.Fingerprint(name); err != nil {
 			return nil, err
 		}
 	}
-	return parts, s.mark(tx, p.backends(), slices.Concat(p.remove, p.add))
+	return changes, s.mark(tx, p.backends(), slices.Concat(p.remove, p.add))
 }
 
 func (p plan) write(tx *state.Tx) error {
@@ -110,17 +105,17 @@ func each[T any](all []T, fn func(T) error) error {
 
 // program changes the kernel, and returns what each backend is to see next time.
 // 127/8 is closed before the rules that guard it go, and opened after they came.
-func (s *session) program(ctx context.Context, parts []part) (seen map[string]string, err error) {
+func (s *session) program(ctx context.Context, p plan, changes map[string]*backend.Change) (seen map[string]string, err error) {
 	if err := each(s.closing, loopback.Close); err != nil {
 		return nil, err
 	}
 	seen = make(map[string]string)
-	for _, p := range parts {
-		b, err := s.Backend(p.name)
+	for _, name := range p.backends() {
+		b, err := s.Backend(name)
 		if err != nil {
 			return nil, err
 		}
-		seen[p.name], err = b.Apply(ctx, p.Change)
+		seen[name], err = b.Apply(ctx, *changes[name])
 		if err != nil && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
 			if old := backend.OldKernel(); old != "" {
 				err = fmt.Errorf("%w (%s)", err, old)
@@ -131,7 +126,7 @@ func (s *session) program(ctx context.Context, parts []part) (seen map[string]st
 		}
 	}
 	fault.Point(fault.AfterKernel)
-	err = each(parts, func(p part) error { return openInterfaces(p.Add) })
+	err = openInterfaces(p.add)
 	fault.Point(fault.AfterSysctl)
 	return seen, err
 }
