@@ -36,10 +36,9 @@ func newCheck(w *where) *cobra.Command {
 				noteOther(cmd, all)
 			}
 			switch {
-			case noState && len(differences) == 0 && missing.Unread == nil:
-				fmt.Fprintln(cmd.ErrOrStderr(), printable(err.Error()))
-				return nil
-			case err != nil && !(noState && len(differences) > 0):
+			case noState && len(differences) == 0:
+				return unlessNoState(cmd, err)
+			case err != nil && !noState:
 				return err
 			case len(differences) > 0:
 				if noState && missing.Unread != nil {

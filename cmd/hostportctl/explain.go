@@ -18,11 +18,6 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// exitStatus ends a command with a status, after it has said why.
-type exitStatus int
-
-func (s exitStatus) Error() string { return "exit status " + strconv.Itoa(int(s)) }
-
 func newExplain(w *where) *cobra.Command {
 	var o struct {
 		address, from, iface, output string

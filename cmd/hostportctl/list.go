@@ -76,9 +76,7 @@ func newList(w *where) *cobra.Command {
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only pods of this Kubernetes `namespace`")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "list again whenever something has changed, until interrupted")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "`format`: table, wide, json or yaml")
-	_ = cmd.RegisterFlagCompletionFunc("port", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
-		return w.completePorts(cmd, nil, word)
-	})
+	_ = cmd.RegisterFlagCompletionFunc("port", w.completePorts)
 	_ = cmd.RegisterFlagCompletionFunc("pod", w.completePods)
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

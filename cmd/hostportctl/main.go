@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,15 +22,16 @@ import (
 // build is set by the linker (see the Makefile).
 var build = "development"
 
-// Exit statuses. A monitor can tell a node that differs from one that could
-// not be asked.
-const (
-	exitDiffers = 1
-	exitFailed  = 2
-)
+// exitStatus is an error that ends a command which has already said why.
+type exitStatus int
 
-// errDiffers ends a command that has already said what is wrong.
-var errDiffers = errors.New("out of sync")
+func (s exitStatus) Error() string { return "exit status " + strconv.Itoa(int(s)) }
+
+// A monitor can tell a node that differs from one that could not be asked.
+const (
+	errDiffers exitStatus = 1
+	exitFailed            = 2
+)
 
 func main() { os.Exit(run(os.Args, os.Getenv, os.Stdout, os.Stderr)) }
 
@@ -46,16 +48,13 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	root.SetArgs(args[1:])
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	switch err := root.ExecuteContext(ctx); {
-	case err == nil:
+	err := root.ExecuteContext(ctx)
+	if err == nil {
 		return 0
-	case errors.Is(err, errDiffers):
-		return exitDiffers
-	case errors.As(err, new(exitStatus)):
-		status, _ := errors.AsType[exitStatus](err)
-		return int(status)
-	default:
-		fmt.Fprintln(stderr, "hostportctl:", printable(err.Error()))
-		return exitFailed
 	}
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		return int(status)
+	}
+	fmt.Fprintln(stderr, "hostportctl:", printable(err.Error()))
+	return exitFailed
 }

@@ -77,7 +77,7 @@ func newTrace(w *where) *cobra.Command {
 			}
 			if seen == 0 {
 				fmt.Fprintf(cmd.ErrOrStderr(), "no packet to %d/%s came in %s: it does not get as far as this node's rules\n", port, protocol, o.timeout)
-				return exitStatus(exitDiffers)
+				return errDiffers
 			}
 			return nil
 		},
