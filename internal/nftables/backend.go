@@ -89,13 +89,10 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 // send sends one transaction about a table, to generation g of the ruleset unless
 // that is 0.
 func (b *Backend) send(table string, build func(*batch), g uint32) error {
-	t := &batch{b.conn(), &nftables.Table{Name: table, Family: nftables.TableFamilyINet}}
+	t := &batch{new(nftables.Conn), &nftables.Table{Name: table, Family: nftables.TableFamilyINet}}
 	build(t)
 	if err := t.conn.FlushWithGenID(g); err != nil {
 		return fmt.Errorf("commit to table %s: %w", table, err)
 	}
 	return nil
 }
-
-// conn returns a connection that is opened for each transaction.
-func (b *Backend) conn() *nftables.Conn { return new(nftables.Conn) }

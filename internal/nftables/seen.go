@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/google/nftables"
+
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
@@ -33,7 +35,7 @@ func parseSeen(text string) (s seen) {
 
 // generation asks for the ruleset's generation, 0 if it cannot be told.
 func (b *Backend) generation() uint32 {
-	gen, err := b.conn().GetGen()
+	gen, err := new(nftables.Conn).GetGen()
 	if err != nil {
 		return 0 // the commit will tell
 	}
