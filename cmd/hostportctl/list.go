@@ -109,7 +109,7 @@ const (
 // version.
 func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 	n, ctx := w.reader(cmd), cmd.Context()
-	var connections []backend.Connections
+	var connections backend.Connections
 	var services *explain.Services
 	var errs [4]error
 	var wait sync.WaitGroup
@@ -130,18 +130,6 @@ func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 	}
 	if strays && current {
 		fmt.Fprintln(cmd.ErrOrStderr(), "there are rules that belong to no recorded pod: see `hostportctl check`")
-	}
-	type place struct {
-		owner    hostport.Key
-		protocol hostport.Protocol
-		hostIP   netip.Addr
-		port     uint16
-	}
-	number := make(map[place]uint64)
-	counted := make(map[hostport.Key]bool)
-	for _, c := range connections {
-		number[place{c.Owner, c.Protocol, c.HostIP, c.HostPort}] += c.Number
-		counted[c.Owner] = true
 	}
 	shadowed := make(map[hostport.Mapping]bool)
 	for _, l := range listeners {
@@ -166,8 +154,8 @@ func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 				r.state = ""
 			}
 		}
-		if counted[key] {
-			r.connections = new(number[place{key, m.Protocol, m.HostIP, m.HostPort}])
+		if number, known := connections.Of(r.attachment, m); known {
+			r.connections = &number
 		}
 	}
 }

@@ -186,13 +186,15 @@ func list(c tool) {
 // states are what list says of each mapping, from the kernel.
 func states(c tool) {
 	n := c.w.NewNetwork(world.NetworkOptions{})
-	n.MustAdd(c, "web", world.TCP(8080, 80)).Pod.Serve("tcp", 80)
+	// 0.0.0.0 is how nerdctl asks for every address.
+	n.MustAdd(c, "web", world.TCP(8080, 80), world.TCP(8083, 80).On(netip.IPv4Unspecified())).Pod.Serve("tcp", 80)
 	n.MustAdd(c, "shadowed", world.TCP(8081, 80))
 	dead := n.MustAdd(c, "dead", world.TCP(8082, 80))
 	c.w.Node.Serve("tcp", 8081)
 	for _, f := range world.Families {
 		c.w.Client.Ask(c, "tcp", netip.AddrPortFrom(f.Node(), 8080))
 	}
+	c.w.Client.Ask(c, "tcp", netip.AddrPortFrom(world.V4.Node(), 8083))
 	dead.Pod.Close()
 	list := func(want string) {
 		c.Helper()
@@ -207,6 +209,7 @@ func states(c tool) {
 8080/tcp  default/web  10.244.0.2:80  ok  2
 8081/tcp  default/shadowed  10.244.0.3:80  shadowed  0
 8082/tcp  default/dead  10.244.0.4:80  dead  0
+0.0.0.0:8083/tcp  default/web  10.244.0.2:80  ok  1
 `)
 	for _, port := range []string{"8080", "8081", "8082"} {
 		c.unmap(port)

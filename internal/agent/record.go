@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -151,17 +150,6 @@ func (d descriptions) connectionsOf(n *node.Node, s *node.Snapshot, ch chan<- pr
 	if err != nil {
 		n.Log.Debug("connections could not all be counted", "reason", err)
 	}
-	type side struct {
-		hostport.Key
-		family   hostport.Family
-		protocol hostport.Protocol
-		ip       netip.Addr
-		port     uint16
-	}
-	number := make(map[side]uint64, len(found))
-	for _, c := range found {
-		number[side{c.Owner, c.Family, c.Protocol, c.HostIP, c.HostPort}] += c.Number
-	}
 	seen := make(map[string]bool)
 	for _, a := range s.Attachments {
 		for _, m := range a.Mappings {
@@ -171,17 +159,8 @@ func (d descriptions) connectionsOf(n *node.Node, s *node.Snapshot, ch chan<- pr
 				continue
 			}
 			seen[key] = true
-			total := uint64(0)
-			for _, f := range hostport.Families() {
-				ip := netip.Addr{}
-				if !m.Wildcard() {
-					ip = m.HostIP.Unmap()
-				}
-				if m.Serves(f) {
-					total += number[side{a.Key, f, m.Protocol, ip, m.HostPort}]
-				}
-			}
-			counter(ch, d.connections, float64(total), labels...)
+			number, _ := found.Of(a, m)
+			counter(ch, d.connections, float64(number), labels...)
 		}
 	}
 }

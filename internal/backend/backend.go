@@ -73,16 +73,32 @@ type Difference struct {
 	Text string
 }
 
-// Connections is how many connections, or flows, the kernel has sent to a mapping
-// in one family since its rule was written.
-type Connections struct {
+// HostSide is the side of an attachment's mapping that rules match, in one family.
+type HostSide struct {
 	Owner    hostport.Key
 	Family   hostport.Family
 	Protocol hostport.Protocol
 	// HostIP is the zero Addr for every address of the node.
 	HostIP   netip.Addr
 	HostPort uint16
-	Number   uint64
+}
+
+// Connections is how many connections, or flows, the kernel has sent to each mapping
+// since its rule was written.
+type Connections map[HostSide]uint64
+
+// Of returns the number of a mapping in both families, and whether it is known.
+func (c Connections) Of(a *hostport.Attachment, m hostport.Mapping) (number uint64, known bool) {
+	side := HostSide{Owner: a.Key, Protocol: m.Protocol, HostPort: m.HostPort}
+	if !m.Wildcard() {
+		side.HostIP = m.HostIP.Unmap()
+	}
+	for _, side.Family = range hostport.Families() {
+		if n, counted := c[side]; counted && m.Serves(side.Family) {
+			number, known = number+n, true
+		}
+	}
+	return number, known
 }
 
 // Backend turns attachments into the kernel's rules. It sees only attachments
@@ -118,7 +134,7 @@ type Backend interface {
 	Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) ([]Difference, error)
 	// Connections counts what the kernel sent to each mapping. With an error it
 	// returns what could be read.
-	Connections(ctx context.Context) ([]Connections, error)
+	Connections(ctx context.Context) (Connections, error)
 	// Status reports why the backend cannot be used on this node. Advice are
 	// sentences about what works, but not as well as it could.
 	Status(ctx context.Context) (advice []string, err error)

@@ -37,13 +37,14 @@ COMMIT
 		t.Fatal(err)
 	}
 	owner := hostport.Key{ContainerID: "c1", IfName: "eth0"}
-	want := []backend.Connections{
-		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Number: 5},
-		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostPort: 8081, Number: 3},
+	want := backend.Connections{
+		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080}: 5,
+		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostPort: 8081}:                                           3,
 	}
 	for _, there := range []*ruleset{saved, listed} {
-		got := connections(hostport.IPv4, there)
-		if diff := cmp.Diff(want, got, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
+		got := make(backend.Connections)
+		count(got, hostport.IPv4, there)
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
 	}

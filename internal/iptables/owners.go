@@ -123,25 +123,22 @@ func merge(conditions [][]string) []string {
 
 // Connections reads the counters of the rules that translate: table nat sees the
 // first packet of a connection alone.
-func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
-	_, err = b.saved(ctx, nil, true, func(v variant, there *ruleset) {
-		out = append(out, connections(v.family, there)...)
-	})
-	return out, err
+func (b *Backend) Connections(ctx context.Context) (backend.Connections, error) {
+	all := make(backend.Connections)
+	_, err := b.saved(ctx, nil, true, func(v variant, there *ruleset) { count(all, v.family, there) })
+	return all, err
 }
 
-func connections(f hostport.Family, there *ruleset) (out []backend.Connections) {
+// count adds what the rules of one family have counted.
+func count(all backend.Connections, f hostport.Family, there *ruleset) {
 	for _, p := range there.chains {
 		if !ours(p.name) {
 			continue
 		}
 		for _, x := range fieldsOf(there.rules[p]) {
 			if owner, ok := hostport.ParseTag(x.Comment); ok && x.Target == "DNAT" {
-				out = append(out, backend.Connections{
-					Owner: owner.Key, Family: f, Protocol: x.Protocol, HostIP: x.Destination.Addr(), HostPort: x.Port, Number: x.Packets,
-				})
+				all[backend.HostSide{Owner: owner.Key, Family: f, Protocol: x.Protocol, HostIP: x.Destination.Addr(), HostPort: x.Port}] += x.Packets
 			}
 		}
 	}
-	return out
 }

@@ -76,17 +76,18 @@ func readConditions(a *hostport.Attachment, e element, rules []rule) {
 
 // Connections reads the counters of the elements that lead to pods: chains of nat
 // see the first packet of a connection alone.
-func (b *Backend) Connections(ctx context.Context) (out []backend.Connections, err error) {
+func (b *Backend) Connections(ctx context.Context) (backend.Connections, error) {
 	have, err := b.read(ctx, func(set string) bool { return strings.HasPrefix(set, toPod) })
+	all := make(backend.Connections)
 	for _, e := range only[element](have) {
 		m, ok := e.hostSide()
 		if owner := e.owner(); ok && owner != (hostport.Key{}) {
-			c := backend.Connections{Owner: owner, Family: hostport.FamilyOf(m.HostIP), Protocol: m.Protocol, HostPort: m.HostPort, Number: e.packets}
+			side := backend.HostSide{Owner: owner, Family: hostport.FamilyOf(m.HostIP), Protocol: m.Protocol, HostPort: m.HostPort}
 			if !m.Wildcard() {
-				c.HostIP = m.HostIP
+				side.HostIP = m.HostIP
 			}
-			out = append(out, c)
+			all[side] += e.packets
 		}
 	}
-	return out, err
+	return all, err
 }

@@ -109,10 +109,13 @@ func (n *Node) eachBackend(doing string, fn func(name string, b backend.Backend)
 // Connections returns how many connections the kernel has sent to each mapping
 // since its rules were written. With an error it returns what could be read. It
 // takes no lock.
-func (n *Node) Connections(ctx context.Context) (all []backend.Connections, err error) {
+func (n *Node) Connections(ctx context.Context) (backend.Connections, error) {
+	all := make(backend.Connections)
 	failed := n.eachBackend("read the counters", func(_ string, b backend.Backend) error {
 		found, err := b.Connections(ctx)
-		all = append(all, found...)
+		for side, number := range found {
+			all[side] += number
+		}
 		if errors.Is(err, backend.ErrMissing) {
 			return nil
 		}
