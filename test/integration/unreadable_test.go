@@ -13,7 +13,7 @@ import (
 // unreadableScenarios are about rules of a family or a backend that cannot be read
 // for a time, while the others can.
 func unreadableScenarios() []scenario {
-	return []scenario{
+	scenes := []scenario{
 		{name: "a lost state and rules of one family that cannot be read", backends: iptablesOnly, run: func(e *env) {
 			lostBesideUnread(e, func(web *world.Attachment) {
 				e.breakTools(e.f.Other())
@@ -69,69 +69,103 @@ func unreadableScenarios() []scenario {
 			e.checks(e.live...)
 			e.bothReach(web)
 		}},
-		{name: "a lost state and a backend that cannot be read", backends: iptablesOnly, run: func(e *env) {
-			nft := e.otherBackend()
-			web, hidden := e.webTo(nft, "web", 8080), e.webTo(e.net, "hidden", 8081)
-			e.loseState()
+	}
+	for _, unread := range []string{"iptables", "nftables"} {
+		scenes = append(scenes, unreadBackendScenarios(unread)...)
+	}
+	return scenes
+}
+
+// unreadBackendScenarios have a backend that cannot be read, and pods on it and on the
+// other one.
+func unreadBackendScenarios(unread string) []scenario {
+	// networks returns one on the backend that can be read, and one on the other.
+	networks := func(e *env) (read, hides *world.Network) {
+		if unread == "nftables" {
+			return e.net, e.otherBackend()
+		}
+		return e.otherBackend(), e.net
+	}
+	hide := func(e *env) {
+		if unread == "nftables" {
+			e.w.HideNFTables()
+		} else {
 			e.breakTools(world.Families...)
-			e.refusedFor(nft, web, world.TCP(8080, 81))
-			e.refusedFor(e.net, web, world.TCP(8080, 81))
-			third := e.webTo(nft, "third", 8082)
-			e.allReached()
-			e.checks(web, third)
-			e.w.RestoreTools()
-			e.refusedFor(nft, hidden, world.TCP(8081, 81))
-			e.refusedFor(e.net, web, world.TCP(8080, 81))
-			e.checks(e.live...)
-			e.allReached()
-		}},
-		{name: "one backend flushed while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
-			nft := e.otherBackend()
-			web, hidden := e.webTo(nft, "web", 8080), e.webTo(e.net, "hidden", 8081)
-			e.breakTools(world.Families...)
+		}
+	}
+	remove := func(e *env, ofUnread bool) {
+		if ofUnread == (unread == "nftables") {
 			e.w.NFT("delete table inet hostport")
-			third := e.webTo(nft, "third", 8082)
+		} else {
+			e.removeOurs()
+		}
+	}
+	return []scenario{
+		{name: "a lost state and " + unread + " that cannot be read", backends: iptablesOnly, run: func(e *env) {
+			read, hides := networks(e)
+			web, hidden := e.webTo(read, "web", 8080), e.webTo(hides, "hidden", 8081)
+			e.loseState()
+			hide(e)
+			e.refusedFor(read, web, world.TCP(8080, 81))
+			e.refusedFor(hides, web, world.TCP(8080, 81))
+			third := e.webTo(read, "third", 8082)
 			e.allReached()
-			e.refusedFor(nft, web, world.TCP(8080, 81))
-			e.refusedFor(nft, hidden, world.TCP(8081, 81))
 			e.checks(web, third)
 			e.w.RestoreTools()
-			e.refusedFor(e.net, hidden, world.TCP(8081, 81))
+			e.refusedFor(read, hidden, world.TCP(8081, 81))
+			e.refusedFor(hides, web, world.TCP(8080, 81))
 			e.checks(e.live...)
 			e.allReached()
 		}},
-		{name: "a backend flushed while it cannot be read", backends: iptablesOnly, run: func(e *env) {
-			nft := e.otherBackend()
-			web, hidden := e.webTo(nft, "web", 8080), e.webTo(e.net, "hidden", 8081)
-			e.removeOurs()
-			e.breakTools(world.Families...)
-			third := e.webTo(nft, "third", 8082)
-			e.refusedFor(nft, hidden, world.TCP(8081, 81))
+		{name: "one backend flushed while " + unread + " cannot be read", backends: iptablesOnly, run: func(e *env) {
+			read, hides := networks(e)
+			web, hidden := e.webTo(read, "web", 8080), e.webTo(hides, "hidden", 8081)
+			hide(e)
+			remove(e, false)
+			third := e.webTo(read, "third", 8082)
+			e.allReached()
+			e.refusedFor(read, web, world.TCP(8080, 81))
+			e.refusedFor(read, hidden, world.TCP(8081, 81))
+			e.checks(web, third)
+			e.w.RestoreTools()
+			e.refusedFor(hides, hidden, world.TCP(8081, 81))
+			e.checks(e.live...)
+			e.allReached()
+		}},
+		{name: unread + " flushed while it cannot be read", backends: iptablesOnly, run: func(e *env) {
+			read, hides := networks(e)
+			web, hidden := e.webTo(read, "web", 8080), e.webTo(hides, "hidden", 8081)
+			remove(e, true)
+			hide(e)
+			third := e.webTo(read, "third", 8082)
+			e.refusedFor(read, hidden, world.TCP(8081, 81))
 			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
 			e.reaches(e.w.Client, "tcp", e.node(8082), "third")
 			e.checks(web, third)
 			e.w.RestoreTools()
-			e.webTo(e.net, "trigger", 8083)
+			e.webTo(hides, "trigger", 8083)
 			e.allReached()
 		}},
-		{name: "hostportctl uninstall, a lost state and rules that cannot be read", backends: iptablesOnly, run: func(e *env) {
-			web := e.web()
+		{name: "hostportctl uninstall, a lost state and " + unread + " that cannot be read", backends: iptablesOnly, run: func(e *env) {
+			_, hides := networks(e)
+			hidden := e.webTo(hides, "hidden", 8081)
 			e.loseState()
-			e.breakTools(world.Families...)
-			e.refusesUninstall()
+			hide(e)
+			e.refusesUninstall(hides)
 			e.w.RestoreTools()
-			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.allReached()
+			e.refusedFor(hides, hidden, world.TCP(8081, 81))
 		}},
-		{name: "hostportctl uninstall and a pod that could not be read since", backends: iptablesOnly, run: func(e *env) {
-			nft, web := e.otherBackend(), e.web()
+		{name: "hostportctl uninstall and a pod of " + unread + " that could not be read since", backends: iptablesOnly, run: func(e *env) {
+			read, hides := networks(e)
+			hidden := e.webTo(hides, "hidden", 8081)
 			e.loseState()
-			e.breakTools(world.Families...)
-			e.del(e.webTo(nft, "other", 8081)) // there is a state then
-			e.refusesUninstall()
+			hide(e)
+			e.del(e.webTo(read, "other", 8080)) // there is a state then
+			e.refusesUninstall(hides)
 			e.w.RestoreTools()
-			e.reaches(e.w.Client, "tcp", e.node(8080), "web")
-			e.refusedFor(e.net, web, world.TCP(8080, 81))
+			e.allReached()
+			e.refusedFor(hides, hidden, world.TCP(8081, 81))
 		}},
 	}
 }
@@ -175,23 +209,27 @@ func toolsOf(f world.Family) []string {
 	return slices.DeleteFunc(slices.Clone(allTools), func(tool string) bool { return strings.HasPrefix(tool, "ip6") != (f == world.V6) })
 }
 
-// refusesUninstall wants hostportctl uninstall to say which rules cannot be read, and to
-// change nothing.
-func (e *env) refusesUninstall() {
+// refusesUninstall wants hostportctl uninstall to say which rules cannot be read, those
+// of a network's backend, and to change nothing.
+func (e *env) refusesUninstall(hides *world.Network) {
 	e.Helper()
+	reason := "tables-save: "
+	if hides != e.net {
+		reason = "read table hostport: "
+	}
 	bin, conf := e.TempDir(), e.TempDir()
 	plugin, conflist := filepath.Join(bin, "hostport"), filepath.Join(conf, "10-podnet.conflist")
-	for path, text := range map[string][]byte{plugin: nil, conflist: e.net.Conflist} {
+	for path, text := range map[string][]byte{plugin: nil, conflist: hides.Conflist} {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			e.Fatal(err)
 		}
 	}
 	for _, more := range [][]string{{"--dry-run"}, nil, {"--drain-timeout", "1ms"}} {
 		out := e.w.Ctl(append([]string{"uninstall", "--bin-dir", bin, "--conf-dir", conf}, more...)...)
-		if out.ExitCode != 2 || !strings.Contains(string(out.Stderr), "tables-save: ") {
-			e.Errorf("uninstall %v: exit status %d, want 2 and why rules could not be read\n%s%s", more, out.ExitCode, out.Stdout, out.Stderr)
+		if out.ExitCode != 2 || !strings.Contains(string(out.Stderr), reason) {
+			e.Errorf("uninstall %v: exit status %d, want 2 and %q\n%s%s", more, out.ExitCode, reason, out.Stdout, out.Stderr)
 		}
-		if text, err := os.ReadFile(conflist); err != nil || string(text) != string(e.net.Conflist) {
+		if text, err := os.ReadFile(conflist); err != nil || string(text) != string(hides.Conflist) {
 			e.Fatalf("uninstall %v changed the conflist: %s, %v", more, text, err)
 		}
 		if _, err := os.Stat(plugin); err != nil {

@@ -113,9 +113,10 @@ func (w *World) RemoveTool(name string) {
 	}
 }
 
-// RestoreTools undoes ReplaceTool and RemoveTool for every tool.
+// RestoreTools undoes HideNFTables, and ReplaceTool and RemoveTool for every tool.
 func (w *World) RestoreTools() {
 	w.t.Helper()
+	w.hidden = false
 	w.installTools()
 }
 

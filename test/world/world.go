@@ -50,6 +50,7 @@ type World struct {
 	netns  string // directory of the namespaces' mounts
 	ipam   string // host-local's data
 	counts string // log of started tools
+	hidden bool   // see HideNFTables
 	pods   int
 }
 
