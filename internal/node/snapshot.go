@@ -94,7 +94,7 @@ func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 			Rewritten: tx.Rewritten(), sight: s.sight, version: tx.Version(), pending: s.pending.Backends,
 		}
 		if other := s.Other(); other != nil {
-			out.Other = other
+			out.Other = fmt.Errorf("%w; use the hostportctl of the plugin's version: `hostportctl sync` of another converts them to its own form", other)
 		}
 		if before != nil && before.version == out.version {
 			return before, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +34,9 @@ func TestGuest(t *testing.T) {
 		_, err = state.Open(t.Context(), o)
 		if _, other := errors.AsType[*state.OtherError](err); other == damaged || errors.Is(err, state.ErrDamaged) != damaged {
 			t.Errorf("%s: %v, damaged: want %v", what, err, damaged)
+		}
+		if strings.Contains(err.Error(), "use the hostportctl") || strings.Contains(err.Error(), "to this one") {
+			t.Errorf("%s: an agent, which is no hostportctl, logs %q", what, err)
 		}
 		if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
 			t.Errorf("%s: the file was changed: %v", what, err)

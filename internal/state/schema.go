@@ -33,8 +33,8 @@ func (t *Tx) differs() (*OtherError, error) {
 	const form = "schema %s, layout %s"
 	theirs := fmt.Sprintf(form, t.text(keySchema), cmp.Or(t.text(keyLayout), "1"))
 	if ours := fmt.Sprintf(form, schema, strconv.Itoa(t.opts.Layout)); theirs != ours {
-		return &OtherError{false, fmt.Sprintf("the records are of another version of the plugin (%s; this is %s): use the hostportctl of the plugin's version. "+
-			"The next ADD or DEL of a pod with host ports converts them to the plugin's form, `hostportctl sync` to this one", theirs, ours)}, nil
+		return &OtherError{false, fmt.Sprintf("the records are of another version of the plugin (%s; this is %s): "+
+			"the next ADD or DEL of a pod with host ports converts them to the plugin's form", theirs, ours)}, nil
 	}
 	return nil, nil
 }
