@@ -295,3 +295,17 @@ func TestDeletedStaysDeleted(t *testing.T) {
 		}
 	}
 }
+
+// An error about a lost state says all that is known: that owners may be missing, too.
+func TestNoStateError(t *testing.T) {
+	owners, unread := []*hostport.Attachment{{}, {}}, errors.New("ip6tables-save: exit status 1")
+	for want, e := range map[string]*NoStateError{
+		"no state in /run/x": {Dir: "/run/x"},
+		"no state in /run/x; not all rules could be read: ip6tables-save: exit status 1":       {Dir: "/run/x", Unread: unread},
+		"at its next ADD or CHECK; not all rules could be read: ip6tables-save: exit status 1": {Dir: "/run/x", Owners: owners, Unread: unread},
+	} {
+		if got := e.Error(); !strings.HasSuffix(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

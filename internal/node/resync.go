@@ -170,24 +170,28 @@ type NoStateError struct {
 	Unread error
 }
 
+// Unwrap returns Unread.
+func (e *NoStateError) Unwrap() error { return e.Unread }
+
 // Error says what is known without the state.
 func (e *NoStateError) Error() string {
 	s := fmt.Sprintf("no state in %s", e.Dir)
 	if n := len(e.Owners); n > 0 {
 		s += fmt.Sprintf(", but rules of %d attachments in the kernel: they are left as they are, and the plugin records their owners again at its next ADD or CHECK", n)
 	}
+	if e.Unread != nil {
+		s += fmt.Sprintf("; not all rules could be read: %v", e.Unread)
+	}
 	return s
 }
 
-// hasState returns nil where there is a state, else a *NoStateError, joined with why
-// the kernel could not be read.
+// hasState returns nil where there is a state, else a *NoStateError.
 func (n *Node) hasState(ctx context.Context) error {
 	if state.Exists(n.Dir) {
 		return nil
 	}
 	owners, unread := n.owners(ctx)
-	failed := unread.join()
-	return errors.Join(&NoStateError{n.Dir, owners, failed}, failed)
+	return &NoStateError{n.Dir, owners, unread.join()}
 }
 
 // Sync rewrites the rules of these backends from the records, those of all if there
