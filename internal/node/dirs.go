@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/hostport-cni/hostport/internal/state"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -16,61 +15,61 @@ type Dirs []*Node
 // Holders removes what pods that are gone have left, and returns the attachments
 // that stay. A process that may not see the node's sandboxes removes nothing: it
 // gets all attachments, and an error that wraps ErrUnseen. A node that is ReadOnly
-// keeps what would be removed. Rules that cannot be read may be those of a pod that is not
-// recorded, without state or since it was lost: that is an error.
+// keeps what would be removed, and names whom a resync would adopt. Rules that cannot be
+// read may be those of a pod that is not recorded, without state or since it was lost:
+// that is an error.
 func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen error) {
 	for _, n := range d {
-		gone, err := n.removeDead(ctx)
+		some, err := n.holders(ctx)
 		if missing, ok := errors.AsType[*NoStateError](err); ok && len(missing.Owners) == 0 && missing.Unread == nil {
 			continue
 		}
 		if errors.Is(err, ErrUnseen) {
 			unseen = err
 		} else if err != nil {
-			return nil, fmt.Errorf("remove dead owners: %w", err)
+			return nil, fmt.Errorf("look for pods that hold ports: %w", err)
 		}
-		some, err := n.Snapshot(ctx, nil)
-		if err != nil {
-			return nil, err
-		}
-		if err := n.strangers(ctx, some.pending); err != nil {
-			return nil, err
-		}
-		for _, a := range some.Attachments {
-			if !slices.Contains(gone, a.Key) {
-				all = append(all, a)
-			}
-		}
+		all = append(all, some...)
 	}
 	return all, unseen
 }
 
-// strangers returns an error if the rules of these backends may name attachments that are
-// not recorded: they are to be rewritten, and cannot be read.
-func (n *Node) strangers(ctx context.Context, pending []string) error {
-	if len(pending) == 0 {
+func (n *Node) holders(ctx context.Context) (all []*hostport.Attachment, err error) {
+	if n.ReadOnly {
+		err = n.hasState(ctx)
+	} else {
+		_, err = n.Prune(ctx)
+	}
+	if err != nil && !errors.Is(err, ErrUnseen) {
+		return nil, err
+	}
+	_, err = n.look(ctx, nil, func(s *session, recorded *Snapshot) error {
+		found, err := s.strangers(ctx)
+		if err != nil {
+			return err
+		}
+		p, _ := planAdopt(recorded.Attachments, found, origin{s.boot, s.id, s.pending.Changed}, s.dead)
+		all = append(without(recorded.Attachments, p.remove), p.add...)
+		if len(all) > 0 && !bool(s.sight) {
+			return ErrUnseen
+		}
 		return nil
-	}
-	_, unread := n.owners(ctx)
-	var errs []error
-	for _, name := range pending {
-		errs = append(errs, unread[name])
-	}
-	return errors.Join(errs...)
+	})
+	return all, err
 }
 
-// removeDead calls Prune. It returns the dead that are still recorded: all of them, if
-// nothing may be changed.
-func (n *Node) removeDead(ctx context.Context) ([]hostport.Key, error) {
-	if !n.ReadOnly {
-		_, err := n.Prune(ctx)
-		return nil, err
+// strangers returns the owners that rules name, if a resync is pending, which would adopt
+// those that are not recorded. Rules to be rewritten that cannot be read are an error.
+func (s *session) strangers(ctx context.Context) ([]*hostport.Attachment, error) {
+	if len(s.pending.Backends) == 0 {
+		return nil, nil
 	}
-	s, err := n.Snapshot(ctx, nil)
-	if err = errors.Join(n.hasState(ctx), err); err != nil {
-		return nil, err
+	found, unread := s.owners(ctx)
+	var errs []error
+	for _, name := range s.pending.Backends {
+		errs = append(errs, unread[name])
 	}
-	return s.Dead()
+	return found, errors.Join(errs...)
 }
 
 // Release deletes an attachment from whichever directory has it.

@@ -164,6 +164,17 @@ func unreadBackendScenarios(unread string) []scenario {
 			e.del(e.webTo(read, "other", 8080)) // there is a state then
 			e.refusesUninstall(hides)
 			e.w.RestoreTools()
+			conf := e.TempDir()
+			before := e.w.Ruleset()
+			for _, more := range [][]string{{"--dry-run"}, nil} {
+				out := e.w.Ctl(append([]string{"uninstall", "--bin-dir", conf, "--conf-dir", conf}, more...)...)
+				if out.ExitCode != 2 || !strings.Contains(string(out.Stderr), "holds 8081/tcp") {
+					e.Errorf("uninstall %v: exit status %d, want 2 and who holds 8081/tcp\n%s%s", more, out.ExitCode, out.Stdout, out.Stderr)
+				}
+				if more != nil {
+					e.sameRules("a dry run", before)
+				}
+			}
 			e.allReached()
 			e.refusedFor(hides, hidden, world.TCP(8081, 81))
 		}},
