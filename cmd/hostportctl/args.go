@@ -39,15 +39,13 @@ func knownOutput(value string, formats ...string) error {
 	return fmt.Errorf("--output %q: want %s or %s", value, strings.Join(formats[:last], ", "), formats[last])
 }
 
-// needsNode reports whether a command has to do with the node that it runs on.
+// needsNode reports whether a command has to do with the node that it runs on. The shell
+// asks for words as any user, shows no error, and its flags are still to be read. The name
+// of that command is also that of ShellCompNoDescRequestCmd, which is an alias.
 func needsNode(cmd *cobra.Command) bool {
-	return !slices.Contains([]string{"version", "man", "help"}, cmd.Name()) &&
+	return !slices.Contains([]string{"version", "man", "help", cobra.ShellCompRequestCmd}, cmd.Name()) &&
 		(!cmd.HasParent() || cmd.Parent().Name() != "completion")
 }
-
-// completes reports whether the shell asks for words: any user's does, and cannot show an
-// error. The name is also that of ShellCompNoDescRequestCmd, which is an alias.
-func completes(cmd *cobra.Command) bool { return cmd.Name() == cobra.ShellCompRequestCmd }
 
 // check refuses flags of all commands that cannot be meant, and users who would see no
 // rule and no record.

@@ -11,7 +11,7 @@ import (
 
 // completion lists words for the shell, from the records.
 func (w *where) completion(cmd *cobra.Command, words func(*hostport.Attachment) []string) ([]string, cobra.ShellCompDirective) {
-	if w.dir == "" { // the conflists have several
+	if w.find() != nil { // the conflists have several
 		return nil, cobra.ShellCompDirectiveError
 	}
 	all, err := w.reader(cmd).List(cmd.Context())

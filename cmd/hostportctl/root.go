@@ -36,10 +36,6 @@ func newRoot() *cobra.Command {
 			if !needsNode(cmd) {
 				return nil
 			}
-			if completes(cmd) {
-				_ = w.find() // else there is no port and no pod to choose from
-				return nil
-			}
 			if err := w.check(cmd); err != nil {
 				return err
 			}

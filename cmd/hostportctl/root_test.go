@@ -109,6 +109,8 @@ func found(c tool) {
 	write("10-podnet.conflist", string(n.Conflist))
 	c.want("1 attachment: as recorded", "check", "--conf-dir", conf)
 	c.fails(0, "8080/tcp", "list", "--conf-dir", conf)
+	c.fails(0, "8080/tcp", "__complete", "--conf-dir", conf, "list", "--port", "")
+	c.fails(0, "8080/tcp", "__complete", "explain", "--conf-dir", conf, "")
 	c.want("rules of 1 attachment written", "sync", "--conf-dir", conf)
 	c.want("every owner is alive", "prune", "--conf-dir", conf)
 
