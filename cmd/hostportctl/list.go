@@ -122,7 +122,11 @@ func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 	}
 	differs, strays, err := differing(ctx, n)
 	errs[0] = err
-	listeners, err := n.Listeners(mappingsOf(rows))
+	mappings := make([]hostport.Mapping, len(rows))
+	for i, r := range rows {
+		mappings[i] = r.mapping
+	}
+	listeners, err := n.Listeners(mappings)
 	errs[3] = err
 	wait.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
@@ -197,14 +201,6 @@ func familiesOf(rows []row) (out []hostport.Family) {
 		}) {
 			out = append(out, f)
 		}
-	}
-	return out
-}
-
-// mappingsOf are the rows' mappings.
-func mappingsOf(rows []row) (out []hostport.Mapping) {
-	for _, r := range rows {
-		out = append(out, r.mapping)
 	}
 	return out
 }

@@ -29,9 +29,7 @@ func Main(build string) int {
 	c := &call{stdout: os.Stdout, stderr: os.Stderr, config: newest}
 	// skel refuses a sandbox that is the node's own network namespace. Such pods
 	// are served here: they have their ports already.
-	if err := os.Setenv("CNI_NETNS_OVERRIDE", "1"); err != nil {
-		return c.fail(types.NewError(types.ErrInternal, err.Error(), ""))
-	}
+	_ = os.Setenv("CNI_NETNS_OVERRIDE", "1") // fails for wrong names alone
 	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
 		Add:    c.verb("ADD", add),
 		Del:    c.verb("DEL", del),
@@ -101,14 +99,11 @@ func (c *call) pass() error {
 func (c *call) fail(e *types.Error) int {
 	const most = 8 << 10 // what logs and events can hold
 	e.Msg, e.Details = backend.OneLine(e.Msg, most), backend.OneLine(e.Details, most)
-	object, err := json.MarshalIndent(struct {
+	object, _ := json.MarshalIndent(struct { // of text and a number, which cannot fail
 		CNIVersion string `json:"cniVersion"`
 		*types.Error
 	}{c.config.CNIVersion, e}, "", "    ")
-	if err == nil {
-		_, err = fmt.Fprintf(c.stdout, "%s\n", object)
-	}
-	if err != nil {
+	if _, err := fmt.Fprintf(c.stdout, "%s\n", object); err != nil {
 		_, _ = fmt.Fprintln(c.stderr, err)
 	}
 	return 1

@@ -21,7 +21,11 @@ func (c *call) findMappings(ctx context.Context) error {
 		return nil
 	}
 	sent := c.config.Mappings
-	known, err := askAgent(ctx, c.config.DataDir, pod)
+	var known []hostport.Mapping
+	answer, err := podports.Ask(ctx, podports.Socket(c.config.DataDir), podports.Request(pod))
+	if err == nil {
+		known, err = netconf.ParseMappings("the agent's portMappings", answer)
+	}
 	switch {
 	case len(sent) > 0 && err != nil:
 		c.Log.Warn("the agent could not be asked: the runtime's host ports are used", "pod", pod, "reason", err)
@@ -34,14 +38,6 @@ func (c *call) findMappings(ctx context.Context) error {
 		c.config.Mappings = known
 	}
 	return nil
-}
-
-func askAgent(ctx context.Context, dataDir string, pod hostport.Pod) ([]hostport.Mapping, error) {
-	answer, err := podports.Ask(ctx, podports.Socket(dataDir), podports.Request(pod))
-	if err != nil {
-		return nil, err
-	}
-	return netconf.ParseMappings("the agent's portMappings", answer)
 }
 
 // sameMappings compares without regard to order.
