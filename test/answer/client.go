@@ -61,8 +61,14 @@ func Dial(protocol string, source, destination netip.AddrPort, timeout time.Dura
 // Close ends the flow.
 func (f *Flow) Close() { f.conn.Close() }
 
-// Ask waits for the server's answer, over UDP to a question sent now.
-func (f *Flow) Ask(timeout time.Duration) (Answer, error) {
+// Ask waits for the server's answer, over UDP to a question that is sent now and again
+// until then.
+func (f *Flow) Ask(timeout time.Duration) (Answer, error) { return f.ask(timeout, true) }
+
+// AskOnce is Ask with one datagram: it fails if that is lost, or the answer.
+func (f *Flow) AskOnce(timeout time.Duration) (Answer, error) { return f.ask(timeout, false) }
+
+func (f *Flow) ask(timeout time.Duration, again bool) (Answer, error) {
 	deadline := time.Now().Add(timeout)
 	buf := make([]byte, 2048)
 	for {
@@ -73,7 +79,7 @@ func (f *Flow) Ask(timeout time.Duration) (Answer, error) {
 			if _, err := f.conn.Write([]byte("?")); err != nil && time.Now().After(deadline) {
 				return Answer{}, err
 			}
-			if t := time.Now().Add(resend); t.Before(deadline) {
+			if t := time.Now().Add(resend); again && t.Before(deadline) {
 				next = t
 			}
 		}
@@ -82,7 +88,7 @@ func (f *Flow) Ask(timeout time.Duration) (Answer, error) {
 		if err == nil {
 			return parse(buf[:n])
 		}
-		if !f.udp || !time.Now().Before(deadline) {
+		if !f.udp || !again || !time.Now().Before(deadline) {
 			return Answer{}, err
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -111,8 +111,9 @@ func (n *node) reaches(client *world.Netns, protocol string, to netip.AddrPort, 
 	}
 }
 
-// watch connects to a pod all the time, from outside, from the node and from the pod
-// itself, until stop, which wants every connection to have been answered.
+// watch asks a pod all the time, over TCP and UDP, from outside, from the node and from
+// the pod itself, until stop, which wants every connection and every datagram to have
+// been answered.
 func (n *node) watch(a *world.Attachment) (stop func()) {
 	n.Helper()
 	port := uint16(a.Mapped())
@@ -121,16 +122,20 @@ func (n *node) watch(a *world.Attachment) (stop func()) {
 		everywhere = append(everywhere, netip.AddrPortFrom(f.Node(), port))
 		one = append(one, netip.AddrPortFrom(f.NodeSecond(), port+aside))
 	}
+	local := append(slices.Clone(everywhere), netip.AddrPortFrom(world.V4.Loopback(), port))
 	watches := map[string]func() []error{
-		"outside":        n.w.Client.Watch(n, slices.Concat(everywhere, one)...),
-		"the node":       n.w.Node.Watch(n, append(everywhere, netip.AddrPortFrom(world.V4.Loopback(), port))...),
-		"the pod itself": a.Pod.Watch(n, everywhere...),
+		"outside over TCP":        n.w.Client.Watch(n, slices.Concat(everywhere, one)...),
+		"outside over UDP":        n.w.Client.WatchUDP(n, everywhere...),
+		"the node over TCP":       n.w.Node.Watch(n, local...),
+		"the node over UDP":       n.w.Node.WatchUDP(n, local...),
+		"the pod itself over TCP": a.Pod.Watch(n, everywhere...),
+		"the pod itself over UDP": a.Pod.WatchUDP(n, everywhere...),
 	}
 	return func() {
 		n.Helper()
 		for from, lost := range watches {
 			if errs := lost(); len(errs) > 0 {
-				n.Errorf("%d connections from %s to %s failed: %v", len(errs), from, a.Pod.Name, errs[0])
+				n.Errorf("%d requests from %s to %s failed: %v", len(errs), from, a.Pod.Name, errs[0])
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package world
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 	"testing"
@@ -65,13 +66,54 @@ func (n *Netns) Silence(t testing.TB, protocol string, destination netip.AddrPor
 // called. It returns the errors of connections that failed.
 func (n *Netns) Watch(t testing.TB, destinations ...netip.AddrPort) (stop func() []error) {
 	t.Helper()
+	return repeat(destinations, func(d netip.AddrPort) error {
+		_, err := n.TryAsk("tcp", netip.AddrPort{}, d, answer.Timeout)
+		return err
+	})
+}
+
+// WatchUDP is Watch over UDP, and returns the errors of datagrams that were not
+// answered. Each destination is asked from a new port every time, and in a flow that
+// lasts.
+func (n *Netns) WatchUDP(t testing.TB, destinations ...netip.AddrPort) (stop func() []error) {
+	t.Helper()
+	dial := func(d netip.AddrPort) (*answer.Flow, error) {
+		return n.Dial("udp", netip.AddrPort{}, d, answer.Timeout)
+	}
+	lasting := make(map[netip.AddrPort]*answer.Flow)
+	for _, d := range destinations {
+		f, err := dial(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(f.Close)
+		lasting[d] = f
+	}
+	return repeat(destinations, func(d netip.AddrPort) error {
+		f, err := dial(d)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if _, err := f.AskOnce(answer.Timeout); err != nil {
+			return fmt.Errorf("from a new port: %w", err)
+		}
+		if _, err := lasting[d].AskOnce(answer.Timeout); err != nil {
+			return fmt.Errorf("in a flow that lasts: %w", err)
+		}
+		return nil
+	})
+}
+
+// repeat calls once with each destination until stop is called, and returns its errors.
+func repeat(destinations []netip.AddrPort, once func(netip.AddrPort) error) (stop func() []error) {
 	done := make(chan struct{})
 	result := make(chan []error, 1)
 	go func() {
 		var errs []error
 		for {
 			for _, d := range destinations {
-				if _, err := n.TryAsk("tcp", netip.AddrPort{}, d, answer.Timeout); err != nil {
+				if err := once(d); err != nil {
 					errs = append(errs, err)
 				}
 			}
