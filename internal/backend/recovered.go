@@ -60,19 +60,23 @@ func (r Recovered) All(backend string) []*hostport.Attachment {
 // pod with addresses of one family, the other half stands for itself, unless it is,
 // without a container port, among those that attachments hold.
 func JoinFamilies(a *hostport.Attachment, held map[hostport.Mapping]bool) (out []hostport.Mapping) {
+	all, done := make(map[hostport.Mapping]bool), make(map[hostport.Mapping]bool)
+	for _, m := range a.Mappings {
+		all[m] = true
+	}
 	for _, m := range a.Mappings {
 		if m.Wildcard() {
 			f := hostport.IPv4 + hostport.IPv6 - hostport.FamilyOf(m.HostIP)
 			other := m
 			other.HostIP = f.Unspecified()
-			both := slices.Contains(a.Mappings, other)
+			both := all[other]
 			other.ContainerPort = 0
 			if _, dual := a.Address(f); both || !dual && !held[other] {
 				m.HostIP = netip.Addr{}
 			}
 		}
-		if !slices.Contains(out, m) {
-			out = append(out, m)
+		if !done[m] {
+			out, done[m] = append(out, m), true
 		}
 	}
 	return out
