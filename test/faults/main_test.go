@@ -41,7 +41,7 @@ func buildAs(name, path string, flags ...string) (string, error) {
 
 // everyBackend runs a test on each backend, all at once.
 func everyBackend(t *testing.T, fn func(*testing.T, world.Backend)) {
-	for _, b := range []world.Backend{world.IptablesNFT, world.NFTables} {
+	for _, b := range world.Backends {
 		t.Run(string(b), func(t *testing.T) {
 			t.Parallel()
 			fn(t, b)
