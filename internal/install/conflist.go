@@ -19,24 +19,24 @@ const (
 	portmapType  = "portmap"
 )
 
-// newEntry is the entry of a plugin in a chain that had none.
+// newEntry returns the entry of a plugin for a chain that has none.
 func newEntry(plugin string) []byte {
 	return fmt.Appendf(nil, `{"type":%q,"capabilities":{"portMappings":true}}`, plugin)
 }
 
-// ownKeys are the keys of an entry that portmap does not have.
+// ownKeys returns the keys of an entry that portmap does not have.
 func ownKeys() []string {
 	return []string{"dataDir", "lockTimeout", "hostListener", "logLevel", "logFile", "podPorts"}
 }
 
-// Setting is a key of the plugin's entry and its value as JSON. Without a value the
-// entry is not to have the key.
+// Setting is a key of the plugin's entry and its value as JSON. Without a
+// value, the key is removed from the entry.
 type Setting struct {
 	Key   string
 	Value string
 }
 
-// ParseSetting reads "KEY=VALUE". A value that is not JSON is a string.
+// ParseSetting parses "KEY=VALUE". A value that is not JSON is a string.
 func ParseSetting(s string) (Setting, error) {
 	key, value, found := strings.Cut(s, "=")
 	if !found || key == "" {
@@ -55,10 +55,10 @@ func ParseSetting(s string) (Setting, error) {
 	return Setting{key, value}, nil
 }
 
-// chain is a conflist as text, and where its plugins are in it.
+// chain is a conflist as text, with the positions of its plugins.
 type chain struct {
 	text    []byte
-	array   int // where the array begins
+	array   int // start of the array
 	plugins []plugin
 }
 
@@ -67,8 +67,7 @@ type plugin struct {
 	kind string
 }
 
-// parseChain finds the plugins of a conflist. The text is one that libcni
-// accepts.
+// parseChain finds the plugins of a conflist. libcni has to accept the text.
 func parseChain(text []byte) (*chain, error) {
 	ms, err := members(text, bytes.IndexByte(text, '{'))
 	if err != nil {
@@ -99,7 +98,7 @@ func parseChain(text []byte) (*chain, error) {
 	return c, nil
 }
 
-// first returns the place of the first plugin of a type, or -1.
+// first returns the index of the first plugin of a type, or -1.
 func (c *chain) first(kind string) int {
 	return slices.IndexFunc(c.plugins, func(p plugin) bool { return p.kind == kind })
 }
@@ -112,9 +111,9 @@ func (c *chain) entry(kind string) []byte {
 	return nil
 }
 
-// without returns the text without those plugins that drop returns true for,
-// each with the comma before it: so it undoes insertElement. The main plugin
-// stays.
+// without returns the text without the plugins for which drop returns true,
+// each with the comma before it, so that it undoes insertElement. The main
+// plugin stays.
 func (c *chain) without(drop func(i int, kind string) bool) []byte {
 	text := c.text
 	for i, p := range slices.Backward(c.plugins) {
@@ -130,10 +129,10 @@ func (c *chain) bare() []byte {
 	return c.without(func(_ int, kind string) bool { return kind == hostportType || kind == portmapType })
 }
 
-// put returns a conflist in which the plugin kind is the only one of both, once.
-// It is where one of them was: the first of its own type, or of the other. In a
-// chain without either it comes behind the main plugin, from which it has the
-// pod's addresses; its entry is entry then.
+// put returns a conflist in which kind is the only one of the two plugins, and
+// occurs once. It is at the position of the first plugin of its own type, or
+// else of the other type. In a chain without either, entry is inserted after
+// the main plugin, which provides the pod's addresses.
 func put(text []byte, kind string, entry []byte, settings []Setting) ([]byte, error) {
 	c, err := parseChain(text)
 	if err != nil {
@@ -165,7 +164,7 @@ func put(text []byte, kind string, entry []byte, settings []Setting) ([]byte, er
 	return configure(text, c.plugins[at].start, kind, settings)
 }
 
-// configure gives the entry at text[at] a type and settings.
+// configure sets the type and settings of the entry at text[at].
 func configure(text []byte, at int, kind string, settings []Setting) ([]byte, error) {
 	quoted := fmt.Sprintf("%q", kind)
 	text, err := setMember(text, at, "type", quoted)
@@ -188,7 +187,7 @@ func configure(text []byte, at int, kind string, settings []Setting) ([]byte, er
 	return text, err
 }
 
-// sameBare reports whether two conflists are equal as bytes, apart from both
+// sameBare reports whether two conflists are byte-equal, apart from both
 // plugins.
 func sameBare(a, b []byte) (bool, error) {
 	x, err := parseChain(a)
@@ -202,8 +201,9 @@ func sameBare(a, b []byte) (bool, error) {
 	return bytes.Equal(x.bare(), y.bare()), nil
 }
 
-// backToPortmap returns a conflist with portmap in our place: the backup, if
-// nobody else has changed the file since, or our entry with its keys.
+// backToPortmap returns a conflist with portmap in our place: the backup, if no
+// other program has changed the file since, or else our entry turned into
+// portmap's.
 func backToPortmap(text, backup, entry []byte) ([]byte, error) {
 	if was, err := parseChain(backup); err == nil && was.first(portmapType) >= 0 {
 		if same, err := sameBare(text, backup); same || err != nil {
@@ -213,8 +213,8 @@ func backToPortmap(text, backup, entry []byte) ([]byte, error) {
 	return put(text, portmapType, entry, nil)
 }
 
-// listOf returns the conflist of a configuration of a single plugin: the form
-// that libcni makes of it when it loads it, which can be chained.
+// listOf returns a single-plugin configuration as a conflist, which can be
+// chained: in the form that libcni converts it to when loading.
 func listOf(conf *libcni.PluginConfig) ([]byte, error) {
 	list := struct {
 		CNIVersion string            `json:"cniVersion,omitempty"`
@@ -225,9 +225,9 @@ func listOf(conf *libcni.PluginConfig) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// validate reads a result as libcni will, before a runtime does. Entries are
-// those that libcni appends from the network's directory. All but the two
-// plugins is as it was.
+// validate parses a result with libcni, before a runtime does. entries holds
+// what libcni appends from the network's directory. It fails if anything but
+// the two plugins has changed.
 func validate(was, is []byte, entries ...[]byte) error {
 	before, err := libcni.NetworkConfFromBytes(was)
 	if err != nil {

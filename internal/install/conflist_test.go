@@ -14,7 +14,7 @@ import (
 	"github.com/hostport-cni/hostport/test/golden"
 )
 
-// conflists are files as main plugins and operators write them.
+// conflists returns files as main plugins and operators write them.
 func conflists(t testing.TB) map[string][]byte {
 	t.Helper()
 	files, err := filepath.Glob("testdata/*.conflist")
@@ -32,8 +32,8 @@ func conflists(t testing.TB) map[string][]byte {
 	return out
 }
 
-// TestGoldenPut compares each edited conflist with a file, so that the layout of
-// an entry can be looked at.
+// TestGoldenPut compares each edited conflist with a file, so that the layout
+// of an entry can be reviewed.
 func TestGoldenPut(t *testing.T) {
 	settings := []Setting{{"backend", `"nftables"`}}
 	for name, text := range conflists(t) {
@@ -50,8 +50,7 @@ func TestGoldenPut(t *testing.T) {
 }
 
 // TestPutAndBack shows that an edit changes nothing else: a second one finds
-// nothing to do, and the entry out again leaves the file as it was, byte for
-// byte.
+// nothing to do, and removing the entry restores the file byte for byte.
 func TestPutAndBack(t *testing.T) {
 	for name, text := range conflists(t) {
 		once, err := put(text, hostportType, newEntry(hostportType), nil)
@@ -83,8 +82,8 @@ func TestPutAndBack(t *testing.T) {
 	}
 }
 
-// TestBackWithoutBackup makes a portmap entry of ours where the main plugin has
-// written its conflist again since.
+// TestBackWithoutBackup turns our entry into portmap's after the main plugin
+// has rewritten its conflist.
 func TestBackWithoutBackup(t *testing.T) {
 	text := []byte(`{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge","mtu":1400},` +
 		`{"type":"hostport","dataDir":"/run/x","snat":false,"lockTimeout":"5s","capabilities":{"portMappings":true},"logLevel":"debug"},{"type":"tuning"}]}`)
@@ -121,8 +120,8 @@ func TestParseSetting(t *testing.T) {
 }
 
 // FuzzPut edits anything that libcni accepts: the result has to be accepted,
-// with the other plugins as they were, and the entry out again has to restore
-// every byte.
+// with the other plugins unchanged, and removing the entry has to restore every
+// byte.
 func FuzzPut(f *testing.F) {
 	for _, text := range conflists(f) {
 		f.Add(text)

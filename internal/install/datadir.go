@@ -11,10 +11,10 @@ import (
 )
 
 // DataDirs returns the state directories of all the plugin's entries in the
-// configuration directories, each once, in the order in which runtimes look at
-// the files. Entries in a network's own directory count as well, and those that
-// an unfinished uninstallation took out. A directory that is not there has none.
-// The error joins what could not be read; what could be is returned with it.
+// configuration directories, each once, in the order in which runtimes read the
+// files. Entries in a network's own directory count as well, and those that an
+// unfinished uninstallation removed. A missing directory has none. The error
+// joins what could not be read; the rest is returned with it.
 func DataDirs(confDirs ...string) ([]string, error) {
 	var out []string
 	all, err := Entries(confDirs...)
@@ -26,8 +26,8 @@ func DataDirs(confDirs ...string) ([]string, error) {
 	return out, err
 }
 
-// Entries returns the plugin's entries that DataDirs looks at, with defaults for
-// what is wrong in one.
+// Entries returns the plugin's entries that DataDirs reads, with defaults for
+// invalid keys.
 func Entries(confDirs ...string) ([]*netconf.Config, error) {
 	var out []*netconf.Config
 	var errs []error

@@ -15,21 +15,21 @@ import (
 	"github.com/hostport-cni/hostport/internal/fault"
 )
 
-// Endings of files that we make beside those of a runtime. No runtime loads
+// Suffixes of files that we create next to those of a runtime. No runtime loads
 // them: libcni reads *.conflist, *.conf and *.json.
 const (
 	backupSuffix  = ".hostport-backup"
-	removedSuffix = ".hostport-removed" // an entry of ours that was taken out
+	removedSuffix = ".hostport-removed" // an entry of ours that was removed
 	newSuffix     = ".hostport-new"
 )
 
-// pointNew is where a killed installer leaves a new file that is not yet in
-// place, or an old one that is no longer.
+// pointNew is where a killed installer leaves a new file that is not in place
+// yet, or an old one that no longer is.
 const pointNew = "install-new"
 
 // place writes a file by a rename within its directory, and syncs both. A file
 // that is there keeps its mode and its owner; a new one has those of like. If
-// path is a symbolic link, what it leads to is replaced.
+// path is a symbolic link, its target is replaced.
 func place(path, like string, content io.Reader, mode fs.FileMode) error {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -53,8 +53,8 @@ func place(path, like string, content io.Reader, mode fs.FileMode) error {
 	return syncDir(dir)
 }
 
-// fill writes content to a new file that has the mode and owner of another one,
-// or a mode, and is then on disk.
+// fill writes content to a new file, gives it the mode and owner of like, or
+// else mode, and syncs it.
 func fill(f *os.File, like string, content io.Reader, mode fs.FileMode) error {
 	if like != "" {
 		var is, want unix.Stat_t
@@ -74,7 +74,7 @@ func fill(f *os.File, like string, content io.Reader, mode fs.FileMode) error {
 	return errors.Join(f.Chmod(mode), f.Sync())
 }
 
-// syncDir makes a rename or a removal in a directory last.
+// syncDir makes a rename or a removal in a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -83,7 +83,7 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// explain adds what to do about errors that operators meet.
+// explain adds advice to errors that operators meet.
 func explain(err error) error {
 	switch {
 	case err == nil:
@@ -97,8 +97,8 @@ func explain(err error) error {
 	}
 }
 
-// reload makes a runtime that watches dir read it again: such a one looks at
-// renames and removals, not at directories below.
+// reload makes a runtime that watches dir read it again: runtimes notice
+// renames and removals in it, but not changes in subdirectories.
 func reload(dir string) error {
 	from, to := filepath.Join(dir, ".reload"+newSuffix), filepath.Join(dir, ".reloaded"+newSuffix)
 	if err := os.WriteFile(from, nil, 0o600); err != nil {
@@ -107,8 +107,8 @@ func reload(dir string) error {
 	return errors.Join(os.Rename(from, to), os.Remove(to))
 }
 
-// remove removes a file, or a directory with all that is in it, at once: what is
-// left of it when we are killed has a name that nobody reads.
+// remove atomically removes a file, or a directory with its contents: if we are
+// killed, the remains have a name that nothing reads.
 func remove(path string) error {
 	dir := filepath.Dir(path)
 	temporary := filepath.Join(dir, "."+filepath.Base(path)+newSuffix)
@@ -119,8 +119,8 @@ func remove(path string) error {
 	return errors.Join(os.RemoveAll(temporary), syncDir(dir))
 }
 
-// lock keeps other installers off a directory until unlock is called, and
-// removes what one that was killed has left in it.
+// lock excludes other installers from a directory until unlock is called, and
+// removes what a killed installer has left in it.
 func lock(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -136,12 +136,12 @@ func lock(dir string) (unlock func(), err error) {
 	}
 	left, _ := filepath.Glob(filepath.Join(dir, ".*"+newSuffix))
 	for _, path := range left {
-		_ = os.RemoveAll(path) // in a directory that cannot be written it does no harm
+		_ = os.RemoveAll(path) // harmless in a directory that cannot be written
 	}
 	return func() { _ = d.Close() }, nil // which unlocks
 }
 
-// sameContent reports whether both files are there and equal.
+// sameContent reports whether both files exist and are equal.
 func sameContent(a, b string) (bool, error) {
 	x, err := sum(a)
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// handBack gives living pods back to portmap, whose entry is in their network's
-// conflist by now: portmap is asked to add their ports, as it was when they
-// started, and then ours go. Both lead to the same pod meanwhile. A pod that
-// portmap refuses keeps our rules; the error joins the reasons.
+// handBack hands living pods back to portmap, whose entry is already in their
+// network's conflist: it calls portmap to add their ports, as when they
+// started, and then removes our rules. Both lead to the same pod meanwhile. A
+// pod that portmap refuses keeps our rules; the error joins the reasons.
 func (o *UninstallOptions) handBack(ctx context.Context, holders []*hostport.Attachment) error {
 	all, _, err := networks(o.ConfDir)
 	if err != nil {
@@ -28,7 +28,7 @@ func (o *UninstallOptions) handBack(ctx context.Context, holders []*hostport.Att
 	for _, a := range holders {
 		i := slices.IndexFunc(all, func(n *network) bool { return n.name == a.Network && n.serves(portmapType) })
 		if i < 0 {
-			continue // its network is not configured any more
+			continue // its network is no longer configured
 		}
 		if err := o.addByPortmap(ctx, all[i], a); err != nil {
 			errs = append(errs, fmt.Errorf("hand %s back to portmap: %w", a.Owner(), err))
@@ -63,8 +63,7 @@ func (o *UninstallOptions) addByPortmap(ctx context.Context, n *network, a *host
 	return err
 }
 
-// resultOf returns what the plugins before ours said of an attachment, as far as
-// portmap asks.
+// resultOf returns the part of an attachment's prevResult that portmap uses.
 func resultOf(a *hostport.Attachment) *types100.Result {
 	r := &types100.Result{
 		CNIVersion: types100.ImplementedSpecVersion,

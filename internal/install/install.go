@@ -14,7 +14,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
-// Directories in which most runtimes look.
+// Directories that most runtimes use.
 const (
 	DefaultBinDir  = "/opt/cni/bin"
 	DefaultConfDir = "/etc/cni/net.d"
@@ -26,10 +26,11 @@ type Mode string
 // The modes.
 const (
 	// Conflist is the network's own file: every runtime reads it. A main plugin
-	// that writes its conflist again undoes it.
+	// that rewrites its conflist removes the entry.
 	Conflist Mode = "conflist"
-	// Dropin is a file in the network's own directory: it outlives that. It needs
-	// libcni 1.3 (containerd 2.1, CRI-O 1.33), and CRI-O sends no DEL.
+	// Dropin is a file in the network's own directory: the entry survives such a
+	// rewrite. It needs libcni 1.3 (containerd 2.1, CRI-O 1.33), and CRI-O sends
+	// no DEL.
 	Dropin Mode = "dropin"
 )
 
@@ -37,34 +38,33 @@ const (
 type Options struct {
 	BinDir  string
 	ConfDir string
-	// Network is the name of the network; "" chooses the one that the runtime
-	// takes by default.
+	// Network is the name of the network; "" chooses the runtime's default.
 	Network string
 	Mode    Mode
-	// ReplacePortmap allows to take portmap out of the chain.
+	// ReplacePortmap allows removing portmap from the chain.
 	ReplacePortmap bool
 	// Settings are keys of the plugin's entry.
 	Settings []Setting
 	// Binaries are the files to install in BinDir under their own names.
 	Binaries []string
 	DryRun   bool
-	// Wait waits until there is a configuration of the network.
+	// Wait waits until the network has a configuration.
 	Wait bool
 }
 
-// waitInterval is how often Wait looks. The directory may not be there yet, so
-// that it could not be watched.
+// waitInterval is how often Wait checks. The directory may not exist yet, so it
+// cannot be watched.
 const waitInterval = 500 * time.Millisecond
 
-// Run installs the plugin. The report tells what was done, also with an error.
-// What is in place is left alone, so that Run may be called at any time; a
-// network's configuration is the old one or the new one at each moment.
+// Run installs the plugin. The report says what was done, even with an error.
+// Run leaves alone what is in place, so it may be called at any time; a
+// network's configuration is always either the old one or the new one.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Mode != Conflist && o.Mode != Dropin {
 		return nil, fmt.Errorf("unknown mode %q: want %s or %s", o.Mode, Conflist, Dropin)
 	}
 	if !o.Wait && !o.DryRun {
-		// Nothing is left in BinDir where there is no network to serve.
+		// Leave nothing in BinDir if there is no network to serve.
 		plan := o
 		plan.DryRun = true
 		if r, err := runConfiguration(ctx, plan); err != nil {
@@ -121,8 +121,8 @@ func runConfiguration(ctx context.Context, o Options) (*Report, error) {
 	})
 }
 
-// installBinaries puts binaries in place that differ from what is there. Each is
-// the old or the new one at any time, also one that runs.
+// installBinaries replaces binaries that differ. Each is the old or the new one
+// at any time, even while it runs.
 func (o *Options) installBinaries() ([]Change, error) {
 	if !o.DryRun {
 		unlock, err := lock(o.BinDir)
@@ -148,14 +148,14 @@ func (o *Options) installBinaries() ([]Change, error) {
 	return out, execute(out)
 }
 
-// check refuses what would leave the network without host ports, or without
-// pods.
+// check returns an error if the plan would leave the network without host
+// ports, or unable to start pods.
 func (o *Options) check(ctx context.Context, n *network) error {
 	if n.serves(portmapType) && !o.ReplacePortmap {
 		return errors.New("portmap serves its host ports: --replace-portmap takes its place")
 	}
 	if o.DryRun {
-		return nil // the binary may not be there yet
+		return nil // the binary may not exist yet
 	}
 	info, err := libcni.NewCNIConfig([]string{o.BinDir}, nil).GetVersionInfo(ctx, hostportType)
 	if err != nil {
@@ -167,8 +167,9 @@ func (o *Options) check(ctx context.Context, n *network) error {
 	return nil
 }
 
-// planConflist puts the entry into the network's own file. Our file in its
-// directory, from the other mode, goes after that, and its keys are kept.
+// planConflist plans that the entry is added to the network's own file. After
+// that, our file in its directory, from the other mode, is removed; its keys
+// are kept.
 func (o *Options) planConflist(r *Report, n *network) error {
 	entry := newEntry(hostportType)
 	if n.dropin != nil {
@@ -206,8 +207,8 @@ func (o *Options) planConflist(r *Report, n *network) error {
 	return nil
 }
 
-// absent refuses to overwrite a conflist that is not the one that an earlier,
-// interrupted run made of text.
+// absent returns an error if path has a conflist other than the one that an
+// earlier, interrupted run created from text.
 func absent(path string, text []byte) error {
 	there, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -222,8 +223,8 @@ func absent(path string, text []byte) error {
 	return fmt.Errorf("it is of the form without a chain, and its place as a conflist is taken by %s", path)
 }
 
-// planDropin writes the entry to a file of its own, and then takes it and
-// portmap out of the network's own file. In between, both serve.
+// planDropin plans that the entry is written to a separate file, and then
+// removed, like portmap, from the network's own file. In between, both serve.
 func (o *Options) planDropin(r *Report, n *network) error {
 	if n.single != nil {
 		return errors.New("libcni adds to conflists only: use the mode conflist")
@@ -258,8 +259,8 @@ func (o *Options) planDropin(r *Report, n *network) error {
 	return nil
 }
 
-// rewrite plans that the network's file becomes text. The first time, it is kept
-// as it was.
+// rewrite plans that the network's file becomes text. The first time, the
+// original is kept as a backup.
 func (n *network) rewrite(r *Report, text []byte, detail string) {
 	if string(text) == string(n.text) {
 		return
@@ -273,8 +274,8 @@ func (n *network) rewrite(r *Report, text []byte, detail string) {
 	}
 }
 
-// removeDropin plans that our file in the network's directory goes, and the
-// directory with it if nothing else is in it.
+// removeDropin plans the removal of our file in the network's directory, and of
+// the directory if nothing else is in it.
 func (n *network) removeDropin(r *Report) {
 	if n.dropin == nil {
 		return

@@ -22,7 +22,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// node is a node as far as an installer sees it.
+// node is the part of a node that an installer sees.
 type node struct {
 	*testing.T
 	bin, conf string
@@ -36,7 +36,7 @@ const (
 	appended = `{"cniVersion":"1.0.0","name":"podnet","plugins":[{"type":"bridge"},{"type":"hostport","capabilities":{"portMappings":true}}]}`
 )
 
-// newNode has binaries to install that answer to VERSION.
+// newNode returns a node with binaries to install that answer VERSION.
 func newNode(t *testing.T, files map[string]string) *node {
 	t.Helper()
 	dir := t.TempDir()
@@ -69,7 +69,7 @@ func (n *node) write(path, text string) {
 	}
 }
 
-// files returns what is below the configuration directory.
+// files returns the files below the configuration directory.
 func (n *node) files() map[string]string {
 	n.Helper()
 	out := map[string]string{}
@@ -94,7 +94,7 @@ func (n *node) want(files map[string]string) {
 	}
 }
 
-// install runs the installer twice: the second time there is nothing to do.
+// install runs the installer twice: the second run must have nothing to do.
 func (n *node) install() *Report {
 	n.Helper()
 	r, err := Run(n.Context(), n.o)
@@ -116,7 +116,8 @@ func (n *node) fails(text string) {
 	n.want(before)
 }
 
-// uninstall runs it on a node where these attachments hold ports.
+// uninstall runs the uninstallation on a node where these attachments hold
+// ports.
 func (n *node) uninstall(o UninstallOptions, holders ...*hostport.Attachment) (*Report, error) {
 	o.BinDir, o.ConfDir, o.Binaries = n.bin, n.conf, []string{"hostport", "hostportctl"}
 	o.Holders = func(context.Context) ([]*hostport.Attachment, error) { return holders, nil }
@@ -212,7 +213,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestChoice installs into the network that the runtime takes, or the one that
+// TestChoice installs into the network that the runtime uses, or the one that
 // was named.
 func TestChoice(t *testing.T) {
 	second := strings.Replace(bridge, "podnet", "second", 1)
@@ -284,8 +285,8 @@ func TestWait(t *testing.T) {
 	}
 }
 
-// TestSingle makes a chain of a configuration that cannot have one, and undoes
-// it. At no time would a runtime find none.
+// TestSingle converts a single-plugin configuration to a conflist, and back. A
+// runtime always finds one of the two.
 func TestSingle(t *testing.T) {
 	const conf = `{"cniVersion":"1.0.0","name":"podnet","type":"bridge","mtu":1400}`
 	n := newNode(t, map[string]string{"10-podnet.conf": conf})
@@ -308,7 +309,7 @@ func TestSingle(t *testing.T) {
 	n.fails("use the mode conflist")
 }
 
-// TestDropin puts the entry into a file of its own and back.
+// TestDropin moves the entry into a separate file and back.
 func TestDropin(t *testing.T) {
 	n := newNode(t, map[string]string{"10-podnet.conflist": portmap, "podnet/50-other.conf": `{"type":"tuning"}`})
 	n.o.Mode, n.o.ReplacePortmap = Dropin, true
@@ -362,7 +363,7 @@ func TestDropinBackToPortmap(t *testing.T) {
 	}
 }
 
-// TestModeAndOwner keeps both on the file, and gives them to its backup.
+// TestModeAndOwner wants the file to keep both, and its backup to get them.
 func TestModeAndOwner(t *testing.T) {
 	n := newNode(t, map[string]string{"10-podnet.conflist": bridge})
 	path := filepath.Join(n.conf, "10-podnet.conflist")
@@ -382,7 +383,7 @@ func TestModeAndOwner(t *testing.T) {
 	}
 }
 
-// TestSymlink writes what the link leads to and keeps the link.
+// TestSymlink wants the target of a link to be written, and the link to stay.
 func TestSymlink(t *testing.T) {
 	n := newNode(t, nil)
 	target := filepath.Join(t.TempDir(), "cni", "podnet.json")
@@ -434,8 +435,8 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// TestPluginDoesNotRun leaves the network alone: with a plugin that cannot be
-// started no pod would.
+// TestPluginDoesNotRun wants the network to be left alone: with a plugin that
+// cannot be started, no pod would start.
 func TestPluginDoesNotRun(t *testing.T) {
 	n := newNode(t, map[string]string{"10-podnet.conflist": bridge})
 	n.write(n.o.Binaries[0], "#!/bin/false\n")
@@ -444,7 +445,7 @@ func TestPluginDoesNotRun(t *testing.T) {
 	n.fails("its cniVersion is 1.0.0")
 }
 
-// TestHeld refuses while pods hold ports, and names them.
+// TestHeld wants an error that names the pods while they hold ports.
 func TestHeld(t *testing.T) {
 	n := newNode(t, map[string]string{"10-podnet.conflist": bridge})
 	n.install()
@@ -477,7 +478,8 @@ func TestHeld(t *testing.T) {
 	}
 }
 
-// TestStateElsewhere remembers where the records are until no pod holds a port.
+// TestStateElsewhere wants the location of the records to be remembered until
+// no pod holds a port.
 func TestStateElsewhere(t *testing.T) {
 	n := newNode(t, map[string]string{"10-podnet.conflist": bridge})
 	n.o.Settings = []Setting{{"dataDir", `"/var/lib/hostport"`}}
@@ -501,7 +503,8 @@ func TestStateElsewhere(t *testing.T) {
 	}
 }
 
-// TestOtherNetworkHeld takes one network out although pods of another hold ports.
+// TestOtherNetworkHeld removes the plugin from one network although pods of
+// another hold ports.
 func TestOtherNetworkHeld(t *testing.T) {
 	n := newNode(t, map[string]string{"10-podnet.conflist": bridge})
 	n.install()
@@ -516,7 +519,7 @@ func TestOtherNetworkHeld(t *testing.T) {
 }
 
 // TestAtOnce runs many installers while a runtime reads: it always finds one
-// whole configuration, and all installers agree.
+// complete configuration, and all installers agree.
 func TestAtOnce(t *testing.T) {
 	n := newNode(t, map[string]string{"10-podnet.conflist": bridge})
 	stop := make(chan struct{})

@@ -12,7 +12,7 @@ import (
 // span is a part of a text.
 type span struct{ start, end int }
 
-// member is a member of a JSON object: its key, where it begins, and its value.
+// member is a member of a JSON object: its key, its start, and its value.
 type member struct {
 	key   string
 	start int
@@ -21,7 +21,7 @@ type member struct {
 
 var errNotObject = errors.New("not a JSON object")
 
-// members returns the members of the object that begins at text[at].
+// members returns the members of the object that starts at text[at].
 func members(text []byte, at int) (out []member, err error) {
 	if at < 0 {
 		return nil, errNotObject
@@ -47,7 +47,7 @@ func members(text []byte, at int) (out []member, err error) {
 	return out, err
 }
 
-// elements returns the elements of the array that begins at text[at], and the
+// elements returns the elements of the array that starts at text[at], and the
 // array's end.
 func elements(text []byte, at int) (out []span, end int, err error) {
 	dec := json.NewDecoder(bytes.NewReader(text[at:]))
@@ -65,7 +65,7 @@ func elements(text []byte, at int) (out []span, end int, err error) {
 	return out, at + int(dec.InputOffset()), err
 }
 
-// value reads the next value of a decoder that began at offset at.
+// value reads the next value of a decoder that started at offset at.
 func value(dec *json.Decoder, at int) (span, error) {
 	var raw json.RawMessage
 	if err := dec.Decode(&raw); err != nil {
@@ -75,13 +75,13 @@ func value(dec *json.Decoder, at int) (span, error) {
 	return span{end - len(raw), end}, nil
 }
 
-// replace returns text with another text in the place of s.
+// replace returns text with s replaced by another text.
 func replace(text []byte, s span, by string) []byte {
 	return slices.Concat(text[:s.start], []byte(by), text[s.end:])
 }
 
-// lookup finds a key without regard to case, as the decoder of a plugin does.
-// Of two equal ones the last counts.
+// lookup finds a key, ignoring case, like the decoder of a plugin. Of two equal
+// ones the last counts.
 func lookup(ms []member, key string) int {
 	for i, m := range slices.Backward(ms) {
 		if strings.EqualFold(m.key, key) {
@@ -91,8 +91,8 @@ func lookup(ms []member, key string) int {
 	return -1
 }
 
-// setMember gives a member of the object at text[at] a value: in the place of
-// the old one, or behind the last member, in the layout of the first.
+// setMember sets the value of a member of the object at text[at]: it replaces
+// the old one, or adds a member after the last, in the layout of the first.
 func setMember(text []byte, at int, key, value string) ([]byte, error) {
 	ms, err := members(text, at)
 	if err != nil {
@@ -120,7 +120,7 @@ func setMember(text []byte, at int, key, value string) ([]byte, error) {
 	return replace(text, span{last.value.end, last.value.end}, ","+space+string(name)+colon+value), nil
 }
 
-// removeMember removes a member of the object at text[at], if it is there.
+// removeMember removes a member of the object at text[at], if it exists.
 func removeMember(text []byte, at int, key string) ([]byte, error) {
 	ms, err := members(text, at)
 	if err != nil {
@@ -139,8 +139,8 @@ func removeMember(text []byte, at int, key string) ([]byte, error) {
 	}
 }
 
-// insertElement puts a value behind element i of the array that begins at
-// text[at], laid out as its neighbours are.
+// insertElement inserts a value after element i of the array that starts at
+// text[at], in the layout of its neighbours.
 func insertElement(text []byte, at int, i int, value []byte) ([]byte, error) {
 	array, end, err := elements(text, at)
 	if err != nil {
@@ -169,7 +169,8 @@ func insertElement(text []byte, at int, i int, value []byte) ([]byte, error) {
 	return replace(text, span{array[i].end, array[i].end}, ","+space+string(value)), nil
 }
 
-// lineIndent returns what follows the last line break in a space between values.
+// lineIndent returns what follows the last line break in the white space
+// between values.
 func lineIndent(space string) (indent string, multiline bool) {
 	i := strings.LastIndexByte(space, '\n')
 	return space[i+1:], i >= 0

@@ -27,13 +27,13 @@ type network struct {
 	// path is the file in the configuration directory.
 	path string
 	text []byte
-	// list is what libcni makes of text, without the network's own directory.
+	// list is text as parsed by libcni, without the network's own directory.
 	list *libcni.NetworkConfigList
-	// single is set if the file is of the form before conflists, with one
-	// plugin that nothing can be chained to.
+	// single is set if the file has the format that preceded conflists, with one
+	// plugin that cannot be chained.
 	single *libcni.PluginConfig
 	// dropin is the text of our file in the network's own directory, nil if it
-	// is not there.
+	// does not exist.
 	dropin []byte
 }
 
@@ -43,13 +43,13 @@ func (n *network) dropinPath() string {
 	return filepath.Join(filepath.Dir(n.path), n.name, dropinName)
 }
 
-// serves reports whether a plugin of that type is in the network's own file.
+// serves reports whether the network's own file has a plugin of that type.
 func (n *network) serves(kind string) bool {
 	return slices.ContainsFunc(n.list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Type == kind })
 }
 
 // networks reads the configurations in a directory in the order in which
-// runtimes look at them: by file name. A file that libcni refuses is a warning.
+// runtimes do: by file name. A file that libcni refuses yields a warning.
 func networks(dir string) (out []*network, warnings []string, err error) {
 	files, err := libcni.ConfFiles(dir, []string{".conflist", ".conf", ".json"})
 	if err != nil {
@@ -99,8 +99,8 @@ func readNetwork(path string) (*network, error) {
 func (n *network) readsDirectory() bool { return n.single == nil && !n.list.LoadOnlyInlinedPlugins }
 
 // plugins returns the plugins that a runtime chains: those of the network's own
-// file, and behind them those of its directory. With an error about the directory it
-// returns the first alone.
+// file, followed by those of its directory. With an error about the directory
+// it returns only the former.
 func (n *network) plugins() ([]*libcni.PluginConfig, error) {
 	if !n.readsDirectory() {
 		return n.list.Plugins, nil
@@ -114,17 +114,18 @@ type Network struct {
 	Name string
 	// Path is its file in the configuration directory.
 	Path string
-	// Plugins are in the order of the chain. The first Inlined of them are in the
-	// file, the others in the network's own directory, which libcni reads from 1.3 on.
+	// Plugins holds the chain in its order. The first Inlined of them are in the
+	// file, the others in the network's own directory, which libcni reads since
+	// 1.3.
 	Plugins []*libcni.PluginConfig
 	Inlined int
-	// Default is set if runtimes use this network for pods for which nobody chose one.
+	// Default is set if runtimes use this network for pods without a chosen one.
 	Default bool
 }
 
-// Networks returns the networks of a configuration directory in the order in which
-// runtimes look at them. Each of the warnings names a file that is not used. A
-// directory that is not there has no networks.
+// Networks returns the networks of a configuration directory in the order in
+// which runtimes read them. Each warning names a file that is not used. A
+// missing directory has no networks.
 func Networks(dir string) ([]Network, []string, error) {
 	all, warnings, err := networks(dir)
 	if err != nil {
@@ -153,9 +154,9 @@ func Networks(dir string) ([]Network, []string, error) {
 	return out, warnings, nil
 }
 
-// choose returns the network of that name, or without one the network that a
-// runtime takes as its default: the first that is not the loopback. A conflist
-// without plugins of its own cannot be chained to.
+// choose returns the network of that name, or for "" the one that runtimes use
+// by default: the first that is not the loopback. A conflist without inlined
+// plugins cannot be chained to.
 func choose(all []*network, name string) (*network, error) {
 	for _, n := range all {
 		if len(n.list.Plugins) == 0 || n.list.Plugins[0].Network.Type == "loopback" {
@@ -184,6 +185,6 @@ func (n *network) unchanged() error {
 	return nil
 }
 
-// errChanged is an edit that lost against another program's. Nothing was
-// written; the edit is made again from what is there now.
+// errChanged means that another program edited the file first. Nothing was
+// written; the edit is repeated on the current text.
 var errChanged = errors.New("another program changed it meanwhile")

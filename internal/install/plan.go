@@ -20,18 +20,18 @@ const (
 	Install Action = "install" // a binary
 	Backup  Action = "back up" // a configuration before its first edit
 	Write   Action = "write"   // a configuration
-	Rename  Action = "rename"  // a configuration, so that no runtime loads it, or one does again
+	Rename  Action = "rename"  // a configuration, so that runtimes no longer load it, or load it again
 	Remove  Action = "remove"
-	Reload  Action = "reload" // have runtimes that watch a directory read it again
+	Reload  Action = "reload" // make runtimes that watch a directory read it again
 )
 
-// Change is one file that is changed, or would be.
+// Change is one change to a file, made or planned.
 type Change struct {
 	Action Action `json:"action"`
 	Path   string `json:"path"`
 	// Detail says why, or from where.
 	Detail string `json:"detail,omitempty"`
-	// Content is the configuration that is written.
+	// Content is the new configuration.
 	Content string `json:"content,omitempty"`
 
 	// like is the file whose mode and owner a new file gets; from is a file
@@ -39,14 +39,14 @@ type Change struct {
 	like, from string
 }
 
-// Report says what was done, or would be.
+// Report says what was done, or would be done.
 type Report struct {
 	// DryRun is set if nothing was done.
 	DryRun bool `json:"dryRun"`
-	// Networks are those whose configuration is concerned.
+	// Networks holds the networks whose configuration is affected.
 	Networks []string `json:"networks"`
-	// Changes are in the order in which they are made. There are none if all is
-	// as it should be.
+	// Changes are in the order in which they are made. There are none if nothing
+	// has to be done.
 	Changes  []Change `json:"changes"`
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -107,14 +107,14 @@ func (c Change) execute() error {
 	}
 }
 
-// attempts bounds how often an edit is made again because another program
-// changed the file meanwhile. Two programs that undo each other's edits are for
-// an operator to see.
+// attempts bounds how often an edit is repeated because another program changed
+// the file meanwhile. If two programs undo each other's edits, an operator has
+// to know.
 const attempts = 5
 
-// locked plans and executes under the lock of a directory. Other programs do not
-// take the lock: just before the first change the planned networks are looked
-// at once more.
+// locked plans and executes under the lock of a directory. Other programs do
+// not take the lock: just before the first change, the planned networks are
+// checked once more.
 func locked(ctx context.Context, dir string, dryRun bool, plan func(*Report) ([]*network, error)) (*Report, error) {
 	if !dryRun {
 		unlock, err := lock(dir)

@@ -17,43 +17,43 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// UninstallOptions say what to take out and when.
+// UninstallOptions say what to remove and when.
 type UninstallOptions struct {
 	BinDir  string
 	ConfDir string
 	// Network is the name of the network; "" means every network that has the
 	// plugin.
 	Network string
-	// BackToPortmap puts portmap in the plugin's place, and hands the pods that
-	// run back to it.
+	// BackToPortmap puts portmap in the plugin's place, and hands running pods
+	// back to it.
 	BackToPortmap bool
-	// AsBefore puts portmap where the installation found it, as BackToPortmap
-	// does.
+	// AsBefore does what BackToPortmap does in networks where the installation
+	// found portmap.
 	AsBefore bool
-	// Drain goes on although pods hold ports, and waits for DrainTimeout until
-	// they are gone.
+	// Drain continues although pods hold ports, and waits at most DrainTimeout
+	// until they are gone.
 	Drain        bool
 	DrainTimeout time.Duration
-	// Binaries are the names of the files in BinDir that go last.
+	// Binaries holds the names of the files in BinDir, which are removed last.
 	Binaries []string
 	DryRun   bool
 
 	// Holders returns the attachments of living pods that still hold ports, and
-	// removes what is left of others.
+	// removes the remains of dead ones.
 	Holders func(context.Context) ([]*hostport.Attachment, error)
 	// Release removes the rules and the record of an attachment that portmap
-	// serves again. It is needed with BackToPortmap.
+	// serves again. It is required with BackToPortmap.
 	Release func(context.Context, *hostport.Attachment) error
-	// Clean removes the plugin's base rules and its state. It is called when
-	// nobody holds a port.
+	// Clean removes the plugin's base rules and its state. It is called when no
+	// pod holds a port.
 	Clean func(context.Context) error
 }
 
 // HeldError is returned when pods hold ports.
 type HeldError struct {
 	Holders []*hostport.Attachment
-	// Removed reports whether the entries are out already: only rules, state and
-	// binaries are left.
+	// Removed reports whether the entries are already removed: only rules, state
+	// and binaries are left.
 	Removed bool
 }
 
@@ -74,14 +74,14 @@ func (e *HeldError) Error() string {
 	return strings.Join(lines, "\n") + "\n" + hint
 }
 
-// drainInterval is how often a drain looks whether pods are gone.
+// drainInterval is how often a drain checks whether pods are gone.
 const drainInterval = time.Second
 
-// Uninstall takes the plugin out: the entries first, so that no further pod gets
-// ports, and when nobody holds one, rules, state and binaries. While pods hold
-// ports it refuses with a *HeldError, before anything is changed, unless
-// BackToPortmap or Drain is set; then their rules stay. Binaries stay as long as
-// any network names the plugin.
+// Uninstall removes the plugin: first the entries, so that no new pod gets
+// ports, and once no pod holds a port, rules, state and binaries. While pods
+// hold ports it returns a *HeldError before changing anything, unless
+// BackToPortmap or Drain is set; then their rules stay. Binaries stay as long
+// as any network names the plugin.
 func Uninstall(ctx context.Context, o UninstallOptions) (*Report, error) {
 	holders, err := o.holders(ctx)
 	if err != nil {
@@ -127,7 +127,7 @@ func Uninstall(ctx context.Context, o UninstallOptions) (*Report, error) {
 }
 
 // finish removes what is left when no network has the plugin. Pods of a network
-// that is no longer configured may hold ports still.
+// that is no longer configured may still hold ports.
 func (o *UninstallOptions) finish(ctx context.Context, r *Report) error {
 	rest, err := o.Holders(ctx)
 	if err != nil {
@@ -162,7 +162,8 @@ func (o *UninstallOptions) finish(ctx context.Context, r *Report) error {
 	return execute(last)
 }
 
-// holders returns the attachments of the networks that are to lose the plugin.
+// holders returns the attachments of the networks from which the plugin is
+// removed.
 func (o *UninstallOptions) holders(ctx context.Context) ([]*hostport.Attachment, error) {
 	all, err := o.Holders(ctx)
 	return slices.DeleteFunc(slices.Clone(all), func(a *hostport.Attachment) bool {
@@ -170,7 +171,7 @@ func (o *UninstallOptions) holders(ctx context.Context) ([]*hostport.Attachment,
 	}), err
 }
 
-// used reports whether a network beside those that were chosen has the plugin.
+// used reports whether a network other than the chosen ones has the plugin.
 func (o *UninstallOptions) used() (bool, error) {
 	all, _, err := networks(o.ConfDir)
 	return slices.ContainsFunc(all, func(n *network) bool {
@@ -178,7 +179,7 @@ func (o *UninstallOptions) used() (bool, error) {
 	}), err
 }
 
-// planEntries plans what becomes of each network's configuration.
+// planEntries plans the changes to each network's configuration.
 func (o *UninstallOptions) planEntries(r *Report) ([]*network, error) {
 	all, warnings, err := networks(o.ConfDir)
 	r.Warnings = append(r.Warnings, warnings...)
@@ -211,7 +212,7 @@ func (o *UninstallOptions) planEntries(r *Report) ([]*network, error) {
 
 func (o *UninstallOptions) planNetwork(r *Report, n *network, backup []byte) error {
 	if n.dropin == nil && !n.serves(hostportType) {
-		// An earlier run was killed when all but this was done.
+		// An earlier run was killed just before this last step.
 		r.add(Change{Action: Remove, Path: n.path + backupSuffix})
 		return nil
 	}
@@ -250,7 +251,7 @@ func (o *UninstallOptions) planNetwork(r *Report, n *network, backup []byte) err
 	return nil
 }
 
-// hasPortmap reports whether a configuration had portmap in it.
+// hasPortmap reports whether a backup has portmap.
 func hasPortmap(backup []byte) bool {
 	if backup == nil {
 		return false
@@ -259,9 +260,9 @@ func hasPortmap(backup []byte) bool {
 	return err == nil && c.first(portmapType) >= 0
 }
 
-// keepEntries plans that an entry with a state directory of its own is kept where
-// DataDirs finds it: until no pod holds a port, somebody has to know where the
-// records are.
+// keepEntries plans that an entry with its own state directory is kept where
+// DataDirs finds it: the location of the records is needed until no pod holds a
+// port.
 func (n *network) keepEntries(r *Report, entry []byte) {
 	for _, e := range [][]byte{entry, n.dropin} {
 		if conf, err := netconf.Parse(e); err == nil && conf.DataDir != netconf.DefaultDataDir {
@@ -270,8 +271,8 @@ func (n *network) keepEntries(r *Report, entry []byte) {
 	}
 }
 
-// planSingle plans that a configuration without a chain comes back, if the
-// conflist is what the installation made of it and nothing more.
+// planSingle plans that a single-plugin configuration is restored, if the
+// conflist is unchanged since the installation created it.
 func (n *network) planSingle(r *Report, entry []byte) (done bool, err error) {
 	for _, ext := range []string{".conf", ".json"} {
 		path := strings.TrimSuffix(n.path, filepath.Ext(n.path)) + ext
@@ -294,8 +295,8 @@ func (n *network) planSingle(r *Report, entry []byte) (done bool, err error) {
 	return false, nil
 }
 
-// madeOf reports whether a conflist is that of a configuration of a single
-// plugin, apart from our entry.
+// madeOf reports whether a conflist was created from a single-plugin
+// configuration, apart from our entry.
 func madeOf(list, single []byte) (bool, error) {
 	conf, err := libcni.NetworkPluginConfFromBytes(single)
 	if err != nil {
@@ -308,7 +309,7 @@ func madeOf(list, single []byte) (bool, error) {
 	return sameBare(list, made)
 }
 
-// portmapInstalled refuses to name a plugin that the runtime would not find: no
+// portmapInstalled returns an error if the runtime would not find portmap: no
 // pod would start.
 func (o *UninstallOptions) portmapInstalled() error {
 	if _, err := os.Stat(filepath.Join(o.BinDir, portmapType)); err != nil {
