@@ -1,5 +1,5 @@
-// Package crio reads of CRI-O's configuration what matters to host ports: whether
-// CRI-O serves them itself. It is no reader of TOML.
+// Package crio reads from CRI-O's configuration whether CRI-O serves host ports
+// itself. It is not a TOML parser.
 package crio
 
 import (
@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// Places returns where CRI-O reads its configuration: a file, and a directory of
-// files that are read after it, in alphabetical order.
+// Places returns the locations of CRI-O's configuration: a file, and a
+// directory of files that are read after it, in alphabetical order.
 func Places() []string { return []string{"/etc/crio/crio.conf", "/etc/crio/crio.conf.d"} }
 
-// Mapping is who serves host ports under CRI-O.
+// Mapping says whether CRI-O serves host ports.
 type Mapping int
 
-// Without a configuration CRI-O is not on the node, or has its defaults, with
+// Without a configuration CRI-O is not on the node, or uses its defaults, with
 // which it serves host ports itself.
 const (
 	NoConfiguration Mapping = iota
@@ -26,8 +26,8 @@ const (
 	ByOthers
 )
 
-// Read reads the files, and those in directories. The last one that has the key
-// counts. What cannot be read is passed over.
+// Read reads the files, and the files in directories. The last one that has the
+// key counts. Files that cannot be read are skipped.
 func Read(places []string) Mapping {
 	m := NoConfiguration
 	for _, place := range places {
@@ -55,8 +55,8 @@ func Read(places []string) Mapping {
 	return m
 }
 
-// disabled returns the value of crio.runtime.disable_hostport_mapping as it is
-// written, or "".
+// disabled returns the unparsed value of crio.runtime.disable_hostport_mapping,
+// or "".
 func disabled(content []byte) (value string) {
 	var table []string
 	lines := bufio.NewScanner(bytes.NewReader(content))

@@ -16,14 +16,14 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// DefaultCacheDir is where libcni caches what it did, unless the runtime chose
-// another directory. The files are in its subdirectory "results".
+// DefaultCacheDir is libcni's cache directory, unless the runtime chose another
+// one. The files are in its subdirectory "results".
 const DefaultCacheDir = "/var/lib/cni"
 
 // entry is one of libcni's cache files, "cniCacheV1" of libcni/api.go, which every
 // runtime since libcni 0.8 writes. libcni's own reader is not used because the
-// plugin reads the cache too: libcni brings net/http and crypto/tls into the
-// program, which costs every pod of a node 0.4 ms of its start (libcni 1.3).
+// plugin reads the cache too: libcni links net/http and crypto/tls into the
+// program, which adds 0.4 ms to the start of every pod on a node (libcni 1.3).
 type entry struct {
 	Kind           string
 	ContainerID    string
@@ -38,11 +38,11 @@ type entry struct {
 
 // ReadCache returns the attachments with port mappings that libcni cached in
 // dir. The cache survives a reboot, and a runtime that died may have left
-// entries of containers that are gone. Of a sandbox it tells the path only.
+// entries of containers that are gone. Of a sandbox it holds only the path.
 //
-// Files that are damaged or of another format are skipped. The error joins what
-// is wrong with single attachments, which are left out. A missing directory is an
-// empty one.
+// Files that are damaged or in another format are skipped. The error joins
+// those of invalid attachments, which are omitted. A missing directory is
+// treated as empty.
 func ReadCache(dir string) ([]*Served, error) {
 	dir = filepath.Join(dir, "results")
 	files, err := os.ReadDir(dir)
@@ -71,7 +71,8 @@ func ReadCache(dir string) ([]*Served, error) {
 	return out, errors.Join(errs...)
 }
 
-// served reads the configuration that portmap was called with.
+// served returns the attachment of an entry, from the configuration that
+// portmap was called with.
 func (e *entry) served() (*Served, error) {
 	var list struct {
 		Plugins []map[string]json.RawMessage
@@ -132,7 +133,8 @@ func (e *entry) served() (*Served, error) {
 	return s, nil
 }
 
-// newest returns the chain's result as of CNI 1.0, whatever the conflist's version was.
+// newest returns the chain's result converted to CNI 1.0, whatever the
+// conflist's version was.
 func (e *entry) newest() (*types100.Result, error) {
 	result, err := create.CreateFromBytes(e.Result)
 	if err != nil {
@@ -142,7 +144,7 @@ func (e *entry) newest() (*types100.Result, error) {
 }
 
 // sandboxPath returns the sandbox as the runtime named it. libcni before 1.2
-// did not cache that; the main plugin's result names it then.
+// did not cache it; then it comes from the main plugin's result.
 func (e *entry) sandboxPath(result *types100.Result) string {
 	if e.NetNS != "" {
 		return e.NetNS

@@ -14,8 +14,8 @@ import (
 
 func addrPort(f world.Family, port uint16) netip.AddrPort { return netip.AddrPortFrom(f.Node(), port) }
 
-// TestDamagedCache reads what is left of a cache whose other files are damaged,
-// and names the attachment of one that is damaged within.
+// TestDamagedCache wants the intact files of a damaged cache to be read, and
+// the attachment of a file with a damaged member to be named.
 func TestDamagedCache(t *testing.T) {
 	w := world.New(t, world.Options{})
 	n := w.NewNetwork(world.NetworkOptions{Type: "portmap"})
@@ -59,8 +59,8 @@ func TestDamagedCache(t *testing.T) {
 	}
 }
 
-// TestCacheOfOldLibcni finds the sandbox in the result where the runtime's
-// libcni did not cache it.
+// TestCacheOfOldLibcni wants the sandbox to be found in the result if the
+// runtime's libcni did not cache it.
 func TestCacheOfOldLibcni(t *testing.T) {
 	w := world.New(t, world.Options{})
 	a := w.NewNetwork(world.NetworkOptions{Type: "portmap", CNIVersion: "0.3.1"}).MustAdd(t, "a", world.TCP(8080, 80))
@@ -96,8 +96,8 @@ func TestCacheOfOldLibcni(t *testing.T) {
 	}
 }
 
-// TestNerdctl tells a network that nerdctl made, and leaves out a chain without
-// portmap.
+// TestNerdctl wants a network made by nerdctl to be recognised, and a chain
+// without portmap to be omitted.
 func TestNerdctl(t *testing.T) {
 	w := world.New(t, world.Options{})
 	n := w.NewNetwork(world.NetworkOptions{Type: "portmap"})

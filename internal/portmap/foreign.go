@@ -10,13 +10,14 @@ import (
 type Foreign struct {
 	// Program is its name: CRI-O, Docker, Podman.
 	Program string
-	// Where are the chains or tables that show it: "chain KUBE-HOSTPORTS",
+	// Where holds the chains or tables that show it: "chain KUBE-HOSTPORTS",
 	// "table ip crio-hostports".
 	Where []string
 }
 
-// program returns whose chain of table nat, or whose table of nf_tables, it is.
-// dockershim, gone since Kubernetes 1.24, had the chains that CRI-O has.
+// program returns the owner of a chain of table nat, or of a table of
+// nf_tables. dockershim, removed in Kubernetes 1.24, used the same chains as
+// CRI-O.
 func program(sign string) string {
 	switch sign {
 	case "chain KUBE-HOSTPORTS", "table crio-hostports", "table hostports":
@@ -29,7 +30,7 @@ func program(sign string) string {
 	return ""
 }
 
-// foreign collects where each program was seen.
+// foreign collects the chains and tables of each program.
 type foreign map[string][]string
 
 func (f foreign) see(sign, where string) {

@@ -10,8 +10,8 @@ import (
 	"github.com/hostport-cni/hostport/test/world"
 )
 
-// TestForeign names the other programs with host ports, and leaves them and an
-// operator's own use of portmap's mark alone.
+// TestForeign wants the other programs with host ports to be named, and them
+// and an operator's own use of portmap's mark to be left alone.
 func TestForeign(t *testing.T) {
 	eachBackend(t, func(s scene) {
 		want := []portmap.Foreign{

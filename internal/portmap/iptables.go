@@ -13,16 +13,16 @@ import (
 
 // portmap's chains in table nat, since version 0.7.
 const (
-	dnatChain    = "CNI-HOSTPORT-DNAT"    // from PREROUTING and OUTPUT: one jump a container and 15 ports
-	setMarkChain = "CNI-HOSTPORT-SETMARK" // marks what is to be masqueraded
-	masqChain    = "CNI-HOSTPORT-MASQ"    // from POSTROUTING: masquerades it
-	ownerPrefix  = "CNI-DN-"              // one chain a container, with its DNAT rules
+	dnatChain    = "CNI-HOSTPORT-DNAT"    // from PREROUTING and OUTPUT: one jump per container and 15 ports
+	setMarkChain = "CNI-HOSTPORT-SETMARK" // marks packets to masquerade
+	masqChain    = "CNI-HOSTPORT-MASQ"    // from POSTROUTING: masquerades them
+	ownerPrefix  = "CNI-DN-"              // one chain per container, with its DNAT rules
 )
 
 func sharedChains() []string { return []string{dnatChain, setMarkChain, masqChain} }
 
-// chainName returns the name of a container's chain: its end is a hash of
-// network and container ID. In all, iptables allows 28 characters.
+// chainName returns the name of a container's chain, which ends in a hash of
+// network and container ID. iptables allows 28 characters in all.
 func chainName(network, containerID string) string {
 	return fmt.Sprintf("%s%x", ownerPrefix, sha512.Sum512([]byte(network+containerID)))[:28]
 }
@@ -55,7 +55,8 @@ func (t natTable) tell(all *Found) {
 	}
 	for _, spec := range t.rules[dnatChain] {
 		r := iptables.ParseFields(spec)
-		// A comment that was cut, because it was longer than 255 bytes, names nobody.
+		// A comment that was truncated, because it was longer than 255 bytes, names
+		// no container.
 		named, _ := strings.CutPrefix(r.Comment, `dnat name: "`)
 		network, id, _ := strings.Cut(named, `" id: "`)
 		if id, whole := strings.CutSuffix(id, `"`); whole && r.Target == chainName(network, id) {
@@ -66,12 +67,12 @@ func (t natTable) tell(all *Found) {
 }
 
 // removal returns the text for iptables-restore --noflush that deletes the
-// chains of some containers, and the shared chains if nobody needs them any more.
-// It is "" if nothing has to go.
+// chains of the given containers, and the shared chains if they are no longer
+// used. It returns "" if there is nothing to delete.
 func (t natTable) removal(gone map[string]bool) string {
 	var doomed, shared []string
 	target := func(spec string) string {
-		if !strings.Contains(spec, "CNI-") { // as most rules of a node, of other programs
+		if !strings.Contains(spec, "CNI-") { // like most rules of a node: another program's
 			return ""
 		}
 		return iptables.ParseFields(spec).Target
@@ -84,10 +85,10 @@ func (t natTable) removal(gone map[string]bool) string {
 		case slices.Contains(sharedChains(), chain):
 			shared = append(shared, chain)
 		case slices.Contains([]string{"PREROUTING", "OUTPUT", "POSTROUTING"}, chain):
-			// What leads from here to shared chains goes with them.
+			// Jumps from here to shared chains are deleted with these chains.
 		case strings.HasPrefix(chain, ownerPrefix),
 			slices.ContainsFunc(t.rules[chain], func(spec string) bool { return slices.Contains(sharedChains(), target(spec)) }):
-			needed = true // by another container, or by an operator who marks by portmap's SETMARK chain
+			needed = true // by another container, or by an operator's rules that use portmap's SETMARK chain
 		}
 	}
 	if !needed {

@@ -17,9 +17,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// portmap's table, one of family ip and one of ip6, and the chains with rules
-// of containers: the rule's comment is the container ID. Before v1.7,
-// hostip_hostports had the mappings with a host IP.
+// portmap's tables, in families ip and ip6, and the chains with rules of
+// containers: the rule's comment is the container ID. Before v1.7,
+// hostip_hostports held the mappings with a host IP.
 const (
 	tableName         = "cni_hostport"
 	masqueradingChain = "masquerading"
@@ -33,8 +33,8 @@ type nftTable struct {
 	rules []nftRule
 }
 
-// nftRule is a rule. It leads to an attachment, or masquerades for all attachments of
-// a container, or is nobody's.
+// nftRule is a rule. It translates to an attachment, or masquerades for all
+// attachments of a container, or has no owner.
 type nftRule struct {
 	*nftables.Rule
 	served      *Served
@@ -43,7 +43,7 @@ type nftRule struct {
 
 // readNftables reads portmap's tables in the calling thread's network namespace, and
 // adds the containers that their rules name, and the tables of other programs to
-// others. A kernel without nf_tables has none.
+// others. A kernel without nf_tables has no tables.
 func (f *Found) readNftables(ctx context.Context, others foreign) error {
 	conn, err := nfnetlink.Dial()
 	if err != nil {
@@ -71,13 +71,13 @@ func (f *Found) readNftables(ctx context.Context, others foreign) error {
 	return nil
 }
 
-// familyNames are nft's words for the families that are looked at.
+// familyNames holds nft's names of the families that are read.
 var familyNames = map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}
 
-// add adds a rule as it was listed, if it is in a chain that has rules of
-// containers, and what it does to its container. Rules have the container's ID
-// alone. Runtimes attach a container's lo with the same mappings as its eth0: the
-// address tells which attachment a rule is for.
+// add adds a listed rule, if it is in a chain with rules of containers, and its
+// mapping to the container. Rules carry only the container's ID. Runtimes
+// attach a container's lo with the same mappings as its eth0: the address shows
+// which attachment a rule is for.
 func (f *Found) add(t *nftTable, as nfnetlink.Attributes) {
 	chain := as.Text(unix.NFTA_RULE_CHAIN)
 	if !slices.Contains(ruleChains(), chain) {
@@ -101,8 +101,8 @@ func (f *Found) add(t *nftTable, as nfnetlink.Attributes) {
 	t.rules = append(t.rules, r)
 }
 
-// parse reads the expressions of a rule "[ip daddr HOST] PROTOCOL dport PORT dnat to
-// ADDRESS:PORT". Of any other rule the result leads nowhere.
+// parse reads the expressions of a rule "[ip daddr HOST] PROTOCOL dport PORT
+// dnat to ADDRESS:PORT". For any other rule it returns no destination.
 func parse(family byte, exprs nfnetlink.Attributes) (m hostport.Mapping, to netip.AddrPort) {
 	var loaded expr.Any
 	registers := map[uint32][]byte{}
@@ -128,7 +128,7 @@ func parse(family byte, exprs nfnetlink.Attributes) (m hostport.Mapping, to neti
 	return m, to
 }
 
-// compare takes over the value that a loaded field is compared with.
+// compare stores the value that a loaded field is compared with.
 func compare(m *hostport.Mapping, loaded expr.Any, data []byte) {
 	switch l := loaded.(type) {
 	case *expr.Meta:
@@ -147,8 +147,8 @@ func compare(m *hostport.Mapping, loaded expr.Any, data []byte) {
 	}
 }
 
-// remove deletes the rules for which gone returns true, in one transaction, and the
-// table if no other rule is left.
+// remove deletes the rules for which gone returns true, in one transaction, and
+// the table if no other rule is left.
 func (t nftTable) remove(gone func(nftRule) bool) error {
 	conn, err := nftables.New()
 	if err != nil {

@@ -12,16 +12,16 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Tool is one variant of iptables for one family. Its programs are Name-save and
-// Name-restore.
+// Tool is one variant of iptables for one family. Its programs are Name-save
+// and Name-restore.
 type Tool struct {
 	Family hostport.Family
 	Name   string
 }
 
 // Tools returns the iptables on the PATH, for both families. Rules of one
-// variant are invisible to the other, so each variant that has a name of its
-// own is one; plain iptables counts where neither has.
+// variant are invisible to the other, so each variant with a name of its own is
+// one tool; plain iptables is used if neither has one.
 func Tools(lookPath func(string) (string, error)) []Tool {
 	var out []Tool
 	for _, plain := range []Tool{{hostport.IPv4, "iptables"}, {hostport.IPv6, "ip6tables"}} {
@@ -38,34 +38,35 @@ func Tools(lookPath func(string) (string, error)) []Tool {
 	return out
 }
 
-// Run runs a program to its end and returns what it printed. It fails if the
+// Run runs a program until it exits and returns its output. It fails if the
 // program does.
 type Run func(ctx context.Context, program, stdin string, args ...string) (stdout string, err error)
 
-// Node is the node that is read, in the calling thread's network namespace.
+// Node is the node to read, in the calling thread's network namespace.
 type Node struct {
 	// CacheDir is libcni's cache directory, DefaultCacheDir for most runtimes.
 	CacheDir string
-	// Tools are the iptables to ask.
+	// Tools holds the iptables tools to run.
 	Tools []Tool
 	Run   Run
 }
 
-// Found is what portmap and others left on a node.
+// Found is what portmap and other programs left on a node.
 type Found struct {
-	// Served are portmap's attachments, by container ID and interface. Those of
-	// one container share their masquerading rules on nftables.
+	// Served holds portmap's attachments, ordered by container ID and interface.
+	// Those of one container share their masquerading rules on nftables.
 	Served []*Served
-	// Foreign are the other programs that have rules for host ports.
+	// Foreign holds the other programs that have rules for host ports.
 	Foreign []Foreign
 
 	nat    []natTable
 	tables []nftTable
 }
 
-// Read reads libcni's cache and the kernel's rules. With an error, what could
-// be read is returned too: the error joins one for each source that could not,
-// or could not wholly. It takes no lock, so that portmap may be at work.
+// Read reads libcni's cache and the kernel's rules. With an error it also
+// returns what could be read: the error joins one for each source that could
+// not be read completely. It takes no lock, so portmap may run at the same
+// time.
 func (n *Node) Read(ctx context.Context) (*Found, error) {
 	cached, err := ReadCache(n.CacheDir)
 	errs := []error{err}
@@ -102,12 +103,13 @@ func (n *Node) Read(ctx context.Context) (*Found, error) {
 	return found, errors.Join(errs...)
 }
 
-// Remove removes the rules of those for which gone returns true, in one transaction
-// for each family and variant. Masquerading rules of nftables go with the last
-// attachment of their container, also one that was gone before. portmap's shared
-// chains, or its table, go with the last that is served. All transactions are tried;
-// the error joins those that failed, which changed nothing. A rule that another
-// program deleted since the node was read fails a transaction: read once more then.
+// Remove removes the rules of the attachments for which gone returns true, in
+// one transaction for each family and variant. Masquerading rules of nftables
+// are removed with the last attachment of their container, including one that
+// was already gone. portmap's shared chains, or its table, are removed with the
+// last attachment. All transactions are tried; the error joins those that
+// failed, which changed nothing. A transaction fails if another program has
+// deleted one of its rules since the node was read: read again then.
 func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) error {
 	chains := map[string]bool{}
 	doomed, living := map[*Served]bool{}, map[string]bool{} // living by container ID
@@ -125,7 +127,7 @@ func (n *Node) Remove(ctx context.Context, f *Found, gone func(*Served) bool) er
 		if text == "" {
 			continue
 		}
-		// The nf_tables variant ignores --wait: there the kernel serialises.
+		// The nf_tables variant ignores --wait: the kernel serialises its changes.
 		if _, err := n.Run(ctx, t.Name+"-restore", text, "--noflush", "--wait", "10"); err != nil {
 			errs = append(errs, fmt.Errorf("remove portmap's %s rules: %w", t.Family, err))
 		}

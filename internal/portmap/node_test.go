@@ -60,7 +60,7 @@ func (s scene) read() *portmap.Found {
 	return found
 }
 
-// remove removes portmap's rules of those in gone.
+// remove removes portmap's rules of the attachments in gone.
 func (s scene) remove(gone ...*world.Attachment) {
 	s.Helper()
 	s.removeFrom(s.read(), func(o *portmap.Served) bool {
@@ -81,7 +81,7 @@ func (s scene) network(name string, second bool, families []world.Family, entry 
 	return s.w.NewNetwork(world.NetworkOptions{Name: name, Type: "portmap", Second: second, Families: families, Hostport: entry})
 }
 
-// pods are attachments of many kinds.
+// pods adds attachments of many kinds.
 func (s scene) pods() {
 	one := s.network("podnet", false, nil, nil)
 	one.MustAdd(s, "plain", world.TCP(8080, 80))
@@ -105,8 +105,8 @@ func (s scene) pods() {
 	two.MustAdd(s, "four", world.TCP(9000, 90))
 }
 
-// TestGolden compares what is read of pods of many kinds with a file, once with
-// libcni's cache and once from the rules alone.
+// TestGolden compares what is read about pods of many kinds with a file, once
+// with libcni's cache and once from the rules alone.
 func TestGolden(t *testing.T) {
 	eachBackend(t, func(s scene) {
 		s.pods()
@@ -132,8 +132,9 @@ func (s scene) golden(file string) {
 	golden.Equal(s, file, string(got)+"\n")
 }
 
-// TestRemoveOne removes the rules of one pod as portmap's own DEL does, while
-// the other goes on serving, and with the last of them everything of portmap's.
+// TestRemoveOne removes the rules of one pod like portmap's own DEL, while the
+// other pod stays reachable, and with the last pod everything that portmap
+// created.
 func TestRemoveOne(t *testing.T) {
 	eachBackend(t, func(s scene) {
 		before := s.w.Ruleset()
@@ -166,8 +167,8 @@ func TestRemoveOne(t *testing.T) {
 	})
 }
 
-// TestRemoveWithoutCache removes rules whose container nobody else knows, after
-// their pods have died without a DEL.
+// TestRemoveWithoutCache removes rules whose container is known only from them,
+// after the pods have died without a DEL.
 func TestRemoveWithoutCache(t *testing.T) {
 	eachBackend(t, func(s scene) {
 		before := s.w.Ruleset()
@@ -181,7 +182,8 @@ func TestRemoveWithoutCache(t *testing.T) {
 }
 
 // TestLoopback has a runtime that attaches lo too, with the same mappings, as
-// containerd does: portmap serves eth0 alone, and its rules go with that.
+// containerd does: portmap serves only eth0, and its rules are removed with
+// eth0.
 func TestLoopback(t *testing.T) {
 	eachBackend(t, func(s scene) {
 		before := s.w.Ruleset()
@@ -205,8 +207,9 @@ func TestLoopback(t *testing.T) {
 }
 
 // TestTwoNetworks has a pod in two networks, whose rules have nothing but the
-// container's ID in common on nftables. Both attachments are found, and the rules of
-// one go without those of the other, also if the cache has lost that.
+// container's ID in common on nftables. Both attachments are found, and the
+// rules of one are removed without those of the other, even if the other's
+// cache entry is lost.
 func TestTwoNetworks(t *testing.T) {
 	eachBackend(t, func(s scene) {
 		before := s.w.Ruleset()
@@ -263,7 +266,8 @@ func TestTwoInterfaces(t *testing.T) {
 	})
 }
 
-// TestBothBackends finds pods of portmap's two backends on one node.
+// TestBothBackends wants pods on both of portmap's backends to be found on one
+// node.
 func TestBothBackends(t *testing.T) {
 	w := world.New(t, world.Options{})
 	s := scene{T: t, w: w, node: &portmap.Node{CacheDir: w.CacheDir, Run: runOn(w)}}

@@ -11,16 +11,16 @@ import (
 // Served is an attachment that portmap serves or served.
 type Served struct {
 	*hostport.Attachment
-	// Cached reports whether libcni's cache has the attachment, which is believed
-	// in all that it tells. If not, it is known from rules alone: without interface,
-	// sandbox, pod and options, and on nftables without the network.
+	// Cached reports whether libcni's cache has the attachment; the cache takes
+	// precedence. If not, it is known only from rules: without interface, sandbox,
+	// pod and options, and on nftables without the network.
 	Cached bool
-	// Portmap reports whether portmap was in the chain that is cached. A portmap
-	// that libcni read from the network's own directory is not in the cache: such
-	// an attachment has default options, and only rules tell whether portmap
-	// served it.
+	// Portmap reports whether the cached chain has portmap. A portmap that libcni
+	// read from the network's own directory is not in the cache: such an
+	// attachment has default options, and only rules show whether portmap served
+	// it.
 	Portmap bool
-	// Programmed reports whether the kernel has rules of portmap's for it.
+	// Programmed reports whether the kernel has portmap's rules for it.
 	Programmed bool
 	// Nerdctl reports whether nerdctl made the network.
 	Nerdctl bool
@@ -28,8 +28,8 @@ type Served struct {
 	chain string // of iptables
 }
 
-// programmed marks the attachments for which is returns true as those that a backend
-// has rules for, and returns the first: a new one if there is none. Two interfaces of
+// programmed marks the attachments for which is returns true as programmed on a
+// backend, and returns the first: a new one if there is none. Two interfaces of
 // a container in one network share a chain of iptables.
 func (f *Found) programmed(by string, is func(*Served) bool) (first *Served) {
 	for _, s := range f.Served {
@@ -46,8 +46,8 @@ func (f *Found) programmed(by string, is func(*Served) bool) (first *Served) {
 	return first
 }
 
-// add adds what a rule does, unless the cache tells it. On nftables a container in
-// two networks has two addresses of a family.
+// add adds the mapping and address of a rule, unless they are known from the
+// cache. On nftables a container in two networks has two addresses of a family.
 func (s *Served) add(m hostport.Mapping, to netip.AddrPort) {
 	if s.Cached {
 		return
