@@ -1,6 +1,7 @@
-// Package host brings a program that was started in a container to the host, whose
-// PID namespace the container shares: into the mount namespace of its first
-// process, by starting itself again. It starts nothing else and mounts nothing.
+// Package host moves a program from its container to the host, whose PID
+// namespace the container shares: the program re-executes itself in the mount
+// namespace of the host's first process. It starts nothing else and mounts
+// nothing.
 package host
 
 import (
@@ -18,19 +19,19 @@ import (
 // The agent and hostportctl have to start the iptables of the host, whose variant
 // and version are the plugin's, to see the sandboxes that are mounted there, and to
 // find libcni's cache, the state and the runtime's directories where the plugin
-// finds them. An image without a single program but our own has none of that. So a
-// program in a container, which shares the host's PID namespace, starts itself again
-// in the mount namespace of process 1. It is one system call of the kernel's, where a
-// mount of the host's root would leave out whatever the host mounts later with
-// other propagation, and could not be told from the host by internal/sandbox.
+// finds them. An image with no programs but our own has none of that. So a program
+// in a container that shares the host's PID namespace re-executes itself in the
+// mount namespace of process 1. That takes one system call, whereas a mount of the
+// host's root would lack whatever the host mounts later with other propagation, and
+// internal/sandbox could not distinguish it from the host.
 //
-// The program itself is started from a file descriptor, because the host has no
-// path to it, and the container's root stays open for what is only there: the
-// programs to install and the service account. So does its mount namespace: when
-// the last process leaves one, the kernel takes everything apart that is mounted
-// there, and the root would be all that is left.
+// The program itself is executed from a file descriptor, because the host has
+// no path to it, and the container's root stays open for what exists only
+// there: the programs to install and the service account. The container's mount
+// namespace stays open as well: when the last process leaves it, the kernel
+// unmounts everything in it, and only the root would be left.
 
-// What the program that is started again is told: the descriptors of the
+// Environment variables for the re-executed program: the descriptors of the
 // container's root and mount namespace, and the directory of the program in it.
 const (
 	rootVariable      = "HOSTPORT_CONTAINER_ROOT"
@@ -46,19 +47,20 @@ type Home struct {
 	Programs string
 }
 
-// Path returns where a file of the container is.
+// Path returns the path of a file of the container.
 func (h Home) Path(name string) string { return filepath.Join(h.Root, name) }
 
-// procRoot is the only form of a host's root: a process whose mount namespace is
-// the host's.
+// procRoot is the only accepted form of a host's root: that of a process in the
+// host's mount namespace.
 var procRoot = regexp.MustCompile(`^/proc/([0-9]+)/root/?$`)
 
 // ErrInside is returned if the mount namespace to enter is the program's own.
 var ErrInside = errors.New("it is the agent's own: the container needs the host's PID namespace (hostPID), and a host needs no --host-root")
 
-// Enter starts the program again in the mount namespace of the process whose root
-// hostRoot is, or returns where the files of its container are. With hostRoot ""
-// the program is in the host's root already.
+// Enter re-executes the program in the mount namespace of the process whose
+// root is hostRoot. In the re-executed program it returns the location of the
+// container's files. With hostRoot "" the program is already in the host's
+// root.
 func Enter(hostRoot string, args []string) (Home, error) {
 	if os.Getenv(rootVariable) != "" {
 		return entered()
@@ -82,8 +84,8 @@ func Enter(hostRoot string, args []string) (Home, error) {
 	return Home{}, h.again("/proc/"+m[1]+"/ns/mnt", args)
 }
 
-// host reports an error if the process with that ID cannot be one of the host: it
-// has the mounts of this container, or process 1 has another network.
+// host returns an error if the process with that ID cannot belong to the host:
+// it has the mounts of this container, or process 1 has another network.
 func host(pid string) error {
 	is := func(kind string) (there, here unix.Stat_t, err error) {
 		err = errors.Join(unix.Stat("/proc/"+pid+"/ns/"+kind, &there), unix.Stat("/proc/self/ns/"+kind, &here))
@@ -102,7 +104,7 @@ func host(pid string) error {
 	return err
 }
 
-// entered returns where the program was before it was started again.
+// entered returns where the program was before it was re-executed.
 func entered() (Home, error) {
 	h := Home{Programs: os.Getenv(programsVariable)}
 	for _, variable := range []string{rootVariable, namespaceVariable} {
@@ -110,7 +112,7 @@ func entered() (Home, error) {
 		if err != nil {
 			return Home{}, fmt.Errorf("%s=%q: not a descriptor", variable, os.Getenv(variable))
 		}
-		unix.CloseOnExec(fd) // not for the programs that we start
+		unix.CloseOnExec(fd) // do not pass it to programs that we start
 		if variable == rootVariable {
 			h.Root = fmt.Sprintf("/proc/self/fd/%d", fd)
 		}
@@ -119,7 +121,7 @@ func entered() (Home, error) {
 }
 
 // again replaces the process by one that runs the same program in another mount
-// namespace. It returns only if that failed.
+// namespace. It returns only on failure.
 func (h Home) again(namespace string, args []string) error {
 	self, err := unix.Open("/proc/self/exe", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -137,8 +139,9 @@ func (h Home) again(namespace string, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%w (the container needs the host's PID namespace and the capability SYS_PTRACE)", err)
 	}
-	// Threads share a root and a working directory, and the kernel lets only a
-	// thread of its own enter. It becomes the process.
+	// Threads share a root and a working directory, and the kernel lets a thread
+	// enter only if it does not share them. exec then makes this thread the
+	// process.
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare: %w", err)

@@ -11,21 +11,22 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Listener is a socket of the node that listens where a mapping leads.
+// Listener is a socket of the node that listens on a mapping's host port.
 type Listener struct {
 	// Mapping is the mapping that would take the socket's traffic.
 	Mapping hostport.Mapping
-	// Address is what the socket is bound to. A socket that takes IPv4 as well
-	// as IPv6 is bound to ::.
+	// Address is what the socket is bound to. A socket that accepts both families
+	// is bound to ::.
 	Address netip.AddrPort
-	// PID is the first of the processes that hold the socket, or 0 where /proc does
-	// not tell: it is the kernel's own, or its process is in another PID namespace.
+	// PID is the first of the processes that hold the socket, or 0 if /proc does
+	// not show one: the socket is the kernel's own, or its process is in another
+	// PID namespace.
 	PID int
 	// Command is the process's name as the kernel knows it, at most 15 bytes.
 	Command string
 }
 
-// String names socket and process for people.
+// String returns the socket and the process as text.
 func (l Listener) String() string {
 	s := fmt.Sprintf("%s/%s is listened on by ", l.Address, l.Mapping.Protocol)
 	if l.PID == 0 {
@@ -36,16 +37,17 @@ func (l Listener) String() string {
 
 // Find lists the sockets that listen on a mapping's protocol, host port and
 // host IP: TCP sockets that listen, and UDP sockets that are bound and not
-// connected. It asks the kernel (sock_diag(7)) once for each protocol and family
-// among the mappings, and reads /proc once if there is something to name. The
-// list has the order of the mappings, for each by address. SCTP mappings have none.
+// connected. It queries the kernel (sock_diag(7)) once for each protocol and
+// family among the mappings, and reads /proc once if there is a listener. The
+// list has the order of the mappings, and for each mapping is ordered by
+// address. SCTP mappings have none.
 func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 	var sockets []socket
 	for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP} {
 		if !slices.ContainsFunc(mappings, func(m hostport.Mapping) bool { return m.Protocol == p }) {
 			continue
 		}
-		// A mapping of IPv4 needs the IPv6 sockets too: they take both.
+		// An IPv4 mapping needs the IPv6 sockets too: they may accept both.
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			all, err := dump(p, family)
 			if err != nil {
@@ -58,7 +60,7 @@ func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 	slices.SortFunc(sockets, func(x, y socket) int { return x.address.Compare(y.address) })
 	for _, m := range mappings {
 		for _, s := range sockets {
-			// The sockets of a SO_REUSEPORT group are one listener to people.
+			// Report the sockets of a SO_REUSEPORT group as one listener.
 			if !m.Overlaps(s.takes) || slices.ContainsFunc(out, func(l Listener) bool { return l.Mapping == m && l.Address == s.address }) {
 				continue
 			}

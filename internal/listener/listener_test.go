@@ -29,7 +29,7 @@ func node(t *testing.T, f func()) {
 		for _, s := range []string{"192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128"} {
 			a, err := netlink.ParseAddr(s)
 			must(t, err)
-			a.Flags |= unix.IFA_F_NODAD // can be bound to at once
+			a.Flags |= unix.IFA_F_NODAD // available for binding at once
 			must(t, netlink.AddrAdd(lo, a))
 		}
 		f()
@@ -154,8 +154,8 @@ func listenMapped(t *testing.T, addr netip.Addr, port int) {
 	must(t, unix.Listen(fd, 1))
 }
 
-// Connections to a port, and a UDP client that happens to use it, are no
-// listeners.
+// TestFindIgnoresConnections wants connections to a port, and a UDP client that
+// happens to use it, not to count as listeners.
 func TestFindIgnoresConnections(t *testing.T) {
 	node(t, func() {
 		l, err := net.Listen("tcp4", "192.0.2.1:8080")
@@ -196,7 +196,8 @@ func TestFindMany(t *testing.T) {
 	})
 }
 
-// Another process's socket is named, and a SO_REUSEPORT group is one listener.
+// TestFindNamesTheProcess wants the process of a socket to be named, and a
+// SO_REUSEPORT group to be one listener.
 func TestFindNamesTheProcess(t *testing.T) {
 	node(t, func() {
 		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {

@@ -7,18 +7,19 @@ import (
 	"strings"
 )
 
-// process is one that has a socket open, by its ID and name.
+// process is a process with an open socket, by its ID and name.
 type process struct {
 	pid     int
 	command string
 }
 
-// holders reads proc, which is /proc, and returns by socket the process that has it
-// open, among those whose file descriptors the caller may read: the lowest process
-// ID where several do, so that a master comes before its workers. The key is what
-// the kernel calls the socket, "socket:[INODE]". What cannot be read is left out:
-// the socket is there all the same. So is a process that ended meanwhile, such as a
-// child of the listener's on its way to another program.
+// holders reads proc, which is /proc, and returns the process that has each
+// socket open, among the processes whose file descriptors the caller may read:
+// the lowest process ID if there are several, so that a master comes before its
+// workers. The key is the kernel's name of the socket, "socket:[INODE]".
+// Processes that cannot be read are omitted: the socket is reported all the
+// same. So are processes that have exited meanwhile, such as a child of the
+// listener that has not yet executed another program.
 func holders(proc string) map[string]process {
 	out := map[string]process{}
 	processes, _ := os.ReadDir(proc)

@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A socket that a master's workers have inherited is the master's, which has the
-// lowest process ID by number, and not by its digits.
+// TestHoldersLowestPID attributes a socket that workers have inherited to their
+// master, which has the lowest process ID: compared as a number, not as text.
 func TestHoldersLowestPID(t *testing.T) {
 	proc := t.TempDir()
 	for fd, link := range map[string]string{
@@ -19,7 +19,7 @@ func TestHoldersLowestPID(t *testing.T) {
 		must(t, os.MkdirAll(filepath.Join(proc, filepath.Dir(fd)), 0o755))
 		must(t, os.Symlink(link, filepath.Join(proc, fd)))
 	}
-	for pid, name := range map[string]string{"998": "master\n", "1001": "worker\n"} { // 997 has ended
+	for pid, name := range map[string]string{"998": "master\n", "1001": "worker\n"} { // 997 has exited
 		must(t, os.WriteFile(filepath.Join(proc, pid, "comm"), []byte(name), 0o644))
 	}
 	want := map[string]process{"socket:[7]": {998, "master"}, "socket:[8]": {1001, "worker"}}

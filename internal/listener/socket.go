@@ -13,16 +13,16 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// socket is a socket of the node that listens.
+// socket is a listening socket of the node.
 type socket struct {
 	address netip.AddrPort
-	// takes is what a mapping for the same packets would be. Its host IP is the
-	// zero Addr for an IPv6 wildcard that takes IPv4 as well.
+	// takes is the mapping for the same packets. Its host IP is the zero Addr for
+	// an IPv6 wildcard that accepts IPv4 as well.
 	takes hostport.Mapping
 	inode uint32
 }
 
-// Of linux/inet_diag.h and linux/sock_diag.h.
+// From linux/inet_diag.h and linux/sock_diag.h.
 const (
 	requestLen = 56 // struct inet_diag_req_v2
 	messageLen = 72 // struct inet_diag_msg
@@ -34,7 +34,7 @@ const (
 func request(p hostport.Protocol, family uint8) []byte {
 	r := make([]byte, requestLen)
 	r[0], r[1] = family, p.Number()
-	// A UDP socket that is bound and not connected is in state CLOSE.
+	// A UDP socket that is bound but not connected is in state CLOSE.
 	state := unix.BPF_TCP_CLOSE
 	if p == hostport.TCP {
 		state = unix.BPF_TCP_LISTEN
@@ -43,11 +43,12 @@ func request(p hostport.Protocol, family uint8) []byte {
 	return r
 }
 
-// maxAttempts is how often a list is asked for while sockets come and go.
+// maxAttempts is how often a dump is repeated while sockets are opened and
+// closed.
 const maxAttempts = 5
 
-// dump lists the listening sockets of one protocol and family. The kernel sorts out
-// the states, so that the node's connections cost nothing.
+// dump lists the listening sockets of one protocol and family. The kernel
+// filters by state, so that the node's connections cost nothing.
 func dump(p hostport.Protocol, family uint8) (out []socket, err error) {
 	for range maxAttempts {
 		out = nil
@@ -59,7 +60,7 @@ func dump(p hostport.Protocol, family uint8) (out []socket, err error) {
 			}
 			return true
 		})
-		if !errors.Is(err, nl.ErrDumpInterrupted) { // else the list may have gaps
+		if !errors.Is(err, nl.ErrDumpInterrupted) { // otherwise the list may have gaps
 			break
 		}
 	}
@@ -81,8 +82,8 @@ func parse(p hostport.Protocol, msg []byte) socket {
 	addr, dual := netip.AddrFrom4([4]byte(msg[8:])), false
 	if msg[0] == unix.AF_INET6 {
 		addr = netip.AddrFrom16([16]byte(msg[8:]))
-		// Before Linux 4.2 the attribute is missing: then take the socket for
-		// one that takes both, which is what sockets do unless told not to.
+		// Before Linux 4.2 the attribute is missing: then assume that the socket
+		// accepts both families, which is the default.
 		v6only := nfnetlink.Attributes(msg[messageLen:]).Get(attrV6Only)
 		dual = addr.IsUnspecified() && (len(v6only) == 0 || v6only[0] == 0)
 	}

@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Interface returns the name of the node's interface over which it reaches the
-// pod, by the kernel's own route lookup in the calling thread's network
-// namespace. It fails if the address is not IPv4, there is no route, or the
-// route stays on the node: an address of the node's own, or one that is refused.
+// Interface returns the name of the node's interface to the pod, from the
+// kernel's route lookup in the calling thread's network namespace. It fails if
+// the address is not IPv4, there is no route, or the route does not leave the
+// node: the address is the node's own, or is rejected.
 func Interface(pod netip.Addr) (string, error) {
 	pod = pod.Unmap()
 	if !pod.Is4() {
 		return "", fmt.Errorf("look up route to pod %s: 127.0.0.1 can only lead to an IPv4 address", pod)
 	}
-	// One socket for both questions: each would open its own.
+	// One socket for both requests: otherwise each would open its own.
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return "", fmt.Errorf("look up route to pod %s: %w", pod, err)

@@ -15,8 +15,8 @@ import (
 // for which errors.Is(err, fs.ErrNotExist) holds.
 func Open(ifname string) error { return set(ifname, "1") }
 
-// Close sets net.ipv4.conf.IFNAME.route_localnet to 0. It is idempotent. The
-// setting of an interface that is gone went with it, which is no error.
+// Close sets net.ipv4.conf.IFNAME.route_localnet to 0. It is idempotent. An
+// interface that no longer exists is not an error.
 func Close(ifname string) error {
 	if err := set(ifname, "0"); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -24,8 +24,8 @@ func Close(ifname string) error {
 	return nil
 }
 
-// Check returns nil if route_localnet is on for the interface, and names the
-// difference if it is not.
+// Check returns nil if route_localnet is on for the interface, and an error
+// that names the difference if it is not.
 func Check(ifname string) error {
 	value, err := access(ifname)
 	if err == nil && value == "0" {
@@ -41,8 +41,8 @@ func set(ifname, value string) error {
 		return err
 	}
 	if _, err = access(ifname, value); err != nil {
-		// An interface that went meanwhile is EACCES here, because procfs is
-		// asked to create a file. Reading tells.
+		// For an interface that was deleted meanwhile, this is EACCES, because procfs
+		// is asked to create a file. A read tells the difference.
 		if _, gone := access(ifname); errors.Is(gone, fs.ErrNotExist) {
 			err = gone
 		}
@@ -50,12 +50,12 @@ func set(ifname, value string) error {
 	return err
 }
 
-// access reads the setting, or writes it. The first separator of its name is a
-// slash, so the dot of an interface like eth0.100 is not one.
+// access reads the setting, or writes it. Its path uses slashes, so the dot of
+// an interface like eth0.100 is not a separator.
 //
-// It refuses what is no interface name to the kernel (dev_valid_name), which
-// would lead to another file, and the two names in that directory which are no
-// interfaces: they would open 127.0.0.0/8 on every one.
+// It refuses names that are invalid for the kernel (dev_valid_name), because
+// they would lead to another file, and the two names in that directory that are
+// not interfaces, because they would open 127.0.0.0/8 on every interface.
 func access(ifname string, value ...string) (string, error) {
 	const maxName = 15 // IFNAMSIZ less the terminating NUL
 	if len(ifname) > maxName || slices.Contains([]string{"", ".", "..", "all", "default"}, ifname) || strings.ContainsAny(ifname, "/:\x00 \t\n\v\f\r") {

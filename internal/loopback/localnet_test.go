@@ -127,8 +127,8 @@ func TestInterfaceGone(t *testing.T) {
 	})
 }
 
-// Names that are legal to the kernel work; names that would reach another file
-// are refused before any is touched.
+// TestNames wants valid interface names to work, and names that would reach
+// another file to be refused before any file is touched.
 func TestNames(t *testing.T) {
 	node(t, func() {
 		for _, name := range []string{"..a", "a..b", "-x", "$(id)", "ünï", "fifteen-letters"} {
