@@ -14,15 +14,14 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Flush removes the entries of flows to the host side of the UDP mappings among
-// some, whatever their zone. With none it does nothing. It is idempotent; an entry
-// that has gone by itself meanwhile is no error. On an error some entries may have
-// been removed; what could be removed beside one that could not, has been.
+// Flush removes the entries of flows to the host ports of the UDP mappings in
+// mappings, in every zone. Without UDP mappings it does nothing. It is idempotent;
+// an entry that expired meanwhile is no error. An entry that cannot be removed does
+// not stop the others.
 //
-// Its cost is one walk of the kernel's table for each port and family, or for
-// each family where the ports are many (see maxWalks), and the copying of
-// the entries found by it. The walk is in the kernel, which has no index by
-// destination.
+// It costs one walk of the kernel's table for each port and family, or for each
+// family if there are many ports (see maxWalks), and copying the entries found.
+// The walk is in the kernel, which has no index by destination.
 func Flush(ctx context.Context, mappings []hostport.Forward) error {
 	var errs []error
 	for _, f := range hostport.Families() {
@@ -42,22 +41,23 @@ func Flush(ctx context.Context, mappings []hostport.Forward) error {
 	return errors.Join(errs...)
 }
 
-// maxWalks is up to how many ports the kernel's table is walked once for
-// each; above, it is walked once for all UDP flows. Of 500,000 entries, all
-// UDP, a walk that finds nothing takes 160 ms of processor time and one that
-// hands out every entry 940 ms (BenchmarkFlush, Linux 6.18): the two cost the
-// same at six ports, and at three to four if half of the entries are UDP.
+// maxWalks is the number of ports up to which the kernel's table is walked once
+// per port; with more ports it is walked once for all UDP flows. With 500,000
+// entries, all UDP, a walk that finds nothing takes 160 ms of processor time
+// and one that returns every entry 940 ms (BenchmarkFlush, Linux 6.18): the two
+// cost the same at six ports, and at three to four if half of the entries are
+// UDP.
 const maxWalks = 3
 
-// anyPort is every port of UDP.
+// anyPort stands for every UDP port.
 const anyPort = 0
 
-// wanted is what is to be removed of one family: port -> host IPs, the zero Addr for
+// wanted is what to remove of one family: port -> host IPs, the zero Addr for
 // any of the node's addresses.
 type wanted map[uint16][]netip.Addr
 
-// removeStale removes a family's entries that are wanted. It walks the kernel's table once
-// for each port if these are at most maxWalks, or else once.
+// removeStale removes the wanted entries of a family. It walks the kernel's
+// table once per port for at most maxWalks ports, and otherwise once.
 func (w wanted) removeStale(ctx context.Context, f hostport.Family) error {
 	local, err := localAddresses(f)
 	if err != nil {
@@ -78,8 +78,8 @@ func (w wanted) removeStale(ctx context.Context, f hostport.Family) error {
 	return remove(ctx, stale)
 }
 
-// has reports whether the entry is of a flow to be removed. It is asked about
-// every entry, whatever the kernel was told to filter by.
+// has reports whether the entry is of a flow to remove. It is called for every
+// entry, whatever filter the kernel applied.
 func (w wanted) has(entry []byte, local map[netip.Addr]bool) bool {
 	to, protocol := destination(entry)
 	return protocol == hostport.UDP.Number() && slices.ContainsFunc(w[to.Port()], func(ip netip.Addr) bool {
@@ -90,7 +90,8 @@ func (w wanted) has(entry []byte, local map[netip.Addr]bool) bool {
 	})
 }
 
-// localAddresses returns the node's addresses, less those that IsLoopback knows.
+// localAddresses returns the node's addresses, except those for which
+// IsLoopback returns true.
 func localAddresses(f hostport.Family) (map[netip.Addr]bool, error) {
 	addrs, err := netlinksafe.AddrList(nil, int(nfnetlink.Family(f))) // netfilter numbers families as sockets do
 	if err != nil {

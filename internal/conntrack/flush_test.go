@@ -20,7 +20,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// fixture are flows of a node with the addresses 192.0.2.1, 2001:db8::1 and
+// fixture returns flows of a node with the addresses 192.0.2.1, 2001:db8::1 and
 // fd00::1.
 func fixture() map[string]flow {
 	led := udp("198.51.100.7:1002", "192.0.2.1:5353")
@@ -40,7 +40,7 @@ func fixture() map[string]flow {
 		"v4 elsewhere":  udp("10.9.0.40:1005", "198.51.100.53:5353"),
 		"v4 other port": udp("198.51.100.7:1001", "192.0.2.1:5354"),
 		"v4 from port":  udp("192.0.2.1:5353", "192.0.2.1:1006"),
-		"v4 led here":   away, // its reply comes from the node's port, its original went elsewhere
+		"v4 led here":   away, // the reply comes from the node's port, the original destination is elsewhere
 		"v4 tcp":        tcp,
 		"v6":            udp("[2001:db8::7]:1001", "[2001:db8::1]:5353"),
 		"v6 second":     udp("[2001:db8::7]:1001", "[fd00::1]:5353"),
@@ -70,7 +70,8 @@ func TestFlush(t *testing.T) {
 		{"two ports", append(anyAddress(5354), anyAddress(1006)...), []string{"v4 other port", "v4 from port"}},
 		{"many ports", ports(5000, 500), []string{"v4", "v4 led on", "v4 zone", "v4 loopback", "v4 loopback 2", "v4 other port", "v6", "v6 second", "v6 loopback"}},
 	} {
-		// Ports that no flow goes to lead to the other of the kernel's filters.
+		// Additional ports without flows select the other one of the kernel's
+		// filters.
 		for name, more := range map[string][]hostport.Forward{"by port": nil, "by protocol": ports(40000, maxWalks+1)} {
 			mappings := slices.Concat(tc.mappings, more)
 			t.Run(tc.name+"/"+name, func(t *testing.T) {
@@ -105,14 +106,15 @@ var (
 	pod6 = netip.MustParseAddrPort("[fd00:9::40]:53")
 )
 
-// anyAddress is a UDP mapping at every address of the node, in both families.
+// anyAddress returns a UDP mapping at every address of the node, in both
+// families.
 func anyAddress(port uint16) []hostport.Forward {
 	return []hostport.Forward{
 		{Protocol: hostport.UDP, HostPort: port, To: pod4}, {Protocol: hostport.UDP, HostPort: port, To: pod6},
 	}
 }
 
-// at are UDP mappings of port 5353 at addresses of the node.
+// at returns UDP mappings of port 5353 at addresses of the node.
 func at(hostIPs ...string) (out []hostport.Forward) {
 	for _, s := range hostIPs {
 		m := hostport.Forward{Protocol: hostport.UDP, HostIP: netip.MustParseAddr(s), HostPort: 5353, To: pod4}
@@ -124,7 +126,7 @@ func at(hostIPs ...string) (out []hostport.Forward) {
 	return out
 }
 
-// ports are UDP mappings of n ports at every address of the node.
+// ports returns UDP mappings of n ports at every address of the node.
 func ports(first, n uint16) (out []hostport.Forward) {
 	for i := range n {
 		out = append(out, anyAddress(first+i)...)
@@ -143,7 +145,7 @@ func node(t testing.TB) ns.NetNS {
 	return n
 }
 
-// More entries than one datagram of a dump holds.
+// TestFlushMany has more entries than one datagram of a dump holds.
 func TestFlushMany(t *testing.T) {
 	must(t, node(t).Do(func(ns.NetNS) error {
 		const stale = 5000
@@ -159,8 +161,8 @@ func TestFlushMany(t *testing.T) {
 	}))
 }
 
-// The kernel itself must sort out what does not match: a kernel of 5.8 or later
-// that does not is a fault of our request.
+// TestKernelFilters wants the kernel itself to filter entries: if a kernel of
+// 5.8 or later does not, our request is wrong.
 func TestKernelFilters(t *testing.T) {
 	must(t, node(t).Do(func(ns.NetNS) error {
 		for _, f := range fixture() {
@@ -186,7 +188,8 @@ func TestKernelFilters(t *testing.T) {
 	}))
 }
 
-// An entry that came anew under the same tuple after it was listed stays.
+// TestRemoveOnlyWhatWasListed wants an entry to stay that was recreated with
+// the same tuple after the listing.
 func TestRemoveOnlyWhatWasListed(t *testing.T) {
 	onOneCPU(t)
 	must(t, node(t).Do(func(ns.NetNS) error {
@@ -198,7 +201,7 @@ func TestRemoveOnlyWhatWasListed(t *testing.T) {
 		if slices.Contains(flows(t), f.String()) {
 			t.Fatal("the listed entry is there")
 		}
-		for i := range 256 { // take the memory of the old entry
+		for i := range 256 { // reuse the memory of the old entry
 			add(t, udp(fmt.Sprintf("198.51.100.8:%d", 1024+i), "192.0.2.1:5354"))
 		}
 		add(t, f)
@@ -210,8 +213,8 @@ func TestRemoveOnlyWhatWasListed(t *testing.T) {
 	}))
 }
 
-// onOneCPU keeps the process on one CPU until the test ends: the kernel's memory
-// is handed out CPU by CPU.
+// onOneCPU keeps the process on one CPU until the test ends: the kernel
+// allocates memory per CPU.
 func onOneCPU(t *testing.T) {
 	t.Helper()
 	var before, one unix.CPUSet
@@ -227,7 +230,7 @@ func onOneCPU(t *testing.T) {
 		must(t, err)
 		for _, task := range tasks {
 			if tid, err := strconv.Atoi(task.Name()); err == nil {
-				_ = unix.SchedSetaffinity(tid, s) // a thread may have ended
+				_ = unix.SchedSetaffinity(tid, s) // a thread may have exited
 			}
 		}
 	}
@@ -243,7 +246,7 @@ func TestFlushErrors(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is thrown away
+		runtime.LockOSThread() // never unlocked: the thread is discarded
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 {
 			done <- errno
 			return

@@ -18,8 +18,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// lead replaces the namespace's only rule: UDP to port 5353, sent from here,
-// goes to the pod.
+// lead replaces the namespace's only rule: local UDP packets to port 5353 are
+// translated to the pod.
 func lead(t *testing.T, f hostport.Family, pod netip.AddrPort) {
 	t.Helper()
 	family, nat := nftables.TableFamilyIPv4, uint32(unix.NFPROTO_IPV4)
@@ -49,8 +49,9 @@ func lead(t *testing.T, f hostport.Family, pod netip.AddrPort) {
 	must(t, c.Flush())
 }
 
-// A client that keeps sending from one port reaches the new pod, and not before
-// its flow is flushed; its flow to the same port elsewhere keeps its way.
+// TestPacketsAreLedAnew wants a client that keeps sending from one port to
+// reach the new pod once its flow is flushed, and not before; its flow to the
+// same port elsewhere keeps its destination.
 func TestPacketsAreLedAnew(t *testing.T) {
 	for _, tc := range []struct {
 		f                       hostport.Family
@@ -100,8 +101,8 @@ func server(t *testing.T, addr string) (*net.UDPConn, netip.AddrPort) {
 	return c, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }
 
-// expect sends a packet and looks at which server it arrives. On lo it is there
-// when the call that sent it returns.
+// expect sends a packet and checks which server receives it. On lo it has
+// arrived when the send call returns.
 func expect(t *testing.T, what string, client *net.UDPConn, to netip.AddrPort, want, not *net.UDPConn) {
 	t.Helper()
 	_, err := client.WriteToUDPAddrPort([]byte(what), to)

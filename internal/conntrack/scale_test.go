@@ -13,11 +13,11 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// entries is the size of the table that the benchmarks look through.
+// entries is the size of the table in the benchmarks.
 const entries = 500_000
 
-// raiseLimit makes room for the entries. The limit is one for all namespaces,
-// and can be written in the first alone.
+// raiseLimit makes room for the entries. All namespaces share one limit, which
+// can only be written in the initial one.
 func raiseLimit(b *testing.B) {
 	b.Helper()
 	const limit = "/proc/sys/net/netfilter/nf_conntrack_max"
@@ -27,8 +27,8 @@ func raiseLimit(b *testing.B) {
 	b.Cleanup(func() { must(b, os.WriteFile(limit, before, 0o644)) })
 }
 
-// crowd fills the calling thread's namespace with UDP flows that are none of
-// ours: nine tenths to resolvers elsewhere, one to the node, all at port 53.
+// crowd fills the calling thread's namespace with unrelated UDP flows to port
+// 53: nine tenths to remote resolvers, one tenth to the node.
 func crowd(b *testing.B) {
 	b.Helper()
 	flows := make([]flow, 0, 50_000)
@@ -88,8 +88,8 @@ func benchmark(b *testing.B, ports int) {
 	b.ReportMetric(float64(cpu.Microseconds())/1000/float64(b.N), "cpu-ms/op")
 }
 
-// threadTime is the processor time of the calling thread, the kernel's part
-// included: what a busy machine does not distort.
+// threadTime returns the processor time of the calling thread, including the
+// kernel's part: a busy machine does not distort it.
 func threadTime(b *testing.B) time.Duration {
 	b.Helper()
 	var u unix.Rusage

@@ -15,18 +15,18 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Attributes of linux/netfilter/nfnetlink_conntrack.h that filter a dump, since
-// Linux 5.8.
+// Attributes from linux/netfilter/nfnetlink_conntrack.h that filter a dump,
+// since Linux 5.8.
 const (
 	attrFilter      = 25 // nested, filter...
-	filterOrigFlags = 1  // 4 bytes, native endian: which of the tuple counts
+	filterOrigFlags = 1  // 4 bytes, native endian: which parts of the tuple count
 
 	flagProtoNum     = 1 << 3 // bits of filterOrigFlags
 	flagProtoDstPort = 1 << 5
 )
 
-// dump asks for the UDP entries of a family, of one destination port unless that is
-// anyPort.
+// dump returns a request for the UDP entries of a family, with one destination
+// port unless that is anyPort.
 func dump(f hostport.Family, port uint16) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP)
 	r.AddData(&nl.Nfgenmsg{NfgenFamily: nfnetlink.Family(f), Version: nl.NFNETLINK_V0})
@@ -45,10 +45,10 @@ func dump(f hostport.Family, port uint16) *nl.NetlinkRequest {
 	return r
 }
 
-// destination returns where a flow went originally, and its protocol. entry is a
-// conntrack message's data: a struct nfgenmsg and attributes. One without ports
-// (ICMP, GRE) has port 0. It allocates nothing: a dump may have half a million
-// entries.
+// destination returns the original destination of a flow, and its protocol.
+// entry is the data of a conntrack message: a struct nfgenmsg and attributes. A
+// flow without ports (ICMP, GRE) has port 0. It allocates nothing: a dump may
+// have half a million entries.
 func destination(entry []byte) (to netip.AddrPort, protocol uint8) {
 	tuple := nfnetlink.Attributes(entry[min(nl.SizeofNfgenmsg, len(entry)):]).Nested(nl.CTA_TUPLE_ORIG)
 	ip, proto := tuple.Nested(nl.CTA_TUPLE_IP), tuple.Nested(nl.CTA_TUPLE_PROTO)
@@ -66,29 +66,29 @@ func destination(entry []byte) (to netip.AddrPort, protocol uint8) {
 	return netip.AddrPortFrom(addr, port), protocol
 }
 
-// maxAttempts is how often a dump that was interrupted is made again.
+// maxAttempts is how often an interrupted dump is repeated.
 const maxAttempts = 5
 
 // find dumps the UDP entries of a port, or of anyPort, and returns those for which
-// stale returns true. A kernel before Linux 5.8 does not know the filter, and dumps
-// the whole family.
+// stale returns true. A kernel before Linux 5.8 ignores the filter, and dumps the
+// whole family.
 func find(ctx context.Context, f hostport.Family, port uint16, stale func(entry []byte) bool) (found [][]byte, err error) {
 	for range maxAttempts {
 		found = nil
 		err = dump(f, port).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(entry []byte) bool {
 			if stale(entry) {
-				found = append(found, bytes.Clone(entry)) // which would keep a whole datagram of others
+				found = append(found, bytes.Clone(entry)) // entry would keep a whole datagram in memory
 			}
 			return ctx.Err() == nil
 		})
-		if !errors.Is(err, nl.ErrDumpInterrupted) { // else the table was rebuilt under the dump
+		if !errors.Is(err, nl.ErrDumpInterrupted) { // otherwise the table was rebuilt during the dump
 			break
 		}
 	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, unix.EINVAL): // the answer of nfnetlink for a subsystem that it does not have
+	case errors.Is(err, unix.EINVAL): // nfnetlink's error for a subsystem that it does not have
 		err = fmt.Errorf("the kernel has no conntrack over netlink (CONFIG_NF_CT_NETLINK, module nf_conntrack_netlink): %w", err)
 	}
 	if err != nil {
@@ -97,10 +97,10 @@ func find(ctx context.Context, f hostport.Family, port uint16, stale func(entry 
 	return found, nil
 }
 
-// remove deletes entries as they were listed. One that cannot be deleted does not
-// keep the others; the first such error is returned. The ID among an entry's
-// attributes, made of its address in memory, keeps a flow that was decided anew
-// meanwhile, unless its entry came to lie in the same place.
+// remove deletes entries as they were listed. An entry that cannot be deleted does
+// not stop the others; the first such error is returned. The ID among an entry's
+// attributes, derived from its address in memory, protects an entry that was
+// recreated meanwhile, unless it has the same address.
 func remove(ctx context.Context, entries [][]byte) error {
 	if len(entries) == 0 {
 		return nil
@@ -110,10 +110,10 @@ func remove(ctx context.Context, entries [][]byte) error {
 		return fmt.Errorf("open netfilter socket: %w", err)
 	}
 	defer s.Close()
-	if err := s.SetReceiveTimeout(&nl.SocketTimeoutTv); err != nil { // else an answer is waited for without end
+	if err := s.SetReceiveTimeout(&nl.SocketTimeoutTv); err != nil { // otherwise the wait for an answer is unbounded
 		return fmt.Errorf("set timeout of netfilter socket: %w", err)
 	}
-	one := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: s}} // one for each would take 1.6 times as long
+	one := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: s}} // one socket per request would take 1.6 times as long
 	var failed []error
 	for _, entry := range entries {
 		if err := ctx.Err(); err != nil {
@@ -123,7 +123,7 @@ func remove(ctx context.Context, entries [][]byte) error {
 		r.AddRawData(entry)
 		r.Sockets = one
 		_, err := r.Execute(unix.NETLINK_NETFILTER, 0)
-		if err != nil && !errors.Is(err, unix.ENOENT) { // else it went by itself
+		if err != nil && !errors.Is(err, unix.ENOENT) { // otherwise it expired
 			failed = append(failed, err)
 		}
 	}

@@ -23,7 +23,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// namespace makes an empty network namespace with lo up.
+// namespace creates an empty network namespace with lo up.
 func namespace(t testing.TB) ns.NetNS {
 	t.Helper()
 	n := netns.New(t)
@@ -35,7 +35,7 @@ func namespace(t testing.TB) ns.NetNS {
 	return n
 }
 
-// address gives an interface of the calling thread's namespace an address.
+// address adds an address to an interface of the calling thread's namespace.
 func address(t testing.TB, link, prefix string) {
 	t.Helper()
 	l, err := netlink.LinkByName(link)
@@ -46,11 +46,11 @@ func address(t testing.TB, link, prefix string) {
 	must(t, netlink.AddrAdd(l, a))
 }
 
-// flow is an entry to be made: both directions, as a NAT may have made them.
+// flow is an entry to create: both directions, as after a translation.
 type flow struct {
 	protocol uint8
 	src, dst netip.AddrPort
-	to       netip.AddrPort // where it was led; zero: dst
+	to       netip.AddrPort // translated destination; zero: dst
 	zone     uint16
 }
 
@@ -62,7 +62,7 @@ func (f flow) String() string {
 	return fmt.Sprintf("%d %s>%s zone %d", f.protocol, f.src, f.dst, f.zone)
 }
 
-// request asks to make the entry.
+// request returns the request that creates the entry.
 func (f flow) request() *nl.NetlinkRequest {
 	to := f.to
 	if !to.IsValid() {
@@ -101,7 +101,7 @@ func tuple(kind int, protocol uint8, src, dst netip.AddrPort) *nl.RtAttr {
 	return a
 }
 
-// add makes entries in the calling thread's network namespace.
+// add creates entries in the calling thread's network namespace.
 func add(t testing.TB, flows ...flow) {
 	t.Helper()
 	s, err := nl.Subscribe(unix.NETLINK_NETFILTER)
@@ -115,7 +115,7 @@ func add(t testing.TB, flows ...flow) {
 	}
 }
 
-// flows lists the namespace's entries by another implementation.
+// flows lists the namespace's entries with another implementation.
 func flows(t testing.TB) []string {
 	t.Helper()
 	var out []string

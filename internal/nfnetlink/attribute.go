@@ -9,10 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Attributes are the netlink attributes of one level of a message, as they
-// came. They are read in place: an ADD looks at hundreds of them. Where the
-// bytes make no sense the reading ends, and what is missing then differs from
-// everything that is expected.
+// Attributes holds the netlink attributes of one level of a message, as
+// received. They are read in place: an ADD reads hundreds of them. Reading ends
+// at malformed bytes; missing attributes then differ from every expected value.
 type Attributes []byte
 
 // All yields each attribute's type, without its flags, and its content.
@@ -64,8 +63,8 @@ func (a Attributes) Uint64(kind uint16) uint64 {
 	return 0
 }
 
-// Comment finds a comment in the data that user space attaches to an object. Unlike
-// the library's function it takes any bytes.
+// Comment returns a comment from the data that user space attaches to an
+// object. Unlike the library's function it accepts any bytes.
 func Comment(data []byte, kind userdata.Type) string {
 	for len(data) >= 2 {
 		n := 2 + int(data[1])

@@ -1,5 +1,5 @@
-// Package nfnetlink reads what netfilter tells over netlink, for all who look at
-// rules or flows: attributes in place, expressions of rules, listings of nf_tables
-// that are whole, and calls that are made again when another program commits
-// meanwhile. What is read means nothing to it.
+// Package nfnetlink reads netfilter's netlink messages, for all packages that
+// look at rules or flows: attributes in place, expressions of rules, complete
+// listings of nf_tables, and retries if another program commits meanwhile. It
+// does not interpret what it reads.
 package nfnetlink

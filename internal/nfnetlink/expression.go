@@ -5,8 +5,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Expression decodes an expression of a rule, of a table of some family. It returns
-// the kernel's name for it, and nil for one that is not known here.
+// Expression decodes an expression of a rule in a table of the given family. It
+// returns the kernel's name for it, and nil for an unknown expression.
 func Expression(family byte, as Attributes) (name string, e expr.Any) {
 	name, data := as.Text(unix.NFTA_EXPR_NAME), as.Get(unix.NFTA_EXPR_DATA)
 	for _, x := range expressions {
@@ -27,8 +27,8 @@ func Expression(family byte, as Attributes) (name string, e expr.Any) {
 	return name, e
 }
 
-// expressions are those that can be decoded. The library's own list lacks some, and
-// its readers of rules leave out what is not in it.
+// expressions holds the expressions that can be decoded. The library's own list
+// lacks some, and its rule readers omit unlisted ones.
 var expressions = [...]struct {
 	name  string
 	empty func() expr.Any

@@ -10,22 +10,23 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Dial opens a socket for List in the calling thread's network namespace. The kernel
-// fills 32 KiB at a time, the most it ever does, if it is asked to read into as much. For
-// each part of a listing it walks the set from the start, so small parts make the time
-// grow with the square of the elements: 60,000 took half a minute.
+// Dial opens a socket for List in the calling thread's network namespace. The
+// kernel returns up to 32 KiB at a time, its maximum, if the read buffer is
+// that large. For each part of a listing it walks the set from the start, so
+// with small parts the time grows with the square of the elements: 60,000 took
+// half a minute.
 func Dial() (*netlink.Conn, error) {
 	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: 32 << 10})
 }
 
-// The library's own listings cannot be used: they take no notice of the flag
-// by which the kernel says that a dump is inconsistent, ask for the rules chain by
-// chain, and leave out expressions that they do not know.
+// The library's own listings cannot be used: they ignore the flag by which the
+// kernel marks a dump as inconsistent, request rules chain by chain, and omit
+// unknown expressions.
 
-// List asks for a listing through conn and calls each with the attributes of every
-// object of a family. names are those of the table and of the set, as far as the
-// listing is of one. What does not exist has no objects, and a kernel without nf_tables
-// has none at all. It asks again when the ruleset changed meanwhile.
+// List requests a listing through conn and calls each with the attributes of
+// every object of a family. names holds the table and the set, if the listing
+// is limited to one. A missing table or set has no objects, and neither has a
+// kernel without nf_tables. List starts again if the ruleset changes meanwhile.
 func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, each func(Attributes), names ...string) error {
 	var attrs []netlink.Attribute
 	for i, name := range names { // the first attributes of requests of every kind
@@ -60,15 +61,15 @@ func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, eac
 	}
 	for _, m := range msgs {
 		as := Attributes(m.Data[HeaderLen:])
-		if len(names) == 0 || as.Text(unix.NFTA_TABLE_NAME) == names[0] { // which not every listing heeds
+		if len(names) == 0 || as.Text(unix.NFTA_TABLE_NAME) == names[0] { // which not every listing respects
 			each(as)
 		}
 	}
 	return nil
 }
 
-// HeaderLen is the length in bytes of the header of every nf_tables message: family,
-// version, and a number that requests leave zero.
+// HeaderLen is the length in bytes of the header of every nf_tables message:
+// family, version, and a number that is zero in requests.
 const HeaderLen = 4
 
 // Family returns the number by which netfilter knows an IP family (NFPROTO_*).

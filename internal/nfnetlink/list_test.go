@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wire answers listings in the kernel's place: each with the next errno of its
-// list, and after them with one object, the first torn times marked as interrupted.
+// wire answers listings in place of the kernel: first with each errno of its
+// list, then with one object, which is marked as interrupted the first torn
+// times.
 type wire struct {
 	errnos []unix.Errno
 	torn   int
