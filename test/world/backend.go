@@ -18,7 +18,7 @@ const (
 // Backends lists all backends.
 var Backends = []Backend{IptablesNFT, IptablesLegacy, NFTables}
 
-// Config is the value of the plugin's configuration key "backend".
+// Config returns the value of the plugin's configuration key "backend".
 func (b Backend) Config() string {
 	switch b {
 	case IptablesNFT, IptablesLegacy:
@@ -28,8 +28,8 @@ func (b Backend) Config() string {
 	}
 }
 
-// variant is the flavour of the iptables tools on PATH. A node on the nftables
-// backend has the tools too; no plugin run there may need them.
+// variant returns the variant of the iptables tools on PATH. A node on the
+// nftables backend has the tools too, but the plugin must not need them there.
 func (b Backend) variant() variant {
 	if b == IptablesLegacy {
 		return variantLegacy
@@ -72,32 +72,33 @@ var plan = map[Family]addresses{
 	},
 }
 
-// Node is the node's address on the network it shares with the client.
+// Node returns the node's address on the network it shares with the client.
 func (f Family) Node() netip.Addr { return netip.MustParseAddr(plan[f].node) }
 
-// NodeSecond is another address of the node on the same interface.
+// NodeSecond returns another address of the node on the same interface.
 func (f Family) NodeSecond() netip.Addr { return netip.MustParseAddr(plan[f].nodeSecond) }
 
-// NodeFar is the node's address on the network it shares with the host elsewhere.
+// NodeFar returns the node's address on the network it shares with the host
+// elsewhere.
 func (f Family) NodeFar() netip.Addr { return netip.MustParseAddr(plan[f].nodeFar) }
 
-// Client is the address of the client next to the node.
+// Client returns the address of the client next to the node.
 func (f Family) Client() netip.Addr { return netip.MustParseAddr(plan[f].client) }
 
-// Elsewhere is the address of the host that the client reaches through the
+// Elsewhere returns the address of the host that the client reaches through the
 // node.
 func (f Family) Elsewhere() netip.Addr { return netip.MustParseAddr(plan[f].elsewhere) }
 
-// Gateway is the node's address on the pod bridge.
+// Gateway returns the node's address on the pod bridge.
 func (f Family) Gateway() netip.Addr { return netip.MustParseAddr(plan[f].podGateway) }
 
-// Loopback is 127.0.0.1 or ::1.
+// Loopback returns 127.0.0.1 or ::1.
 func (f Family) Loopback() netip.Addr { return netip.MustParseAddr(plan[f].loopback) }
 
-// Any is the unspecified address.
+// Any returns the unspecified address.
 func (f Family) Any() netip.Addr { return netip.MustParseAddr(plan[f].any) }
 
-// Other is the other family.
+// Other returns the other family.
 func (f Family) Other() Family {
 	if f == V4 {
 		return V6
@@ -105,7 +106,7 @@ func (f Family) Other() Family {
 	return V4
 }
 
-// iptables is the name of the tool for the family.
+// iptables returns the name of the tool for the family.
 func (f Family) iptables() string {
 	if f == V6 {
 		return "ip6tables"

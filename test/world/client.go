@@ -10,9 +10,9 @@ import (
 	"github.com/hostport-cni/hostport/test/answer"
 )
 
-// silenceTimeout is how long a client waits where no answer is expected.
-// It cannot make a test fail that should pass; a test that relies on
-// silence also shows that an answer would have come.
+// silenceTimeout is how long a client waits if no answer is expected. It cannot
+// cause a false failure; a test that relies on silence also shows that an
+// answer would have arrived.
 const silenceTimeout = 600 * time.Millisecond
 
 // Dial opens a flow from the namespace, as answer.Dial does.
@@ -24,7 +24,7 @@ func (n *Netns) Dial(protocol string, source, destination netip.AddrPort, timeou
 	return f, err
 }
 
-// TryAsk opens a flow, asks once and closes it.
+// TryAsk opens a flow, sends one request and closes the flow.
 func (n *Netns) TryAsk(protocol string, source, destination netip.AddrPort, timeout time.Duration) (answer.Answer, error) {
 	f, err := n.Dial(protocol, source, destination, timeout)
 	if err != nil {
@@ -34,7 +34,7 @@ func (n *Netns) TryAsk(protocol string, source, destination netip.AddrPort, time
 	return f.Ask(timeout)
 }
 
-// Ask is TryAsk where an answer has to come.
+// Ask is like TryAsk, and fails the test without an answer.
 func (n *Netns) Ask(t testing.TB, protocol string, destination netip.AddrPort) answer.Answer {
 	t.Helper()
 	a, err := n.TryAsk(protocol, netip.AddrPort{}, destination, answer.Timeout)
@@ -44,7 +44,7 @@ func (n *Netns) Ask(t testing.TB, protocol string, destination netip.AddrPort) a
 	return a
 }
 
-// AskFrom is Ask from a chosen source address, port, or both.
+// AskFrom is like Ask from a chosen source address, port, or both.
 func (n *Netns) AskFrom(t testing.TB, protocol string, source, destination netip.AddrPort) answer.Answer {
 	t.Helper()
 	a, err := n.TryAsk(protocol, source, destination, answer.Timeout)
@@ -54,7 +54,7 @@ func (n *Netns) AskFrom(t testing.TB, protocol string, source, destination netip
 	return a
 }
 
-// Silence fails the test when anyone answers.
+// Silence fails the test if there is an answer.
 func (n *Netns) Silence(t testing.TB, protocol string, destination netip.AddrPort) {
 	t.Helper()
 	if a, err := n.TryAsk(protocol, netip.AddrPort{}, destination, silenceTimeout); err == nil {
@@ -62,8 +62,8 @@ func (n *Netns) Silence(t testing.TB, protocol string, destination netip.AddrPor
 	}
 }
 
-// Watch connects to the destinations over TCP, again and again, until stop is
-// called. It returns the errors of connections that failed.
+// Watch repeatedly connects to the destinations over TCP until stop is called.
+// stop returns the errors of failed connections.
 func (n *Netns) Watch(t testing.TB, destinations ...netip.AddrPort) (stop func() []error) {
 	t.Helper()
 	return repeat(destinations, func(d netip.AddrPort) error {

@@ -42,8 +42,8 @@ func tuple(ip []byte, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(addr.Unmap(), port)
 }
 
-// FillConntrack takes all room in the node's connection tracking table, with UDP
-// flows that the kernel does not give up for others.
+// FillConntrack fills the node's connection tracking table, with UDP flows that
+// the kernel does not evict for others.
 func (w *World) FillConntrack() {
 	w.t.Helper()
 	w.Node.Do(func() error {

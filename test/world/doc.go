@@ -1,6 +1,6 @@
-// Package world makes small networks for tests that send real packets: a node
-// with its neighbours, pods made through the real plugin binaries by libcni,
-// and servers and clients inside network namespaces.
+// Package world creates small networks for tests that send real packets: a node
+// with its neighbours, pods set up by libcni with the real plugin binaries, and
+// servers and clients inside network namespaces.
 //
 //	            elsewhere 198.51.100.10
 //	                │
@@ -9,17 +9,17 @@
 //
 // A World is one node with its own namespaces, its own state directory, CNI
 // cache, plugin directory and tool directory, so that worlds run in parallel
-// without seeing each other. Which iptables a plugin finds is decided by the
-// World's tool directory: it is all that is on the plugins' PATH.
+// without seeing each other. The World's tool directory determines which
+// iptables a plugin finds: it is the plugins' whole PATH.
 //
-// A test binary that uses the package hands its TestMain over:
+// A test binary that uses the package needs this TestMain:
 //
 //	func TestMain(m *testing.M) { os.Exit(world.Main(m)) }
 //
-// Main builds the plugins once, and then continues in mount and network
-// namespaces of the process's own. Bind-mounted namespaces, interfaces and
-// rules are therefore gone with the process, however it ends, and the
-// machine's own network is never touched.
+// Main builds the plugins once, and then continues in new mount and network
+// namespaces. Bind-mounted namespaces, interfaces and rules are therefore gone
+// with the process, however it ends, and the machine's own network is never
+// touched.
 //
 // The package needs root, and says so; it never skips.
 package world

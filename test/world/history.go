@@ -9,14 +9,14 @@ import (
 	"path/filepath"
 )
 
-// ErrNoCommit says that the tree's history does not hold a commit, as in a
-// release tarball or a shallow clone.
+// ErrNoCommit means that a commit is not in the tree's history, as in a release
+// tarball or a shallow clone.
 var ErrNoCommit = errors.New("not in this tree's history")
 
-// BuildCommit builds the plugin of an earlier commit, as it is shipped, into
-// binary. It is for the function that MainWith takes, while the working
-// directory is that of the test's package and the machine's network is there.
-// The error wraps ErrNoCommit if there is no such commit.
+// BuildCommit builds the plugin of an earlier commit, as shipped, into binary.
+// Call it from the function passed to MainWith, while the working directory is
+// that of the test's package and the machine's network is available. The error
+// wraps ErrNoCommit if there is no such commit.
 func BuildCommit(commit, binary string) error {
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {

@@ -14,37 +14,37 @@ import (
 )
 
 // binDirVariable names the directory with the plugin binaries. Its presence
-// tells the second incarnation of the test process from the first.
+// marks the re-executed test process.
 const binDirVariable = "HOSTPORT_WORLD_BIN"
 
 // pluginsVariable names a directory that BuildPlugins has filled, or a run with
 // BuildVariable, for machines without a compiler.
 const pluginsVariable = "HOSTPORT_WORLD_PLUGINS"
 
-// BuildVariable names a directory into which a test program puts all that it would
-// build, and ends.
+// BuildVariable names a directory into which a test program puts everything
+// that it would build, and then exits.
 const BuildVariable = "HOSTPORT_WORLD_BUILD"
 
-// private holds all files of the tests. It is in memory, as the plugin's state
-// directory is on a node, and gone with the process.
+// private holds all files of the tests. It is in memory, like the plugin's
+// state directory on a node, and is gone with the process.
 const private = "/run/world"
 
 const module = "github.com/hostport-cni/hostport"
 
-// pinnedPlugins are the plugins of other projects, at the version that go.mod
+// pinnedPlugins holds the plugins of other projects, at the version that go.mod
 // pins as tools.
 var pinnedPlugins = []string{"bridge", "ptp", "host-local", "loopback", "portmap"}
 
 // Main runs the tests of m in a process that owns its network and mount
 // namespaces, and returns the exit code. The plugins are built before the
-// network of the machine is left behind.
+// process leaves the machine's network.
 //
 // It re-executes the test binary in place: the process keeps its ID, its
 // arguments and its working directory.
 func Main(m *testing.M) int { return MainWith(m, func(string) error { return nil }) }
 
-// MainWith is Main for tests that need more programs: more puts them into a
-// directory, which is Bin then.
+// MainWith is like Main for tests that need more programs: more puts them into
+// a directory, which is then Bin.
 func MainWith(m *testing.M, more func(dir string) error) int {
 	if _, inside := os.LookupEnv(binDirVariable); inside {
 		return m.Run()
@@ -60,11 +60,11 @@ func MainWith(m *testing.M, more func(dir string) error) int {
 		fmt.Fprintln(os.Stderr, "world:", err)
 		return 1
 	}
-	return 1 // not reached: enter ends in exec
+	return 1 // not reached: enter ends with exec
 }
 
-// enter builds the plugins, takes new namespaces and starts this binary again
-// inside them. It returns only when that failed.
+// enter builds the plugins, enters new namespaces and re-executes this binary
+// inside them. It returns only on failure.
 func enter(more func(dir string) error) error {
 	if os.Geteuid() != 0 {
 		return errors.New("these tests make network namespaces: run them as root")
@@ -92,7 +92,8 @@ func enter(more func(dir string) error) error {
 		err = more(dir)
 	}
 	if err == nil {
-		// Namespaces belong to a thread, and exec makes its thread the process.
+		// Namespaces belong to a thread, and exec makes the calling thread the
+		// process.
 		runtime.LockOSThread()
 		err = isolate(dir)
 	}
@@ -103,10 +104,10 @@ func enter(more func(dir string) error) error {
 	return fmt.Errorf("start %s again: %w", self, unix.Exec(self, os.Args, env))
 }
 
-// isolate gives the calling thread a network of its own, and mounts that no
-// other process sees. /run is emptied as well: the lock of iptables-legacy,
-// and every default path of a plugin, are private to the process. The plugins
-// in built move there, and so do the tests' temporary directories.
+// isolate gives the calling thread its own network, and mounts that no other
+// process sees. /run is empty as well, so the lock of iptables-legacy and every
+// default path of a plugin are private to the process. The plugins in built
+// move there, and so do the tests' temporary directories.
 func isolate(built string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("unshare: %w", err)
@@ -120,12 +121,12 @@ func isolate(built string) error {
 	return os.CopyFS(filepath.Join(private, "bin"), os.DirFS(built))
 }
 
-// BuildPlugins puts every plugin, and the operator's tool, into dir. The pinned
-// plugins come out of the build cache, where `go tool` keeps them between runs.
-// Everything is built in the product's module, with what that one pins, also for
-// tests of another module.
+// BuildPlugins builds every plugin, and the operator's tool, into dir. The
+// pinned plugins come from the build cache, where `go tool` keeps them between
+// runs. Everything is built in the product's module, with its pinned versions,
+// also for tests of another module.
 func BuildPlugins(dir string) error {
-	// As what is shipped: a program that is linked dynamically starts slower.
+	// As shipped: a dynamically linked program starts slower.
 	if err := os.Setenv("CGO_ENABLED", "0"); err != nil {
 		return err
 	}
@@ -156,9 +157,9 @@ func BuildPlugins(dir string) error {
 // Bin is the directory with the programs that were built for the tests.
 func Bin() string { return os.Getenv(binDirVariable) }
 
-// Build compiles a program of this module once more, for tests that need
-// another one than the plugin as shipped: with build tags, or the operator's
-// tool. It returns the binary's path; UsePlugin puts it in the plugin's place.
+// Build compiles a program of this module, for tests that need more than the
+// plugin as shipped: build tags, or the operator's tool. It returns the
+// binary's path; UsePlugin puts it in the plugin's place.
 func Build(t testing.TB, importPath string, flags ...string) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), filepath.Base(importPath))

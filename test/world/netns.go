@@ -26,8 +26,8 @@ type Netns struct {
 	t testing.TB
 }
 
-// newNetns makes a namespace with its loopback up. It is removed when the test
-// ends, or by Close.
+// newNetns creates a namespace with its loopback up. It is removed when the
+// test ends, or by Close.
 func newNetns(t testing.TB, dir, name string) *Netns {
 	t.Helper()
 	n := &Netns{Name: name, Path: filepath.Join(dir, name), t: t}
@@ -35,8 +35,8 @@ func newNetns(t testing.TB, dir, name string) *Netns {
 		t.Fatalf("make network namespace %s: %v", name, err)
 	}
 	t.Cleanup(n.Close)
-	// Addresses must be usable the moment they are set: no duplicate address
-	// detection, in interfaces that come later as well.
+	// Addresses must be usable at once: disable duplicate address detection, also
+	// for interfaces added later.
 	if HasIPv6() {
 		n.Sysctl("net/ipv6/conf/default/accept_dad", "0")
 		n.Sysctl("net/ipv6/conf/all/accept_dad", "0")
@@ -51,7 +51,7 @@ func newNetns(t testing.TB, dir, name string) *Netns {
 	return n
 }
 
-// HasIPv6 reports whether the kernel speaks IPv6: it may be booted with
+// HasIPv6 reports whether the kernel supports IPv6: it may be booted with
 // ipv6.disable=1.
 func HasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
@@ -68,13 +68,14 @@ func (n *Netns) Close() {
 }
 
 // Try runs f on a thread inside the namespace. Sockets and processes that f
-// makes belong to the namespace, also after f has returned; goroutines that f
-// starts are outside.
+// creates belong to the namespace, even after f has returned; goroutines that f
+// starts run outside.
 func (n *Netns) Try(f func() error) error {
 	return ns.WithNetNSPath(n.Path, func(ns.NetNS) error { return f() })
 }
 
-// Do is Try for steps that have to succeed. Call it from the test's goroutine.
+// Do is like Try for steps that have to succeed. Call it from the test's
+// goroutine.
 func (n *Netns) Do(f func() error) {
 	n.t.Helper()
 	if err := n.Try(f); err != nil {
@@ -100,8 +101,8 @@ func (n *Netns) ReadSysctl(name string) string {
 	return strings.TrimSpace(string(value))
 }
 
-// Command runs a tool of the machine inside the namespace and returns what it
-// wrote to stdout. It fails the test when the tool fails.
+// Command runs a tool of the machine inside the namespace and returns its
+// stdout. It fails the test if the tool fails.
 func (n *Netns) Command(name string, args ...string) string {
 	n.t.Helper()
 	out, err := n.TryCommand("", name, args...)
@@ -111,8 +112,8 @@ func (n *Netns) Command(name string, args ...string) string {
 	return out
 }
 
-// TryCommand is Command with a stdin and without the failure. The error holds
-// what the tool wrote to stderr.
+// TryCommand is like Command, with a stdin, and returns an error instead of
+// failing the test. The error holds the tool's stderr.
 func (n *Netns) TryCommand(stdin, name string, args ...string) (string, error) {
 	var stdout, stderr strings.Builder
 	cmd := exec.Command(name, args...)
@@ -126,7 +127,7 @@ func (n *Netns) TryCommand(stdin, name string, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
-// Run starts a tool inside the namespace that goes on until stop, or the end of
+// Run starts a tool inside the namespace that runs until stop, or the end of
 // the test.
 func (n *Netns) Run(t testing.TB, name string, args ...string) (stop func()) {
 	t.Helper()

@@ -11,23 +11,22 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// Config is JSON to be: keys of a plugin's configuration.
+// Config holds the keys of a plugin's JSON configuration.
 type Config map[string]any
 
-// NetworkOptions shape a Network. The zero value is a bridge for both families
-// with hostport chained behind it.
+// NetworkOptions configure a Network. The zero value is a bridge for both
+// families with hostport chained after it.
 type NetworkOptions struct {
 	// Name is the network's name, "podnet" when empty.
 	Name string
-	// Main is the plugin that makes the interface: "bridge" (default) or
-	// "ptp".
+	// Main is the plugin that creates the interface: "bridge" (default) or "ptp".
 	Main string
 	// MainConfig adds to or replaces the main plugin's keys.
 	MainConfig Config
-	// Families of the pods' addresses. Empty is both.
+	// Families are those of the pods' addresses. Empty means both.
 	Families []Family
-	// Second takes the subnets 10.245.0.0/24 and fd00:10:245::/64, and the
-	// bridge cni1, so that two bridge networks fit on one node.
+	// Second uses the subnets 10.245.0.0/24 and fd00:10:245::/64, and the bridge
+	// cni1, so that a node can have two bridge networks.
 	Second bool
 	// Type is the chained plugin, "hostport" when empty.
 	Type string
@@ -49,7 +48,8 @@ type Network struct {
 	cni  *libcni.CNIConfig
 }
 
-// NewNetwork makes a conflist. Nothing happens on the node yet.
+// NewNetwork returns a network with a new conflist. It does not change the
+// node.
 func (w *World) NewNetwork(o NetworkOptions) *Network {
 	w.t.Helper()
 	if o.Name == "" {
@@ -69,7 +69,7 @@ func (w *World) NewNetwork(o NetworkOptions) *Network {
 	return w.NetworkFromConflist(conflist)
 }
 
-// NetworkFromConflist takes a conflist as it is.
+// NetworkFromConflist returns a network with the given conflist.
 func (w *World) NetworkFromConflist(conflist []byte) *Network {
 	w.t.Helper()
 	list, err := libcni.ConfListFromBytes(conflist)
@@ -85,9 +85,9 @@ func (w *World) NetworkFromConflist(conflist []byte) *Network {
 	}
 }
 
-// HostportConfig is the configuration of the chained plugin, as in a conflist:
-// without name, cniVersion and prevResult. A nil value in changes removes a
-// key.
+// HostportConfig returns the configuration of the chained plugin, as in a
+// conflist: without name, cniVersion and prevResult. A nil value in changes
+// removes a key.
 func (w *World) HostportConfig(plugin string, changes Config) Config {
 	if plugin == "" {
 		plugin = "hostport"
@@ -148,8 +148,8 @@ func (w *World) mainConfig(o NetworkOptions) Config {
 	return config.with(o.MainConfig)
 }
 
-// ForgetLeases loses host-local's memory of the addresses it gave out, so that
-// the next pod gets the first address again.
+// ForgetLeases deletes host-local's leases, so that the next pod gets the first
+// address again.
 func (w *World) ForgetLeases() {
 	w.t.Helper()
 	if err := os.RemoveAll(w.ipam); err != nil {
@@ -158,8 +158,8 @@ func (w *World) ForgetLeases() {
 }
 
 // GC tells the network's plugins which attachments are still valid, as a
-// runtime does. libcni first sends DEL for
-// those in its cache that are not valid; Invoke sends a GC without that.
+// runtime does. libcni first sends DEL for invalid attachments in its cache;
+// Invoke sends a GC without that.
 func (n *Network) GC(valid ...*Attachment) error {
 	return n.cni.GCNetworkList(context.Background(), n.list, &libcni.GCArgs{ValidAttachments: gcAttachments(valid)})
 }
@@ -177,5 +177,5 @@ func (n *Network) Status() error {
 	return n.cni.GetStatusNetworkList(context.Background(), n.list)
 }
 
-// String names the network in failures.
+// String returns the network's name for failures.
 func (n *Network) String() string { return fmt.Sprintf("network %s", n.Name) }

@@ -17,8 +17,8 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// Invocation is one start of a plugin, with nothing filled in for the caller:
-// what is empty is absent from the plugin's environment.
+// Invocation is one start of a plugin, without defaults: empty fields are
+// absent from the plugin's environment.
 type Invocation struct {
 	// Plugin is "hostport" when empty.
 	Plugin      string
@@ -28,19 +28,19 @@ type Invocation struct {
 	Netns       string
 	Args        string
 	Stdin       []byte
-	// Env is added to the environment, and wins over everything else.
+	// Env is added to the environment, and overrides everything else.
 	Env []string
 }
 
-// Output is what a plugin left behind.
+// Output is the output and exit code of a plugin.
 type Output struct {
 	Stdout   []byte
 	Stderr   []byte
 	ExitCode int
 }
 
-// Error is the CNI error that the plugin printed, or nil when it exited with
-// 0. It fails when exit code and stdout disagree, as a runtime would.
+// Error returns the CNI error that the plugin printed, or nil if it exited with
+// 0. It fails if exit code and stdout disagree, as a runtime would.
 func (o Output) Error() (*types.Error, error) {
 	var e types.Error
 	err := json.Unmarshal(o.Stdout, &e)
@@ -88,8 +88,8 @@ func (w *World) Ctl(args ...string) Output {
 	return out
 }
 
-// CtlIn runs hostportctl as the last arguments of another program, which may
-// take namespaces of its own first.
+// CtlIn runs hostportctl through another program, which may enter new
+// namespaces first.
 func (w *World) CtlIn(program []string, args ...string) Output {
 	w.t.Helper()
 	args = append([]string{filepath.Join(w.PluginDir, "hostportctl"), "--data-dir", w.DataDir}, args...)
@@ -105,7 +105,8 @@ func (w *World) CtlIn(program []string, args ...string) Output {
 	return out
 }
 
-// run starts a program in the node's namespace. An exit code is no error.
+// run runs a program in the node's namespace. A non-zero exit code is not an
+// error.
 func (w *World) run(ctx context.Context, program string, stdin []byte, env []string, args ...string) (Output, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)

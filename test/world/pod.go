@@ -31,24 +31,24 @@ func UDP(hostPort, containerPort int) Mapping {
 	return Mapping{HostPort: hostPort, ContainerPort: containerPort, Protocol: "udp"}
 }
 
-// On is the mapping on one address of the node.
+// On returns the mapping on one address of the node.
 func (m Mapping) On(hostIP netip.Addr) Mapping {
 	m.HostIP = hostIP.String()
 	return m
 }
 
-// Pod is a sandbox: a network namespace and what Kubernetes calls it.
+// Pod is a sandbox: a network namespace with its name in Kubernetes.
 type Pod struct {
 	*Netns
 
 	Namespace   string
 	UID         string
 	ContainerID string
-	// CNIArgs replaces what containerd would say in CNI_ARGS, for other runtimes.
+	// CNIArgs replaces containerd's CNI_ARGS, for other runtimes.
 	CNIArgs [][2]string
 }
 
-// NewPod makes a sandbox in the Kubernetes namespace "default", without an
+// NewPod creates a sandbox in the Kubernetes namespace "default", without an
 // interface. A second pod of the same name is another sandbox.
 func (w *World) NewPod(name string) *Pod {
 	w.t.Helper()
@@ -63,8 +63,8 @@ func (w *World) NewPod(name string) *Pod {
 	return p
 }
 
-// NodeSandbox is the sandbox of a pod with hostNetwork: the node's own network
-// namespace.
+// NodeSandbox returns the sandbox of a pod with hostNetwork: the node's own
+// network namespace.
 func (w *World) NodeSandbox(name string) *Pod {
 	w.t.Helper()
 	p := w.NewPod(name)
@@ -75,7 +75,7 @@ func (w *World) NodeSandbox(name string) *Pod {
 	return p
 }
 
-// args is CNI_ARGS, as containerd sets it unless the pod says otherwise.
+// args returns CNI_ARGS, as containerd sets it unless the pod overrides it.
 func (p *Pod) args() [][2]string {
 	if p.CNIArgs != nil {
 		return p.CNIArgs
@@ -89,7 +89,7 @@ func (p *Pod) args() [][2]string {
 	}
 }
 
-// Args is the pod's CNI_ARGS for an Invocation.
+// Args returns the pod's CNI_ARGS for an Invocation.
 func (p *Pod) Args() string {
 	var pairs []string
 	for _, kv := range p.args() {
@@ -109,13 +109,13 @@ type Attachment struct {
 	runtime *libcni.RuntimeConf
 }
 
-// Add attaches a pod as eth0. Adding again sends the same ADD again.
+// Add attaches a pod as eth0. A second call sends the same ADD again.
 func (n *Network) Add(p *Pod, mappings ...Mapping) (*Attachment, error) {
 	return n.AddInterface(p, "eth0", mappings...)
 }
 
 // AddInterface attaches a pod. Without mappings the plugin gets no
-// runtimeConfig at all; AddWith sends anything.
+// runtimeConfig at all; AddWith sends any.
 func (n *Network) AddInterface(p *Pod, ifname string, mappings ...Mapping) (*Attachment, error) {
 	if len(mappings) == 0 {
 		return n.AddWith(p, ifname, nil)
@@ -123,8 +123,8 @@ func (n *Network) AddInterface(p *Pod, ifname string, mappings ...Mapping) (*Att
 	return n.AddWith(p, ifname, map[string]any{"portMappings": mappings})
 }
 
-// AddWith attaches a pod with any capability arguments. When the chain fails
-// the attachment is returned too, for the DEL that a runtime sends then.
+// AddWith attaches a pod with any capability arguments. It returns the
+// attachment even if the chain fails, for the DEL that a runtime sends then.
 func (n *Network) AddWith(p *Pod, ifname string, capabilities map[string]any) (*Attachment, error) {
 	a := &Attachment{
 		Network: n, Pod: p, IfName: ifname,
@@ -141,7 +141,7 @@ func (n *Network) AddWith(p *Pod, ifname string, capabilities map[string]any) (*
 	return a, err
 }
 
-// MustAdd makes a pod, attaches it as eth0 and fails the test when that fails.
+// MustAdd creates a pod, attaches it as eth0 and fails the test on an error.
 // Call it from the test's goroutine.
 func (n *Network) MustAdd(t testing.TB, name string, mappings ...Mapping) *Attachment {
 	t.Helper()
@@ -152,7 +152,7 @@ func (n *Network) MustAdd(t testing.TB, name string, mappings ...Mapping) *Attac
 	return a
 }
 
-// Addr is the pod's address in this network. It is invalid when the pod has
+// Addr returns the pod's address in this network. It is invalid if the pod has
 // none of the family.
 func (a *Attachment) Addr(f Family) netip.Addr {
 	if a.Result == nil {
@@ -167,7 +167,7 @@ func (a *Attachment) Addr(f Family) netip.Addr {
 	return netip.Addr{}
 }
 
-// Mapped is the first host port that ADD asked for, 0 if it asked for none.
+// Mapped returns the first host port of the ADD, 0 if there was none.
 func (a *Attachment) Mapped() int {
 	mappings, _ := a.runtime.CapabilityArgs["portMappings"].([]Mapping)
 	if len(mappings) == 0 {
@@ -182,7 +182,7 @@ func (a *Attachment) Del() error {
 	return a.Network.cni.DelNetworkList(context.Background(), a.Network.list, a.runtime)
 }
 
-// MustDel is Del for steps that have to succeed.
+// MustDel is like Del for steps that have to succeed.
 func (a *Attachment) MustDel(t testing.TB) {
 	t.Helper()
 	if err := a.Del(); err != nil {
@@ -190,8 +190,8 @@ func (a *Attachment) MustDel(t testing.TB) {
 	}
 }
 
-// DelWithout is Del of a runtime that does not know the sandbox any more: CNI_NETNS
-// is empty.
+// DelWithout is like Del from a runtime that no longer knows the sandbox:
+// CNI_NETNS is empty.
 func (a *Attachment) DelWithout() error {
 	runtime := *a.runtime
 	runtime.NetNS = ""
@@ -209,9 +209,9 @@ func (a *Attachment) CheckHostport() (*types.Error, error) {
 	return a.Network.w.Invoke(a.Invocation("CHECK", nil)).Error()
 }
 
-// Invocation is what a runtime would send to the chained plugin alone. Changes
-// apply to the configuration on stdin, where name, cniVersion, runtimeConfig
-// and prevResult stand as well; a nil value removes a key.
+// Invocation returns what a runtime would send to the chained plugin alone.
+// Changes apply to the configuration on stdin, including name, cniVersion,
+// runtimeConfig and prevResult; a nil value removes a key.
 func (a *Attachment) Invocation(command string, changes Config) Invocation {
 	a.Network.w.t.Helper()
 	return Invocation{

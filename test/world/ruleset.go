@@ -2,21 +2,20 @@ package world
 
 import "github.com/hostport-cni/hostport/test/netns"
 
-// Ruleset is everything that packet filters hold on the node, one text a
-// tool, in the tool's own words. Counters and dates are dropped, and
-// tables in which nobody ever put anything are left out, so that two rulesets
-// that do the same are equal as bytes.
+// Ruleset holds all packet filter rules of the node, one text per tool, in the
+// tool's own format. Counters, dates and tables that were never used are
+// omitted, so that equivalent rulesets are byte-equal.
 type Ruleset struct {
-	// IptablesNFT and the others are what iptables-save prints.
+	// IptablesNFT and the others are the output of iptables-save.
 	IptablesNFT, Ip6tablesNFT       string //nolint:revive,staticcheck // the tool writes itself ip6tables
 	IptablesLegacy, Ip6tablesLegacy string //nolint:revive,staticcheck // the same
-	// NFTables is what `nft list ruleset` prints, the tables of iptables-nft
-	// included.
+	// NFTables is the output of `nft list ruleset`, including the tables of
+	// iptables-nft.
 	NFTables string
 }
 
-// Sorted is the ruleset with its lines in alphabetical order: what is equal so
-// holds the same rules, in whichever order they came.
+// Sorted returns the ruleset with its lines in alphabetical order: rulesets
+// that are equal then hold the same rules, in whatever order they were added.
 func (r Ruleset) Sorted() Ruleset {
 	for _, text := range []*string{&r.IptablesNFT, &r.Ip6tablesNFT, &r.IptablesLegacy, &r.Ip6tablesLegacy, &r.NFTables} {
 		*text = netns.SortedLines(*text)
@@ -24,7 +23,8 @@ func (r Ruleset) Sorted() Ruleset {
 	return r
 }
 
-// WithoutPast is the ruleset without what marks its past, as a resync leaves it.
+// WithoutPast returns the ruleset without the chains of earlier fingerprints,
+// as a resync leaves it.
 func (r Ruleset) WithoutPast() Ruleset {
 	for _, text := range []*string{&r.IptablesNFT, &r.Ip6tablesNFT, &r.IptablesLegacy, &r.Ip6tablesLegacy, &r.NFTables} {
 		*text = netns.WithoutPast(*text)
@@ -44,8 +44,8 @@ func (w *World) Ruleset() Ruleset {
 	}
 }
 
-// Rules is one text of everything the World's backend has programmed in a
-// family: iptables-save of the variant on PATH, or `nft list ruleset`.
+// Rules returns everything that the World's backend has programmed in a family:
+// the output of iptables-save of the variant on PATH, or of `nft list ruleset`.
 func (w *World) Rules(f Family) string {
 	w.t.Helper()
 	if w.Backend == NFTables {
@@ -54,13 +54,13 @@ func (w *World) Rules(f Family) string {
 	return w.save(w.Backend.variant(), f)
 }
 
-// Save is what iptables-save prints of a family, as it is.
+// Save returns the unmodified output of iptables-save for a family.
 func (w *World) Save(f Family) string {
 	w.t.Helper()
 	return w.Node.Command(w.Backend.variant().binary(), f.iptables()+"-save")
 }
 
-// ListNFT is `nft list ruleset` as it is.
+// ListNFT returns the unmodified output of `nft list ruleset`.
 func (w *World) ListNFT() string {
 	w.t.Helper()
 	return w.Node.Command(program("nft"), "list", "ruleset")
@@ -74,8 +74,8 @@ func (w *World) NFT(text string) {
 	}
 }
 
-// Iptables runs iptables or ip6tables of the World's variant on the node. It
-// is not counted as started by a plugin.
+// Iptables runs iptables or ip6tables of the World's variant on the node.
+// Started does not report it.
 func (w *World) Iptables(f Family, args ...string) string {
 	w.t.Helper()
 	return w.Node.Command(w.Backend.variant().binary(), append([]string{f.iptables(), "-w"}, args...)...)
@@ -91,8 +91,8 @@ func (w *World) IptablesRestore(f Family, text string) {
 	}
 }
 
-// IptablesRestoreAll has iptables-restore of the World's variant replace the tables
-// in text whole.
+// IptablesRestoreAll completely replaces the tables in text, with
+// iptables-restore of the World's variant.
 func (w *World) IptablesRestoreAll(f Family, text string) {
 	w.t.Helper()
 	if _, err := w.Node.TryCommand(text, w.Backend.variant().binary(), f.iptables()+"-restore", "-w"); err != nil {
@@ -106,8 +106,8 @@ func (w *World) NFTReload(saved string) {
 	w.NFT("flush ruleset\n" + saved)
 }
 
-// Snapshot saves the rules with the tool of the World's backend, as firewalls do: those
-// of some families, or with nftables of all.
+// Snapshot saves the rules with the tool of the World's backend, as firewalls
+// do: those of the given families, or with nftables of all.
 func (w *World) Snapshot(families ...Family) (restore func()) {
 	w.t.Helper()
 	if w.Backend == NFTables {

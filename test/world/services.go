@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// Services loads rules in the shape of kube-proxy's iptables mode: one rule in
-// KUBE-SERVICES, a chain of the Service and one of its endpoint, for each.
+// Services loads rules in the form of kube-proxy's iptables mode: for each
+// Service one rule in KUBE-SERVICES, a chain of the Service and one of its
+// endpoint.
 func (w *World) Services(n int) {
 	w.t.Helper()
 	if n == 0 {
@@ -38,8 +39,8 @@ func (w *World) Services(n int) {
 	}
 }
 
-// NFTServices loads rules in the shape of kube-proxy's nftables mode: an element for
-// each Service, a chain of the Service and one of its endpoint.
+// NFTServices loads rules in the form of kube-proxy's nftables mode: for each
+// Service an element, a chain of the Service and one of its endpoint.
 func (w *World) NFTServices(n int) {
 	w.t.Helper()
 	if n == 0 {
@@ -69,7 +70,7 @@ func (w *World) NFTServices(n int) {
 	}
 }
 
-// toward is an address with the port of endpoints, as nft writes it.
+// toward returns an address with the port of endpoints, in nft's syntax.
 func toward(f Family, addr string) string {
 	if f == V6 {
 		return "[" + addr + "]:8080"

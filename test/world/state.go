@@ -9,8 +9,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// State is the content of the plugin's state file, key by key, with its
-// buckets' names in front. It is empty when there is no file.
+// State returns the content of the plugin's state file by key, prefixed with
+// the names of its buckets. It is empty if there is no file.
 func (w *World) State() map[string]string {
 	w.t.Helper()
 	content := map[string]string{}
@@ -34,7 +34,7 @@ func (w *World) State() map[string]string {
 	return content
 }
 
-// collect copies a bucket and those in it.
+// collect copies a bucket and its nested buckets.
 func collect(content map[string]string, prefix string, b *bolt.Bucket) error {
 	return b.ForEach(func(k, v []byte) error {
 		name := prefix + "/" + string(k)

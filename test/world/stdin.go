@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 )
 
-// stdin is the configuration that libcni makes for the last plugin of the
+// stdin returns the configuration that libcni passes to the last plugin of the
 // chain.
 func (a *Attachment) stdin(changes Config) []byte {
 	n := a.Network
@@ -33,7 +33,7 @@ func (a *Attachment) stdin(changes Config) []byte {
 	return stdin
 }
 
-// Stdin is a configuration of the chained plugin for an Invocation, in the
+// Stdin returns a configuration of the chained plugin for an Invocation, in the
 // network podnet. A nil value in changes removes a key.
 func (w *World) Stdin(changes Config) []byte {
 	w.t.Helper()
@@ -45,8 +45,8 @@ func (w *World) Stdin(changes Config) []byte {
 	return stdin
 }
 
-// PrevResult is a main plugin's result for an Invocation: one interface eth0
-// in the sandbox, with these addresses in CIDR notation.
+// PrevResult returns a main plugin's result for an Invocation: one interface
+// eth0 in the sandbox, with these addresses in CIDR notation.
 func PrevResult(sandbox string, addresses ...string) Config {
 	ips := make([]Config, 0, len(addresses))
 	for _, address := range addresses {

@@ -18,11 +18,12 @@ const (
 	variantLegacy variant = "legacy"
 )
 
-// binary is the program that acts as every tool of the variant, by argv[0].
+// binary returns the program that acts as every tool of the variant, by
+// argv[0].
 func (v variant) binary() string { return program("xtables-" + string(v) + "-multi") }
 
 // program finds a program on the PATH of the test, where make test-tools puts
-// those of another version, or where Debian has it.
+// other versions, or where Debian installs it.
 func program(name string) string {
 	if path, err := exec.LookPath(name); err == nil {
 		return path
@@ -32,23 +33,23 @@ func program(name string) string {
 
 var nftVersion = regexp.MustCompile(`^nftables v(\d+)\.`)
 
-// NFTRestores reports whether the nft of this machine can load the plugin's table
-// as it has listed it. Versions before 1.0 know neither counters in maps nor maps
-// from a protocol and a port to an address and a port.
+// NFTRestores reports whether the nft of this machine can load its own listing
+// of the plugin's table. Versions before 1.0 support neither counters in maps
+// nor maps from a protocol and a port to an address and a port.
 func NFTRestores() bool {
 	out, err := exec.Command(program("nft"), "--version").Output()
 	m := nftVersion.FindSubmatch(out)
 	return err != nil || m == nil || string(m[1]) != "0"
 }
 
-// iptablesTools are the names a plugin may start.
+// iptablesTools holds the names of tools that a plugin may start.
 var iptablesTools = []string{
 	"iptables", "iptables-save", "iptables-restore",
 	"ip6tables", "ip6tables-save", "ip6tables-restore",
 }
 
-// installTools fills ToolDir. Every tool there writes its name and arguments
-// to a log and then becomes the real one, so that a test can tell which
+// installTools fills ToolDir. Every tool there writes its name and arguments to
+// a log and then executes the real one, so that a test can check which
 // processes a plugin has started.
 func (w *World) installTools() {
 	w.t.Helper()
@@ -58,8 +59,8 @@ func (w *World) installTools() {
 	w.InstallTool("nft", program("nft"))
 }
 
-// UseVariant makes the iptables tools lead to the variant of another backend, as
-// update-alternatives does.
+// UseVariant switches the iptables tools to the variant of another backend,
+// like update-alternatives.
 func (w *World) UseVariant(b Backend) {
 	w.t.Helper()
 	for _, name := range iptablesTools {
@@ -80,7 +81,7 @@ func (w *World) InstallVariants() {
 }
 
 // InstallTool puts a program on the plugins' PATH, in place of a tool of that
-// name. The program sees the tool's name as its argv[0].
+// name. The program gets the tool's name as argv[0].
 func (w *World) InstallTool(name, program string) {
 	w.t.Helper()
 	dir := filepath.Join(w.ToolDir, ".real")
@@ -97,15 +98,14 @@ func (w *World) InstallTool(name, program string) {
 	w.writeTool(name, fmt.Sprintf("exec %s \"$@\"\n", link))
 }
 
-// ReplaceTool puts a shell script in place of a tool, for tests of failure.
-// The script may call the real tool as "$REAL". Starts are counted all the
-// same.
+// ReplaceTool puts a shell script in place of a tool, for tests of failure. The
+// script may call the real tool as "$REAL". Its starts are logged as well.
 func (w *World) ReplaceTool(name, script string) {
 	w.t.Helper()
 	w.writeTool(name, fmt.Sprintf("REAL=%s\n%s\n", filepath.Join(w.ToolDir, ".real", name), script))
 }
 
-// RemoveTool takes a tool off PATH.
+// RemoveTool removes a tool from PATH.
 func (w *World) RemoveTool(name string) {
 	w.t.Helper()
 	if err := os.Remove(filepath.Join(w.ToolDir, name)); err != nil {
@@ -133,8 +133,8 @@ func (w *World) writeTool(name, body string) {
 	}
 }
 
-// Started returns the tools that plugins have started since the last call,
-// each with its arguments, in order.
+// Started returns the tools that plugins have started since the last call, each
+// with its arguments, in order.
 func (w *World) Started() []string {
 	w.t.Helper()
 	log, err := os.ReadFile(w.counts)
@@ -150,8 +150,8 @@ func (w *World) Started() []string {
 	return strings.Split(strings.TrimSpace(string(log)), "\n")
 }
 
-// UsePlugin puts a binary in the place of a plugin, for this World alone and
-// for networks made after the call.
+// UsePlugin replaces a plugin's binary, for this World only and for networks
+// created after the call.
 func (w *World) UsePlugin(name, binary string) {
 	w.t.Helper()
 	dir := w.t.TempDir()

@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options shape a World. The zero value is the iptables backend over nf_tables
-// on a node whose bridges hand their packets to iptables.
+// Options configure a World. The zero value is the iptables backend on
+// nf_tables, on a node whose bridges pass their packets to iptables.
 type Options struct {
 	// Backend is the default backend of networks, and decides which iptables
 	// is on the plugins' PATH. Empty is IptablesNFT.
 	Backend Backend
-	// NoBridgeNetfilter sets net.bridge.bridge-nf-call-{ip,ip6}tables to 0 on
-	// the node: a pod's answer to its neighbour then bypasses conntrack.
+	// NoBridgeNetfilter sets net.bridge.bridge-nf-call-{ip,ip6}tables to 0 on the
+	// node: a pod's reply to its neighbour then bypasses conntrack.
 	NoBridgeNetfilter bool
 }
 
@@ -33,8 +33,7 @@ type World struct {
 	// Elsewhere is reached from the client only through the node.
 	Elsewhere *Netns
 
-	// DataDir is the plugin's state directory. It does not exist before the
-	// plugin makes it.
+	// DataDir is the plugin's state directory. The plugin creates it.
 	DataDir string
 	// CacheDir holds libcni's cached results.
 	CacheDir string
@@ -54,7 +53,7 @@ type World struct {
 	pods   int
 }
 
-// New makes a World.
+// New creates a World.
 func New(t testing.TB, o Options) *World {
 	t.Helper()
 	bin := os.Getenv(binDirVariable)
@@ -92,7 +91,7 @@ func New(t testing.TB, o Options) *World {
 		w.Node.Sysctl("net/ipv6/conf/all/forwarding", "1")
 	}
 	for _, conf := range []string{"all", "default"} {
-		// Whatever keeps 127/8 closed must be the plugin's doing.
+		// Only the plugin may be what keeps 127/8 closed.
 		w.Node.Sysctl("net/ipv4/conf/"+conf+"/rp_filter", "0")
 	}
 	if o.NoBridgeNetfilter {
@@ -131,19 +130,19 @@ func (w *World) SetBridgeNetfilter(on bool) {
 	w.Node.Sysctl("net/bridge/bridge-nf-call-ip6tables", value)
 }
 
-// NewNetns makes one more namespace, connected to nothing.
+// NewNetns creates another namespace, without connections.
 func (w *World) NewNetns(name string) *Netns {
 	w.t.Helper()
 	return newNetns(w.t, w.netns, name)
 }
 
-// NetnsAt returns a namespace that another program made. The World does not
+// NetnsAt returns a namespace that another program created. The World does not
 // close it.
 func (w *World) NetnsAt(name, path string) *Netns {
 	return &Netns{Name: name, Path: path, t: w.t}
 }
 
-// Connect lays a cable between the node and another namespace.
+// Connect connects the node and another namespace with a veth pair.
 func (w *World) Connect(nodeIf string, peer *Netns, peerIf string) {
 	w.t.Helper()
 	w.Node.Do(func() error {
@@ -169,7 +168,7 @@ func (w *World) Connect(nodeIf string, peer *Netns, peerIf string) {
 	})
 }
 
-// AddAddress gives an interface an address with its prefix length.
+// AddAddress adds an address with its prefix length to an interface.
 func (n *Netns) AddAddress(ifname, address string) {
 	n.t.Helper()
 	n.Do(func() error {
@@ -188,8 +187,8 @@ func (n *Netns) AddAddress(ifname, address string) {
 	})
 }
 
-// AddRoute sends destination through gateway, or straight to the interface
-// when gateway is empty.
+// AddRoute routes destination through gateway, or directly to the interface if
+// gateway is empty.
 func (n *Netns) AddRoute(ifname, destination, gateway string) {
 	n.t.Helper()
 	n.Do(func() error {
