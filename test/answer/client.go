@@ -16,15 +16,15 @@ const (
 	// Timeout bounds waits that are expected to succeed. It is generous because
 	// the machine may be busy.
 	Timeout = 30 * time.Second
-	// resend is the pause after which a UDP client repeats its datagram.
+	// resend is the interval at which a UDP client repeats its datagram.
 	resend = 250 * time.Millisecond
 )
 
-// Answer is what a Server told its client.
+// Answer is the reply of a Server.
 type Answer struct {
 	// Server is the name of the server.
 	Server string
-	// Client is the client's address as the server saw it.
+	// Client is the client's address as seen by the server.
 	Client netip.AddrPort
 }
 
@@ -38,7 +38,7 @@ func parse(b []byte) (Answer, error) {
 }
 
 // Flow is a client's socket. UDP flows keep their source port over several
-// questions, as a conntrack entry does.
+// requests, like a conntrack entry.
 type Flow struct {
 	conn net.Conn
 	udp  bool
@@ -61,11 +61,11 @@ func Dial(protocol string, source, destination netip.AddrPort, timeout time.Dura
 // Close ends the flow.
 func (f *Flow) Close() { f.conn.Close() }
 
-// Ask waits for the server's answer, over UDP to a question that is sent now and again
-// until then.
+// Ask waits for the server's answer. Over UDP it sends a request, again and again until
+// the answer comes.
 func (f *Flow) Ask(timeout time.Duration) (Answer, error) { return f.ask(timeout, true) }
 
-// AskOnce is Ask with one datagram: it fails if that is lost, or the answer.
+// AskOnce is Ask with one datagram: it fails if the request or the answer is lost.
 func (f *Flow) AskOnce(timeout time.Duration) (Answer, error) { return f.ask(timeout, false) }
 
 func (f *Flow) ask(timeout time.Duration, again bool) (Answer, error) {
@@ -113,13 +113,13 @@ func (f *Flow) Echoes(text string) error {
 	return nil
 }
 
-// Local returns the client's own end of the flow.
+// Local returns the client's own address and port.
 func (f *Flow) Local() netip.AddrPort {
 	local, _ := netip.ParseAddrPort(f.conn.LocalAddr().String())
 	return local
 }
 
-// Drain throws away answers that came for earlier questions.
+// Drain discards answers to earlier requests.
 func (f *Flow) Drain() {
 	buf := make([]byte, 2048)
 	for {

@@ -1,6 +1,6 @@
-// Package answer has servers that tell their clients who they are and whom they
-// see, and the clients that ask them. All sockets belong to the network namespace
-// of the thread that opens them.
+// Package answer has servers that reply with their name and the client's
+// address, and clients for them. All sockets belong to the network namespace of
+// the thread that opens them.
 package answer
 
 import (
@@ -14,7 +14,7 @@ import (
 )
 
 // Server answers every connection, or every datagram, with its name and the
-// address it saw the client at.
+// client's address as it sees it.
 type Server struct {
 	Name string
 
@@ -29,7 +29,7 @@ func (s *Server) Seen() []netip.AddrPort {
 	return append([]netip.AddrPort(nil), s.seen...)
 }
 
-// answer notes a client and makes its answer.
+// answer notes a client and returns the reply to it.
 func (s *Server) answer(client netip.AddrPort) []byte {
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	s.mu.Lock()
@@ -51,7 +51,7 @@ func (s *Server) Listen(protocol, address string) (io.Closer, error) {
 	return accept(address, func(conn net.Conn) {
 		defer conn.Close()
 		conn.SetDeadline(time.Now().Add(Timeout))
-		// A client that has gone is not told anything.
+		// Ignore the error of a client that has gone.
 		_, _ = conn.Write(s.answer(conn.RemoteAddr().(*net.TCPAddr).AddrPort()))
 	})
 }
@@ -68,8 +68,8 @@ func (s *Server) serveUDP(conn *net.UDPConn) {
 	}
 }
 
-// Echo sends back what its clients send over TCP until they close, and ends when it
-// is closed.
+// Echo sends back everything that its clients send over TCP until they close,
+// and ends when it is closed.
 func Echo(address string) (io.Closer, error) {
 	return accept(address, func(conn net.Conn) {
 		defer conn.Close()
@@ -77,7 +77,7 @@ func Echo(address string) (io.Closer, error) {
 	})
 }
 
-// accept has serve talk to each client that connects.
+// accept calls serve for each client that connects.
 func accept(address string, serve func(net.Conn)) (io.Closer, error) {
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address)
 	if err != nil {

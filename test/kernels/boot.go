@@ -24,20 +24,21 @@ type boot struct {
 	runs []testRun
 	// kernel is added to the kernel's command line.
 	kernel string
-	// phase is given to the tests, which go on where the phase before has ended.
+	// phase is passed to the tests, which continue where the previous phase ended.
 	phase string
 }
 
-// testRun is a program with tests and its -run.
+// testRun is a test program and its -run pattern.
 type testRun struct{ program, pattern string }
 
-// life is what one guest goes through: boots that follow each other.
+// life is a sequence of boots of one guest.
 type life struct {
 	suite string
 	boots []boot
 }
 
-// lives are those of a suite. Guests that share nothing run beside each other.
+// lives returns the lives for a suite. Guests that share nothing run in
+// parallel.
 func lives(suite, scenes string, all bool) []life {
 	list := []life{{suite, []boot{{name: "scenes", runs: []testRun{{integration, pattern(scenes)}}}}}}
 	if !all {
@@ -54,7 +55,7 @@ func lives(suite, scenes string, all bool) []life {
 	)
 }
 
-// pattern is the -run for some scenes, or for all.
+// pattern returns the -run pattern for some scenes, or for all.
 func pattern(scenes string) string {
 	const test = "^TestKernels$"
 	if scenes == "" {
@@ -67,7 +68,7 @@ func pattern(scenes string) string {
 	return strings.Join(all, "|")
 }
 
-// bootNames lists them for the usage.
+// bootNames lists the boots' names for the usage.
 func bootNames() string {
 	var names []string
 	for _, l := range lives("", "", true) {
@@ -78,7 +79,7 @@ func bootNames() string {
 	return strings.Join(names, ", ")
 }
 
-// plan is every life that the options want, the longest first.
+// plan returns every life that the options select, the longest first.
 func plan(o options) []life {
 	var wanted []life
 	for _, suite := range o.suites {
@@ -101,7 +102,8 @@ func rank(l life) int {
 	return 1
 }
 
-// build compiles the tests and what they start: in a guest that would take minutes.
+// build compiles the tests and the programs that they start: in a guest that
+// would take minutes.
 func build(dir string, wanted []life) error {
 	plugins := filepath.Join(dir, "plugins")
 	if err := os.MkdirAll(plugins, 0o755); err != nil {
@@ -127,7 +129,8 @@ func build(dir string, wanted []life) error {
 	return nil
 }
 
-// compile makes a program of the tests in a directory, which may be a module.
+// compile compiles the tests in a directory, which may be a module, to a
+// program.
 func compile(dir, program, tests string) error {
 	cmd := exec.CommandContext(context.Background(), "go", "test", "-c", "-tags", "kernels", "-ldflags", "-s -w",
 		"-o", filepath.Join(dir, program), ".")

@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// guestScript is what the guest's first process becomes.
+// guestScript is executed by the guest's first process.
 //
 //go:embed guest.sh
 var guestScript string
 
-// initScript mounts this machine's files below a layer of memory.
+// initScript mounts this machine's files below an in-memory overlay.
 //
 //go:embed init.sh
 var initScript string
@@ -25,7 +25,8 @@ var initScript string
 // machine is a guest with the kernel of a suite.
 type machine struct {
 	debian, suite string
-	// share is a directory that guests can write to, each below its own name.
+	// share is a directory that guests can write to, each in a subdirectory with
+	// its name.
 	share, name string
 	release     string
 	// accel is qemu's accelerator.
@@ -33,14 +34,14 @@ type machine struct {
 	limit time.Duration
 }
 
-// Kernel options that save a guest work which the tests have no use for.
+// Kernel options that save work in the guest that the tests do not need.
 const lean = "quiet panic=-1 mitigations=off random.trust_cpu=on nokaslr audit=0 apparmor=0 nowatchdog init_on_alloc=0 no_timer_check"
 
-// early are the modules that the guest needs to see this machine's files.
-// Some are built in, or do not exist in a version.
+// early holds the modules that the guest needs to mount this machine's files.
+// Some are built in, or do not exist in every version.
 var early = []string{"virtio_pci", "virtio_rng", "9pnet_virtio", "9p", "overlay"}
 
-// boot starts the guest and returns what the tests printed.
+// boot starts the guest and returns the output of the tests.
 func (m *machine) boot(b boot) (string, error) {
 	root := filepath.Join(m.debian, m.suite, "kernel", "root")
 	kernels, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
@@ -90,8 +91,8 @@ func (m *machine) boot(b boot) (string, error) {
 	return string(printed), nil
 }
 
-// cpu is the processor that a guest sees. What a newer one has costs more to
-// emulate than it saves.
+// cpu returns the processor model of a guest. Emulating a newer one costs more
+// than its features save.
 func (m *machine) cpu() string {
 	if m.accel == "tcg" {
 		return "Nehalem-v1"
@@ -99,7 +100,7 @@ func (m *machine) cpu() string {
 	return "max"
 }
 
-// script is what the guest runs.
+// script returns the script that the guest runs.
 func (m *machine) script(b boot, root string) string {
 	var runs strings.Builder
 	for _, r := range b.runs {
@@ -113,7 +114,7 @@ func (m *machine) script(b boot, root string) string {
 	).Replace(guestScript)
 }
 
-// initramfs packs busybox, the early modules with what they depend on, and the
+// initramfs packs busybox, the early modules with their dependencies, and the
 // script.
 func (m *machine) initramfs(own, root string) (string, error) {
 	dir := filepath.Join(own, "initramfs")

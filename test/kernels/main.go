@@ -1,12 +1,12 @@
-// Command kernels runs tests on other kernels than this machine's, in qemu:
+// Command kernels runs tests on kernels other than this machine's, in qemu:
 //
 //	go run ./test/kernels [-results FILE -write FILE] DIRECTORY SUITE...
 //
-// DIRECTORY is what test/debian.sh filled. A guest has this machine's files, which
-// it cannot change, the kernel of a suite and its iptables and nft. With -results,
-// what came of each scene is kept in a file, and with -write it is put as a table
-// between two comments of a Markdown file. A run of some scenes replaces those
-// alone.
+// DIRECTORY is filled by test/debian.sh. A guest sees this machine's files
+// read-only, and has the kernel of a suite with its iptables and nft. With
+// -results, the result of each scene is kept in a file, and with -write the
+// results are written as a table between two comments of a Markdown file. A run
+// of some scenes replaces only their results.
 //
 // Without hardware support a guest is ten times slower than this machine.
 package main
@@ -22,11 +22,11 @@ import (
 	"time"
 )
 
-// options are what the command line says.
+// options holds the command line.
 type options struct {
 	debian string
 	suites []string
-	// scenes limits TestKernels, boots what else is booted.
+	// scenes limits TestKernels, boots limits the other boots.
 	scenes string
 	boots  *regexp.Regexp
 	all    bool
@@ -35,7 +35,7 @@ type options struct {
 	limit  time.Duration
 	// results and table are files, or empty.
 	results, table string
-	// logs is a directory for what guests print, or empty.
+	// logs is a directory for the guests' output, or empty.
 	logs string
 }
 
@@ -84,7 +84,7 @@ func run(o options) (err error) {
 	if err := build(filepath.Join(share, "built"), lives); err != nil {
 		return err
 	}
-	// A guest that fails does not end the others.
+	// A failed guest does not stop the others.
 	found := make([][]result, len(lives))
 	failed := make([]error, len(lives))
 	slots := make(chan struct{}, o.guests)
@@ -108,7 +108,7 @@ func run(o options) (err error) {
 	return errors.Join(failed...)
 }
 
-// live boots a guest as often as its life has boots, and prints how it went.
+// live runs all boots of a guest's life, and prints the outcome.
 func (m *machine) live(l life, logs string) ([]result, error) {
 	var all []result
 	var failed []error

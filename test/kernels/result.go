@@ -12,23 +12,23 @@ import (
 	"time"
 )
 
-// result is how one scene ended in one guest.
+// result is the result of one scene in one guest.
 type result struct {
 	Suite   string `json:"suite"`
 	Release string `json:"release"`
 	Backend string `json:"backend"`
-	// Family is empty for scenes that are about both, or have a boot of their own.
+	// Family is empty for scenes that cover both, or have a separate boot.
 	Family string `json:"family,omitempty"`
 	Scene  string `json:"scene"`
 	Passed bool   `json:"passed"`
-	// Run is when the run that it is of began.
+	// Run is the start time of the run.
 	Run time.Time `json:"run"`
 }
 
-// key is what a later run of the same scene has in common with it.
+// key returns what identifies the same scene in another run.
 func (r result) key() [4]string { return [4]string{r.Suite, r.Backend, r.Family, r.Scene} }
 
-// parse reads what go test -v printed.
+// parse reads the output of go test -v.
 func parse(suite, log string) []result {
 	var all []result
 	release := ""
@@ -64,7 +64,8 @@ func parse(suite, log string) []result {
 	return all
 }
 
-// skips reports whether a test was skipped: one that does not run here runs nowhere.
+// skips reports whether a test was skipped: a test that is skipped here runs
+// nowhere.
 func skips(log string) bool { return strings.Contains(log, "--- SKIP: ") }
 
 func count(all []result) (passed, failed int) {
@@ -78,7 +79,7 @@ func count(all []result) (passed, failed int) {
 	return passed, failed
 }
 
-// keep writes the files of results and the table.
+// keep writes the results file and the table.
 func keep(o options, found []result, run time.Time) error {
 	for i := range found {
 		found[i].Run = run.Truncate(time.Second)
@@ -90,7 +91,7 @@ func keep(o options, found []result, run time.Time) error {
 			return err
 		}
 		if o.all && o.scenes == "" && o.boots.String() == "" {
-			old = nil // the whole is anew
+			old = nil // all results are new
 		}
 		all = merge(old, found)
 		if err := writeResults(o.results, all); err != nil {
@@ -103,8 +104,8 @@ func keep(o options, found []result, run time.Time) error {
 	return writeTable(o.table, all)
 }
 
-// merge replaces results of the scenes that were run again, and keeps the others.
-// A scene that failed in one of its boots has failed.
+// merge replaces the results of scenes that were rerun, and keeps the others. A
+// scene that failed in one of its boots has failed.
 func merge(old, found []result) []result {
 	again := map[[4]string]int{}
 	var all []result
@@ -125,7 +126,7 @@ func merge(old, found []result) []result {
 	return append(kept, all...)
 }
 
-// readResults returns none if there is no such file.
+// readResults reads a results file. It returns none if the file does not exist.
 func readResults(file string) ([]result, error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Comments between which the table stands.
+// Comments that enclose the table.
 const (
 	tableBegin = "<!-- written by make test-kernels -->\n"
 	tableEnd   = "<!-- end -->\n"
@@ -30,8 +30,8 @@ func writeTable(file string, results []result) error {
 	return os.WriteFile(file, []byte(before+tableBegin+"\n"+table(results)+"\n"+tableEnd+after), 0o644)
 }
 
-// table has a line for each scene and a column for each kernel. A cell names the
-// backends; both families are in it where a scene has both.
+// table returns a table with a row for each scene and a column for each kernel.
+// A cell names the backends, and combines both families if a scene has both.
 func table(results []result) string {
 	var kernels, scenes []string
 	cells := map[string]map[string]map[string]bool{} // scene, kernel, backend: passed
@@ -64,8 +64,8 @@ func table(results []result) string {
 	return b.String() + "\n" + runs(results)
 }
 
-// runs says when the results are from. Scenes that were run again are of a later
-// time than the whole.
+// runs returns the times of the results. Scenes that were rerun have a later
+// time than the full run.
 func runs(results []result) string {
 	counts := map[time.Time]int{}
 	for _, r := range results {
@@ -78,14 +78,15 @@ func runs(results []result) string {
 	return strings.Join(parts, "; ") + ".\n"
 }
 
-// minor is a number by which versions of Linux are ordered.
+// minor returns a number that orders versions of Linux.
 func minor(column string) int {
 	var major, minor int
 	_, _ = fmt.Sscanf(column, "Linux %d.%d", &major, &minor) // others come first
 	return major*1000 + minor
 }
 
-// cell names the backends on which a scene passed, and those on which it failed.
+// cell returns the backends on which a scene passed, and those on which it
+// failed.
 func cell(backends map[string]bool) string {
 	var passed, failed []string
 	for name, ok := range backends {
@@ -108,7 +109,7 @@ func cell(backends map[string]bool) string {
 	return strings.Join(passed, ", ")
 }
 
-// short is the version in a kernel's release.
+// short returns the version in a kernel's release.
 func short(release string) string {
 	parts := strings.SplitN(release, ".", 3)
 	if len(parts) < 2 {

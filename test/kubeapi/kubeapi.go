@@ -1,5 +1,5 @@
-// Package kubeapi is an API server for tests, as far as a watch of one node's pods
-// goes.
+// Package kubeapi is an API server for tests that supports a watch of one
+// node's pods.
 package kubeapi
 
 import (
@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Node is the only node that the server has pods of.
+// Node is the only node that has pods on the server.
 const Node = "node-1"
 
 // API is an API server with the pods of Node.
@@ -48,7 +48,7 @@ func New(t testing.TB) *API {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/pods", a.list)
 	a.server = httptest.NewUnstartedServer(mux)
-	// Namespaces of tests have no loopback.
+	// The tests' namespaces have no loopback.
 	listener, err := net.Listen("unix", a.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -60,15 +60,16 @@ func New(t testing.TB) *API {
 	return a
 }
 
-// ServeOn serves on another address as well, for clients that know no sockets.
+// ServeOn also serves on another address, for clients that do not support
+// sockets.
 func (a *API) ServeOn(t testing.TB, l net.Listener) {
 	s := &http.Server{Handler: a.server.Config.Handler, ReadHeaderTimeout: time.Minute}
 	go func() { _ = s.Serve(l) }() // it ends with Close
 	t.Cleanup(func() { s.Close() })
 }
 
-// Stop takes the server away, and the connections to it. A client may connect
-// once more meanwhile: Close would wait for its watch.
+// Stop stops the server and closes its connections. A client may reconnect
+// meanwhile: Close would wait for its watch.
 func (a *API) Stop() {
 	a.stop()
 	a.server.CloseClientConnections()
@@ -110,7 +111,7 @@ func (a *API) list(w http.ResponseWriter, r *http.Request) {
 		for _, p := range a.pods {
 			list.Items = append(list.Items, *p)
 		}
-		_ = write(list) // a client that is gone asks again
+		_ = write(list) // a client that has gone will retry
 		return
 	}
 	events := make(chan event, 100)
@@ -138,7 +139,7 @@ func (a *API) list(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Add makes a pod known.
+// Add adds a pod.
 func (a *API) Add(p *corev1.Pod) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -150,7 +151,7 @@ func (a *API) Add(p *corev1.Pod) {
 	}
 }
 
-// Pod returns a pod of the namespace default, with one container.
+// Pod returns a pod in the namespace default, with one container.
 func Pod(name, uid string, ports ...corev1.ContainerPort) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid)},

@@ -1,5 +1,5 @@
-// Package netns makes network namespaces for tests, and compares what packet
-// filters hold in them.
+// Package netns creates network namespaces for tests, and compares the packet
+// filter rules in them.
 package netns
 
 import (
@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// New makes a network namespace that is mounted until the test ends, or until
-// Remove. lo is down in it. A test that is not run as root fails.
+// New creates a network namespace that is mounted until the test ends, or until
+// Remove. Its lo is down. It fails a test that does not run as root.
 func New(t testing.TB) ns.NetNS {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "cni-"+rand.Text())
@@ -56,7 +56,7 @@ func Remove(t testing.TB, n ns.NetNS) {
 	}
 }
 
-// Mount makes a new network namespace and binds it to path, a file that it
+// Mount creates a network namespace and binds it to path, a file that it
 // creates.
 func Mount(path string) (err error) {
 	if os.Geteuid() != 0 {
@@ -70,7 +70,7 @@ func Mount(path string) (err error) {
 	return <-done
 }
 
-// bind does the work of Mount on a thread of its own.
+// bind does the work of Mount on a separate thread.
 func bind(path string) error {
 	runtime.LockOSThread()
 	own := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
@@ -83,7 +83,7 @@ func bind(path string) error {
 		return err
 	}
 	err = unix.Mount(own, path, "none", unix.MS_BIND, "")
-	// A thread that cannot go back stays locked, and ends with its goroutine.
+	// A thread that cannot return stays locked, and exits with its goroutine.
 	if back := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); back != nil {
 		return errors.Join(err, back)
 	}
@@ -91,8 +91,8 @@ func bind(path string) error {
 	return err
 }
 
-// Unmount takes back Mount. The kernel frees the namespace with its last process
-// and socket. To unmount twice is no error.
+// Unmount undoes Mount. The kernel frees the namespace with its last process
+// and socket. Unmounting twice is not an error.
 func Unmount(path string) error {
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", path, err)

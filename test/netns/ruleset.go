@@ -12,8 +12,8 @@ var (
 	nftExpiry    = regexp.MustCompile(` expires \S+`)
 )
 
-// SaveText returns what iptables-save printed without what changes by itself:
-// counters, comments with dates, and tables in which nobody put anything.
+// SaveText returns the output of iptables-save without its volatile parts:
+// counters, comments with dates, and unused tables.
 func SaveText(text string) string {
 	var out, table strings.Builder
 	used := false
@@ -37,12 +37,12 @@ func SaveText(text string) string {
 	return out.String()
 }
 
-// followed is the name of a chain that says that rules of ours were followed by
-// others, and what it shares with the one that stood for them.
+// followed matches the name of a chain that marks a superseded fingerprint,
+// with the part that it shares with the name of the original chain.
 var followed = regexp.MustCompile(`CNI-HP-OLD-([0-9a-f]{16})`)
 
-// WithoutPast drops from a listing of iptables-save or nft the empty chains that
-// mark earlier states of our rules: ADDs leave them, and a resync removes them.
+// WithoutPast removes from a listing of iptables-save or nft the empty chains
+// that mark earlier fingerprints: ADDs leave them, and a resync removes them.
 func WithoutPast(text string) string {
 	for _, m := range followed.FindAllStringSubmatch(text, -1) {
 		name := `CNI-HP-(V|OLD)-` + m[1]
@@ -54,12 +54,12 @@ func WithoutPast(text string) string {
 	return text
 }
 
-// hook is the first line of a base chain.
+// hook matches the first line of a base chain.
 var hook = regexp.MustCompile(`^\t\ttype .* hook .*; policy accept;\n$`)
 
-// NFTText returns what `nft list ruleset` printed without what changes by itself:
-// counters, times, the base chains without rules that iptables-nft makes whether
-// it needs them or not, and tables without anything.
+// NFTText returns the output of `nft list ruleset` without its volatile parts:
+// counters, times, the empty base chains that iptables-nft always creates, and
+// empty tables.
 func NFTText(text string) string {
 	text = nftCounters.ReplaceAllString(text, "packets 0 bytes 0")
 	text = nftExpiry.ReplaceAllString(text, "")
@@ -93,8 +93,8 @@ func builtin(line string) bool {
 	return slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, strings.Fields(line)[1])
 }
 
-// SortedLines returns a text with its lines in alphabetical order: two rulesets
-// that are equal so hold the same rules, in whichever order they were added.
+// SortedLines returns a text with its lines in alphabetical order: rulesets
+// that are equal then hold the same rules, in whatever order they were added.
 func SortedLines(text string) string {
 	lines := strings.SplitAfter(text, "\n")
 	slices.Sort(lines)
