@@ -9,29 +9,29 @@ import (
 	"strconv"
 )
 
-// Result is one measured figure with the conditions under which it was seen.
+// Result is one measured figure with its conditions.
 type Result struct {
 	// Section is the part of the report: "control", "start", "data", ...
 	Section string `json:"section"`
-	// Subject is who was measured: "hostport", "portmap", "empty program", ...
+	// Subject is what was measured: "hostport", "portmap", "empty program", ...
 	Subject string `json:"subject"`
 	// Labels are the conditions: backend, services, mappings, family, verb.
 	Labels map[string]string `json:"labels"`
-	// Unit is of the figures: "ms", "conn/s", "KiB", "processes".
+	// Unit is the unit of the figures: "ms", "conn/s", "KiB", "processes".
 	Unit string `json:"unit"`
 	// Runs is how often it was measured.
 	Runs int     `json:"runs"`
 	Min  float64 `json:"min"`
-	// Low and High hold the middle half of the observations between them: the
-	// spread that a single hiccup of the machine does not change.
+	// Low and High enclose the middle half of the observations: a single outlier
+	// does not change that spread.
 	Low    float64 `json:"low"`
 	Median float64 `json:"median"`
 	High   float64 `json:"high"`
 	Max    float64 `json:"max"`
 }
 
-// Summarise makes a Result's figures of single observations, with four digits
-// that mean something: more are noise, and make a file of results twice as big.
+// Summarise computes a Result's figures from single observations, with four
+// significant digits: more are noise, and double the size of a results file.
 func Summarise(xs []float64) Result {
 	if len(xs) == 0 {
 		return Result{}
@@ -42,14 +42,15 @@ func Summarise(xs []float64) Result {
 		text := strconv.FormatFloat(quantile(s, q), 'g', 4, 64)
 		x, err := strconv.ParseFloat(text, 64)
 		if err != nil {
-			panic(err) // it is a number that was just printed
+			panic(err) // it parses a number that was just printed
 		}
 		return x
 	}
 	return Result{Runs: len(s), Min: at(0), Low: at(0.25), Median: at(0.5), High: at(0.75), Max: at(1)}
 }
 
-// quantile is of sorted observations, between two of them where need be.
+// quantile returns a quantile of sorted observations, interpolated if
+// necessary.
 func quantile(s []float64, q float64) float64 {
 	at := q * float64(len(s)-1)
 	i := int(at)

@@ -1,5 +1,5 @@
-// Command empty does nothing: the floor under every plugin that is a Go
-// program.
+// Command empty does nothing: it is the lower bound for every plugin written in
+// Go.
 package main
 
 func main() {}

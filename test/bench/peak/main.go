@@ -1,7 +1,7 @@
-// Command peak runs a program and writes the most memory that it, or a process
-// it waited for, had resident at once, in KiB, to standard error. It has to be
-// small itself: the kernel counts the memory of whoever starts a program as
-// that program's own.
+// Command peak runs a program and writes the peak resident memory, in KiB, of
+// the program or of a process that it waited for to standard error. peak has to
+// be small itself: the kernel counts the memory of the process that starts a
+// program as the program's own.
 package main
 
 import (

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// barTable holds what was measured against what was promised.
+// barTable compares the measured figures with the targets.
 func barTable(rs Results) string {
 	t := newTable("What", "Bar", "Worst measured", "Median of all nodes", "Met")
 	for _, b := range []bar{
@@ -41,7 +41,7 @@ func barTable(rs Results) string {
 	return t.String()
 }
 
-// bar is a promise about a ratio, with the ratios of all nodes.
+// bar is a target for a ratio, with the ratios of all nodes.
 type bar struct {
 	what, says string
 	limit      float64
@@ -85,7 +85,8 @@ func peerAdd(backend string) selection {
 	}
 }
 
-// ratios are of two figures on every kind of node that was measured.
+// ratios returns the ratios of two figures on every kind of node that was
+// measured.
 func ratios(rs Results, of, to selection) []float64 {
 	var out []float64
 	for _, r := range rs {
@@ -104,8 +105,8 @@ func ratios(rs Results, of, to selection) []float64 {
 	return out
 }
 
-// bothRatios are portmap's ADD and DEL together against ours, on one kind of
-// node, with any number of mappings and either family.
+// bothRatios returns the ratios of portmap's ADD plus DEL to ours, on one kind
+// of node, with any number of mappings and either family.
 func bothRatios(rs Results, backend, services string) []float64 {
 	pick := func(subject string) selection {
 		return func(rs Results, node []string) Result {
@@ -121,8 +122,8 @@ func bothRatios(rs Results, backend, services string) []float64 {
 	return ratios(matching, pick("portmap"), pick("hostport"))
 }
 
-// dataRatios are rates with 10,000 mappings against one, both protocols and
-// every place.
+// dataRatios returns the ratios of the rates with 10,000 mappings to those with
+// one, for both protocols and every position.
 func dataRatios(rs Results, who, backend string) []float64 {
 	var out []float64
 	for _, protocol := range []string{"tcp", "udp"} {

@@ -13,7 +13,7 @@ var text string
 
 var backends = []string{"nftables", "iptables-nft", "iptables-legacy"}
 
-// document is performance.md: the prose of the template with tables in it.
+// document returns performance.md: the template's prose with tables.
 func document(rs Results) ([]byte, error) {
 	t, err := template.New("performance.md").Funcs(template.FuncMap{
 		"machine":    func() string { return machineTable(rs) },
@@ -76,7 +76,7 @@ func controlTable(rs Results, verb string) string {
 	return t.String()
 }
 
-// verbOf is one verb, or the sum of ADD and DEL.
+// verbOf returns the result for one verb, or the sum of ADD and DEL.
 func verbOf(rs Results, subject, verb string, c []string) Result {
 	one := func(verb string) Result {
 		return rs.one("control", subject, append(slices.Clone(c), "verb", verb)...)
@@ -87,7 +87,7 @@ func verbOf(rs Results, subject, verb string, c []string) Result {
 	return one(verb)
 }
 
-// conditionTable shows what else is on the node, and the second family.
+// conditionTable compares nodes with other mappings, and both families.
 func conditionTable(rs Results) string {
 	t := newTable("Backend", "Mappings there", "Family", "hostport ADD, ms", "hostport DEL, ms", "portmap ADD, ms", "portmap DEL, ms", "ADD+DEL ratio")
 	for _, b := range backends {
@@ -104,7 +104,7 @@ func conditionTable(rs Results) string {
 	return t.String()
 }
 
-// costTable is what a call costs besides time.
+// costTable shows the costs of a call besides time.
 func costTable(rs Results) string {
 	t := newTable("Backend", "Subject", "Verb", "Processes, v4", "Processes, dual", "CPU, ms", "Page faults", "Peak memory, MiB")
 	for _, b := range backends {
@@ -136,8 +136,7 @@ func figureOf(format string, r Result, scale float64) string {
 	return fmt.Sprintf(format, r.Median*scale)
 }
 
-// bareTable is the pod without mappings, on nodes that hold mappings and on
-// nodes that hold none.
+// bareTable shows a pod without mappings, on nodes with and without mappings.
 func bareTable(rs Results) string {
 	t := newTable("Mappings of others", "empty program, ms", "ADD, ms", "ADD/empty", "DEL, ms", "DEL/empty")
 	for _, m := range rs.values("control", "mappings") {
@@ -161,8 +160,8 @@ func startTable(rs Results) string {
 	return t.String()
 }
 
-// sandboxTable is a node that comes up, as its users feel it.
-// It is empty if that was not measured.
+// sandboxTable shows the start of a node as its users experience it. It is
+// empty if that was not measured.
 func sandboxTable(rs Results) string {
 	if len(rs.values("sandbox", "backend")) == 0 {
 		return ""
@@ -186,7 +185,7 @@ func sandboxTable(rs Results) string {
 	return t.String()
 }
 
-// worst is the longest of all runs.
+// worst returns the longest of all runs.
 func worst(r Result) string {
 	if r.Runs == 0 {
 		return missing
@@ -201,7 +200,8 @@ func seconds(r Result) Result {
 	return r
 }
 
-// dataTable is new connections through the last mapping, by their number.
+// dataTable shows new connections through the last mapping, by the number of
+// mappings.
 func dataTable(rs Results, protocol string) string {
 	t := newTable("Backend", "Mappings", "hostport, conn/s", "of its N = 1", "portmap, conn/s", "of its N = 1")
 	for _, b := range backends {
@@ -216,7 +216,7 @@ func dataTable(rs Results, protocol string) string {
 	return t.String()
 }
 
-// placeTable is where among 10,000 mappings a connection goes.
+// placeTable compares the position of the used mapping among 10,000.
 func placeTable(rs Results) string {
 	t := newTable("Backend", "Subject", "first", "middle", "last", "not mapped", "not mapped, N = 1")
 	for _, b := range backends {

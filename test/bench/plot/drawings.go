@@ -8,7 +8,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// drawControl is the cost of one attachment, by backend and Services.
+// drawControl draws the cost of one attachment, by backend and Services.
 func drawControl(rs Results, dir string) error {
 	var categories []category
 	for _, b := range backends {
@@ -26,7 +26,7 @@ func drawControl(rs Results, dir string) error {
 	return saveRow(dir, "control.svg", 820, 420, p)
 }
 
-// drawStart is 200 attachments at once.
+// drawStart draws 200 concurrent attachments.
 func drawStart(rs Results, dir string) error {
 	var categories []category
 	for _, b := range backends {
@@ -42,7 +42,7 @@ func drawStart(rs Results, dir string) error {
 	return saveRow(dir, "start.svg", 820, 320, p)
 }
 
-// drawSandbox is 50 sandboxes at once through containerd.
+// drawSandbox draws 50 concurrent sandboxes through containerd.
 func drawSandbox(rs Results, dir string) error {
 	var categories []category
 	for _, b := range rs.values("sandbox", "backend") {
@@ -63,7 +63,8 @@ func drawSandbox(rs Results, dir string) error {
 	return saveRow(dir, "sandbox.svg", 820, 420, p)
 }
 
-// drawData is new connections by the number of mappings, a plot a backend.
+// drawData draws new connections by the number of mappings, one plot per
+// backend.
 func drawData(rs Results, dir string) error {
 	var plots []*plot.Plot
 	for i, b := range backends {
@@ -100,7 +101,8 @@ func drawData(rs Results, dir string) error {
 	return saveRow(dir, "connections.svg", 980, 340, plots...)
 }
 
-// drawGrowth is what one more pod costs, by the attachments that are there.
+// drawGrowth draws the cost of one more pod, by the number of existing
+// attachments.
 func drawGrowth(rs Results, dir string) error {
 	var plots []*plot.Plot
 	for _, b := range rs.values("growth", "backend") {

@@ -18,8 +18,8 @@ type category struct {
 	figures []Result
 }
 
-// dumbbells draws a line for each category, with a mark for each subject where
-// its median is, on a logarithmic axis: equal ratios have equal lengths.
+// dumbbells draws a line for each category, with a mark at each subject's
+// median, on a logarithmic axis: equal ratios have equal lengths.
 func dumbbells(title, x string, styles []style, categories []category) (*plot.Plot, error) {
 	p := newPlot(title, x, "")
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, logTicks{}
@@ -32,7 +32,7 @@ func dumbbells(title, x string, styles []style, categories []category) (*plot.Pl
 	}
 	names := make([]string, 0, len(categories))
 	dots := make([]plotter.XYs, len(styles))
-	for i, c := range slices.Backward(categories) { // the first is to be on top
+	for i, c := range slices.Backward(categories) { // the first goes on top
 		y := float64(len(categories) - 1 - i)
 		names = append(names, c.name)
 		var low, high float64

@@ -1,6 +1,6 @@
-// Command plot makes docs/performance.md and its pictures from the results
-// that the measurements in test/bench left behind. It is a module of its own,
-// so that the plotting library is none of the product's dependencies.
+// Command plot generates docs/performance.md and its pictures from the results
+// of the measurements in test/bench. It is a separate module, so that the
+// plotting library is not a dependency of the product.
 package main
 
 import (
@@ -22,14 +22,14 @@ func main() {
 	}
 }
 
-// run writes performance.md into docs, and the pictures into the directory
-// performance below it.
+// run writes performance.md into docs, and the pictures into its subdirectory
+// performance.
 func run(results, docs string) error {
 	all, err := read(results)
 	if err != nil {
 		return err
 	}
-	// What was measured through a runtime has a file of its own.
+	// Measurements through a runtime have a separate file.
 	through, err := read(filepath.Join(filepath.Dir(results), "runtime.jsonl"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

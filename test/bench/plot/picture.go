@@ -17,8 +17,8 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// The colours differ in lightness as well, for those who cannot tell them
-// apart and for print.
+// The colours differ in lightness as well, for colour-blind readers and for
+// print.
 var (
 	colourOurs  = color.RGBA{R: 0x0b, G: 0x5f, B: 0xa5, A: 0xff}
 	colourPeer  = color.RGBA{R: 0xe0, G: 0x7b, B: 0x39, A: 0xff}
@@ -54,8 +54,8 @@ func newPlot(title, x, y string) *plot.Plot {
 	return p
 }
 
-// logTicks label powers of ten and, where there are few of those, 2 and 5
-// times them.
+// logTicks labels powers of ten and, if there are few of those, 2 and 5 times
+// them.
 type logTicks struct{}
 
 func (logTicks) Ticks(low, high float64) []plot.Tick {
@@ -87,7 +87,7 @@ func axisNumber(x float64) string {
 	return strconv.FormatFloat(x, 'g', 4, 64)
 }
 
-// linearTicks are those of the library with thousands set apart.
+// linearTicks are the library's ticks with thousands separators.
 type linearTicks struct{}
 
 func (linearTicks) Ticks(low, high float64) []plot.Tick {
@@ -106,7 +106,7 @@ func grid(p *plot.Plot) {
 	p.Add(g)
 }
 
-// points are results along one axis.
+// points holds results along one axis.
 type points struct {
 	at      []float64
 	results []Result
@@ -125,7 +125,7 @@ func (p *points) YError(i int) (low, high float64) {
 	return r.Median - r.Low, r.High - r.Median
 }
 
-// addLine draws results as a line with their spread, and names it.
+// addLine draws results as a line with their spread, and adds it to the legend.
 func addLine(p *plot.Plot, s style, dashes []vg.Length, ps *points) error {
 	if ps.Len() == 0 {
 		return nil
@@ -146,7 +146,7 @@ func addLine(p *plot.Plot, s style, dashes []vg.Length, ps *points) error {
 	return nil
 }
 
-// saveRow draws plots beside each other into one picture.
+// saveRow draws plots side by side into one picture.
 func saveRow(dir, name string, width, height vg.Length, plots ...*plot.Plot) error {
 	c := vgsvg.New(width, height)
 	tiles := draw.Tiles{Rows: 1, Cols: len(plots), PadX: vg.Points(16), PadTop: vg.Points(6), PadBottom: vg.Points(6), PadLeft: vg.Points(6), PadRight: vg.Points(12)}
@@ -162,7 +162,7 @@ func saveRow(dir, name string, width, height vg.Length, plots ...*plot.Plot) err
 	if _, err := c.WriteTo(&text); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	// Where the font is not there, one whose letters are as wide.
+	// Fall back to fonts with the same letter widths.
 	svg := strings.ReplaceAll(text.String(), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,Helvetica,sans-serif")
 	if _, err := f.WriteString(svg); err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 )
 
 // Result is one line of the results file. Package bench, which writes it,
-// tells what the fields are.
+// describes the fields.
 type Result struct {
 	Section string            `json:"section"`
 	Subject string            `json:"subject"`
@@ -23,10 +23,10 @@ type Result struct {
 	Max     float64           `json:"max"`
 }
 
-// Results are all lines of a file.
+// Results holds all lines of a file.
 type Results []Result
 
-// read reads a file of results.
+// read reads a results file.
 func read(path string) (Results, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -47,8 +47,8 @@ func read(path string) (Results, error) {
 	}
 }
 
-// has reports whether the result was seen under the conditions, given as pairs
-// of name and value.
+// has reports whether the result has these conditions, given as pairs of name
+// and value.
 func (r Result) has(conditions []string) bool {
 	for i := 0; i+1 < len(conditions); i += 2 {
 		if r.Labels[conditions[i]] != conditions[i+1] {
@@ -58,7 +58,7 @@ func (r Result) has(conditions []string) bool {
 	return true
 }
 
-// all are the results of a subject in a section, under conditions.
+// all returns the results of a subject in a section, under conditions.
 func (rs Results) all(section, subject string, conditions ...string) Results {
 	var out Results
 	for _, r := range rs {
@@ -69,7 +69,7 @@ func (rs Results) all(section, subject string, conditions ...string) Results {
 	return out
 }
 
-// one is the only result under these conditions, or one of no runs.
+// one returns the only result under these conditions, or one without runs.
 func (rs Results) one(section, subject string, conditions ...string) Result {
 	if found := rs.all(section, subject, conditions...); len(found) > 0 {
 		return found[len(found)-1]
@@ -77,7 +77,7 @@ func (rs Results) one(section, subject string, conditions ...string) Result {
 	return Result{}
 }
 
-// values are what a label is, in the order of the file.
+// values returns the values of a label, in the order of the file.
 func (rs Results) values(section, label string) []string {
 	var out []string
 	seen := map[string]bool{}
@@ -90,8 +90,8 @@ func (rs Results) values(section, label string) []string {
 	return out
 }
 
-// plus is the sum of two medians, for steps that always come together. The
-// bounds are added as well, which makes them wider than those of the sum.
+// plus returns the sum of two medians, for steps that always occur together.
+// The bounds are added as well, which makes them wider than those of the sum.
 func (r Result) plus(o Result) Result {
 	if r.Runs == 0 || o.Runs == 0 {
 		return Result{}

@@ -30,7 +30,7 @@ func (t *table) String() string {
 
 const missing = "–"
 
-// figure writes a number with as many digits as it deserves.
+// figure formats a number with a suitable number of digits.
 func figure(x float64) string {
 	switch {
 	case math.Abs(x) >= 1000:
@@ -52,7 +52,7 @@ func thousands(n int) string {
 	return s
 }
 
-// spread is a median with the middle half of the observations.
+// spread returns a median with the middle half of the observations.
 func spread(r Result) string {
 	if r.Runs == 0 {
 		return missing
@@ -60,7 +60,7 @@ func spread(r Result) string {
 	return fmt.Sprintf("%s (%s–%s)", figure(r.Median), figure(r.Low), figure(r.High))
 }
 
-// times is a ratio of medians.
+// times returns a ratio of medians.
 func times(of, to Result) string {
 	if of.Runs == 0 || to.Runs == 0 || to.Median == 0 {
 		return missing
