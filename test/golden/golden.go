@@ -1,5 +1,5 @@
-// Package golden compares what a test got with a file in testdata. With the flag
-// -update of go test the file is written first.
+// Package golden compares a test's result with a file in testdata. With the
+// flag -update of go test the file is written first.
 package golden
 
 import (
@@ -13,7 +13,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the files in testdata")
 
-// Equal fails the test if got is not what the file of that name in testdata holds.
+// Equal fails the test if got differs from the file of that name in testdata.
 func Equal(t testing.TB, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)

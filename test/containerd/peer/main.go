@@ -1,5 +1,5 @@
 // Command peer is what the test's pods run. Without arguments it is the pause
-// process of a sandbox. With ports it answers as the servers of test/world do.
+// process of a sandbox. With ports it answers like the servers of test/world.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command web is what the demo's pods run: a web server that says who it is
-// and whom it sees.
+// Command web is what the demo's pods run: a web server that replies with its
+// name and the client's address.
 package main
 
 import (

@@ -1,7 +1,7 @@
-// Command answer is the only image of the cluster under test. As "answer
-// pause" it is the sandbox's first process, as "answer serve tcp:80 udp:53" it
-// says on every port which pod it is and whom it sees as the client. "tcp:127.0.0.1:80"
-// is a port of one address.
+// Command answer is the only image of the cluster under test. As "answer pause"
+// it is the sandbox's first process, as "answer serve tcp:80 udp:53" it replies
+// on every port with its pod's name and the client's address as it sees it.
+// "tcp:127.0.0.1:80" listens on one address.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// answer is what every port says.
+// answer is the reply on every port.
 type answer struct {
 	Pod    string `json:"pod"`
 	Client string `json:"client"`
@@ -71,13 +71,13 @@ func serveTCP(address, pod string) error {
 	})
 	mux.HandleFunc("GET /dial", dial)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	// Every request shall be a new connection: only those pass the nat rules.
+	// Every request must use a new connection: only those pass the nat rules.
 	server.SetKeepAlivesEnabled(false)
 	go func() { _ = server.Serve(listener) }()
 	return nil
 }
 
-// dial asks another answer and passes its words on, so that a test can look at
+// dial queries another answer and forwards its reply, so that a test can check
 // the network from inside a pod.
 func dial(w http.ResponseWriter, r *http.Request) {
 	client := &http.Client{Timeout: 3 * time.Second}
