@@ -82,8 +82,8 @@ func (c *Collector) Probe(ctx context.Context, q *Question, all []Attachment) (*
 	return o, nil
 }
 
-// judge sets the text about what happened to the packet. result is nil if it
-// was answered, or for UDP not refused.
+// judge notes what happened to the packet. result is nil if it was answered, or
+// for UDP not refused.
 func (o *Observation) judge(q *Question, target netip.AddrPort, tracked bool, result error) {
 	led := tracked && target != netip.AddrPortFrom(q.Address, q.Port)
 	if led {

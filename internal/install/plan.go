@@ -109,7 +109,7 @@ func (c Change) execute() error {
 
 // attempts bounds how often an edit is repeated because another program changed
 // the file meanwhile. If two programs undo each other's edits, an operator has
-// to know.
+// to step in.
 const attempts = 5
 
 // locked plans and executes under the lock of a directory. Other programs do
