@@ -11,7 +11,8 @@ import (
 )
 
 // Check compares the table with what these attachments and the base need. An
-// element that names one of them as its owner and is not theirs counts too.
+// element that names one of them as its owner and is not theirs counts too, and one that
+// takes packets to their host ports.
 func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, _ hostport.Fingerprint) ([]backend.Difference, error) {
 	return b.compare(ctx, some, false)
 }
@@ -37,9 +38,23 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 		owners[a.Key] = true
 	}
 	extra := func(o object) bool {
-		return owners[o.owner()] || whole && (len(want) > 0 || is[table](o) || is[element](o))
+		return owners[o.owner()] || takes(o, atts) || whole && (len(want) > 0 || is[table](o) || is[element](o))
 	}
 	return append(compare(have, want, extra), b.unreadable(atts)...), nil
+}
+
+// takes reports whether an object is an element of a map that leads packets somewhere
+// which these attachments have mapped: a host IP comes before the wildcard, conditions
+// before pods.
+func takes(o object, atts []*hostport.Attachment) bool {
+	e, isElement := o.(element)
+	m, ok := e.hostSide()
+	if _, _, client := e.client(); !isElement || !ok || client {
+		return false
+	}
+	return slices.ContainsFunc(atts, func(a *hostport.Attachment) bool {
+		return a.Serves(m) && slices.ContainsFunc(a.Mappings, m.Overlaps)
+	})
 }
 
 // contents returns what a table with these attachments holds, and with these sets of

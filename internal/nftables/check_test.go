@@ -42,6 +42,9 @@ func TestCheckNamesTheDifference(t *testing.T) {
 		{"deleted host IP", "delete element inet hostport v6_hostip { 2001:db8::1 . udp . 53 }", "[2001:db8::1]:53/udp -> [fd00::3]:53 (map v6_hostip) is missing"},
 		{"flushed set", "flush set inet hostport client4_24", "masquerading of 10.244.0.0/24 on the way to 10.244.0.3 (set client4_24) is missing"},
 		{"flushed conditions", "flush map inet hostport cond4", "0.0.0.0:8001/tcp with the conditions in chain cond4_"},
+		{"dormant table", "add table inet hostport { flags dormant; }", "table inet hostport has flags 0x1"},
+		{"host IP ahead", "add element inet hostport v4_hostip { 192.0.2.1 . tcp . 8001 : 10.9.9.9 . 99 }", "192.0.2.1:8001/tcp -> 10.9.9.9:99 (map v4_hostip) should not be there"},
+		{"conditions ahead", "add element inet hostport cond6_hostip { 2001:db8::1 . udp . 53 : jump unmapped }", "[2001:db8::1]:53/udp with the conditions in chain unmapped (map cond6_hostip) should not be there"},
 		{"foreign rule", "insert rule inet hostport prerouting accept", "chain prerouting has 3 rules instead of 2"},
 	}
 	a := pod(1, mapped("8001:80/tcp", "2001:db8::1@53:53/udp"), options(func(o *hostport.Options) {

@@ -20,7 +20,7 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 	rules := make(map[string][]rule)
 	err = b.dump(ctx, func(list lister) {
 		list(unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
-			out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle))})
+			out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle)), as.Uint32(unix.NFTA_TABLE_FLAGS)})
 		}, tableName)
 		list(unix.NFPROTO_INET, unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
 			r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}

@@ -70,6 +70,8 @@ type table struct {
 	// handle is "" if not known. The kernel never gives one out twice: a table that
 	// somebody restored has another one, whatever is in it (Linux 4.16).
 	handle string
+	// flags are the kernel's. Ours has none: the rules of a dormant table are not run.
+	flags uint32
 }
 
 func (t table) String() string      { return "table inet " + tableName }
@@ -77,10 +79,13 @@ func (t table) id() string          { return t.String() }
 func (t table) owner() hostport.Key { return hostport.Key{} }
 
 func (t table) differs(have object) string {
-	if t.handle == "" || have == object(t) {
-		return ""
+	switch h := have.(table); {
+	case h.flags != t.flags:
+		return fmt.Sprintf("%s has flags %#x, such as dormant", t, h.flags)
+	case t.handle != "" && h.handle != t.handle:
+		return fmt.Sprintf("%s was restored from a snapshot", t)
 	}
-	return fmt.Sprintf("%s was restored from a snapshot", t)
+	return ""
 }
 
 // set is a set or map. The types are without names, which the kernel does not keep.

@@ -89,7 +89,7 @@ func (b *Backend) verify(ctx context.Context, d delta, s *seen) error {
 		want = slices.Concat(base(clientSetsIn(have)), want)
 	}
 	want = slices.DeleteFunc(slices.Clone(want), is[element])
-	want[0] = table{s.table}
+	want[0] = table{handle: s.table}
 	if found := compare(have, want, func(object) bool { return false }); len(found) > 0 {
 		return fmt.Errorf("%w: %s", backend.ErrDrift, found[0].Text)
 	}

@@ -36,6 +36,9 @@ func healScenarios() []scenario {
 		{name: "a lost chain of the base is healed", backends: nftablesOnly, run: healed(func(e *env) {
 			e.w.NFT("flush chain inet hostport prerouting\ndelete chain inet hostport prerouting")
 		})},
+		{name: "a dormant table is healed", backends: nftablesOnly, run: healed(func(e *env) {
+			e.w.NFT("add table inet hostport { flags dormant; }")
+		})},
 		{name: "a flush of the plugin's rules is healed", backends: nftablesOnly, run: healed(func(e *env) {
 			e.w.NFT("flush table inet hostport")
 		})},
