@@ -65,11 +65,8 @@ func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, erro
 // variants returns the variants that may hold rules of ours in family f, and first
 // that in use if it is needed anyway. Where none holds any, it starts no process.
 func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) ([]variant, error) {
-	nft := false
-	err := list(ctx, f, unix.NFT_MSG_GETCHAIN, func(_ string, as nfnetlink.Attributes) {
-		nft = nft || ours(as.Text(unix.NFTA_CHAIN_NAME))
-	})
-	if err != nil && !nfnetlink.Unsupported(err) {
+	nft, err := inNFT(ctx, f)
+	if err != nil {
 		return nil, err
 	}
 	legacy := inLegacy(f)
@@ -88,6 +85,33 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 	return slices.DeleteFunc(candidates, func(v variant) bool {
 		return !(v.nft && nft || !v.nft && legacy || needed && v.inUse())
 	}), nil
+}
+
+// inNFT reports whether the tables of the nf_tables variant hold rules of ours.
+func inNFT(ctx context.Context, f hostport.Family) (found bool, err error) {
+	err = list(ctx, f, unix.NFT_MSG_GETCHAIN, func(_ string, as nfnetlink.Attributes) {
+		found = found || ours(as.Text(unix.NFTA_CHAIN_NAME))
+	})
+	if nfnetlink.Unsupported(err) {
+		err = nil
+	}
+	return found, err
+}
+
+// inBoth reports whether both variants hold rules of ours and have their tools. An
+// administrator has then moved the rules from one to the other (iptables-legacy-save |
+// iptables-nft-restore), and the fingerprint with them. Where table nat of the legacy
+// variant is not loaded, as on most nodes, it reads a few bytes in /proc.
+func inBoth(ctx context.Context, f hostport.Family) bool {
+	if !hasLegacy(f, natTable) {
+		return false
+	}
+	if nft, err := inNFT(ctx, f); !nft || err != nil || !inLegacy(f) {
+		return false
+	}
+	_, nftErr := lookPath(command(f) + "-nft-restore")
+	_, legacyErr := lookPath(command(f) + "-legacy-restore")
+	return nftErr == nil && legacyErr == nil
 }
 
 func hasLegacy(f hostport.Family, table string) bool { return slices.Contains(LegacyTables(f), table) }

@@ -55,6 +55,23 @@ func variantScenarios() []scenario {
 			e.without(c, "with the last pod")
 			e.sameRules("DEL of every pod in changing variants", e.before)
 		}},
+		scenario{name: "iptables changes its variant and the rules are moved along", backends: iptablesOnly, run: func(e *env) {
+			e.w.InstallVariants()
+			goes, stays := e.both("goes", 8080), e.both("stays", 8081)
+			saved, tool := e.w.Save(e.f), "iptables-restore"
+			if e.f == world.V6 {
+				tool = "ip6tables-restore"
+			}
+			e.w.UseVariant(otherVariant(e.w.Backend))
+			if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, tool)); err != nil {
+				e.Fatal(err)
+			}
+			e.without(goes, "of rules in both variants")
+			e.listens(8080)
+			e.served(map[uint16]string{8080: "node", 8081: "stays"})
+			e.without(stays, "with the last pod")
+			e.sameRules("DEL of every pod in another variant", e.before)
+		}},
 		scenario{name: "the command of one family changes its variant", backends: iptablesOnly, run: func(e *env) {
 			e.w.InstallVariants()
 			e.net = e.network(world.NetworkOptions{Families: world.Families})
