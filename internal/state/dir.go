@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -132,7 +133,7 @@ func ownDir(dir string, perm os.FileMode) error {
 
 // openOwn opens a regular file, or a directory if perm has os.ModeDir, and takes
 // the rights of others to it away, unless all other bits of perm are 0. It refuses one
-// of another user, does not follow symbolic links and does not wait for the other end of
+// of another user and a directory that is shared, does not follow symbolic links and does not wait for the other end of
 // a FIFO. The error wraps a unix.Errno.
 func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, perm)
@@ -147,6 +148,8 @@ func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 			err = fmt.Errorf("%w: %q is not a %s", unix.EPERM, name, map[bool]string{false: "regular file", true: "directory"}[perm.IsDir()])
 		case ok && int(st.Uid) != os.Geteuid():
 			err = fmt.Errorf("%w: %q belongs to user %d, not to user %d", unix.EPERM, name, st.Uid, os.Geteuid())
+		case perm.IsDir() && fi.Mode().Perm()&0o077 != 0 && shared(f):
+			err = fmt.Errorf("%w: %q holds files of others: dataDir must be a directory of the plugin's own", unix.EPERM, name)
 		case perm.Perm() != 0 && fi.Mode().Perm()&0o077 != 0:
 			err = f.Chmod(perm.Perm())
 		}
@@ -156,6 +159,13 @@ func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// shared reports whether a directory holds files, but no state, as /run does: it must
+// not be closed to others.
+func shared(d *os.File) bool {
+	names, err := d.Readdirnames(-1)
+	return err != nil || len(names) > 0 && !slices.Contains(names, dbName)
 }
 
 // writeBeside has fn write a file beside the records that it alone has locked.

@@ -46,6 +46,22 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
+// TestDirectoryOfOthers: "dataDir": "/run" must not close /run to all but root.
+func TestDirectoryOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "lock"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, dir, "holds files of others")
+	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o755 {
+		t.Errorf("it was left with %v, %v", fi.Mode(), err)
+	}
+	if err := os.Remove(filepath.Join(dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	_ = open(t, options(dir)).Close() // as kubelet makes it for a volume
+}
+
 // refused fails unless the state cannot be opened, and says what is wrong.
 func refused(t *testing.T, dir, why string) {
 	t.Helper()
@@ -106,6 +122,9 @@ func TestOddFilesAreRefused(t *testing.T) {
 		} {
 			t.Run(name+" is a "+kind, func(t *testing.T) {
 				dir := t.TempDir()
+				if err := os.Chmod(dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
 				if err := make(filepath.Join(dir, name)); err != nil {
 					t.Fatal(err)
 				}
