@@ -64,6 +64,9 @@ func validateConditions(words []string) error {
 		if err := validateWord(w); err != nil {
 			return fmt.Errorf("element %d: %w", i, err)
 		}
+		if i == 0 && w != "!" && w[0] != '-' {
+			return fmt.Errorf("element 0: %q is not a match of iptables", w)
+		}
 		if w == "comment" && i > 0 && (words[i-1] == "-m" || words[i-1] == "--match") {
 			return fmt.Errorf("element %d: comments tell the owner of a rule and cannot be matched", i)
 		}
@@ -72,7 +75,7 @@ func validateConditions(words []string) error {
 	if size > maxConditions {
 		return fmt.Errorf("%d bytes: iptables takes at most %d", size, maxConditions)
 	}
-	if n := len(words); n > 0 && (words[n-1] == "!" || words[n-1] == "-m" || addressOption(words[n-1])) {
+	if n := len(words); n > 0 && (slices.Contains([]string{"!", "-m", "-i", "-o"}, words[n-1]) || addressOption(words[n-1])) {
 		return fmt.Errorf("element %d: %q needs something after it", n-1, words[n-1])
 	}
 	if n := len(alternatives(words)); n > maxAlternatives {

@@ -70,6 +70,8 @@ func TestValidateConditions(t *testing.T) {
 		"too many addresses":  {[]string{"-s", strings.Repeat("192.0.2.1,", 70) + "192.0.2.2"}, "rules a port"},
 		"open negation":       {[]string{"-s", "192.0.2.1", "!"}, "element 2"},
 		"open option":         {[]string{"-d"}, "element 0"},
+		"open interface":      {[]string{"-s", "192.0.2.1", "-i"}, "element 2"},
+		"words of nftables":   {[]string{"ip", "saddr", "192.0.2.1"}, "element 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for key, o := range map[string]hostport.Options{

@@ -109,8 +109,7 @@ func Parse(data []byte) (*Config, error) {
 }
 
 // readOptions reads the options of rules. A configuration without a backend that has
-// what only iptables understands was written for the portmap plugin, whose
-// default is iptables.
+// what only one backend understands was written for that one.
 func (r *reader) readOptions(c *Config) {
 	o := &c.Options
 	r.read("snat", &o.SNAT)
@@ -129,7 +128,12 @@ func (r *reader) readOptions(c *Config) {
 	r.read("conditionsV4", &o.ConditionsV4)
 	r.read("conditionsV6", &o.ConditionsV6)
 	isWord := func(s string) bool { return s == "!" || strings.HasPrefix(s, "-") }
-	if c.Backend == "" && (marked || o.ExternalSetMarkChain != "" || slices.ContainsFunc(slices.Concat(o.ConditionsV4, o.ConditionsV6), isWord)) {
+	conditions := slices.Concat(o.ConditionsV4, o.ConditionsV6)
+	switch ofNftables := len(conditions) > 0 && !slices.ContainsFunc(conditions, isWord); {
+	case c.Backend != "":
+	case ofNftables:
+		c.Backend = backend.Nftables
+	case marked || o.ExternalSetMarkChain != "" || len(conditions) > 0:
 		c.Backend = backend.Iptables
 	}
 }

@@ -68,7 +68,11 @@ func TestParse(t *testing.T) {
 			c.Backend, c.Options.ConditionsV6 = backend.Iptables, []string{"-i", "eth0"}
 		}},
 		{"conditions as nftables has them", `{"conditionsV4":["ip saddr != 192.0.2.0/24"],"conditionsV6":["ip6","saddr","!=","fd00::/8"]}`, func(c *netconf.Config) {
+			c.Backend = backend.Nftables
 			c.Options.ConditionsV4, c.Options.ConditionsV6 = []string{"ip saddr != 192.0.2.0/24"}, []string{"ip6", "saddr", "!=", "fd00::/8"}
+		}},
+		{"conditions of nftables, and a mark", `{"conditionsV4":["ip saddr 192.0.2.1"],"markMasqBit":5}`, func(c *netconf.Config) {
+			c.Backend, c.Options.ConditionsV4, c.Options.MarkMasqBit = backend.Nftables, []string{"ip saddr 192.0.2.1"}, 5
 		}},
 		{"conditions of iptables on nftables", `{"backend":"nftables","conditionsV4":["-i","eth0"]}`, func(c *netconf.Config) {
 			c.Backend, c.Options.ConditionsV4 = backend.Nftables, []string{"-i", "eth0"} // the backend refuses them

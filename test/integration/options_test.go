@@ -98,11 +98,11 @@ func conditionScenarios() []scenario {
 		{name: "a condition on the interface", run: conditionInterface},
 		{name: "portmap's word lists on nftables", backends: nftablesOnly, run: func(e *env) {
 			e.w.Node.Serve("tcp", 8080)
-			for _, words := range [][]string{
-				{e.nftFamily(), "saddr", e.f.Client().String()},
-				{e.nftFamily(), "saddr", "!=", e.f.Elsewhere().String(), "iifname", "up0"},
+			for backend, words := range map[any][]string{
+				"nftables": {e.nftFamily(), "saddr", e.f.Client().String()},
+				nil:        {e.nftFamily(), "saddr", "!=", e.f.Elsewhere().String(), "iifname", "up0"},
 			} {
-				a := e.webWith(world.Config{"conditions" + strings.ToUpper(string(e.f)): words})
+				a := e.webWith(world.Config{"backend": backend, "conditions" + strings.ToUpper(string(e.f)): words})
 				e.reachesAs(e.w.Client, "tcp", e.node(8080), "web", e.f.Client())
 				e.reaches(e.w.Elsewhere, "tcp", e.node(8080), "node")
 				e.checks(a)
