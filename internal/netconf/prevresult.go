@@ -54,13 +54,13 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	slices.SortStableFunc(found, func(a, b netip.Prefix) int { return cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()) })
 	found = slices.CompactFunc(found, func(a, b netip.Prefix) bool { return a.Addr().BitLen() == b.Addr().BitLen() })
 	if len(found) == 0 {
-		return nil, fieldErrorf("prevResult.ips", "has no address on the sandbox's interface %.80q", ifname)
+		return nil, fieldErrorf("prevResult.ips", "has no address that the node can route to on the sandbox's interface %.80q", ifname)
 	}
 	return found, nil
 }
 
 // readAddress returns the address of an entry of prevResult.ips, unless it is on another
-// interface than the sandbox's of that name.
+// interface than the sandbox's of that name, or none to which the node can route.
 func (r *reader) readAddress(interfaces []json.RawMessage, ifname string) (p netip.Prefix, ok bool) {
 	n := 0
 	if r.read("interface", &n) {
@@ -83,5 +83,5 @@ func (r *reader) readAddress(interfaces []json.RawMessage, ifname string) (p net
 	if len(r.errs) == 0 && (err != nil || p.Addr().Is4In6()) {
 		r.failf("address", "is not an address with a prefix length: %.80q", address)
 	}
-	return p, true
+	return p, p.Addr().IsGlobalUnicast() || p.Addr().Is4() && p.Addr().IsLinkLocalUnicast()
 }

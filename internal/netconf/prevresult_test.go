@@ -38,6 +38,8 @@ func TestPodAddresses(t *testing.T) {
 			{"version":"4","interface":2,"address":"10.244.0.40/24"}]`, []string{"10.244.0.40/24"}},
 		{"no interface named", `"ips":[{"version":"4","address":"10.244.0.40/32"}]`, []string{"10.244.0.40/32"}},
 		{"null interface", interfaces + `,"ips":[{"version":"6","interface":null,"address":"fd00::40/128"}]`, []string{"fd00::40/128"}},
+		{"a link-local address ahead of another", `"ips":[{"version":"6","address":"fe80::40/64"},{"version":"6","address":"fd00::40/64"}]`, []string{"fd00::40/64"}},
+		{"a link-local address of IPv4", `"ips":[{"version":"4","address":"169.254.172.2/22"}]`, []string{"169.254.172.2/22"}},
 		{"more than we read", interfaces + `,"ips":[{"version":"4","interface":2,"address":"10.244.0.40/24","gateway":"10.244.0.1"}],
 			"routes":[{"dst":"0.0.0.0/0"}],"dns":{"nameservers":["10.96.0.10"]},"x":1`, []string{"10.244.0.40/24"}},
 	} {
@@ -84,6 +86,7 @@ func TestPodAddressesRefused(t *testing.T) {
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":null}`, "prevResult.ips"},
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":[null]}`, "prevResult.ips[0].address"},
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":"::ffff:10.0.0.1/120"}]}`, "prevResult.ips[0].address"},
+		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":"0.0.0.0/0"},{"address":"127.0.0.1/8"},{"address":"224.0.0.1/4"},{"address":"::/0"},{"address":"fe80::2/64"}]}`, "prevResult.ips"},
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{}]}`, "prevResult.ips[0].address"},
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1"}]}`, "prevResult.ips[0].address"},
 		{"1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":10}]}`, "prevResult.ips[0].address"},
