@@ -19,8 +19,9 @@ func (c *call) logger() *slog.Logger {
 	if c.config.LogFile == "" {
 		return toStderr
 	}
-	// O_APPEND keeps the lines of processes that run at once apart.
-	f, err := os.OpenFile(c.config.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	// O_APPEND keeps the lines of processes that run at once apart, O_NONBLOCK does not
+	// wait for the reader of a FIFO.
+	f, err := os.OpenFile(c.config.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		toStderr.Warn("log file cannot be opened", "reason", err)
 		return toStderr

@@ -18,6 +18,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/plugins/pkg/ns"
+	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/podports"
 	"github.com/hostport-cni/hostport/internal/state"
@@ -227,6 +228,19 @@ func TestStatus(t *testing.T) {
 		if e := out.error(t); e.Code != tc.code || !strings.Contains(e.Msg, tc.word) {
 			t.Errorf("%s: error %d %q, want %d and %q", tc.key, e.Code, e.Msg, tc.code, tc.word)
 		}
+	}
+}
+
+// TestLogFileThatNobodyReads: a FIFO without a reader is no reason for a pod to wait.
+func TestLogFileThatNobodyReads(t *testing.T) {
+	n := netns.New(t)
+	file := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := run(t, n, configuration(t, fmt.Sprintf(`"logFile":%q`, file)), nil)
+	if out.code != 0 || out.stdout != prevResult+"\n" || !strings.Contains(out.stderr, "log file cannot be opened") {
+		t.Errorf("exit status %d: %s%s", out.code, out.stdout, out.stderr)
 	}
 }
 
