@@ -35,7 +35,8 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 
 // probe has the tool open and commit the tables, with nothing in it to do. It
 // does not list them: runtimes ask for STATUS every few seconds, and the list of
-// a node with thousands of Services takes a tenth of one.
+// a node with thousands of Services takes a tenth of one. Tables of the legacy variant
+// are asked for without the tool, which would wait for the xtables lock.
 func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string, err error) {
 	v, err := b.current(ctx, f)
 	if err != nil {
@@ -48,9 +49,11 @@ func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string
 	if v.nft && hasLegacy(f, natTable) {
 		advice = append(advice, "tables of iptables-legacy are loaded beside those of iptables-nft: should they hold rules, their order with host ports is not defined")
 	}
-	text := "*nat\nCOMMIT\n"
-	if f == hostport.IPv4 {
-		text += "*raw\nCOMMIT\n"
+	text := "" // nat first: without raw the tool ends
+	for _, table := range tablesOf(f) {
+		if v.nft || eachEntry(f, table, func([]byte) {}) != nil {
+			text = "*" + table + "\nCOMMIT\n" + text
+		}
 	}
 	err = b.restore(ctx, v.restore(), text, time.Second)
 	switch {

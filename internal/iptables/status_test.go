@@ -1,7 +1,9 @@
 package iptables
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,7 +32,7 @@ func TestStatusTellsWhatCannotBeUsed(t *testing.T) {
 	}{
 		"IPv4 fails": {
 			func(w *world) {
-				w.stub("iptables-restore", version("1.8.9 (legacy)", "echo no such table >&2; exit 3"))
+				w.stub("iptables-restore", version("1.8.9 (nf_tables)", "echo no such table >&2; exit 3"))
 			},
 			"", "IPv4: iptables-restore: exit status 3: no such table",
 		},
@@ -44,10 +46,10 @@ func TestStatusTellsWhatCannotBeUsed(t *testing.T) {
 			"IPv6: host ports cannot be programmed: iptables is not installed: ip6tables-restore not found", "",
 		},
 		"no table raw": {func(w *world) {
-			w.stub("iptables-restore", version("1.8.9 (legacy)", `echo "iptables-restore: unable to initialize table 'raw'" >&2; exit 2`))
+			w.stub("iptables-restore", version("1.8.9 (nf_tables)", `echo "iptables-restore: unable to initialize table 'raw'" >&2; exit 2`))
 		}, "no table raw: host ports are not reachable at 127.0.0.1", ""},
 		"old version":      {func(w *world) { w.stub("iptables-restore", version("1.8.4 (nf_tables)", "exit 0")) }, "iptables 1.8.4 is older", ""},
-		"untested version": {func(w *world) { w.stub("iptables-restore", version("1.8.6 (legacy)", "exit 0")) }, "IPv4: iptables 1.8.6 is older than 1.8.7", ""},
+		"untested version": {func(w *world) { w.stub("iptables-restore", version("1.8.6 (nf_tables)", "exit 0")) }, "IPv4: iptables 1.8.6 is older than 1.8.7", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "nft")
@@ -86,8 +88,15 @@ func TestHeldLock(t *testing.T) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
+	for _, tool := range []string{"iptables-restore", "ip6tables-restore"} {
+		w.stub(tool, fmt.Sprintf(`case "$*" in *--wait*) echo "$*" >>%s/waited;; esac
+`, w.bin)+w.real(strings.Replace(tool, "tables", "tables-legacy", 1)))
+	}
 	if advice, err := w.b.Status(t.Context()); err != nil || len(advice) > 0 {
 		t.Errorf("advice %q, error %v", advice, err)
+	}
+	if waited, err := os.ReadFile(filepath.Join(w.bin, "waited")); err == nil {
+		t.Errorf("a tool was started that waits for the lock: %s", waited)
 	}
 	n.agrees(t)
 	if owners, err := w.b.Owners(t.Context()); err != nil || len(owners) != 1 {

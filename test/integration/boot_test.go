@@ -126,7 +126,7 @@ func TestLackingKernel(t *testing.T) {
 		e := newEnv(t, world.Options{Backend: world.IptablesLegacy}, world.V4)
 		restore := e.withoutModule("iptable_raw")
 		defer restore()
-		e.allButLoopback()
+		e.allButLoopback(true)
 		e.properties()
 	})
 }

@@ -169,8 +169,7 @@ func (e *env) unavailable(reason string) {
 }
 
 // heldLock has another program hold the lock of iptables-legacy for longer than anybody
-// waits. iptables 1.8.8 and 1.8.9 would wait for ever if told not to wait, so STATUS
-// waits for one second.
+// waits. iptables 1.8.8 and 1.8.9 would wait for ever if told not to wait.
 func heldLock(e *env) {
 	file := filepath.Join(e.w.ConfDir, "xtables.lock") // the machine's own is the other tests' too
 	lock, err := os.Create(file)
