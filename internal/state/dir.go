@@ -131,10 +131,10 @@ func ownDir(dir string, perm os.FileMode) error {
 	return d.Close()
 }
 
-// openOwn opens a regular file, or a directory if perm has os.ModeDir, and takes
-// the rights of others to it away, unless all other bits of perm are 0. It refuses one
-// of another user and a directory that is shared, does not follow symbolic links and does not wait for the other end of
-// a FIFO. The error wraps a unix.Errno.
+// openOwn opens a regular file, or a directory if perm has os.ModeDir, and removes the
+// rights of others to it, unless all other bits of perm are 0. It refuses a file of
+// another user and a directory that is shared, does not follow symbolic links and does
+// not wait for the other end of a FIFO. The error wraps a unix.Errno.
 func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, perm)
 	if err != nil {
@@ -162,7 +162,7 @@ func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 }
 
 // shared reports whether a directory holds files, but no state, as /run does: it must
-// not be closed to others.
+// not be closed to others. (/run has a directory "lock" too.)
 func shared(d *os.File) bool {
 	names, err := d.Readdirnames(-1)
 	return err != nil || len(names) > 0 && !slices.Contains(names, dbName)

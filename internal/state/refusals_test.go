@@ -14,6 +14,9 @@ import (
 // The last refusals are kept, in order, also after somebody has spoilt the file.
 func TestRefusals(t *testing.T) {
 	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if got, err := state.Refusals(dir); len(got) > 0 || err != nil {
 		t.Errorf("at first: %v, %v", got, err)
 	}
