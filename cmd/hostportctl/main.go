@@ -29,8 +29,8 @@ func (s exitStatus) Error() string { return "exit status " + strconv.Itoa(int(s)
 
 // A monitor can tell a node that differs from one that could not be asked.
 const (
-	errDiffers exitStatus = 1
-	exitFailed            = 2
+	errDiffers = exitStatus(1)
+	exitFailed = 2
 )
 
 func main() { os.Exit(run(os.Args, os.Getenv, os.Stdout, os.Stderr)) }
