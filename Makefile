@@ -151,9 +151,9 @@ test-operator: ## Of these: a node's life with the agent, installed by helm (roo
 	test/run.sh test/kubernetes -parallel 2 -timeout 45m -run '^TestOperator' ./...
 
 .PHONY: race
-race: ## Tests without a world of their own, under the race detector (needs a C compiler)
-	test/packages.sh test
-	CGO_ENABLED=1 go test -race -timeout 20m ./pkg/... ./internal/...
+race: ## Tests without a world of their own, under the race detector (root, minutes)
+	test/packages.sh race
+	CGO_ENABLED=1 test/run.sh . -race -timeout 20m ./pkg/... ./internal/...
 
 .PHONY: lint
 lint: ## Check the code, in every module

@@ -8,6 +8,7 @@ set -euo pipefail
 # program=package, for each set of targets
 demo="iptables=iptables iptables-nft=iptables nft=nftables ip=iproute2 ss=iproute2 curl=curl"
 test="$demo iptables-legacy=iptables conntrack=conntrack sysctl=procps mount=mount"
+race="$test gcc=gcc gencat=libc6-dev" # gencat comes with the C library's headers
 runtime="$test containerd=containerd ctr=containerd runc=runc"
 containerd="$runtime podman=podman conmon=conmon"
 kubernetes="$runtime etcd=etcd-server"
