@@ -66,7 +66,7 @@ type deadFunc func(*hostport.Attachment) (bool, error)
 func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadFunc) (plan, error) {
 	p := plan{add: []*hostport.Attachment{want}}
 	for _, a := range found {
-		c := conflict(want, a)
+		c := conflict(want, a, hostport.Mapping.Overlaps)
 		switch {
 		case a.Key == want.Key:
 		case c == nil:
@@ -89,9 +89,9 @@ func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadF
 
 // conflict returns what a has that want needs, or nil. An address that both
 // have is no conflict within one container.
-func conflict(want, a *hostport.Attachment) *ConflictError {
+func conflict(want, a *hostport.Attachment, overlap func(x, y hostport.Mapping) bool) *ConflictError {
 	for _, m := range want.Mappings {
-		if slices.ContainsFunc(a.Mappings, m.Overlaps) {
+		if slices.ContainsFunc(a.Mappings, func(o hostport.Mapping) bool { return overlap(m, o) }) {
 			return held(KindPort, fmt.Sprintf("host port %s is held", m), a)
 		}
 	}
@@ -217,10 +217,18 @@ func without(all, some []*hostport.Attachment) []*hostport.Attachment {
 	return slices.DeleteFunc(slices.Clone(all), func(a *hostport.Attachment) bool { return slices.Contains(some, a) })
 }
 
-// inTheWay returns the first conflict of want with another attachment, or nil.
+// inTheWay returns the first conflict of want's rules with those of another attachment,
+// or nil. A mapping for both families has rules in those of the pod's addresses alone.
 func inTheWay(want *hostport.Attachment, among []*hostport.Attachment) *ConflictError {
 	for _, a := range among {
-		if c := conflict(want, a); c != nil && a.Key != want.Key {
+		overlap := func(m, o hostport.Mapping) bool {
+			return m.Overlaps(o) && slices.ContainsFunc(hostport.Families(), func(f hostport.Family) bool {
+				_, mine := want.Address(f)
+				_, theirs := a.Address(f)
+				return mine && theirs && m.Serves(f) && o.Serves(f)
+			})
+		}
+		if c := conflict(want, a, overlap); c != nil && a.Key != want.Key {
 			return c
 		}
 	}

@@ -199,6 +199,15 @@ func TestPlanAdopt(t *testing.T) {
 		{name: "a record of one that may live", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, dead: lives("?a")},
 		{name: "a port that a record holds", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{with(pod("b", "10.0.0.3/24", 80), recovered)}, dead: lives("a", "b"), refused: 1},
 		{name: "a port that a dead record held", records: []*hostport.Attachment{pod("a", "10.0.0.2/24", 80)}, found: []*hostport.Attachment{with(pod("b", "10.0.0.3/24", 80), recovered)}, dead: lives("b"), remove: "a", add: "b"},
+		{
+			name:    "a port that a record of the other family's pod has",
+			records: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)},
+			found: []*hostport.Attachment{with(pod("b", "fd00::3/64", 80), func(a *hostport.Attachment) {
+				a.Mappings[0].HostIP = netip.IPv6Unspecified()
+				recovered(a)
+			})},
+			dead: lives("a", "b"), add: "b",
+		},
 		{name: "twice in the kernel", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered), with(pod("a", "10.0.0.2/24", 80), recovered)}, dead: lives("a"), add: "a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -57,6 +57,24 @@ func unreadableScenarios() []scenario {
 			e.bothReach(web)
 			e.reaches(e.w.Client, "tcp", e.node(8081), "other")
 		}},
+		{name: "wildcards of two families, and a lost state of which one family can be read", backends: iptablesOnly, run: func(e *env) {
+			n := e.network(world.NetworkOptions{Families: world.Families})
+			e.addTo(n, "here", world.TCP(8080, 80).On(e.f.Any())).Pod.Serve("tcp", 80)
+			e.addTo(n, "there", world.TCP(8080, 80).On(e.f.Other().Any())).Pod.Serve("tcp", 80)
+			e.loseState()
+			e.breakTools(e.f.Other())
+			e.webTo(e.net, "other", 8081)
+			reached := func() {
+				e.Helper()
+				e.reaches(e.w.Client, "tcp", e.node(8080), "here")
+				e.reaches(e.w.Client, "tcp", netip.AddrPortFrom(e.f.Other().Node(), 8080), "there")
+			}
+			reached()
+			e.w.RestoreTools()
+			e.webTo(e.net, "trigger", 8083)
+			reached()
+			e.checks(e.live...)
+		}},
 		{name: "one family flushed while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
 			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
 			e.breakTools(e.f.Other())
