@@ -63,7 +63,8 @@ type Tx struct {
 type Pending struct {
 	// Backends are those whose rules in the kernel may differ from the records.
 	Backends []string `json:"backends"`
-	// Changed are the attachments that it removes or adds.
+	// Changed are the attachments that it removes or adds. Rules of one that it removed
+	// may still be there.
 	Changed []*hostport.Attachment `json:"changed"`
 }
 

@@ -75,6 +75,19 @@ func unreadableScenarios() []scenario {
 			reached()
 			e.checks(e.live...)
 		}},
+		{name: "DEL of a pod after a lost state of which one family can be read", backends: iptablesOnly, run: func(e *env) {
+			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
+			e.loseState()
+			e.breakTools(e.f.Other())
+			e.del(web)
+			e.webTo(e.net, "other", 8081)
+			e.w.RestoreTools()
+			e.webTo(e.net, "trigger", 8083)
+			e.unnamed(web, "its DEL")
+			if out := e.w.Ctl("list"); strings.Contains(string(out.Stdout), "8080") {
+				e.Errorf("a pod that was deleted is listed:\n%s", out.Stdout)
+			}
+		}},
 		{name: "one family flushed while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
 			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
 			e.breakTools(e.f.Other())
