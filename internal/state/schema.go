@@ -82,7 +82,7 @@ func (t *Tx) convert() error {
 		errs = append(errs, t.SetOpened(ifname, true))
 	}
 	for _, a := range f.attachments {
-		a.State = f.id
+		a.State = t.ID()
 		errs = append(errs, t.Put(a))
 	}
 	return errors.Join(errs...)
@@ -118,7 +118,7 @@ func (t *Tx) facts() (f facts, err error) {
 		}
 	}
 	pending, err := t.Pending()
-	f.changed, f.view, f.id = pending.Changed, t.text(keyView), t.ID()
+	f.changed, f.view, f.id = pending.Changed, t.text(keyView), t.text(keyID)
 	return f, err
 }
 

@@ -46,6 +46,8 @@ type Options struct {
 	// ReadOnly is set by a guest that only looks. Nothing is created or written in
 	// Dir, and records of another version are read as they are, see Store.Other.
 	ReadOnly bool
+
+	file string // the device and inode of the state file
 }
 
 // Store is the opened and locked state. It is not safe for concurrent use.
@@ -189,12 +191,14 @@ func (s *Store) open() error {
 // may end the process: the goroutine that bbolt starts for it survives no fault. So that
 // is not for a process whose death is not counted.
 func (s *Store) verify(tx *bolt.Tx) error {
-	fi, err := os.Stat(s.path)
+	var st unix.Stat_t
+	err := unix.Stat(s.path, &st)
 	if err != nil {
 		return fmt.Errorf("look at state file: %w", err)
 	}
-	if is, want := fi.Size(), tx.Size(); is < want {
-		return damagef("it has %d bytes of %d", is, want)
+	s.opts.file = fmt.Sprint(st.Dev, st.Ino)
+	if want := tx.Size(); st.Size < want {
+		return damagef("it has %d bytes of %d", st.Size, want)
 	}
 	if s.deaths > 0 && !s.opts.ReadOnly {
 		for damage := range tx.Check() { // its goroutine waits until all are read

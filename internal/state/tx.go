@@ -188,9 +188,12 @@ func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Finge
 	return all, of, nil
 }
 
-// ID returns what identifies this file: six hexadecimal digits that it got when
-// it was created.
-func (t *Tx) ID() string { return t.text(keyID) }
+// ID returns what identifies this file: six hexadecimal digits, from a number that it
+// got when it was created and from where it is. A copy has others: what was recorded
+// since in the file that it was copied from was not deleted here.
+func (t *Tx) ID() string {
+	return fmt.Sprintf("%06x", crc32.ChecksumIEEE([]byte(t.text(keyID)+" "+t.opts.file))>>8)
+}
 
 // Version identifies what is recorded: each transaction that changes the file
 // changes it, too.

@@ -98,6 +98,24 @@ func lostStateScenarios() []scenario {
 			e.w.Node.Serve("tcp", 8080)
 			e.reaches(e.w.Client, "tcp", e.node(8080), "node")
 		}},
+		scenario{name: "a copy of the state directory is used, and pods came since it was made", run: func(e *env) {
+			e.webTo(e.net, "before", 8080)
+			second := e.w.DataDir + "-second"
+			if err := os.CopyFS(second, os.DirFS(e.w.DataDir)); err != nil {
+				e.Fatal(err)
+			}
+			e.webTo(e.net, "since", 8081)
+			e.recovered = true
+			e.w.DataDir = second
+			e.net = e.network(world.NetworkOptions{})
+			e.webTo(e.net, "after", 8082)
+			e.sync()
+			for _, a := range e.live {
+				a.Network = e.net
+			}
+			e.checks(e.live...)
+			e.allReached()
+		}},
 		scenario{name: "two state directories on one node", tampers: true, run: twoStates},
 		scenario{name: "two state directories, and GC and hostportctl on either", tampers: true, run: twoStatesMended},
 	)
