@@ -117,8 +117,9 @@ type Backend interface {
 	// that the kernel refuses, because its conditions name something that is
 	// gone, is left out with a warning, and Check names it. It is idempotent. The
 	// rules of the families in except are left as they are; a backend that cannot do
-	// that returns an error.
-	Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, err error)
+	// that returns an error. was are the owners of the rules that it replaced: one may
+	// have come since Owners was called, from a process with another state directory.
+	Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, was []*hostport.Attachment, err error)
 	// Owners returns the attachments that the backend's rules in the kernel
 	// name, of this boot or another, as far as rules tell: key, inode and boot of
 	// the sandbox, network, pod, addresses, mappings, options. With an error it

@@ -122,7 +122,7 @@ esac`)
 		if !errors.Is(err, backend.ErrNoGuard) {
 			t.Errorf("%s: %v", variant, err)
 		}
-		_, err = w.b.Rewrite(t.Context(), []*hostport.Attachment{a}, conformance.Fingerprint([]*hostport.Attachment{a}))
+		_, _, err = w.b.Rewrite(t.Context(), []*hostport.Attachment{a}, conformance.Fingerprint([]*hostport.Attachment{a}))
 		if !errors.Is(err, backend.ErrNoGuard) {
 			t.Errorf("%s: Rewrite: %v", variant, err)
 		}
@@ -167,7 +167,7 @@ func TestMissingTools(t *testing.T) {
 	b := new(Backend)
 	all := []*hostport.Attachment{attachment("a", maps("1:1"))}
 	_, applyErr := b.Apply(t.Context(), change(nil, nil, all))
-	_, rewriteErr := b.Rewrite(t.Context(), all, conformance.Fingerprint(all))
+	_, _, rewriteErr := b.Rewrite(t.Context(), all, conformance.Fingerprint(all))
 	_, checkErr := b.Check(t.Context(), all, conformance.Fingerprint(all))
 	_, auditErr := b.Audit(t.Context(), all, conformance.Fingerprint(all))
 	_, statusErr := b.Status(t.Context())

@@ -88,7 +88,7 @@ func TestOwnersReadsBackWhatApplyMade(t *testing.T) {
 		a.LoopbackInterface, b.LoopbackInterface = "", ""
 		n.rewrite(t)
 		expected := w.both()
-		if _, err := w.b.Rewrite(t.Context(), got, conformance.Fingerprint(n.atts)); err != nil {
+		if _, _, err := w.b.Rewrite(t.Context(), got, conformance.Fingerprint(n.atts)); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(sortLines(expected), sortLines(w.both())); diff != "" {

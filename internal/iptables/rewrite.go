@@ -14,8 +14,9 @@ import (
 // Rewrite writes in one transaction a table, and then removes the rules of the
 // other variant of iptables. Where that has no tools on the PATH, it logs a
 // warning. Rules of other programs are neither moved nor removed. seen is always "".
-func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, err error) {
-	return "", eachFamily(func(f hostport.Family) error {
+func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, was []*hostport.Attachment, err error) {
+	found := make(backend.Recovered)
+	err = eachFamily(func(f hostport.Family) error {
 		if slices.Contains(except, f) {
 			return nil
 		}
@@ -24,7 +25,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 			return err
 		}
 		for _, v := range variants {
-			err := b.rewrite(ctx, v, v.want(all, fp))
+			err := b.rewrite(ctx, v, v.want(all, fp), found)
 			if errors.Is(err, backend.ErrMissing) && !v.inUse() {
 				b.Log.Warn("rules of host ports may be left in the tables of the other variant of iptables, whose tools are not installed",
 					"variant", v.name, "reason", err)
@@ -34,12 +35,14 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 		}
 		return nil
 	})
+	return "", found.All(backend.Iptables), err
 }
 
-// rewrite makes one family hold these rules. Attachments whose conditions the
-// kernel refuses, because they name something that is gone, are left out.
-func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
-	err := b.write(ctx, v, want)
+// rewrite makes one family hold these rules, and adds the owners of what was there to
+// found. Attachments whose conditions the kernel refuses, because they name something
+// that is gone, are left out.
+func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted, found backend.Recovered) error {
+	err := b.write(ctx, v, want, found)
 	if !refused(err) {
 		return err
 	}
@@ -53,7 +56,7 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 	if len(conditional) == 0 {
 		return err
 	}
-	if err := b.write(ctx, v, want); err != nil {
+	if err := b.write(ctx, v, want, found); err != nil {
 		return err
 	}
 	for own := range slices.Chunk(conditional, 2) { // see attach
@@ -75,12 +78,13 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted) error {
 
 // write reads one family and makes it hold these rules of ours and no others. It leaves
 // those out of want that lead to an externalSetMarkChain which is not there.
-func (b *Backend) write(ctx context.Context, v variant, want *wanted) (err error) {
+func (b *Backend) write(ctx context.Context, v variant, want *wanted, found backend.Recovered) (err error) {
 	for range 3 { // another program may commit between the read and the write
 		there, readErr := b.read(ctx, v, false)
 		if readErr != nil {
 			return readErr
 		}
+		readOwners(found, v.family, there)
 		for _, ch := range want.chains {
 			if ch.owner == nil {
 				continue
@@ -101,7 +105,8 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted) (err error
 }
 
 // rewriteText is the input for iptables-restore that turns what is there into the
-// rules that are wanted: "" if there is nothing to do.
+// rules that are wanted: "" if there is nothing to do. It fails if another process has
+// added rules of ours to what is there: see history.
 func rewriteText(there *ruleset, want *wanted) string {
 	s := make(script)
 	kept := make(map[rule]bool) // jumps in chains of others
@@ -125,6 +130,10 @@ func rewriteText(there *ruleset, want *wanted) string {
 		if ours(p.name) {
 			if want.at[p] == nil {
 				s.drop(p)
+			}
+			if fp, ok := strings.CutPrefix(p.name, fingerprintPrefix); ok && len(fp) == 16 && !there.has(inNat(followedPrefix+fp)) {
+				s.line(guarding, natTable, "-N", followedPrefix+fp)
+				s.line(dropping, natTable, "-X", followedPrefix+fp)
 			}
 			continue
 		}

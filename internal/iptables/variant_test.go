@@ -89,7 +89,7 @@ func TestPartlyReadable(t *testing.T) {
 		if len(got) != 1 || len(got[0].Mappings) != 3 {
 			t.Errorf("owners %+v", got)
 		}
-		if _, err := w.b.Rewrite(t.Context(), nil, hostport.Fingerprint{}); err == nil || !strings.Contains(err.Error(), "IPv6") {
+		if _, _, err := w.b.Rewrite(t.Context(), nil, hostport.Fingerprint{}); err == nil || !strings.Contains(err.Error(), "IPv6") {
 			t.Errorf("Rewrite: %v", err)
 		}
 		if left := w.saved(hostport.IPv4); strings.Contains(left, prefix) {

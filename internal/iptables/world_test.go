@@ -257,7 +257,7 @@ func (n *node) rewrite(t testing.TB) { t.Helper(); n.seen = rewrite(t, n.b, n.at
 
 func rewrite(t testing.TB, b *Backend, atts []*hostport.Attachment) (seen string) {
 	t.Helper()
-	seen, err := b.Rewrite(t.Context(), atts, conformance.Fingerprint(atts))
+	seen, _, err := b.Rewrite(t.Context(), atts, conformance.Fingerprint(atts))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,23 +67,35 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 // Rewrite replaces the table in one transaction. One that is right already is left
 // alone, with its counters. Of an attachment whose conditions cannot be read, the
 // ports are not mapped for anyone. The table is for both families, so none can be left out.
-func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint, except ...hostport.Family) (string, error) {
+func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint, except ...hostport.Family) (_ string, was []*hostport.Attachment, err error) {
 	if len(except) > 0 {
-		return "", fmt.Errorf("rewrite table %s: it cannot be left as it is for %s alone", tableName, except[0])
+		return "", nil, fmt.Errorf("rewrite table %s: it cannot be left as it is for %s alone", tableName, except[0])
 	}
 	for _, d := range b.unreadable(all) {
 		b.Log.Warn("host ports are closed", "attachment", d.Owner, "reason", d.Text)
 	}
-	s := seen{generation: b.generation()}
-	have, err := b.read(ctx, nil)
-	if want := contents(nil, all); err != nil || len(compare(have, want, func(object) bool { return true })) > 0 {
-		s.generation, err = b.commitAt(ctx, delta{gone: []object{table{}}, come: want}.write, s.generation)
+	var s seen
+	want := contents(nil, all)
+	replace := delta{gone: []object{table{}}, come: want}.write
+	for range 3 { // another program may commit between the read and the write
+		s.generation = b.generation()
+		have, unread := b.read(ctx, nil)
+		was = append(was, ownersIn(have)...)
+		if err = nil; unread == nil && len(compare(have, want, func(object) bool { return true })) == 0 {
+			break
+		}
+		if s.generation, err = b.commitOnce(replace, s.generation); !nfnetlink.Transient(err) {
+			break
+		}
+	}
+	if nfnetlink.Transient(err) { // it does so all the time
+		s.generation, err = b.commitAt(ctx, replace, 0)
 	}
 	if err != nil {
-		return "", fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true, nil))
+		return "", was, fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true, nil))
 	}
 	s.table, err = b.tableHandle(ctx)
-	return s.String(), err
+	return s.String(), was, err
 }
 
 // send sends one transaction about a table, to generation g of the ruleset unless

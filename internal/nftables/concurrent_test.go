@@ -106,7 +106,7 @@ func TestRandomChanges(t *testing.T) {
 			n.del(some...)
 		}
 		err := clean.do(func() error {
-			_, err := n.backend.Rewrite(t.Context(), n.held, conformance.Fingerprint(n.held))
+			_, _, err := n.backend.Rewrite(t.Context(), n.held, conformance.Fingerprint(n.held))
 			return err
 		})
 		if err != nil {

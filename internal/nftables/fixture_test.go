@@ -93,7 +93,7 @@ func (n *node) apply(remove, add []*hostport.Attachment) {
 	seen, err := n.backend.Apply(n.t.Context(), c)
 	if errors.Is(err, backend.ErrDrift) {
 		n.resyncs++
-		seen, err = n.backend.Rewrite(n.t.Context(), after, c.After)
+		seen, _, err = n.backend.Rewrite(n.t.Context(), after, c.After)
 	}
 	if err != nil {
 		n.t.Fatal(err)
@@ -107,7 +107,7 @@ func (n *node) del(as ...*hostport.Attachment) { n.t.Helper(); n.apply(as, nil) 
 // rewrite makes the table hold what is held.
 func (n *node) rewrite() {
 	n.t.Helper()
-	seen, err := n.backend.Rewrite(n.t.Context(), n.held, conformance.Fingerprint(n.held))
+	seen, _, err := n.backend.Rewrite(n.t.Context(), n.held, conformance.Fingerprint(n.held))
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -16,6 +16,10 @@ import (
 // address without its prefix length.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	have, err := b.read(ctx, nil)
+	return ownersIn(have), err
+}
+
+func ownersIn(have []object) []*hostport.Attachment {
 	elements, found := only[element](have), make(backend.Recovered)
 	for _, e := range elements {
 		if m, ok := e.hostSide(); ok && strings.HasPrefix(e.set, toPod) {
@@ -41,7 +45,7 @@ func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 			readConditions(a, e, rules[e.jump])
 		}
 	}
-	return found.All(backend.Nftables), err
+	return found.All(backend.Nftables)
 }
 
 // readClient reads who is masqueraded on the way to a pod, and from the comment, which

@@ -87,7 +87,7 @@ func TestWithoutPermission(t *testing.T) {
 	c, all := n.change(nil, []*hostport.Attachment{pod(2)})
 	for name, call := range map[string]func(*Backend) error{
 		"Apply":   func(b *Backend) error { _, err := b.Apply(t.Context(), c); return err },
-		"Rewrite": func(b *Backend) error { _, err := b.Rewrite(t.Context(), all, c.After); return err },
+		"Rewrite": func(b *Backend) error { _, _, err := b.Rewrite(t.Context(), all, c.After); return err },
 		"Check":   func(b *Backend) error { _, err := b.Check(t.Context(), all, c.After); return err },
 		"Owners":  func(b *Backend) error { _, err := b.Owners(t.Context()); return err },
 		"Status":  func(b *Backend) error { _, err := b.Status(t.Context()); return err },

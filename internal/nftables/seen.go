@@ -47,21 +47,26 @@ func (b *Backend) generation() uint32 {
 // Where others commit all the time the change does not wait for a pause of
 // theirs. It returns the new generation, 0 if others may have committed since.
 func (b *Backend) commitAt(ctx context.Context, build func(*batch), g uint32) (uint32, error) {
-	var at uint32
-	err := nfnetlink.Retry(ctx, func() error {
-		at, g = g, 0
-		return b.send(tableName, build, at)
-	})
-	if err != nil || at == 0 {
+	next, err := b.commitOnce(build, g)
+	if nfnetlink.Transient(err) {
+		return 0, nfnetlink.Retry(ctx, func() error { return b.send(tableName, build, 0) })
+	}
+	return next, err
+}
+
+// commitOnce commits to generation at, unless that is 0, and returns the new one as
+// commitAt does.
+func (b *Backend) commitOnce(build func(*batch), at uint32) (uint32, error) {
+	if err := b.send(tableName, build, at); err != nil || at == 0 {
 		return 0, err
 	}
 	// It asks and does not count: what was written may have been there already, and
 	// then the kernel commits nothing. With a generation too many on record, the next
 	// foreign commit would look like ours.
-	if g = b.generation(); g != at && g != at+1 {
-		g = 0
+	if g := b.generation(); g == at || g == at+1 {
+		return g, nil
 	}
-	return g, nil
+	return 0, nil
 }
 
 // verify reads whether the table is the one that s and the delta's before tell

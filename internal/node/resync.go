@@ -39,6 +39,7 @@ func (s *session) resync(ctx context.Context) error {
 	}
 	seen := make(map[string]string)
 	var again []error
+	var late []*hostport.Attachment
 	failed := s.eachBackend("rewrite the rules", func(name string, b backend.Backend) error {
 		if !slices.Contains(s.pending.Backends, name) {
 			return nil
@@ -48,7 +49,11 @@ func (s *session) resync(ctx context.Context) error {
 			return unread[name]
 		}
 		rewrite := func() (string, error) {
-			return b.Rewrite(ctx, of(name, all.Attachments), all.fingerprints[name], except...)
+			returned, was, err := b.Rewrite(ctx, of(name, all.Attachments), all.fingerprints[name], except...)
+			late = append(late, slices.DeleteFunc(was, func(a *hostport.Attachment) bool {
+				return find(found, a.Key) != nil || find(all.Attachments, a.Key) != nil
+			})...)
+			return returned, err
 		}
 		returned, err := rewrite()
 		if errors.Is(err, backend.ErrNoGuard) {
@@ -85,7 +90,14 @@ func (s *session) resync(ctx context.Context) error {
 		}
 		return errors.Join(err, s.finish(tx, seen, slices.Collect(maps.Keys(unread))))
 	})
-	return errors.Join(append(again, failed.join(), err)...)
+	if err = errors.Join(append(again, failed.join(), err)...); len(late) == 0 {
+		return err
+	}
+	// A process with another state directory has added them meanwhile.
+	if err := s.adopt(late); err != nil {
+		return err
+	}
+	return s.resync(ctx)
 }
 
 // keepOffLoopback records that 127.0.0.1 is not to reach the attachments of a backend,

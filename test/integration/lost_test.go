@@ -1,11 +1,15 @@
 package integration
 
 import (
+	"bytes"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -117,6 +121,7 @@ func lostStateScenarios() []scenario {
 			e.allReached()
 		}},
 		scenario{name: "two state directories on one node", tampers: true, run: twoStates},
+		scenario{name: "two state directories, and ADDs on both at once", tampers: true, run: twoStatesAtOnce},
 		scenario{name: "two state directories, and GC and hostportctl on either", tampers: true, run: twoStatesMended},
 	)
 }
@@ -235,6 +240,35 @@ func twoStates(e *env) {
 	e.webTo(e.net, "sixth", 8085)
 	for port, name := range map[uint16]string{8080: "first", 8081: "second", 8083: "fourth", 8084: "fifth", 8085: "sixth"} {
 		e.reaches(e.w.Client, "tcp", e.node(port), name)
+	}
+}
+
+// twoStatesAtOnce adds pods to two directories at once. One that was added, of either,
+// keeps its rules.
+func twoStatesAtOnce(e *env) {
+	pods := make([]*world.Pod, 16)
+	for i := range pods {
+		pods[i] = e.w.NewPod(fmt.Sprintf("pod%d", i))
+	}
+	theirs := e.w.DataDir + "-second"
+	var all sync.WaitGroup
+	added := make([]bool, len(pods))
+	for i, p := range pods {
+		call := e.bare("ADD", p, i)
+		if i%2 == 1 {
+			call.Stdin = bytes.Replace(call.Stdin, []byte(`"`+e.w.DataDir+`"`), []byte(`"`+theirs+`"`), 1)
+		}
+		all.Go(func() { added[i] = e.w.Invoke(call).ExitCode == 0 })
+	}
+	all.Wait()
+	rules := e.w.Rules(e.f)
+	for i, p := range pods {
+		if added[i] && !strings.Contains(rules, p.ContainerID) {
+			e.Errorf("pod %d was added and has no rule", i)
+		}
+	}
+	if n := len(slices.DeleteFunc(added, func(ok bool) bool { return !ok })); n < len(pods)/2 {
+		e.Errorf("%d of %d ADDs succeeded", n, len(pods))
 	}
 }
 

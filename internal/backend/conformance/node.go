@@ -2,8 +2,13 @@ package conformance
 
 import (
 	"context"
+	"errors"
+	"net/netip"
 	"slices"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -79,12 +84,16 @@ func (n *node) add(a ...*hostport.Attachment) { n.t.Helper(); n.change(nil, a) }
 
 func (n *node) del(a ...*hostport.Attachment) { n.t.Helper(); n.change(a, nil) }
 
-// rewrite makes the kernel hold the records.
+// rewrite makes the kernel hold the records. Rewrite has to tell whom the rules named.
 func (n *node) rewrite() {
 	n.t.Helper()
-	seen, err := n.Backend.Rewrite(context.Background(), n.held, Fingerprint(n.held))
-	if err != nil {
+	owners, ownersErr := n.Backend.Owners(context.Background())
+	seen, was, err := n.Backend.Rewrite(context.Background(), n.held, Fingerprint(n.held))
+	if err = errors.Join(ownersErr, err); err != nil {
 		n.t.Fatalf("rewrite: %v", err)
+	}
+	if diff := cmp.Diff(facts(owners), facts(was), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()); diff != "" {
+		n.t.Errorf("owners that Rewrite found (-want +got):\n%s", diff)
 	}
 	n.seen = seen
 }

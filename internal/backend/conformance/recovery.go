@@ -57,7 +57,7 @@ func testRewriteOverAnything(n *node) {
 // record.
 func (n *node) pretend(all ...*hostport.Attachment) {
 	n.t.Helper()
-	if _, err := n.Backend.Rewrite(context.Background(), all, Fingerprint(all)); err != nil {
+	if _, _, err := n.Backend.Rewrite(context.Background(), all, Fingerprint(all)); err != nil {
 		n.t.Fatal(err)
 	}
 }
