@@ -40,7 +40,8 @@ type entry struct {
 // dir. The cache survives a reboot, and a runtime that died may have left
 // entries of containers that are gone. Of a sandbox it holds only the path.
 //
-// Files that are damaged or in another format are skipped. The error joins
+// Files that are damaged or in another format are skipped, and so are attachments
+// of lo, which containerd makes with the pod's mappings too. The error joins
 // those of invalid attachments, which are omitted. A missing directory is
 // treated as empty.
 func ReadCache(dir string) ([]*Served, error) {
@@ -58,7 +59,7 @@ func ReadCache(dir string) ([]*Served, error) {
 		}
 		var e entry
 		if json.Unmarshal(text, &e) != nil || e.Kind != "cniCacheV1" || e.IfName == "" || e.NetworkName == "" ||
-			len(e.CapabilityArgs.PortMappings) == 0 {
+			len(e.CapabilityArgs.PortMappings) == 0 || e.IfName == "lo" {
 			continue
 		}
 		s, err := e.served()
