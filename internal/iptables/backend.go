@@ -30,7 +30,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 		if scripts[f], err = changeScript(f, c, after.of(f)); err != nil {
 			return "", fmt.Errorf("program %s: %w", f, err)
 		}
-		if len(scripts[f]) > 0 && inBoth(ctx, f) {
+		if len(scripts[f]) > 0 && b.inBoth(ctx, f) {
 			return "", fmt.Errorf("program %s: %w: both variants of iptables hold rules", f, backend.ErrDrift)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,8 +75,7 @@ func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) 
 		return nil, nil
 	}
 	current, err := b.current(ctx, f)
-	// The names that their programs always have.
-	candidates := []variant{{family: f, name: command(f) + "-nft", nft: true}, {family: f, name: command(f) + "-legacy"}}
+	candidates := bothVariants(f)
 	if err == nil {
 		other := slices.IndexFunc(candidates, func(v variant) bool { return v.nft != current.nft })
 		candidates = []variant{current, candidates[other]}
@@ -98,20 +98,36 @@ func inNFT(ctx context.Context, f hostport.Family) (found bool, err error) {
 	return found, err
 }
 
-// inBoth reports whether both variants hold rules of ours and have their tools. An
+// inBoth reports whether both variants hold rules of ours and have tools that work. An
 // administrator has then moved the rules from one to the other (iptables-legacy-save |
 // iptables-nft-restore), and the fingerprint with them. Where table nat of the legacy
 // variant is not loaded, as on most nodes, it reads a few bytes in /proc.
-func inBoth(ctx context.Context, f hostport.Family) bool {
+func (b *Backend) inBoth(ctx context.Context, f hostport.Family) bool {
 	if !hasLegacy(f, natTable) {
 		return false
 	}
 	if nft, err := inNFT(ctx, f); !nft || err != nil || !inLegacy(f) {
 		return false
 	}
-	_, nftErr := lookPath(command(f) + "-nft-restore")
-	_, legacyErr := lookPath(command(f) + "-legacy-restore")
-	return nftErr == nil && legacyErr == nil
+	for _, v := range bothVariants(f) {
+		_, err := b.read(ctx, v, false)
+		if err == nil {
+			err = b.restore(ctx, v.restore(), "*nat\nCOMMIT\n", time.Second)
+		}
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, backend.ErrMissing) { // of which Rewrite has warned
+			b.Log.Warn("both variants of iptables hold rules of host ports, and the tools of one fail", "variant", v.name, "reason", err)
+		}
+		return false
+	}
+	return true
+}
+
+// bothVariants returns the variants by the names that their programs always have.
+func bothVariants(f hostport.Family) []variant {
+	return []variant{{family: f, name: command(f) + "-nft", nft: true}, {family: f, name: command(f) + "-legacy"}}
 }
 
 func hasLegacy(f hostport.Family, table string) bool { return slices.Contains(LegacyTables(f), table) }

@@ -72,6 +72,26 @@ func variantScenarios() []scenario {
 			e.without(stays, "with the last pod")
 			e.sameRules("DEL of every pod in another variant", e.before)
 		}},
+		scenario{name: "rules are moved to the other variant, and the tools of the earlier one fail", backends: iptablesOnly, run: func(e *env) {
+			e.w.InstallVariants()
+			stays := e.both("stays", 8081)
+			saved, tool := e.w.Save(e.f), toolsOf(e.f)[1]
+			e.w.UseVariant(otherVariant(e.w.Backend))
+			if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, tool)); err != nil {
+				e.Fatal(err)
+			}
+			earlier := strings.TrimPrefix(string(e.w.Backend), "iptables")
+			for _, tool := range toolsOf(e.f) {
+				command, verb, _ := strings.Cut(tool, "-")
+				e.w.ReplaceTool(strings.TrimSuffix(command+earlier+"-"+verb, "-"), "echo cannot >&2; exit 1")
+			}
+			later := e.both("later", 8082)
+			e.served(map[uint16]string{8081: "stays", 8082: "later"})
+			e.del(later)
+			e.w.InstallVariants()
+			e.without(stays, "with the last pod")
+			e.sameRules("DEL of every pod in another variant", e.before)
+		}},
 		scenario{name: "the command of one family changes its variant", backends: iptablesOnly, run: func(e *env) {
 			e.w.InstallVariants()
 			e.net = e.network(world.NetworkOptions{Families: world.Families})
