@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -161,11 +162,13 @@ func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// shared reports whether a directory holds files, but no state, as /run does: it must
-// not be closed to others. (/run has a directory "lock" too.)
+// shared reports whether a directory holds no state, but files of others, as /run does:
+// it must not be closed to them. The root of a file system has lost+found.
 func shared(d *os.File) bool {
 	names, err := d.Readdirnames(-1)
-	return err != nil || len(names) > 0 && !slices.Contains(names, dbName)
+	return err != nil || !slices.Contains(names, dbName) && slices.ContainsFunc(names, func(name string) bool {
+		return !slices.Contains([]string{lockName, countsName, refusalsName, "agent.sock", "lost+found"}, name) && !strings.HasPrefix(name, dbName)
+	})
 }
 
 // writeBeside has fn write a file beside the records that it alone has locked.

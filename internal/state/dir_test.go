@@ -49,17 +49,27 @@ func TestPermissions(t *testing.T) {
 // TestDirectoryOfOthers: "dataDir": "/run" must not close /run to all but root.
 func TestDirectoryOfOthers(t *testing.T) {
 	dir := t.TempDir()
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "lock"), 0o755)); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "lock"), 0o755), os.Mkdir(filepath.Join(dir, "udev"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, dir, "holds files of others")
 	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o755 {
 		t.Errorf("it was left with %v, %v", fi.Mode(), err)
 	}
-	if err := os.Remove(filepath.Join(dir, "lock")); err != nil {
+	if err := errors.Join(os.Remove(filepath.Join(dir, "lock")), os.Remove(filepath.Join(dir, "udev"))); err != nil {
 		t.Fatal(err)
 	}
 	_ = open(t, options(dir)).Close() // as kubelet makes it for a volume
+	for _, name := range []string{"lock", "counts", "refusals", "state.db.damaged-1", "agent.sock", "lost+found"} {
+		dir := t.TempDir() // which is open to others
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := state.Usable(dir); err != nil {
+			t.Errorf("a directory with %s alone: %v", name, err)
+		}
+		_ = open(t, options(dir)).Close()
+	}
 }
 
 // refused fails unless the state cannot be opened, and says what is wrong.
