@@ -124,8 +124,8 @@ func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachm
 
 // finish records the end of a change: what the backends returned whose rules are as
 // recorded now, and the interfaces that were closed. Backends in unfinished stay marked,
-// and an attachment of theirs that was read back from the rules stays in Changed: it may
-// have more rules, in a family that could not be read.
+// and an attachment of theirs that was read back from the rules and removed stays in
+// Changed: it may have more rules, in a family that could not be read.
 func (s *session) finish(tx *state.Tx, seen map[string]string, unfinished []string) error {
 	errs := []error{each(s.closing, func(ifname string) error { return tx.SetOpened(ifname, false) })}
 	for name, returned := range seen {
@@ -136,7 +136,7 @@ func (s *session) finish(tx *state.Tx, seen map[string]string, unfinished []stri
 		return done && !slices.Contains(unfinished, name)
 	})
 	s.pending.Changed = slices.DeleteFunc(s.pending.Changed, func(a *hostport.Attachment) bool {
-		return !a.AddedAt.IsZero() || !slices.Contains(s.pending.Backends, a.Backend)
+		return !a.AddedAt.IsZero() || !slices.Contains(s.pending.Backends, a.Backend) || tx.Has(a.Key)
 	})
 	return errors.Join(append(errs, tx.SetPending(&s.pending))...)
 }

@@ -107,7 +107,7 @@ func decodeRecord(key string, v []byte, to any, got *hostport.Key) error {
 // Put writes a record and its index entries, and adds it to its backend's
 // fingerprint. It refuses an attachment that has a record.
 func (t *Tx) Put(a *hostport.Attachment) error {
-	if t.recorded(a) {
+	if t.Has(a.Key) {
 		return fmt.Errorf("write record of %s: there is one", a.Key)
 	}
 	return t.write(a, (*bolt.Bucket).Put)
@@ -117,14 +117,15 @@ func (t *Tx) Put(a *hostport.Attachment) error {
 // entries, and takes it out of its backend's fingerprint. It does nothing if
 // there is no such record.
 func (t *Tx) Delete(a *hostport.Attachment) error {
-	if !t.recorded(a) {
+	if !t.Has(a.Key) {
 		return nil
 	}
 	return t.write(a, func(b *bolt.Bucket, key, _ []byte) error { return b.Delete(key) })
 }
 
-func (t *Tx) recorded(a *hostport.Attachment) bool {
-	return t.tx.Bucket(bucketAttachments).Get([]byte(a.Key.String())) != nil
+// Has reports whether an attachment has a record.
+func (t *Tx) Has(k hostport.Key) bool {
+	return t.tx.Bucket(bucketAttachments).Get([]byte(k.String())) != nil
 }
 
 // write does something to a record and to each of its index entries, and adds it to
