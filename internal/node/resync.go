@@ -73,10 +73,16 @@ func (s *session) resync(ctx context.Context) error {
 		}
 		return err
 	})
-	fault.Point(fault.AfterRewrite)
 	if err := failed.join(); errors.Is(err, state.ErrDamaged) {
 		return err // bbolt may hold its locks for ever: the file is not touched again
 	}
+	if len(late) > 0 { // a process with another state directory has added them meanwhile
+		if err := s.adopt(late); err != nil {
+			return err
+		}
+		return s.resync(ctx)
+	}
+	fault.Point(fault.AfterRewrite)
 	guarded := slices.DeleteFunc(all.Attachments, func(a *hostport.Attachment) bool {
 		return failed[a.Backend] != nil || slices.Contains(unread.families(a.Backend), hostport.IPv4)
 	})
@@ -90,14 +96,7 @@ func (s *session) resync(ctx context.Context) error {
 		}
 		return errors.Join(err, s.finish(tx, seen, slices.Collect(maps.Keys(unread))))
 	})
-	if err = errors.Join(append(again, failed.join(), err)...); len(late) == 0 {
-		return err
-	}
-	// A process with another state directory has added them meanwhile.
-	if err := s.adopt(late); err != nil {
-		return err
-	}
-	return s.resync(ctx)
+	return errors.Join(append(again, failed.join(), err)...)
 }
 
 // keepOffLoopback records that 127.0.0.1 is not to reach the attachments of a backend,

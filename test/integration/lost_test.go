@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/hostport-cni/hostport/internal/fault"
 	"github.com/hostport-cni/hostport/test/world"
 )
 
@@ -122,6 +123,10 @@ func lostStateScenarios() []scenario {
 		}},
 		scenario{name: "two state directories on one node", tampers: true, run: twoStates},
 		scenario{name: "two state directories, and ADDs on both at once", tampers: true, run: twoStatesAtOnce},
+		scenario{
+			name: "a resync is killed that met a pod of another state directory", tampers: true,
+			backends: []world.Backend{world.IptablesLegacy}, families: v4Only, run: killedBesideOther,
+		},
 		scenario{name: "two state directories, and GC and hostportctl on either", tampers: true, run: twoStatesMended},
 	)
 }
@@ -270,6 +275,22 @@ func twoStatesAtOnce(e *env) {
 	if n := len(slices.DeleteFunc(added, func(ok bool) bool { return !ok })); n < len(pods)/2 {
 		e.Errorf("%d of %d ADDs succeeded", n, len(pods))
 	}
+}
+
+// killedBesideOther has a resync that does not read the rules of a pod of another state
+// directory, as if that came later, and is killed when it has rewritten all rules.
+func killedBesideOther(e *env) {
+	second := e.network(world.NetworkOptions{Name: "second", Second: true, Hostport: world.Config{"dataDir": e.w.DataDir + "-second"}})
+	e.webTo(e.net, "first", 8080)
+	other := e.webTo(second, "other", 8081)
+	once := filepath.Join(e.TempDir(), "once")
+	e.w.ReplaceTool("iptables-save", `case "$*" in *nat*) if /bin/mkdir `+once+` 2>/dev/null; then "$REAL" "$@" | /bin/grep -v `+other.Pod.ContainerID+`; exit; fi; esac; exec "$REAL" "$@"`)
+	faulty := world.Build(e, "github.com/hostport-cni/hostport/cmd/hostportctl", "-tags", "faultpoints")
+	program := []string{"/usr/bin/env", "PATH=" + e.w.ToolDir, "HOSTPORT_FAULT=" + fault.AfterRewrite, faulty, "--data-dir", e.w.DataDir, "sync"}
+	if _, err := e.w.Node.TryCommand("", program[0], program[1:]...); err == nil {
+		e.Error("the resync was not killed")
+	}
+	e.allReached()
 }
 
 // twoStatesMended has two networks as well, and what an operator and a runtime may
