@@ -19,12 +19,11 @@ import (
 
 // Adoption is what Adopt did, or would do.
 type Adoption struct {
-	// Adopted are living attachments that have our rules now, and portmap's no
-	// more.
+	// Adopted are living attachments that now have our rules instead of portmap's.
 	Adopted []*hostport.Attachment `json:"adopted"`
-	// Removed are dead attachments whose rules of portmap's went.
+	// Removed are dead attachments whose portmap rules were removed.
 	Removed []*hostport.Attachment `json:"removed"`
-	// Left are attachments that portmap goes on to serve.
+	// Left are attachments that portmap still serves.
 	Left []Left `json:"left"`
 	// Foreign are other programs with rules for host ports. They are not touched.
 	Foreign []portmap.Foreign `json:"foreign"`
@@ -42,8 +41,8 @@ type Left struct {
 // Adopt takes over the attachments that the portmap plugin serves: those of one
 // network, or of all if network is "". A living one gets our rules first, and
 // then loses portmap's, so that no connection to it is refused. The rules of a
-// dead one are removed. What cannot be told stays as it is. With dryRun nothing
-// is changed. It is idempotent.
+// dead one are removed. Attachments whose liveness is unknown stay as they are.
+// With dryRun nothing is changed. It is idempotent.
 func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoption, error) {
 	pm := &portmap.Node{
 		CacheDir: n.cacheDir(),
@@ -71,7 +70,7 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 		err := sandboxOf(s)
 		gone := errors.Is(err, fs.ErrNotExist)
 		if !s.Programmed && (gone && sees || err == nil && find(before.Attachments, s.Key) != nil) {
-			continue // what a runtime that died left in the cache, or how it began
+			continue // stale in the cache of a runtime that died, or recorded already
 		}
 		if err == nil {
 			err = n.adoptOne(ctx, s, dryRun)
@@ -128,7 +127,7 @@ func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) err
 	}
 	err := choose(n.Choose(ctx, n.AdoptInto))
 	if err != nil && choose(s.Backend) == nil {
-		err = nil // what means nothing to the chosen backend does to that of portmap's rules
+		err = nil // the backend of portmap's rules accepts what the chosen one refuses
 	}
 	if err == nil && !dryRun {
 		err = n.addOne(ctx, &a)
@@ -140,8 +139,8 @@ func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) err
 }
 
 // adoptFirst adopts a network's attachments on a node that has no state: the
-// conflist named portmap until now. A node that never had portmap costs a look
-// at libcni's cache.
+// conflist named portmap until now. On a node that never had portmap, it only
+// looks at libcni's cache.
 func (n *Node) adoptFirst(ctx context.Context, network string) {
 	if state.Exists(n.Dir) {
 		return

@@ -11,12 +11,12 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// DiffersError says that the node is not as it is recorded or asked for: each
-// difference in a line.
+// DiffersError says that the node differs from the records or from the request,
+// one difference a line.
 type DiffersError struct{ error }
 
-// Check compares record and kernel with what the attachment should have. What
-// differs is a *DiffersError.
+// Check compares record and kernel with what the attachment should have.
+// Differences are a *DiffersError.
 func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 	return n.change(ctx, func(s *session) error {
 		a, err := read(s.Store, func(tx *state.Tx) (*hostport.Attachment, error) { return tx.Get(want.Key) })
@@ -41,9 +41,9 @@ func (n *Node) Check(ctx context.Context, want *hostport.Attachment) error {
 	})
 }
 
-// recordDiffers compares the record with what the runtime says now, in what rules
-// do: a record that was read back from the kernel does not know in which words the
-// runtime asked for them, nor always the prefix length.
+// recordDiffers compares the record with what the runtime says now, by what the
+// rules do: a record that was read back from the kernel does not have the
+// runtime's wording, nor always the prefix length.
 func recordDiffers(got, want *hostport.Attachment) error {
 	var errs []error
 	for _, f := range hostport.Families() {
@@ -75,18 +75,18 @@ func (s *session) differences(ctx context.Context, a *hostport.Attachment) ([]ba
 	return b.Check(ctx, []*hostport.Attachment{a}, fp)
 }
 
-// Examined is an attachment with what the node shows of it.
+// Examined is an attachment and its condition on the node.
 type Examined struct {
 	*hostport.Attachment
-	// Dead says that the sandbox is gone; LifeErr is why that could not be told.
+	// Dead is set if the sandbox is gone; LifeErr says why that could not be determined.
 	Dead    bool
 	LifeErr error
-	// Differences are in what the kernel's rules are not as recorded.
+	// Differences are those between the kernel's rules and the record.
 	Differences []backend.Difference
 }
 
-// Examine returns what is recorded, as Snapshot does, and every attachment once more:
-// it looks at the sandbox and the rules of those that match. It changes nothing.
+// Examine returns the records, as Snapshot does, and an Examined for each. It looks
+// at the sandbox and the rules only of those that match. It changes nothing.
 func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) bool) (all *Snapshot, out []Examined, err error) {
 	all, err = n.look(ctx, nil, func(s *session, all *Snapshot) (err error) {
 		out = make([]Examined, len(all.Attachments))
@@ -106,9 +106,10 @@ func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) boo
 }
 
 // Audit compares the kernel with every record, and the records with the
-// sandboxes: what is missing, what differs, what is there for nobody, and whose
-// sandbox is gone. It changes nothing, and holds the lock only if others change the
-// node all the time. all is what was compared. Without state the error is a *NoStateError.
+// sandboxes. It reports rules that are missing, differ or have no owner, and attachments
+// whose sandbox is gone. It changes nothing, and holds the lock only if other calls keep
+// changing the node. all is what was compared. Without state the error is a
+// *NoStateError.
 func (n *Node) Audit(ctx context.Context) (all *Snapshot, differences []Difference, err error) {
 	if err := n.hasState(ctx); err != nil {
 		return &Snapshot{}, nil, err
@@ -127,7 +128,7 @@ func (n *Node) Audit(ctx context.Context) (all *Snapshot, differences []Differen
 	if all.Foreign() {
 		differences = append(differences, Difference{Text: all.Other.Error()})
 	}
-	dead, _ := all.Dead() // none, if that cannot be seen
+	dead, _ := all.Dead() // none, if that cannot be determined
 	for _, k := range dead {
 		differences = append(differences, Difference{Attachment: find(all.Attachments, k), Text: "its sandbox is gone", Dead: true})
 	}
@@ -137,8 +138,8 @@ func (n *Node) Audit(ctx context.Context) (all *Snapshot, differences []Differen
 	return all, differences, err
 }
 
-// Status reports why the node could not serve an ADD on a backend, and logs
-// advice.
+// Status returns an error if the node could not serve an ADD on a backend, and
+// logs advice.
 func (n *Node) Status(ctx context.Context, name string) error {
 	b, err := n.Backend(name)
 	if err != nil {

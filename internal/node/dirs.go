@@ -12,12 +12,11 @@ import (
 // Dirs are the state directories of one node: its networks may name several.
 type Dirs []*Node
 
-// Holders removes what pods that are gone have left, and returns the attachments
-// that stay. A process that may not see the node's sandboxes removes nothing: it
-// gets all attachments, and an error that wraps ErrUnseen. A node that is ReadOnly
-// keeps what would be removed, and names whom a resync would adopt. Rules that cannot be
-// read may be those of a pod that is not recorded, without state or since it was lost:
-// that is an error.
+// Holders removes dead attachments and returns the others. A process that may not see
+// the node's sandboxes removes nothing: it gets all attachments, and an error that wraps
+// ErrUnseen. With ReadOnly it only leaves the dead out. It also returns owners that a
+// resync would adopt. Rules that cannot be read are an error: if there is no state, or
+// it was lost, they may be those of a pod without a record.
 func (d Dirs) Holders(ctx context.Context) (all []*hostport.Attachment, unseen error) {
 	for _, n := range d {
 		some, err := n.holders(ctx)
@@ -58,8 +57,8 @@ func (n *Node) holders(ctx context.Context) (all []*hostport.Attachment, err err
 	return all, err
 }
 
-// strangers returns the owners that rules name, if a resync is pending, which would adopt
-// those that are not recorded. Rules to be rewritten that cannot be read are an error.
+// strangers returns the owners that rules name if a resync is pending, which would adopt
+// those without a record. It fails if rules of a pending backend cannot be read.
 func (s *session) strangers(ctx context.Context) ([]*hostport.Attachment, error) {
 	if len(s.pending.Backends) == 0 {
 		return nil, nil
@@ -80,8 +79,8 @@ func (d Dirs) Release(ctx context.Context, a *hostport.Attachment) error {
 	})
 }
 
-// Remove removes the directories at the end of an installation. The last attachment
-// took all rules with it.
+// Remove removes the directories at the end of an installation. All rules were
+// removed with the last attachment.
 func (d Dirs) Remove() error {
 	var errs []error
 	for _, n := range d {

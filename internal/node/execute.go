@@ -15,9 +15,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// apply plans a change from the records and executes it. Where the kernel has
-// drifted from them, it is planned once more after a resync, which may have
-// recorded owners that were unknown before.
+// apply plans a change from the records and executes it. If the kernel has
+// drifted from them, it plans again after a resync, which may have recorded
+// owners that were unknown before.
 func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)) error {
 	for n := 1; ; n++ {
 		p, err := read(s.Store, build)
@@ -33,12 +33,12 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 	}
 }
 
-// execute carries out one planned change: records and the pending marker, the
-// kernel, stale flows, the end of the marker. After an error the records are as
-// they were, and the kernel was made to follow them.
+// execute carries out one planned change: it writes the records and the pending
+// marker, changes the kernel, removes stale flows and clears the marker. After an
+// error the records are restored and the kernel is resynced.
 func (s *session) execute(ctx context.Context, p plan) error {
 	fault.Point(fault.BeforeRecord)
-	marked := slices.Clone(s.pending.Backends) // by a resync that failed, and a change alone does not mend that
+	marked := slices.Clone(s.pending.Backends) // by a failed resync, which a change alone does not repair
 	var changes map[string]*backend.Change
 	err := s.Update(func(tx *state.Tx) (err error) {
 		changes, err = s.record(tx, p)
@@ -61,8 +61,8 @@ func (s *session) execute(ctx context.Context, p plan) error {
 	return nil
 }
 
-// record writes the records as they are to be, adds the change to what is pending,
-// and returns what it is for each backend.
+// record writes the records of the plan, adds the change to what is pending, and
+// returns the change of each backend.
 func (s *session) record(tx *state.Tx, p plan) (changes map[string]*backend.Change, err error) {
 	changes = make(map[string]*backend.Change)
 	for _, name := range p.backends() {
@@ -93,7 +93,7 @@ func (p plan) write(tx *state.Tx) error {
 	return each(p.add, func(a *hostport.Attachment) error { return errors.Join(tx.Put(a), claimInterface(tx, a)) })
 }
 
-// each calls fn for all until it fails.
+// each calls fn for each element until one call fails.
 func each[T any](all []T, fn func(T) error) error {
 	for _, x := range all {
 		if err := fn(x); err != nil {
@@ -103,8 +103,9 @@ func each[T any](all []T, fn func(T) error) error {
 	return nil
 }
 
-// program changes the kernel, and returns what each backend is to see next time.
-// 127/8 is closed before the rules that guard it go, and opened after they came.
+// program changes the kernel, and returns Seen of each backend's next change.
+// 127/8 is closed before the rules that guard it are removed, and opened after
+// they are added.
 func (s *session) program(ctx context.Context, p plan, changes map[string]*backend.Change) (seen map[string]string, err error) {
 	if err := each(s.closing, loopback.Close); err != nil {
 		return nil, err
@@ -131,9 +132,9 @@ func (s *session) program(ctx context.Context, p plan, changes map[string]*backe
 	return seen, err
 }
 
-// flush removes the UDP flows to ports of these attachments, which would go on
-// to where their port led before. It comes too late to fail the change, which
-// the kernel has taken.
+// flush removes the UDP flows to ports of these attachments, which would keep
+// going to the former destination. It logs errors only: the change cannot fail
+// any more, because the kernel has accepted it.
 func (s *session) flush(ctx context.Context, changed []*hostport.Attachment) {
 	var forwards []hostport.Forward
 	for _, a := range changed {
@@ -146,14 +147,13 @@ func (s *session) flush(ctx context.Context, changed []*hostport.Attachment) {
 	}
 }
 
-// rollBack puts the records back as they were before a change that failed, and
-// makes the kernel follow them.
+// rollBack restores the records of before a failed change, and resyncs the kernel.
 func (s *session) rollBack(ctx context.Context, p plan, reason error) error {
 	if err := s.Update(plan{remove: p.add, add: p.remove}.write); err != nil {
 		return errors.Join(reason, fmt.Errorf("take back the record of a change that failed: %w", err))
 	}
-	// The change may have been cancelled. What it left is not. A resync takes time
-	// beyond the wait for locks.
+	// The change may have been cancelled, but what it left must be cleaned up. A
+	// resync takes longer than the wait for locks.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.Timeout+10*time.Second)
 	defer cancel()
 	return errors.Join(reason, s.resync(ctx))
@@ -168,8 +168,8 @@ func of(name string, all []*hostport.Attachment) (out []*hostport.Attachment) {
 	return out
 }
 
-// others answers a backend's questions from the records. The removed attachments
-// of a change are not among them any more.
+// others answers a backend's questions from the records, which no longer contain
+// the attachments that a change removes.
 type others struct {
 	*state.Store
 	backend string

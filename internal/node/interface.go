@@ -10,8 +10,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// loopbackInterface returns the interface on which 127.0.0.1 has to be let
-// through, or "" where no mapping is for 127/8 or no route leads to the pod.
+// loopbackInterface returns the interface on which 127.0.0.1 must be let through,
+// or "" if no mapping is for 127/8 or no route leads to the pod.
 func (n *Node) loopbackInterface(a *hostport.Attachment) string {
 	local := func(f hostport.Forward) bool { return !f.HostIP.IsValid() || f.HostIP.IsLoopback() }
 	if !a.Options.SNAT || !slices.ContainsFunc(a.Forwards(hostport.IPv4), local) {
@@ -25,10 +25,11 @@ func (n *Node) loopbackInterface(a *hostport.Attachment) string {
 	return ifname
 }
 
-// claimInterface notes that it is we who will have set route_localnet for an
-// attachment, if it is not set yet: only then may we unset it when nobody needs it
-// any more. Of one that was read back from the kernel it is not known who did. To
-// close 127/8 with the last attachment is the safe side: the guard goes with it.
+// claimInterface records that we set route_localnet for an attachment, unless it
+// is set already: only what we set may be unset when it is no longer needed. For
+// an attachment that was read back from the kernel, it is unknown who set it.
+// Closing 127/8 with the last attachment is then the safe choice, because the
+// guard is removed with it.
 func claimInterface(tx *state.Tx, a *hostport.Attachment) error {
 	ifname := a.LoopbackInterface
 	if ifname == "" || tx.Opened(ifname) || !a.AddedAt.IsZero() && loopback.Check(ifname) == nil {
@@ -51,7 +52,7 @@ func openInterfaces(all []*hostport.Attachment) error {
 	return errors.Join(errs...)
 }
 
-// checkInterface returns nil if 127.0.0.1 reaches the attachment, where it has to.
+// checkInterface returns an error if 127.0.0.1 must reach the attachment and does not.
 func checkInterface(a *hostport.Attachment) error {
 	if a.LoopbackInterface == "" {
 		return nil

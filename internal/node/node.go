@@ -22,29 +22,29 @@ type Node struct {
 	Dir string
 	// Timeout bounds the wait for the lock, and each run of a backend's tool.
 	Timeout time.Duration
-	// Log gets what an operator should know and the caller need not.
+	// Log receives what an operator should know and the caller does not need.
 	Log *slog.Logger
-	// Runtime says that the container runtime started the process, so that what
-	// it cannot find does not exist. A process that an operator started must
-	// first be seen to share the runtime's view of the node.
+	// Runtime is set if the container runtime started the process: a sandbox that it
+	// does not find then does not exist. A process started by an operator must first
+	// be found to share the runtime's view of the node.
 	Runtime bool
-	// Guest is set by a program beside the plugin, of whatever version that is: a
-	// state that the plugin has yet to convert is left as it is.
+	// Guest is set by any program but the plugin, whose version may differ: a state
+	// that the plugin has yet to convert is left as it is.
 	Guest bool
-	// ReadOnly is set by a guest that only looks: methods that change something are not
-	// called. Records of another version are read as they are, see Snapshot.Other.
+	// ReadOnly is set by a guest that only reads: it must not call methods that change
+	// something. Records of another version are read as they are, see Snapshot.Other.
 	ReadOnly bool
 	// CacheDir is libcni's cache directory; "" is portmap.DefaultCacheDir.
 	CacheDir string
-	// AdoptInto is the backend for attachments of portmap's, as the network's
+	// AdoptInto is the backend for attachments adopted from portmap, as the network
 	// configuration names it; "" lets the node choose.
 	AdoptInto string
 }
 
-// Choose returns the name of the backend for what the configuration says: ""
-// is iptables where its tools are installed, else nftables, which needs none.
-// Beside kube-proxy in nftables mode it is nftables too, because rules of
-// iptables cannot be told to come after kube-proxy's there.
+// Choose returns the name of the backend to use: the configured one, or for ""
+// iptables if its tools are installed, else nftables, which needs none. With
+// kube-proxy in nftables mode it is nftables too, because iptables rules cannot
+// be ordered after kube-proxy's there.
 func (n *Node) Choose(ctx context.Context, configured string) string {
 	switch {
 	case configured != "":
@@ -56,8 +56,8 @@ func (n *Node) Choose(ctx context.Context, configured string) string {
 	}
 }
 
-// AdviseOnIptables warns if kube-proxy is in nftables mode. It is for a configuration
-// that wants iptables all the same.
+// AdviseOnIptables warns if kube-proxy is in nftables mode. It is called if the
+// configuration names iptables.
 func (n *Node) AdviseOnIptables(ctx context.Context) {
 	if n.besideKubeProxy(ctx) {
 		n.Log.Warn("kube-proxy is in nftables mode: use the nftables backend, or a host port may win over a Service of the same number", "backend", backend.Iptables)
@@ -69,7 +69,7 @@ func (n *Node) besideKubeProxy(ctx context.Context) bool {
 	return found
 }
 
-// Backend returns the backend of a name.
+// Backend returns the backend with this name.
 func (n *Node) Backend(name string) (backend.Backend, error) {
 	switch name {
 	case backend.Iptables:
@@ -81,17 +81,17 @@ func (n *Node) Backend(name string) (backend.Backend, error) {
 	}
 }
 
-// failures are errors by the name of the backend.
+// failures are errors keyed by backend name.
 type failures map[string]error
 
 func (f failures) join() error { return errors.Join(slices.Collect(maps.Values(f))...) }
 
-// families are those that a backend's failure is about.
+// families returns the families that a backend's failure may concern.
 func (f failures) families(name string) []hostport.Family {
 	return slices.DeleteFunc(hostport.Families(), func(family hostport.Family) bool { return !backend.Concerns(f[name], family) })
 }
 
-// eachBackend calls fn for every backend, and returns those for which it failed.
+// eachBackend calls fn for every backend, and returns the errors.
 func (n *Node) eachBackend(doing string, fn func(name string, b backend.Backend) error) failures {
 	failed := make(failures)
 	for _, name := range backend.Names() {
@@ -107,7 +107,7 @@ func (n *Node) eachBackend(doing string, fn func(name string, b backend.Backend)
 }
 
 // Connections returns how many connections the kernel has sent to each mapping
-// since its rules were written. With an error it returns what could be read. It
+// since its rules were written. On error it still returns what could be read. It
 // takes no lock.
 func (n *Node) Connections(ctx context.Context) (backend.Connections, error) {
 	all := make(backend.Connections)
@@ -124,14 +124,14 @@ func (n *Node) Connections(ctx context.Context) (backend.Connections, error) {
 	return all, failed.join()
 }
 
-// Busy reports whether an error means that others were changing the node for
-// as long as was waited for them.
+// Busy reports whether an error means that other processes were still changing
+// the node at the timeout.
 func Busy(err error) bool {
 	return errors.Is(err, state.ErrLocked) || errors.Is(err, backend.ErrBusy)
 }
 
-// Other reports whether an error means that a guest met a state that the plugin
-// has yet to convert, or to replace.
+// Other reports whether an error means that a guest found a state that the plugin
+// has yet to convert or replace.
 func Other(err error) bool {
 	return errors.As(err, new(*state.OtherError)) || errors.Is(err, state.ErrDamaged)
 }

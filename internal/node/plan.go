@@ -9,11 +9,11 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// plan is what a change does to the records: the attachments that go and those
-// that come.
+// plan is what a change does to the records: the attachments that it removes and
+// those that it adds.
 type plan struct {
 	remove, add []*hostport.Attachment
-	// strange are backends whose rules name somebody whom the records do not.
+	// strange are backends whose rules name an owner that is not recorded for them.
 	strange []string
 }
 
@@ -30,14 +30,14 @@ func (p plan) backends() (names []string) {
 }
 
 // Kinds of conflicts, by which they are counted: a host port or a pod address of another
-// attachment's, and a process of the node that listens.
+// attachment, and a process of the node that listens.
 const (
 	KindPort     = "port"
 	KindAddress  = "address"
 	KindListener = "listener"
 )
 
-// ConflictError says that what an attachment needs is somebody else's.
+// ConflictError says that a port or address that an attachment needs is in use.
 type ConflictError struct {
 	Kind string
 	text string
@@ -46,7 +46,7 @@ type ConflictError struct {
 // Error names the port or address and the holder, or each socket with its process.
 func (e *ConflictError) Error() string { return e.text }
 
-// held is the conflict with an attachment that has a port or an address.
+// held returns the conflict with the attachment that holds a port or an address.
 func held(kind, what string, by *hostport.Attachment) *ConflictError {
 	text := what + " by " + by.Owner()
 	if !by.AddedAt.IsZero() {
@@ -56,13 +56,13 @@ func held(kind, what string, by *hostport.Attachment) *ConflictError {
 }
 
 // deadFunc reports whether the sandbox of an attachment is gone, or why that cannot
-// be told.
+// be determined.
 type deadFunc func(*hostport.Attachment) (bool, error)
 
-// planAdd plans the ADD of want. found are the records that may be in its way:
-// its own earlier one, and those that have one of its ports or addresses. What
-// is in conflict with want goes if it is dead, or is an earlier sandbox of the
-// same pod, whose DEL is late. A living owner is a *ConflictError.
+// planAdd plans the ADD of want. found are the records that may conflict with it:
+// its own earlier one, and those that have one of its ports or addresses. A
+// record in conflict is removed if its owner is dead, or is an earlier sandbox of
+// the same pod, whose DEL is late. Another living owner is a *ConflictError.
 func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadFunc) (plan, error) {
 	p := plan{add: []*hostport.Attachment{want}}
 	for _, a := range found {
@@ -87,8 +87,8 @@ func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadF
 	return p, nil
 }
 
-// conflict returns what a has that want needs, or nil. An address that both
-// have is no conflict within one container.
+// conflict returns the first port or address of a that want needs, or nil. Within
+// one container, an address that both have is no conflict.
 func conflict(want, a *hostport.Attachment, overlap func(x, y hostport.Mapping) bool) *ConflictError {
 	for _, m := range want.Mappings {
 		if slices.ContainsFunc(a.Mappings, func(o hostport.Mapping) bool { return overlap(m, o) }) {
@@ -106,8 +106,8 @@ func conflict(want, a *hostport.Attachment, overlap func(x, y hostport.Mapping) 
 	return nil
 }
 
-// planGC plans what Node.GC does: with a list of the valid attachments the others of the
-// network go, and without one, or where the network of a record is unknown, the dead.
+// planGC plans Node.GC: with a list of the valid attachments it removes the others of
+// the network, and without one, or if the network of a record is unknown, the dead.
 func planGC(records []*hostport.Attachment, network string, valid []hostport.Key, listed bool, dead deadFunc) (plan, error) {
 	return planRemove(records, func(a *hostport.Attachment) (bool, error) {
 		switch {
@@ -121,8 +121,8 @@ func planGC(records []*hostport.Attachment, network string, valid []hostport.Key
 	})
 }
 
-// planPrune plans what Node.Prune does. A process without sight of the sandboxes gets
-// ErrUnseen about any record that it was asked about, although some may be seen alive.
+// planPrune plans Node.Prune. A process without sight of the sandboxes gets ErrUnseen
+// for any record in question, even for one that it could see alive.
 func planPrune(records []*hostport.Attachment, among []hostport.Key, sees sight, dead deadFunc) (plan, error) {
 	return planRemove(records, func(a *hostport.Attachment) (bool, error) {
 		if len(among) > 0 && !slices.Contains(among, a.Key) {
@@ -135,8 +135,8 @@ func planPrune(records []*hostport.Attachment, among []hostport.Key, sees sight,
 	})
 }
 
-// planRemove plans the removal of every record for which stale returns true. The first
-// error of stale ends it, and nothing is removed.
+// planRemove plans the removal of every record for which stale returns true. After an
+// error of stale, nothing is removed.
 func planRemove(records []*hostport.Attachment, stale func(*hostport.Attachment) (bool, error)) (p plan, err error) {
 	for _, a := range records {
 		yes, err := stale(a)
@@ -150,16 +150,16 @@ func planRemove(records []*hostport.Attachment, stale func(*hostport.Attachment)
 	return p, nil
 }
 
-// origin is where owners that are read from the kernel may come from.
+// origin tells where an owner that is read from the kernel comes from.
 type origin struct {
 	boot  string // the hash of this boot's ID
 	state string // the ID of this state file
-	// changed are the attachments of an interrupted change. The rules of one that it
-	// removed may still be there.
+	// changed are the attachments of an interrupted change. Rules of one that it
+	// removed may still exist.
 	changed []*hostport.Attachment
 }
 
-// deleted reports whether an owner that has no record was recorded once.
+// deleted reports whether an owner without a record was recorded once, and so deleted.
 func (o origin) deleted(a *hostport.Attachment) bool {
 	return a.State != "" && a.State == o.state || find(o.changed, a.Key) != nil
 }
@@ -172,11 +172,11 @@ func find(all []*hostport.Attachment, k hostport.Key) *hostport.Attachment {
 }
 
 // planAdopt plans what a resync does to the records. found are the owners that
-// the kernel's rules name. Those that live, are of this boot, and are not
-// recorded come, unless this state recorded them once: then they were deleted,
-// and their rules were restored from a snapshot, or are those of an interrupted
-// change. Records of the dead go. A record is right where it and the kernel differ,
-// so an owner whose port is taken stays out (refused).
+// the kernel's rules name. It adds those that are alive, of this boot and not
+// recorded, unless this state recorded them once: then they were deleted, and their
+// rules were restored from a snapshot or left by an interrupted change. It removes
+// records of the dead. The records win over the kernel: an owner whose port is
+// taken is not added (refused).
 func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc) (p plan, refused []*ConflictError) {
 	gone := func(a *hostport.Attachment) bool {
 		is, _ := dead(a)
@@ -212,13 +212,13 @@ func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc
 	return p, refused
 }
 
-// without returns those of all that are not among some.
+// without returns the elements of all that are not in some.
 func without(all, some []*hostport.Attachment) []*hostport.Attachment {
 	return slices.DeleteFunc(slices.Clone(all), func(a *hostport.Attachment) bool { return slices.Contains(some, a) })
 }
 
 // inTheWay returns the first conflict of want's rules with those of another attachment,
-// or nil. A mapping for both families has rules in those of the pod's addresses alone.
+// or nil. A mapping for both families has rules only in those of the pod's addresses.
 func inTheWay(want *hostport.Attachment, among []*hostport.Attachment) *ConflictError {
 	for _, a := range among {
 		overlap := func(m, o hostport.Mapping) bool {

@@ -16,11 +16,11 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// resync makes records and kernel agree. It reads the owners that the rules in
-// the kernel name, in both backends, adopts those that live and are not
-// recorded, drops the records of the dead, and rewrites all rules of the
-// backends that are marked, or that name somebody else than the records do. Rules that
-// could not be read may name living owners whom nobody recorded: they stay, and the mark.
+// resync brings records and kernel into agreement. It reads the owners that the rules in
+// the kernel name, in both backends, adopts those that are alive and not recorded, drops
+// the records of the dead, and rewrites all rules of the backends that are pending, or
+// that name an owner not recorded for them. Rules that could not be read may name living
+// owners without a record: they are kept, and their backend stays pending.
 func (s *session) resync(ctx context.Context) error {
 	found, unread := s.owners(ctx)
 	if len(unread) > 0 {
@@ -65,7 +65,7 @@ func (s *session) resync(ctx context.Context) error {
 			}
 		}
 		if errors.Is(err, backend.ErrMissing) && len(of(name, all.Attachments)) == 0 {
-			err = nil // nothing is recorded there, and nothing can be written
+			err = nil // nothing is recorded for it, and nothing can be written
 		}
 		if err == nil {
 			seen[name] = returned
@@ -74,7 +74,7 @@ func (s *session) resync(ctx context.Context) error {
 		return err
 	})
 	if err := failed.join(); errors.Is(err, state.ErrDamaged) {
-		return err // bbolt may hold its locks for ever: the file is not touched again
+		return err // bbolt may hold its locks forever: do not touch the file again
 	}
 	if len(late) > 0 { // a process with another state directory has added them meanwhile
 		if err := s.adopt(late); err != nil {
@@ -99,8 +99,8 @@ func (s *session) resync(ctx context.Context) error {
 	return errors.Join(append(again, failed.join(), err)...)
 }
 
-// keepOffLoopback records that 127.0.0.1 is not to reach the attachments of a backend,
-// and closes the interfaces that only they needed. It returns the records as they are then.
+// keepOffLoopback records that 127.0.0.1 must not reach the attachments of a backend,
+// closes the interfaces that only they needed, and returns the records as changed.
 func (s *session) keepOffLoopback(name string) (*Snapshot, error) {
 	err := s.Update(func(tx *state.Tx) error {
 		records, _, err := tx.Records()
@@ -125,8 +125,8 @@ func (s *session) keepOffLoopback(name string) (*Snapshot, error) {
 	return s.snapshot(nil)
 }
 
-// owners reads the owners that the rules in the kernel name. A backend that cannot
-// be read tells what it can.
+// owners returns the owners that the rules in the kernel name, as far as they can
+// be read, and the errors of the backends that could not be read in full.
 func (n *Node) owners(ctx context.Context) (found []*hostport.Attachment, unread failures) {
 	unread = n.eachBackend("read the owners in the rules", func(_ string, b backend.Backend) error {
 		owners, err := b.Owners(ctx)
@@ -136,8 +136,7 @@ func (n *Node) owners(ctx context.Context) (found []*hostport.Attachment, unread
 	return found, unread
 }
 
-// adopt makes the records follow planAdopt, and marks the backends whose rules that
-// changes.
+// adopt executes planAdopt on the records, and marks the backends whose rules change.
 func (s *session) adopt(found []*hostport.Attachment) error {
 	var p plan
 	err := s.Update(func(tx *state.Tx) error {
@@ -151,7 +150,7 @@ func (s *session) adopt(found []*hostport.Attachment) error {
 			s.Log.Warn("rules of an unknown attachment are removed: its port is held", "reason", r)
 		}
 		for _, a := range p.add {
-			// What rules do not tell.
+			// Rules do not contain these.
 			if path, _, _ := sandbox.Look(a.Sandbox); path != "" {
 				a.Sandbox.Path = path
 			}
@@ -171,11 +170,10 @@ func (s *session) adopt(found []*hostport.Attachment) error {
 	return err
 }
 
-// NoStateError says that there is no state where it was looked for.
+// NoStateError says that there is no state in Dir.
 type NoStateError struct {
 	Dir string
-	// Owners are the attachments that the rules in the kernel name all the
-	// same.
+	// Owners are the attachments that the rules in the kernel name nevertheless.
 	Owners []*hostport.Attachment
 	// Unread is why not all rules could be read, nil if they could.
 	Unread error
@@ -196,7 +194,7 @@ func (e *NoStateError) Error() string {
 	return s
 }
 
-// hasState returns nil where there is a state, else a *NoStateError.
+// hasState returns nil if there is a state, else a *NoStateError.
 func (n *Node) hasState(ctx context.Context) error {
 	if state.Exists(n.Dir) {
 		return nil
@@ -205,10 +203,10 @@ func (n *Node) hasState(ctx context.Context) error {
 	return &NoStateError{n.Dir, owners, unread.join()}
 }
 
-// Sync rewrites the rules of these backends from the records, those of all if there
-// are none, whatever the kernel holds: after a firewall reload, say. Living owners
-// that the rules name and nobody recorded are recorded first. Without state it is a
-// *NoStateError, and nothing is changed.
+// Sync rewrites the rules of the named backends from the records, of all if none is
+// named, whatever the kernel holds: after a firewall reload, for instance. Living
+// owners that the rules name and that have no record are recorded first. Without
+// state it changes nothing and returns a *NoStateError.
 func (n *Node) Sync(ctx context.Context, names ...string) error {
 	if err := n.hasState(ctx); err != nil {
 		return err

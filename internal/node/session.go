@@ -14,7 +14,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// session is the opened state of the node. Nobody else changes the node meanwhile.
+// session is the opened and locked state of the node: no other process changes it
+// meanwhile.
 type session struct {
 	*Node
 	*state.Store
@@ -27,7 +28,7 @@ type session struct {
 
 // change runs fn on the state after a resync, if something is pending: an earlier
 // call was killed in the middle of a change, or the state is new, of another boot or
-// of another version of the plugin. A backend that cannot be resynced stays marked,
+// of another version of the plugin. A backend that cannot be resynced stays pending,
 // and does not keep pods of the other one from starting and ending.
 func (n *Node) change(ctx context.Context, fn func(*session) error) error {
 	return n.with(ctx, func(s *session) error {
@@ -40,7 +41,7 @@ func (n *Node) change(ctx context.Context, fn func(*session) error) error {
 	})
 }
 
-// recover resyncs. Only a damaged state is an error.
+// recover resyncs. It returns an error only for a damaged state, and logs any other.
 func (s *session) recover(ctx context.Context) error {
 	err := s.resync(ctx)
 	if errors.Is(err, state.ErrDamaged) {
@@ -52,8 +53,8 @@ func (s *session) recover(ctx context.Context) error {
 	return nil
 }
 
-// with runs fn on the state as it is recorded. If that turns out to be damaged
-// only while it is read, it is replaced and fn is run once more.
+// with runs fn on the state as recorded. If the state proves to be damaged while
+// it is read, it is rebuilt and fn runs once more.
 func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -75,7 +76,7 @@ func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 		if err := s.begin(); err != nil {
 			return err
 		}
-		if s.Aside() != "" { // what was recorded is known from the rules alone
+		if s.Aside() != "" { // the records are lost, and only the rules name the owners
 			if err := s.recover(ctx); err != nil {
 				return err
 			}
@@ -91,8 +92,8 @@ func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 	return errors.Join(err, s.Close())
 }
 
-// begin reads what is pending, and finds out whether the process sees the sandboxes
-// that the runtime sees.
+// begin reads what is pending, and determines whether the process sees the
+// sandboxes that the runtime sees.
 func (s *session) begin() error {
 	own, err := sandbox.OwnView()
 	if err != nil {
@@ -112,9 +113,10 @@ func (s *session) begin() error {
 	return s.Update(func(tx *state.Tx) error { return tx.SetView(own.PID, own.Mount) })
 }
 
-// mark adds to what is pending that the rules of these backends may not be as
-// recorded, and whose flows may be stale. It comes after the records' change in a
-// transaction: which interfaces are to be closed is read from them.
+// mark adds to what is pending the backends whose rules may differ from the
+// records, and the attachments whose flows may be stale. It must follow the
+// change of the records in a transaction, because it reads from them which
+// interfaces to close.
 func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachment) error {
 	s.closing = tx.Needless()
 	s.pending.Backends = append(s.pending.Backends, names...)
@@ -122,10 +124,10 @@ func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachm
 	return tx.SetPending(&s.pending)
 }
 
-// finish records the end of a change: what the backends returned whose rules are as
-// recorded now, and the interfaces that were closed. Backends in unfinished stay marked,
-// and an attachment of theirs that was read back from the rules and removed stays in
-// Changed: it may have more rules, in a family that could not be read.
+// finish records the end of a change: what each backend in sync returned (seen), and the
+// interfaces that were closed. Backends in unfinished stay pending. Of their attachments,
+// those that were read back from the rules and then removed stay in Changed: they may have
+// more rules, in a family that could not be read.
 func (s *session) finish(tx *state.Tx, seen map[string]string, unfinished []string) error {
 	errs := []error{each(s.closing, func(ifname string) error { return tx.SetOpened(ifname, false) })}
 	for name, returned := range seen {
@@ -141,7 +143,7 @@ func (s *session) finish(tx *state.Tx, seen map[string]string, unfinished []stri
 	return errors.Join(append(errs, tx.SetPending(&s.pending))...)
 }
 
-// read returns what fn reads in a transaction of its own.
+// read calls fn in a transaction of its own, and returns its result.
 func read[T any](s *state.Store, fn func(*state.Tx) (T, error)) (v T, err error) {
 	err = s.Read(func(tx *state.Tx) error {
 		v, err = fn(tx)
@@ -150,16 +152,16 @@ func read[T any](s *state.Store, fn func(*state.Tx) (T, error)) (v T, err error)
 	return v, err
 }
 
-// ErrUnseen is wrapped by errors which say that the process may not see the node's
-// sandboxes, and so calls nobody dead.
+// ErrUnseen is wrapped by errors that mean: the process may not see the node's
+// sandboxes, and so declares none dead.
 var ErrUnseen = errors.New("this process may not see the sandboxes of the node's pods: " +
 	"run it on the node itself, or with `nsenter --target 1 --mount --pid -- COMMAND` in a container that shares the node's PID namespace")
 
-// sight tells whether what a process does not find on the node does not exist.
+// sight is true if a sandbox that the process does not find does not exist on the node.
 type sight bool
 
-// dead reports whether the sandbox of an attachment is gone. It is an error if that
-// cannot be determined, as in a process that may not see the sandbox.
+// dead reports whether the sandbox of an attachment is gone. It fails if that
+// cannot be determined, for instance if the process may not see the sandbox.
 func (sees sight) dead(a *hostport.Attachment) (bool, error) {
 	_, gone, err := sandbox.Look(a.Sandbox)
 	if gone && !bool(sees) {

@@ -13,31 +13,31 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Snapshot is what was recorded at one moment.
+// Snapshot is the records at one moment.
 type Snapshot struct {
-	// Attachments are ordered by key. They are not to be changed.
+	// Attachments are ordered by key. Callers must not change them.
 	Attachments []*hostport.Attachment
-	// Rewritten is when rules were last written as a whole, by a recovery of the
-	// plugin's, the agent or hostportctl sync: the zero Time if never.
+	// Rewritten is when all rules were last rewritten, by a recovery in the plugin,
+	// the agent or hostportctl sync; the zero Time if never.
 	Rewritten time.Time
-	// Other says why the records are not this program's, or is nil: they are of another
-	// version, or were of an earlier boot, so that there are none.
+	// Other says why the records are not this program's, or is nil. They are of another
+	// version, or they were of an earlier boot, so that there are none.
 	Other error
 
 	sight
-	// version is that of the records: another one also if they changed and changed
-	// back, as a pod may have come and gone. It is "" without state.
+	// version identifies the records. It differs even if they changed and changed
+	// back, for instance if a pod came and went. It is "" without state.
 	version      string
-	pending      []string                        // backends whose rules are to be rewritten
+	pending      []string                        // backends whose rules must be rewritten
 	fingerprints map[string]hostport.Fingerprint // by backend
 }
 
-// Foreign reports whether there are records of another version, of which it is not
-// known here what their rules have to be.
+// Foreign reports whether there are records of another version, for which this
+// program does not know the right rules.
 func (s *Snapshot) Foreign() bool { return s.Other != nil && len(s.Attachments) > 0 }
 
-// Dead returns the attachments whose sandbox is gone. Those of which that cannot be
-// told are not among them. The error is ErrUnseen if it can be told of none.
+// Dead returns the attachments whose sandbox is gone. It leaves out those for which that
+// cannot be determined. The error is ErrUnseen if it cannot be determined for any.
 func (s *Snapshot) Dead() (dead []hostport.Key, err error) {
 	for _, a := range s.Attachments {
 		if !s.sight {
@@ -50,15 +50,15 @@ func (s *Snapshot) Dead() (dead []hostport.Key, err error) {
 	return dead, nil
 }
 
-// Snapshot reads the records. It holds the lock for as long as it reads, which
-// is shorter if nothing has changed since before, which may be nil. On a node
-// without state there are none.
+// Snapshot reads the records and holds the lock meanwhile. If nothing has changed
+// since the snapshot before, which may be nil, it returns that one and reads no
+// record. A node without state has none.
 func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, err error) {
 	return n.look(ctx, before, func(*session, *Snapshot) error { return nil })
 }
 
-// look reads the records, and has fn look at more while nobody changes the node. Without
-// a state file, or with a void one, it does not call fn.
+// look reads the records, and calls fn with them before it releases the lock. It does
+// not call fn without a state file, or with a void one.
 func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Snapshot) error) (out *Snapshot, err error) {
 	if !state.Exists(n.Dir) {
 		return &Snapshot{}, nil
@@ -78,8 +78,7 @@ func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Sn
 	return out, err
 }
 
-// List returns what is recorded, as Snapshot does. Without state the error is a
-// *NoStateError.
+// List returns the records, as Snapshot does. Without state the error is a *NoStateError.
 func (n *Node) List(ctx context.Context) (*Snapshot, error) {
 	s, err := n.Snapshot(ctx, nil)
 	if err == nil && s.version == "" {
@@ -107,8 +106,8 @@ func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 
 // Verify compares the kernel with the records, as Audit does, but holds no lock
 // while it reads the kernel: no call waits for it. found has the differences of
-// the backends that differ, and a nil one for those that were read and are
-// right; err joins why others could not be read. The Snapshot is never nil.
+// each backend that was read, nil if there are none; err joins the errors of the
+// others. The Snapshot is never nil.
 func (n *Node) Verify(ctx context.Context, before *Snapshot) (s *Snapshot, found map[string][]Difference, err error) {
 	if s, err = n.Snapshot(ctx, before); err != nil {
 		return &Snapshot{}, nil, err
@@ -130,21 +129,22 @@ func (n *Node) Verify(ctx context.Context, before *Snapshot) (s *Snapshot, found
 
 var errRestless = errors.New("the records changed each time while the kernel was read")
 
-// Restless reports whether an error means that a later try will do.
+// Restless reports whether an error means that a later try may succeed.
 func Restless(err error) bool { return errors.Is(err, errRestless) || Busy(err) }
 
-// Difference is one way in which the node is not as it is recorded.
+// Difference is one way in which the node differs from the records.
 type Difference struct {
-	// Attachment is the one that it concerns, nil for all or none of them.
+	// Attachment is the attachment concerned, nil if it is all of them or none.
 	Attachment *hostport.Attachment
 	Text       string
-	// Dead says that it is the attachment's sandbox that is gone.
+	// Dead is set if the difference is that the attachment's sandbox is gone.
 	Dead bool
-	// Shared is the backend of which it concerns what all attachments need, or "".
+	// Shared is the backend, if the difference concerns what all its attachments
+	// need, or "".
 	Shared string
 }
 
-// String begins with the owner.
+// String returns the text, after the owner if there is one.
 func (d Difference) String() string {
 	if d.Attachment == nil {
 		return d.Text
@@ -152,11 +152,11 @@ func (d Difference) String() string {
 	return d.Attachment.Owner() + ": " + d.Text
 }
 
-// Interrupted is the Text of a Difference: a call was killed, or failed, in the
+// Interrupted is the Text of a Difference if a call was killed, or failed, in the
 // middle of a change.
 const Interrupted = "the rules are to be rewritten: a call was interrupted"
 
-// compare reads the kernel for what a Snapshot has.
+// compare compares the kernel with a Snapshot.
 func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Difference, error) {
 	out := make(map[string][]Difference)
 	if s.Foreign() {
@@ -186,7 +186,7 @@ func (n *Node) compare(ctx context.Context, s *Snapshot) (map[string][]Differenc
 			differs(find(mine, d.Owner), d.Text, shared)
 		}
 		for _, a := range mine {
-			// A pod whose interface is gone will soon follow it.
+			// A pod without its interface will soon be gone too.
 			if err := checkInterface(a); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				differs(a, err.Error(), "")
 			}

@@ -12,12 +12,12 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Add makes the attachment's mappings work, and owned. It is idempotent: an
-// attachment that is there already is replaced. On a node without state the
-// pods that portmap served in its network are adopted first. Ports of owners
-// whose sandbox is gone, and of an earlier sandbox of the same pod, are taken over.
-// Another living owner's port or address is a *ConflictError, and so is a port on
-// which a process of the node listens, if denyListeners says so.
+// Add records the attachment and programs its mappings. It is idempotent: an
+// attachment that exists already is replaced. On a node without state the pods that
+// portmap served in its network are adopted first. Ports of owners whose sandbox is
+// gone, and of an earlier sandbox of the same pod, are taken over. A port or
+// address of another living owner is a *ConflictError, and so is, with
+// denyListeners, a port on which a process of the node listens.
 func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners bool) error {
 	n.adoptFirst(ctx, want.Network)
 	var err error
@@ -43,8 +43,8 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 	return err
 }
 
-// Listeners returns the sockets of the node that wait for what these mappings lead
-// to pods.
+// Listeners returns the node's sockets that listen for traffic which these
+// mappings send to pods.
 func (n *Node) Listeners(mappings []hostport.Mapping) ([]listener.Listener, error) {
 	return listener.Find(mappings)
 }
@@ -85,18 +85,18 @@ func (s *session) add(ctx context.Context, want *hostport.Attachment) error {
 	return nil
 }
 
-// Delete removes an attachment and returns what was recorded of it, or nil. It
-// needs nothing but the key, and an attachment that is not recorded is no error.
-// On a node without state nothing is done, unless the attachment is known to
-// have had mappings: then the state was lost and is read back from the kernel,
-// or portmap served the network until now and its pods are adopted.
+// Delete removes an attachment and returns its record, or nil. The key alone
+// identifies it, and an attachment without a record is no error. On a node
+// without state it does nothing, unless the attachment is known to have had
+// mappings (mapped): then the state was lost and is read back from the kernel, or
+// portmap served the network until now and its pods are adopted.
 func (n *Node) Delete(ctx context.Context, k hostport.Key, network string, mapped bool) (removed *hostport.Attachment, err error) {
 	if !state.Exists(n.Dir) {
 		if !mapped {
 			return nil, nil
 		}
 		n.adoptFirst(ctx, network)
-		// A state is not made for a pod whose ADD failed, on a full disk for instance.
+		// No state is created for a pod whose ADD failed, on a full disk for instance.
 		if owners, unread := n.owners(ctx); len(owners)+len(unread) == 0 && !state.Exists(n.Dir) {
 			return nil, nil
 		}
@@ -114,9 +114,9 @@ func (n *Node) Delete(ctx context.Context, k hostport.Key, network string, mappe
 	return removed, err
 }
 
-// Forget removes what an earlier ADD of an attachment recorded, for one that is to have
-// no mappings. It returns what that was, or nil. A container that the state does not
-// mention costs a look at the file, and waits for no other call.
+// Forget removes what an earlier ADD recorded for an attachment that now has no
+// mappings, and returns it, or nil. For a container that the state does not mention, it
+// only reads the file, and waits for no other call.
 func (n *Node) Forget(ctx context.Context, k hostport.Key) (removed *hostport.Attachment, err error) {
 	if !state.Mentions(n.Dir, k.ContainerID) {
 		return nil, nil
@@ -126,8 +126,8 @@ func (n *Node) Forget(ctx context.Context, k hostport.Key) (removed *hostport.At
 
 // GC removes, in one change, the network's attachments that are not among
 // valid. If the runtime did not list the valid ones, or the network of an
-// attachment is unknown because the state was lost once, only those go whose
-// sandbox is gone.
+// attachment is unknown because the state was once lost, only those whose sandbox
+// is gone are removed.
 func (n *Node) GC(ctx context.Context, network string, valid []hostport.Key, listed bool) error {
 	_, err := n.remove(ctx, func(s *session, records []*hostport.Attachment) (plan, error) {
 		return planGC(records, network, valid, listed, s.dead)
@@ -135,8 +135,8 @@ func (n *Node) GC(ctx context.Context, network string, valid []hostport.Key, lis
 	return err
 }
 
-// Prune removes, in one change, every attachment whose sandbox is gone, of these if
-// there are any keys: what is left when a DEL never came. It returns what it removed. A
+// Prune removes, in one change, every attachment whose sandbox is gone, because its DEL
+// never came; with keys, only of those among them. It returns what it removed. A
 // process that may not see the node's sandboxes gets an error that wraps ErrUnseen.
 func (n *Node) Prune(ctx context.Context, among ...hostport.Key) ([]*hostport.Attachment, error) {
 	if err := n.hasState(ctx); err != nil {

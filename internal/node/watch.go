@@ -11,8 +11,8 @@ import (
 )
 
 // Concerned returns the name of the backend whose rules a change of nf_tables may
-// have touched, "" for neither: in a family (NFPROTO_*), a table, and a chain,
-// which is "" if the change was of something else.
+// have touched, "" for neither. The change was in a family (NFPROTO_*), a table
+// and a chain, which is "" if something else changed.
 func Concerned(family uint8, table, chain string) string {
 	switch {
 	case nftables.Concerned(family, table):
@@ -24,29 +24,29 @@ func Concerned(family uint8, table, chain string) string {
 	}
 }
 
-// OfAdd reports whether a new chain shows that a change of nf_tables which removes
-// nothing is an ADD's.
+// OfAdd reports whether a change of nf_tables that removes nothing and creates
+// this chain is an ADD's.
 func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
 
-// LegacyDigest identifies what the tables of iptables-legacy hold that can have
-// rules of ours, without counters. It starts no process, takes no lock, loads no
-// table, and is 0 where no table is loaded. Digests of one seed can be compared.
+// LegacyDigest hashes the tables of iptables-legacy that may hold our rules,
+// without counters. It starts no process, takes no lock, loads no table, and
+// returns 0 if no table is loaded. Only digests of the same seed can be compared.
 func LegacyDigest(seed maphash.Seed) (uint64, error) { return iptables.LegacyDigest(seed) }
 
 // Written returns when a record was last written, the zero Time on a node without state.
 // It takes no lock.
 func (n *Node) Written() time.Time { return state.Written(n.Dir) }
 
-// Count counts a call of the runtime's as VERB/RESULT, a refusal as conflict/KIND, or
-// a takeover, for whoever watches the node. Nothing fails that cannot be counted.
+// Count counts a call by the runtime as VERB/RESULT, a refusal as conflict/KIND, or a
+// takeover, for monitoring. A failure to count is only logged.
 func (n *Node) Count(name string, took time.Duration) {
 	if err := state.AddCount(n.Dir, name, took); err != nil {
 		n.Log.Debug("not counted", "name", name, "reason", err)
 	}
 }
 
-// Counts returns what was counted. It takes no lock.
+// Counts returns the counts by name. It takes no lock.
 func (n *Node) Counts() (map[string]state.Count, error) { return state.Counts(n.Dir) }
 
-// Refusals returns the attachments that were refused last, in order. It takes no lock.
+// Refusals returns the last refusals, oldest first. It takes no lock.
 func (n *Node) Refusals() ([]state.Refusal, error) { return state.Refusals(n.Dir) }
