@@ -6,7 +6,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// FamilyError is an error in what was done for one family.
+// FamilyError is an error that concerns one family.
 type FamilyError struct {
 	Family hostport.Family
 	Err    error

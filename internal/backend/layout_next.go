@@ -2,10 +2,9 @@
 
 package backend
 
-// next makes the Layout that of a program that comes after this one. Tests build it
-// to show that an upgrade and a downgrade rewrite the rules; the backends write a
-// few of them differently then.
+// next makes Layout that of a later version. Tests build with it to show that an upgrade
+// and a downgrade rewrite the rules; the backends then write a few of them differently.
 const next = 1
 
-// LayoutSuffix ends names that are others in that layout.
+// LayoutSuffix ends names that differ in that layout.
 const LayoutSuffix = "_next"

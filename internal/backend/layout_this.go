@@ -4,5 +4,5 @@ package backend
 
 const next = 0
 
-// LayoutSuffix ends names that are others in the layout that tests upgrade to.
+// LayoutSuffix ends names that differ in the layout that tests upgrade to.
 const LayoutSuffix = ""

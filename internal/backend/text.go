@@ -22,8 +22,8 @@ func OneLine(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
-// Printable returns r, a space for a tab, and "?" for what a terminal would obey instead
-// of showing and for line breaks. It is for strings.Map, on texts from outside.
+// Printable returns r, a space for a tab, and "?" for line breaks and for what a
+// terminal would obey instead of showing. It is for strings.Map, on texts from outside.
 func Printable(r rune) rune {
 	switch {
 	case r == '\t':

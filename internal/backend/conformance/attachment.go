@@ -34,7 +34,7 @@ func (n *node) pod(number int, mappings ...string) *hostport.Attachment {
 }
 
 // Mapping reads "HOSTPORT:PORT", with "HOSTIP@" before it or "/udp" or "/sctp"
-// behind it.
+// after it.
 func Mapping(s string) hostport.Mapping {
 	m := hostport.Mapping{Protocol: hostport.TCP}
 	ip, rest, found := strings.Cut(s, "@")
@@ -53,7 +53,7 @@ func Mapping(s string) hostport.Mapping {
 	return m
 }
 
-// kind is an attachment with what is special about it.
+// kind is an attachment with a name for what is special about it.
 type kind struct {
 	name string
 	*hostport.Attachment

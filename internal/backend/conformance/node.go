@@ -17,9 +17,9 @@ import (
 // Harness is a backend with a network namespace of its own.
 type Harness struct {
 	Backend backend.Backend
-	// Name is the backend's in records.
+	// Name is the backend's name in records.
 	Name string
-	// Ruleset lists all rules in the namespace, without what changes by itself.
+	// Ruleset lists all rules in the namespace, without counters and the like.
 	Ruleset func() string
 	// Save returns a function that restores the rules as they are now, as a
 	// firewall service does.
@@ -31,7 +31,7 @@ type Harness struct {
 // Others are the attachments that a change leaves alone.
 type Others []*hostport.Attachment
 
-// InUse reports whether one of them maps such a host port.
+// InUse reports whether one of them maps a host port from first to last.
 func (o Others) InUse(f hostport.Family, p hostport.Protocol, first, last uint16) (bool, error) {
 	return o.Any(func(a *hostport.Attachment) bool {
 		return slices.ContainsFunc(a.Forwards(f), func(fw hostport.Forward) bool {
@@ -45,7 +45,7 @@ func (o Others) Any(match func(*hostport.Attachment) bool) (bool, error) {
 	return slices.ContainsFunc(o, match), nil
 }
 
-// Fingerprint returns that of these attachments.
+// Fingerprint returns the fingerprint of these attachments.
 func Fingerprint(all []*hostport.Attachment) hostport.Fingerprint {
 	return hostport.Fingerprint{}.Toggle(backend.Layout, all...)
 }
@@ -59,8 +59,8 @@ type node struct {
 	seen string
 }
 
-// apply replaces the held attachments in remove by add. The records are as
-// before if it returns an error.
+// apply replaces the held attachments in remove by add. On error the records do
+// not change.
 func (n *node) apply(remove, add []*hostport.Attachment) error {
 	stay := slices.DeleteFunc(slices.Clone(n.held), func(a *hostport.Attachment) bool { return slices.Contains(remove, a) })
 	after := slices.Concat(stay, add)
@@ -84,7 +84,8 @@ func (n *node) add(a ...*hostport.Attachment) { n.t.Helper(); n.change(nil, a) }
 
 func (n *node) del(a ...*hostport.Attachment) { n.t.Helper(); n.change(a, nil) }
 
-// rewrite makes the kernel hold the records. Rewrite has to tell whom the rules named.
+// rewrite makes the kernel match the records. Rewrite must return the owners that the
+// rules named.
 func (n *node) rewrite() {
 	n.t.Helper()
 	owners, ownersErr := n.Backend.Owners(context.Background())

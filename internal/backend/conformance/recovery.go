@@ -10,8 +10,8 @@ import (
 	"github.com/hostport-cni/hostport/test/netns"
 )
 
-// Rewrite makes of the records what changes made, is idempotent, and its rules
-// can be changed.
+// testRewriteAfterApply wants Rewrite to write the rules that changes wrote, to
+// be idempotent, and to leave rules that can be changed.
 func testRewriteAfterApply(n *node) {
 	empty := n.Ruleset()
 	all := n.allKinds()
@@ -35,7 +35,7 @@ func testRewriteAfterApply(n *node) {
 	n.same(empty, "Rewrite with no attachment")
 }
 
-// Rewrite replaces the rules of others than those on record.
+// testRewriteOverAnything wants Rewrite to replace rules of attachments without a record.
 func testRewriteOverAnything(n *node) {
 	empty := n.Ruleset()
 	n.held = []*hostport.Attachment{n.pod(1, "8101:80")}
@@ -53,8 +53,7 @@ func testRewriteOverAnything(n *node) {
 	n.same(empty, "Rewrite with no attachment")
 }
 
-// pretend makes the kernel hold the rules of these attachments, whatever is on
-// record.
+// pretend makes the kernel hold the rules of these attachments, whatever is recorded.
 func (n *node) pretend(all ...*hostport.Attachment) {
 	n.t.Helper()
 	if _, _, err := n.Backend.Rewrite(context.Background(), all, Fingerprint(all)); err != nil {
@@ -79,8 +78,8 @@ func (n *node) wantDrift(remove, add []*hostport.Attachment) {
 	n.agrees()
 }
 
-// A firewall service restores rules that it saved earlier: with fewer pods, with
-// pods that have ended, and with others at the same ports.
+// testOlderSnapshot has a firewall service restore rules that it saved earlier:
+// with fewer pods, with pods that have ended, and with others at the same ports.
 func testOlderSnapshot(n *node) {
 	a, b := n.pod(1, "8080:80"), n.pod(2, "8081:80")
 	n.add(a)
@@ -99,8 +98,8 @@ func testOlderSnapshot(n *node) {
 	}
 }
 
-// The kernel is not at Before: another program version, or another state
-// directory, wrote other rules.
+// testDrift applies changes where the kernel is not at Before: another version of
+// the plugin, or one with another state directory, wrote different rules.
 func testDrift(n *node) {
 	a, b, c := n.pod(1, "8080:80"), n.pod(2, "8081:80"), n.pod(3, "8082:80")
 	one := func(a *hostport.Attachment) []*hostport.Attachment { return []*hostport.Attachment{a} }
@@ -119,7 +118,7 @@ func testDrift(n *node) {
 	}
 }
 
-// All rules of the node were flushed.
+// testRulesGone applies changes after all rules of the node were flushed.
 func testRulesGone(n *node) {
 	none := n.Save()
 	a := n.pod(1, "8080:80")
@@ -164,7 +163,7 @@ func testAuditFindsDifferent(n *node) {
 }
 
 // wantNamed fails unless differences name the attachment and no other. That the
-// fingerprint differs is about all of them, and may be said as well.
+// fingerprint differs concerns all of them, and may be reported as well.
 func (n *node) wantNamed(what string, a *hostport.Attachment) {
 	n.t.Helper()
 	ask := n.Backend.Audit
@@ -201,8 +200,8 @@ func (n *node) wantNamed(what string, a *hostport.Attachment) {
 	}
 }
 
-// A change that was cancelled may or may not have been made. Rewrite puts it
-// right.
+// testCancelledChange wants Rewrite to recover a cancelled change, which may or
+// may not have been made.
 func testCancelledChange(n *node) {
 	a := n.pod(1, "8080:80")
 	n.add(a)

@@ -46,8 +46,8 @@ func (n *node) same(was, after string) {
 	}
 }
 
-// ADD of each kind agrees with the records. Again, it changes nothing, and DEL
-// leaves what was there before.
+// testEachKind wants the rules of each kind to match the records, a second ADD to
+// change nothing, and DEL to restore what was there before.
 func testEachKind(n *node) {
 	n.add(n.pod(2, "8002:80", "192.0.2.9@8003:81"))
 	before := n.Ruleset()
@@ -66,7 +66,7 @@ func testEachKind(n *node) {
 	}
 }
 
-// DEL of the last attachment leaves no trace.
+// testDeleteLast wants DEL of the last attachment to leave no trace.
 func testDeleteLast(n *node) {
 	empty := n.Ruleset()
 	for _, k := range n.kinds() {
@@ -76,8 +76,8 @@ func testDeleteLast(n *node) {
 	}
 }
 
-// An attachment that is added again with other mappings and options has only the
-// new ones.
+// testReplace wants an attachment that is added again with other mappings and
+// options to have only the new ones.
 func testReplace(n *node) {
 	empty := n.Ruleset()
 	other := n.pod(2, "8085:80")
@@ -103,7 +103,7 @@ func testReplace(n *node) {
 	n.same(empty, "after the DEL of both")
 }
 
-// Pods in one range of ports come and go in any order.
+// testSharedRange adds and deletes pods in one range of ports in any order.
 func testSharedRange(n *node) {
 	a, b, c := n.pod(1, "8080:80", "8090:80/udp"), n.pod(2, "8081:80"), n.pod(3, "8095:80")
 	n.add(a)
@@ -123,8 +123,8 @@ func testSharedRange(n *node) {
 	n.same(alone, "two pods came and went")
 }
 
-// Two pods have one port at different host IPs, and a third has it everywhere
-// else in the other protocol.
+// testHostIPsOfTwoPods has two pods with one port at different host IPs, and a
+// third with it on every address in the other protocol.
 func testHostIPsOfTwoPods(n *node) {
 	a, b, c := n.pod(1, "192.0.2.1@8080:80", "2001:db8::1@8080:80"), n.pod(2, "192.0.2.2@8080:80"), n.pod(3, "8080:80/udp")
 	n.add(a)
@@ -137,7 +137,7 @@ func testHostIPsOfTwoPods(n *node) {
 	n.agrees()
 }
 
-// The port of an owner that is gone goes to the next one in one change.
+// testTakeOver gives the port of a dead owner to another one in one change.
 func testTakeOver(n *node) {
 	dead, heir := n.pod(1, "8080:80", "8081:80"), n.pod(2, "8080:80")
 	n.add(dead, n.pod(3, "8082:80"))
@@ -145,7 +145,7 @@ func testTakeOver(n *node) {
 	n.agrees()
 }
 
-// The rules tell whom they are for.
+// testOwners wants the owners to be read back from the rules.
 func testOwners(n *node) {
 	read := func(of string, want ...*hostport.Attachment) {
 		n.t.Helper()
@@ -169,10 +169,9 @@ func testOwners(n *node) {
 	read("two pods of one family each at one port", n.held...)
 }
 
-// facts returns what rules tell of these attachments, in the order of their
-// keys. Not in them are the sandbox's path, the pod's UID, the mark of a backend
-// that has none, and the prefix length of a pod whose clients are not
-// masqueraded by subnet.
+// facts returns what rules contain of these attachments, in the order of their keys: not
+// the sandbox's path, the pod's UID, the mark of a backend that has none, nor the prefix
+// length of a pod whose clients are not masqueraded by subnet.
 func facts(all []*hostport.Attachment) []*hostport.Attachment {
 	var out []*hostport.Attachment
 	for _, a := range all {
