@@ -15,8 +15,8 @@ import (
 // waits for the lock nor touches the database, and it may be lost.
 const countsName = "counts"
 
-// countNames are what is counted. A name keeps its place: versions of the
-// program share the file.
+// countNames returns the names of what is counted. A name keeps its place:
+// versions of the program share the file.
 func countNames() []string {
 	return []string{
 		"ADD/success", "ADD/refused", "ADD/busy", "ADD/invalid", "ADD/failed",
@@ -27,24 +27,24 @@ func countNames() []string {
 	}
 }
 
-// Count is how often something happened, and how long it took altogether.
+// Count is how often something happened, and how long it took in total.
 type Count struct {
 	Number uint64
 	Took   time.Duration
 }
 
-// countSize is that of a Count in the file.
+// countSize is the size of a Count in the file.
 const countSize = 16
 
-// AddCount counts one more of a name, which is one that Counts returns. Without
-// a state directory there is nothing to count in, which is no error.
+// AddCount adds one to the count of a name, which must be one that Counts
+// returns. Without a state directory it does nothing, which is no error.
 func AddCount(dir, name string, took time.Duration) error {
 	at := int64(slices.Index(countNames(), name)) * countSize
 	if at < 0 {
 		return fmt.Errorf("count %q: unknown", name)
 	}
 	return writeBeside(dir, countsName, func(f *os.File) error {
-		b := make([]byte, countSize) // zero behind the end of the file
+		b := make([]byte, countSize) // zero beyond the end of the file
 		_, _ = f.ReadAt(b, at)
 		for i, more := range []uint64{1, uint64(took)} {
 			sum := b[8*i:]
@@ -55,8 +55,7 @@ func AddCount(dir, name string, took time.Duration) error {
 	})
 }
 
-// Counts returns the counts by name, all of them, zero where nothing was
-// counted. It takes no lock.
+// Counts returns all counts by name, zero if nothing was counted. It takes no lock.
 func Counts(dir string) (map[string]Count, error) {
 	b, err := os.ReadFile(filepath.Join(dir, countsName))
 	if errors.Is(err, os.ErrNotExist) {
@@ -64,7 +63,7 @@ func Counts(dir string) (map[string]Count, error) {
 	}
 	names := countNames()
 	all := make([]Count, len(names))
-	// The file ends with the last that was counted.
+	// The file ends after the last name that was ever counted.
 	_, derr := binary.Decode(append(b, make([]byte, binary.Size(all))...), binary.LittleEndian, all)
 	out := make(map[string]Count, len(names))
 	for i, name := range names {

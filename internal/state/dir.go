@@ -35,10 +35,10 @@ func Written(dir string) time.Time {
 	return fi.ModTime()
 }
 
-// Mentions reports whether the state file may say something of a container, in records
-// or in what is pending. It looks for the end of the ID without the lock, so it may find
-// what was deleted. It may miss what is being written, and what two transactions move
-// while it reads. A file that it cannot read is for Open to complain about: true.
+// Mentions reports whether the state file may mention a container, in records or in what
+// is pending. It looks for the end of the ID without the lock, so it may find what was
+// deleted, and miss what is being written or what two transactions move while it reads.
+// For a file that it cannot read it returns true: Open will return the error.
 func Mentions(dir, containerID string) bool {
 	// An os.File would have the runtime start its poller.
 	fd, err := unix.Open(filepath.Join(dir, dbName), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -53,7 +53,7 @@ func Mentions(dir, containerID string) bool {
 	const step = 16 << 10
 	id := []byte(containerID)
 	id = id[max(0, len(id)-32):]        // bytes.Contains takes three times as long for more than 63
-	piece := make([]byte, step+len(id)) // pieces overlap: the ID may lie across
+	piece := make([]byte, step+len(id)) // pieces overlap: the ID may span two
 	for at := int64(0); ; at += step {
 		n, err := unix.Pread(fd, piece, at)
 		if err != nil || bytes.Contains(piece[:n], id) {
@@ -66,8 +66,8 @@ func Mentions(dir, containerID string) bool {
 }
 
 // Usable returns an error if dir cannot hold the state: it belongs to another user, it
-// or what it is to be created in cannot be written to, or a file of it cannot be opened.
-// It is for STATUS, and creates nothing.
+// or the directory to create it in is not writable, or a file in it cannot be opened. It
+// is for STATUS, and creates nothing.
 func Usable(dir string) error {
 	err, at := ownDir(dir, 0), dir
 	for errors.Is(err, os.ErrNotExist) && at != filepath.Dir(at) {
@@ -92,7 +92,7 @@ func Usable(dir string) error {
 }
 
 // Remove removes the state, and the directory if nothing else is in it. It is
-// for the end of an installation: nobody may use the state meanwhile.
+// for the end of an installation: no process may use the state meanwhile.
 func Remove(dir string) error {
 	var errs []error
 	for _, name := range []string{dbName, countsName, refusalsName, lockName} {
@@ -100,11 +100,11 @@ func Remove(dir string) error {
 			errs = append(errs, err)
 		}
 	}
-	_ = os.Remove(dir) // which may be another's
+	_ = os.Remove(dir) // which may hold other files
 	return errors.Join(errs...)
 }
 
-// openIn opens a file of the directory, and creates what is missing.
+// openIn opens a file in the directory, and creates what is missing.
 func openIn(dir, name string) (*os.File, error) {
 	err := ownDir(dir, 0o700)
 	if errors.Is(err, os.ErrNotExist) {
@@ -119,8 +119,8 @@ func openIn(dir, name string) (*os.File, error) {
 	return openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 }
 
-// ownDir returns an error unless dir is an absolute path to a directory of this user's.
-// As for openOwn, perm may be 0.
+// ownDir returns an error unless dir is an absolute path to a directory owned by this
+// user. perm may be 0, as for openOwn.
 func ownDir(dir string, perm os.FileMode) error {
 	if !filepath.IsAbs(dir) {
 		return fmt.Errorf("state directory %q: not an absolute path", dir)
@@ -132,10 +132,10 @@ func ownDir(dir string, perm os.FileMode) error {
 	return d.Close()
 }
 
-// openOwn opens a regular file, or a directory if perm has os.ModeDir, and removes the
-// rights of others to it, unless all other bits of perm are 0. It refuses a file of
-// another user and a directory that is shared, does not follow symbolic links and does
-// not wait for the other end of a FIFO. The error wraps a unix.Errno.
+// openOwn opens a regular file, or a directory if perm has os.ModeDir, and removes
+// other users' permissions on it, unless all other bits of perm are 0. It refuses a
+// file of another user and a directory that is shared, does not follow symbolic links
+// and does not block on a FIFO. The error wraps a unix.Errno.
 func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, perm)
 	if err != nil {
@@ -162,8 +162,8 @@ func openOwn(name string, flag int, perm os.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// shared reports whether a directory holds no state, but files of others, as /run does:
-// it must not be closed to them. The root of a file system has lost+found.
+// shared reports whether a directory holds no state, but files of other programs, as /run
+// does: its permissions must not be changed. The root of a file system has lost+found.
 func shared(d *os.File) bool {
 	names, err := d.Readdirnames(-1)
 	return err != nil || !slices.Contains(names, dbName) && slices.ContainsFunc(names, func(name string) bool {
@@ -171,8 +171,8 @@ func shared(d *os.File) bool {
 	})
 }
 
-// writeBeside has fn write a file beside the records that it alone has locked.
-// Without a directory it does nothing.
+// writeBeside calls fn to write a file beside the records, with a lock on that
+// file alone. Without a directory it does nothing.
 func writeBeside(dir, name string, fn func(*os.File) error) error {
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil

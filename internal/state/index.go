@@ -35,9 +35,9 @@ func portPrefix(p hostport.Protocol, port uint16) []byte {
 
 func interfacePrefix(ifname string) []byte { return []byte(ifname + "\x00") }
 
-// each calls fn with the attachments that an index has from one prefix to another
-// of the same length, until fn returns false. Those in seen are left out, and the
-// others are added to it: a record with many ports is decoded once.
+// each calls fn with the attachments that an index has from prefix first to last,
+// of the same length, until fn returns false. It skips those in seen and adds the
+// others to it: a record with many ports is decoded once.
 func (t *Tx) each(bucket, first, last []byte, seen map[string]bool, fn func(*hostport.Attachment) bool) error {
 	n := len(first)
 	c := t.tx.Bucket(bucket).Cursor()
@@ -58,9 +58,9 @@ func (t *Tx) each(bucket, first, last []byte, seen map[string]bool, fn func(*hos
 	return nil
 }
 
-// Neighbours returns the records that may have to go when a comes, each once: its
-// own, and those of attachments that hold one of its host ports, on whatever host IP,
-// or have one of its addresses.
+// Neighbours returns the records that an ADD of a may replace, each once: its own,
+// and those of attachments that hold one of its host ports, on any host IP, or have
+// one of its addresses.
 func (t *Tx) Neighbours(a *hostport.Attachment) (out []*hostport.Attachment, err error) {
 	own, err := t.Get(a.Key)
 	if err != nil {

@@ -18,8 +18,8 @@ var ErrLocked = errors.New("state is locked by another process")
 
 // lock takes the node-wide lock. The kernel queues blocked flock calls and
 // wakes the next one at once; bbolt's own lock is polled every 50 ms. With a
-// hundred pods starting together, polling takes minutes, and the queue as long
-// as their work does.
+// hundred pods starting together, polling takes minutes; the queue takes no
+// longer than their work.
 func lock(ctx context.Context, o Options) (*os.File, error) {
 	f, err := openLock(o)
 	if err != nil {
@@ -34,7 +34,7 @@ func lock(ctx context.Context, o Options) (*os.File, error) {
 			err := flock(f, unix.LOCK_EX)
 			select {
 			case got <- err:
-			case <-ctx.Done(): // nobody waits any more: closing releases the lock
+			case <-ctx.Done(): // the caller gave up: closing releases the lock
 				f.Close()
 			}
 		}()
@@ -51,8 +51,8 @@ func lock(ctx context.Context, o Options) (*os.File, error) {
 	return f, nil
 }
 
-// openLock opens the lock file. Without one, a program that only looks gets the
-// directory: bbolt's own lock, on the state file, has to do then.
+// openLock opens the lock file. If there is none and o.ReadOnly is set, it opens
+// the directory instead: bbolt's own lock on the state file must then suffice.
 func openLock(o Options) (*os.File, error) {
 	if !o.ReadOnly {
 		return openIn(o.Dir, lockName)
@@ -76,15 +76,15 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// maxDeaths is how many processes may die while they read or write the state
-// file before it is moved aside.
+// maxDeaths is how many processes may die while reading or writing the state file
+// before it is moved aside.
 const maxDeaths = 3
 
 // deathsPrefix is followed by a digit and a newline: the contents of the lock file.
 const deathsPrefix = "deaths="
 
-// deaths returns the number of processes that died in the state file, as the
-// lock file counts them. Layout 1 kept something else in it, which counts as 0.
+// deaths returns the number of processes that died while using the state file,
+// from the lock file. Layout 1 kept something else in it, which counts as 0.
 func deaths(lock *os.File) (count int) {
 	b := make([]byte, len(deathsPrefix)+1)
 	_, _ = lock.ReadAt(b, 0)
@@ -94,8 +94,8 @@ func deaths(lock *os.File) (count int) {
 	return count
 }
 
-// setDeaths writes the count. It is worth no error: on a full disk, a process
-// that dies is not counted, nor is one that only looks.
+// setDeaths writes the count. It ignores errors: on a full disk, a process that
+// dies is not counted, nor is one that only reads.
 func setDeaths(lock *os.File, count int) {
 	_, _ = lock.WriteAt(append([]byte(deathsPrefix), byte('0'+min(count, 9)), '\n'), 0)
 }

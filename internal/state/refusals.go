@@ -24,11 +24,11 @@ type Refusal struct {
 	Text string       `json:"text"`
 }
 
-// AddRefusal notes a refusal, for whoever watches the node. Without a state
-// directory there is nothing to note it in, which is no error.
+// AddRefusal records a refusal, for monitoring. Without a state directory it does
+// nothing, which is no error.
 func AddRefusal(dir string, r Refusal) error {
 	return writeBeside(dir, refusalsName, func(f *os.File) error {
-		all, _ := Refusals(dir) // of what cannot be read nothing is kept
+		all, _ := Refusals(dir) // none if they cannot be read
 		all = append(all, r)
 		b, err := json.Marshal(all[max(0, len(all)-maxRefusals):])
 		_, werr := f.WriteAt(b, 0)
@@ -36,8 +36,8 @@ func AddRefusal(dir string, r Refusal) error {
 	})
 }
 
-// Refusals returns the last refusals, in order. While one is written there may be
-// an error. It takes no lock.
+// Refusals returns the last refusals, oldest first. It takes no lock, and may
+// fail while one is written.
 func Refusals(dir string) (all []Refusal, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, refusalsName))
 	if errors.Is(err, os.ErrNotExist) {

@@ -13,13 +13,12 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// schema is that of the file. The facts of other schemas, older and newer, are
-// read alike: unknown fields are ignored, and everything but the facts is written
-// anew.
+// schema is the version of the file. The facts of all schemas, older and newer, are read
+// alike: unknown fields are ignored, and everything but the facts is rewritten.
 const schema = "3"
 
-// differs returns why the contents cannot be used as they are, or nil: they are of
-// this boot, schema and layout.
+// differs returns why the contents cannot be used as they are, or nil if they are
+// of this boot, schema and layout.
 func (t *Tx) differs() (*OtherError, error) {
 	if t.tx.Bucket(bucketMeta) == nil {
 		if k, _ := t.tx.Cursor().First(); k == nil {
@@ -43,7 +42,7 @@ func newFile() *OtherError {
 	return &OtherError{true, "the state file is new, and has no records yet"}
 }
 
-// facts are what a file holds that does not follow from something else.
+// facts are the contents of a file that cannot be derived from others.
 type facts struct {
 	attachments []*hostport.Attachment
 	opened      []string
@@ -52,8 +51,8 @@ type facts struct {
 	id          string
 }
 
-// convert writes the file anew, with the facts that it holds if they are of
-// this boot. The rules of all backends are pending then.
+// convert rewrites the file, with the facts that it holds if they are of this
+// boot, and marks the rules of all backends as pending.
 func (t *Tx) convert() error {
 	f, err := t.facts()
 	if err != nil {
@@ -88,8 +87,8 @@ func (t *Tx) convert() error {
 	return errors.Join(errs...)
 }
 
-// facts reads a file of this boot: others have none. In schema 1, LoopbackInterface
-// was localnetVia, AddedAt was since, and bucketOpened was localnet.
+// facts reads the facts of a file, none if it is of another boot. In schema 1,
+// LoopbackInterface was localnetVia, AddedAt was since, and bucketOpened was localnet.
 func (t *Tx) facts() (f facts, err error) {
 	if t.tx.Bucket(bucketMeta) == nil || t.text(keyBoot) != t.opts.BootID {
 		return f, nil

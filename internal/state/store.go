@@ -18,10 +18,10 @@ import (
 // trusted. Rebuild moves such a file aside.
 var ErrDamaged = errors.New("state file is damaged")
 
-// OtherError says that the file is not of this boot and version, so that the plugin
-// has yet to convert it.
+// OtherError says that the file is not of this boot and version: the plugin has yet
+// to convert it.
 type OtherError struct {
-	// Void says that there are no records: the file is new, or of an earlier boot.
+	// Void is set if there are no records: the file is new, or of an earlier boot.
 	Void bool
 	text string
 }
@@ -40,10 +40,10 @@ type Options struct {
 	Layout int
 	// Backends are the names of all backends, for Pending and Records.
 	Backends []string
-	// Guest is set by a program beside the plugin. A file that the plugin has yet
-	// to convert or to replace is left as it is, see OtherError and ErrDamaged.
+	// Guest is set by any program but the plugin. A file that the plugin has yet to
+	// convert or replace is left as it is, see OtherError and ErrDamaged.
 	Guest bool
-	// ReadOnly is set by a guest that only looks. Nothing is created or written in
+	// ReadOnly is set by a guest that only reads. Nothing is created or written in
 	// Dir, and records of another version are read as they are, see Store.Other.
 	ReadOnly bool
 
@@ -58,13 +58,13 @@ type Store struct {
 	db    *bolt.DB
 	file  *os.File // of db
 	aside string
-	// deaths counts the processes that died in the file before this one.
+	// deaths counts the processes that died while using the file before this one.
 	deaths int
 	other  *OtherError
 }
 
 // Open takes the lock and opens the file, which it creates, converts or
-// replaces if need be; all rules are then Pending. The error wraps ErrLocked if
+// replaces if necessary; all rules are then Pending. The error wraps ErrLocked if
 // the lock could not be acquired in time.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	o.Guest = o.Guest || o.ReadOnly
@@ -79,8 +79,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		if !o.Guest {
 			err = s.Rebuild()
 		} else if s.file != nil {
-			// A guest lives on, and must not keep the plugin out. To close the file is not
-			// enough: it is mapped.
+			// A guest continues to run, and must not lock out the plugin. Closing the file
+			// is not enough: it is mapped.
 			_ = errors.Join(flock(s.file, unix.LOCK_UN), s.file.Close())
 		}
 	}
@@ -91,7 +91,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 }
 
 // Other returns why a file that was opened ReadOnly is not this program's, nil if it is.
-// Such a file has Records and little else, and no fingerprints.
+// Only Records can be relied on then, and it returns no fingerprints.
 func (s *Store) Other() *OtherError { return s.other }
 
 // Aside returns the path to which a damaged file was moved, or "".
@@ -121,8 +121,7 @@ func (s *Store) Rebuild() error {
 	return s.open()
 }
 
-// open opens the file and makes its contents those of this boot, schema and
-// layout.
+// open opens the file and converts its contents to this boot, schema and layout.
 func (s *Store) open() error {
 	fresh := !Exists(s.opts.Dir)
 	if s.deaths >= maxDeaths && !fresh {
@@ -135,7 +134,7 @@ func (s *Store) open() error {
 	}
 	err := s.guard(func() (err error) {
 		s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{
-			// Nobody but a tool that examines the file takes this lock.
+			// Only a tool that examines the file takes this lock.
 			Timeout:  min(s.opts.Timeout, patience/2),
 			NoSync:   true,
 			ReadOnly: s.opts.ReadOnly,
@@ -159,7 +158,7 @@ func (s *Store) open() error {
 		})
 	})
 	if err != nil && fresh && !s.opts.ReadOnly {
-		// On a full disk, every pod would leave one more truncated file.
+		// On a full disk, every pod would leave another truncated file.
 		if rerr := os.Remove(s.path); !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
@@ -168,7 +167,7 @@ func (s *Store) open() error {
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		err = fmt.Errorf("open %q: %w", s.path, ErrLocked)
-	case err != nil && !errors.Is(err, ErrDamaged) && !errors.As(err, &no): // no failure of the system
+	case err != nil && !errors.Is(err, ErrDamaged) && !errors.As(err, &no): // not a system error
 		err = damagef("%w", err)
 	}
 	if err != nil {
@@ -184,12 +183,12 @@ func (s *Store) open() error {
 	return s.Update((*Tx).convert)
 }
 
-// verify looks whether the file is whole. One that is shorter than its metadata
-// say was cut off, which bbolt notices only when it uses a page that is missing:
-// by then the rules may be lost too. If a process died in the file, the structure of
-// all of it is checked, which takes about a millisecond for a thousand attachments, and
-// may end the process: the goroutine that bbolt starts for it survives no fault. So that
-// is not for a process whose death is not counted.
+// verify checks that the file is intact. A file that is shorter than its metadata say
+// was truncated, which bbolt notices only when it uses a missing page: by then the rules
+// may be lost too. If a process died while using the file, its whole structure is
+// checked. This takes about a millisecond for a thousand attachments, and may end the
+// process, because a fault in the goroutine that bbolt starts for it cannot be
+// recovered. So a process whose death is not counted does not do it.
 func (s *Store) verify(tx *bolt.Tx) error {
 	var st unix.Stat_t
 	err := unix.Stat(s.path, &st)
@@ -209,15 +208,14 @@ func (s *Store) verify(tx *bolt.Tx) error {
 }
 
 // patience is how long one transaction may take. Milliseconds are usual, and a
-// few seconds where a hundred dead sandboxes are searched for; in a damaged file
+// few seconds if it searches for a hundred dead sandboxes; in a damaged file
 // bbolt may loop forever.
 const patience = time.Minute
 
 // guard calls fn, which reads or writes the file. It counts this process as dead
 // until fn returns, unless the file is read-only, and ends it after patience. Panics
-// about damaged pages, bus errors behind the end of a truncated file, writes to page
-// numbers that no file has and buckets in the place of values are returned as
-// ErrDamaged.
+// about damaged pages, bus errors beyond the end of a truncated file, writes to
+// impossible page numbers, and buckets in the place of values are returned as ErrDamaged.
 func (s *Store) guard(fn func() error) (err error) {
 	setDeaths(s.lock, s.deaths+1)
 	hang := time.AfterFunc(patience, func() {

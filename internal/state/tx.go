@@ -19,8 +19,8 @@ import (
 )
 
 // The buckets, as key -> value. KEY is an attachment's "container/interface";
-// index entries have empty values. Records, Pending and fingerprints have a checksum
-// before them.
+// index entries have empty values. Records, Pending and fingerprints are preceded by
+// a checksum.
 var (
 	// pending -> Pending; fingerprint/BACKEND -> V4, V6 (8 bytes each, big endian);
 	// all else -> text
@@ -50,8 +50,8 @@ const (
 	keySeen        = "seen/"
 )
 
-// Tx is a transaction on the state. Buckets that are missing make it panic, which
-// Store takes for damage.
+// Tx is a transaction on the state. A missing bucket makes it panic, which Store
+// reports as damage.
 type Tx struct {
 	tx    *bolt.Tx
 	opts  *Options
@@ -59,12 +59,12 @@ type Tx struct {
 }
 
 // Pending is a change that was begun and not finished, and the backends whose
-// rules must be rewritten. The records already say what the rules are to be.
+// rules must be rewritten. The records already say what the rules must be.
 type Pending struct {
 	// Backends are those whose rules in the kernel may differ from the records.
 	Backends []string `json:"backends"`
-	// Changed are the attachments that it removes or adds. Rules of one that it removed
-	// may still be there.
+	// Changed are the attachments that the change removes or adds. Rules of one that it
+	// removed may still exist.
 	Changed []*hostport.Attachment `json:"changed"`
 }
 
@@ -93,7 +93,7 @@ func (t *Tx) load(key string) (*hostport.Attachment, error) {
 	return a, decodeRecord(key, v, a, &a.Key)
 }
 
-// decodeRecord decodes what is stored under key, and checks that it belongs there.
+// decodeRecord decodes the value stored under key, and checks that it belongs there.
 func decodeRecord(key string, v []byte, to any, got *hostport.Key) error {
 	if err := decode(v, to); err != nil {
 		return fmt.Errorf("read record of %q: %w", key, err)
@@ -114,7 +114,7 @@ func (t *Tx) Put(a *hostport.Attachment) error {
 }
 
 // Delete removes a record, which must be as it was stored, with its index
-// entries, and takes it out of its backend's fingerprint. It does nothing if
+// entries, and removes it from its backend's fingerprint. It does nothing if
 // there is no such record.
 func (t *Tx) Delete(a *hostport.Attachment) error {
 	if !t.Has(a.Key) {
@@ -128,8 +128,8 @@ func (t *Tx) Has(k hostport.Key) bool {
 	return t.tx.Bucket(bucketAttachments).Get([]byte(k.String())) != nil
 }
 
-// write does something to a record and to each of its index entries, and adds it to
-// the fingerprint, or takes it out.
+// write calls do for a record and for each of its index entries, and adds it to the
+// fingerprint, or removes it.
 func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []byte) error) error {
 	fp, err := t.Fingerprint(a.Backend)
 	fp = fp.Toggle(t.opts.Layout, a)
@@ -147,8 +147,7 @@ func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []
 	return nil
 }
 
-// All yields every record, ordered by key. A record that comes with an error is not
-// to be used.
+// All yields every record, ordered by key. A record with an error must not be used.
 func (t *Tx) All() iter.Seq2[*hostport.Attachment, error] {
 	return func(yield func(*hostport.Attachment, error) bool) {
 		c := t.tx.Bucket(bucketAttachments).Cursor()
@@ -162,8 +161,8 @@ func (t *Tx) All() iter.Seq2[*hostport.Attachment, error] {
 }
 
 // Records returns every record, ordered by key, and the fingerprints of the backends.
-// They must be those that are stored: noise in a page of bbolt's can hide records
-// without any other sign. Of another version's records there are no fingerprints.
+// It fails unless they match the stored ones: noise in a bbolt page can hide records
+// without any other sign. For another version's records there are no fingerprints.
 func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Fingerprint, err error) {
 	if t.other != nil {
 		f, err := t.facts()
@@ -189,15 +188,15 @@ func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Finge
 	return all, of, nil
 }
 
-// ID returns what identifies this file: six hexadecimal digits, from a number that it
-// got when it was created and from where it is. A copy has others: what was recorded
-// since in the file that it was copied from was not deleted here.
+// ID identifies this file by six hexadecimal digits, derived from a number assigned
+// at its creation and from its device and inode. A copy has another ID: an attachment
+// that the original recorded after the copy was made was not deleted here.
 func (t *Tx) ID() string {
 	return fmt.Sprintf("%06x", crc32.ChecksumIEEE([]byte(t.text(keyID)+" "+t.opts.file))>>8)
 }
 
-// Version identifies what is recorded: each transaction that changes the file
-// changes it, too.
+// Version identifies the contents: each transaction that changes the file changes
+// it, too.
 func (t *Tx) Version() string { return fmt.Sprint(t.ID(), " ", t.tx.ID()) }
 
 // Fingerprint returns the fingerprint of all records of a backend.
@@ -233,12 +232,13 @@ func (t *Tx) Rewritten() time.Time {
 	return at
 }
 
-// SetRewritten stores that time. It is for people: nothing depends on it.
+// SetRewritten stores the time that Rewritten returns. It is for people: nothing
+// depends on it.
 func (t *Tx) SetRewritten(at time.Time) error {
 	return t.setText(keyRewritten, at.UTC().Format(time.RFC3339))
 }
 
-// Pending returns what is to be recovered.
+// Pending returns what must be recovered.
 func (t *Tx) Pending() (p Pending, err error) {
 	if b := t.tx.Bucket(bucketMeta).Get([]byte(keyPending)); b != nil {
 		err = decode(b, &p)
@@ -249,7 +249,7 @@ func (t *Tx) Pending() (p Pending, err error) {
 	return p, err
 }
 
-// SetPending replaces what is to be recovered. It leaves each backend in p once.
+// SetPending replaces what must be recovered. It removes duplicate backends from p.
 func (t *Tx) SetPending(p *Pending) error {
 	if len(p.Backends)+len(p.Changed) == 0 {
 		return t.tx.Bucket(bucketMeta).Delete([]byte(keyPending))
@@ -295,7 +295,7 @@ func (t *Tx) setText(key, text string) error {
 	return t.tx.Bucket(bucketMeta).Put([]byte(key), []byte(text))
 }
 
-// encode returns v in JSON behind a checksum.
+// encode returns v in JSON after a checksum.
 func encode(v interface{ AppendJSON([]byte) []byte }) []byte {
 	return seal(v.AppendJSON(make([]byte, checksumSize)))
 }
@@ -313,14 +313,14 @@ func decode(b []byte, v any) error {
 
 const checksumSize = 4
 
-// seal writes the checksum of b to its first bytes, and returns it: bbolt has checksums
-// for its meta pages alone, and noise in a record must not become a rule.
+// seal writes the checksum of b to its first bytes, and returns b: bbolt has checksums
+// only for its meta pages, and noise in a record must not become a rule.
 func seal(b []byte) []byte {
 	binary.BigEndian.PutUint32(b, crc32.ChecksumIEEE(b[checksumSize:]))
 	return b
 }
 
-// unsealed returns b without its checksum, which has to match.
+// unsealed returns b without its checksum, which must match.
 func unsealed(b []byte) ([]byte, error) {
 	if len(b) < checksumSize || binary.BigEndian.Uint32(b) != crc32.ChecksumIEEE(b[checksumSize:]) {
 		return nil, damagef("checksum does not match")
