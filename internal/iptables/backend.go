@@ -23,7 +23,7 @@ type Backend struct {
 }
 
 // Apply carries out one change: one iptables-restore process for each family
-// that it touches, both at once. seen is the histories of both.
+// that it touches, both in parallel. seen is the histories of both.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err error) {
 	after, scripts := historiesBefore(c), make(map[hostport.Family]script)
 	for _, f := range hostport.Families() {

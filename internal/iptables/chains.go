@@ -17,10 +17,10 @@ const (
 	rawTable = "raw"
 )
 
-// The chains of ours. Each is made for the first attachment that needs it and
-// goes with the last.
+// The chains of ours. Each is created for the first attachment that needs it and
+// deleted with the last.
 const (
-	// prefix starts the name of every chain of ours, and of no one else's.
+	// prefix starts the name of every chain of ours, and of no other program's.
 	prefix = "CNI-HP-"
 
 	// dnatChain (nat) is reached from PREROUTING and OUTPUT by packets to the
@@ -46,15 +46,15 @@ const (
 	// the next digit. Per the first three, prefix + "TCP-1F9" (nat): the mark and
 	// DNAT rules of the attachments.
 
-	// Per attachment whose rules name something of others (an external mark
+	// Per attachment whose rules reference something foreign (an external mark
 	// chain, or whatever its conditions match), prefix + "OWN-" + 16 digits (nat):
 	// its mark and DNAT rules. They can be removed when that is gone, because the
-	// rules in shared chains do not name it.
+	// rules in shared chains do not reference it.
 	ownPrefix = prefix + "OWN-"
 
 	// Per attachment with conditions, prefix + "IF-" + 16 digits (nat): jumps to
-	// its own chain by packets that meet them. The conditions have rules of their
-	// own so that they may match on addresses without clashing with our matches.
+	// its own chain for packets that meet them. The conditions have rules of their
+	// own so that they can match on addresses without conflicting with our matches.
 	conditionPrefix = prefix + "IF-"
 
 	// Per family, prefix + "V-" + 16 digits (nat): empty, and not jumped to. Its
@@ -78,46 +78,46 @@ const (
 // ours reports whether a chain of that name belongs to this backend.
 func ours(chain string) bool { return strings.HasPrefix(chain, prefix) && plain(chain) }
 
-// plain reports whether a chain name can be written as it is. The kernel would
-// take others, which the tools then list in a form that they cannot read.
+// plain reports whether a chain name can be written as it is. The kernel accepts
+// others too, which the tools list in a form that they cannot read.
 func plain(chain string) bool {
 	return chain != "" && chain[0] != '-' && !strings.ContainsFunc(chain, func(r rune) bool { return !plainRune(r) })
 }
 
-// attachmentChain is the chain of one attachment whose name begins like that.
+// attachmentChain returns the name of an attachment's chain with this prefix.
 func attachmentChain(prefix string, k hostport.Key) string {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(k.String())) // never fails
 	return numbered(prefix, h.Sum64())
 }
 
-// numbered is a chain whose name ends in a hash or a fingerprint.
+// numbered returns a chain name that ends in a hash or a fingerprint.
 func numbered(prefix string, n uint64) string { return fmt.Sprintf("%s%016x", prefix, n) }
 
 // Concerned reports whether a change of nf_tables may have touched our rules, in
-// the tables of the nf_tables variant. chain is "" for a change of the table.
+// the tables of the nf_tables variant. chain is "" if the table itself changed.
 func Concerned(family uint8, table, chain string) bool {
 	return slices.ContainsFunc(hostport.Families(), func(f hostport.Family) bool {
 		return nfnetlink.Family(f) == family && slices.Contains(tablesOf(f), table)
 	}) && (strings.HasPrefix(chain, prefix) || slices.Contains([]string{"", preroutingChain, outputChain, postroutingChain}, chain))
 }
 
-// OfAdd reports whether a new chain is one that only an ADD makes (see history), if
-// nothing went in the same transaction, as it does where a snapshot is restored.
+// OfAdd reports whether a new chain is one that only an ADD creates (see history),
+// provided that the same transaction deletes nothing, as restoring a snapshot does.
 func OfAdd(table, chain string) bool {
 	return table == natTable && strings.HasPrefix(chain, followedPrefix)
 }
 
-// toInterface matches packets to an address of the interface that they come by,
-// where that is in a VRF: such an address is in the VRF's table of routes alone,
-// and toNode asks the main ones.
+// toInterface matches packets to an address of the interface they arrive on, if
+// it is in a VRF: such an address is only in the VRF's routing table, and toNode
+// looks it up in the main ones.
 const toInterface = "-m addrtype ! --dst-type LOCAL -m addrtype --dst-type LOCAL --limit-iface-in"
 
-// share adds the shared chains that attachment a needs in family f, but for those
+// share adds the shared chains that attachment a needs in family f, except those
 // of port ranges.
 func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 	if needsGuard(f, a) {
-		// route_localnet accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
+		// With route_localnet the kernel accepts 127.0.0.0/8 from the wire (CVE-2020-8558).
 		w.need(chain{
 			group:  group{chainID{rawTable, guardChain}, nil, []string{"-d 127.0.0.0/8 -j DROP", "-s 127.0.0.0/8 -j DROP"}},
 			jumps:  []rule{{chainID{rawTable, preroutingChain}, "! -i lo -j " + guardChain}},
@@ -131,7 +131,7 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 		jumps:  []rule{{inNat(preroutingChain), toNode + " -j " + dnatChain}, {inNat(outputChain), toNode + " -j " + dnatChain}},
 		usedBy: everyone,
 	})
-	// A chain of its own: the guard tells rules of one chain apart by their target.
+	// A chain of its own, so that the jump to it is unique by its target.
 	w.need(chain{
 		group:  group{inNat(vrfChain), nil, []string{"-j " + dnatChain}},
 		jumps:  []rule{{inNat(preroutingChain), toInterface + " -j " + vrfChain}},
@@ -140,15 +140,15 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 	w.need(chain{
 		group:  group{chainID: inNat(masqChain)},
 		jumps:  []rule{{inNat(postroutingChain), "-j " + masqChain}},
-		verb:   "-I", // a main plugin's masquerading may accept what stays in its subnet
+		verb:   "-I", // a main plugin's masquerading may accept traffic within its subnet
 		usedBy: everyone,
 	})
 	if marks(f, a) {
 		bit := a.Options.MarkMasqBit
 		mark, name := markValue(bit), fmt.Sprintf("%s-%d", masqChain, bit)
 		w.need(chain{
-			// The mark would otherwise stay on the packet through a tunnel, and the
-			// outer packet be masqueraded as well.
+			// Otherwise the mark would stay on the packet through a tunnel, and the outer
+			// packet would be masqueraded as well.
 			group:  group{inNat(name), nil, []string{"-j MARK --set-xmark 0x0/" + mark, "-j MASQUERADE"}},
 			jumps:  []rule{{inNat(masqChain), fmt.Sprintf("-m mark --mark %[1]s/%[1]s -j %[2]s", mark, name)}},
 			usedBy: anyOther(func(o *hostport.Attachment) bool { return o.Options.MarkMasqBit == bit && marks(f, o) }),
@@ -157,7 +157,7 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 }
 
 // spread adds the chains that lead to the rules of a host port, and returns the
-// last: all ports that have the digits in its name share it.
+// last, which all ports with the digits in its name share.
 func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) chainID {
 	parent := inNat(dnatChain)
 	for _, bits := range rangeBits {
@@ -190,8 +190,8 @@ func marks(f hostport.Family, a *hostport.Attachment) bool {
 	return a.Options.ExternalSetMarkChain == "" && len(a.Clients(f)) > 0 && len(a.Forwards(f)) > 0
 }
 
-// markValue is the mark with only that bit set, as iptables-save prints it.
+// markValue returns the mark with only this bit set, as iptables-save prints it.
 func markValue(bit int) string { return fmt.Sprintf("%#x", uint32(1)<<bit) }
 
-// target is the chain or extension that a rule jumps to, or "".
+// target returns the chain or extension that a rule jumps to, or "".
 func target(spec string) string { return ParseFields(spec).Target }

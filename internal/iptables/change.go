@@ -8,9 +8,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// changeScript returns what carries out c in family f, and appends it to the
-// family's history h. It fails in the kernel unless that is at the end of h. It is
-// empty if c does not touch the family.
+// changeScript returns the script that carries out c in family f, and appends the
+// new fingerprint to the family's history h. The script fails in the kernel unless
+// that is at the end of h. It is empty if c does not touch the family.
 func changeScript(f hostport.Family, c backend.Change, h *history) (script, error) {
 	s := make(script)
 	if !uses(f, c.Remove) && !uses(f, c.Add) {
@@ -24,7 +24,7 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 		old, next := before.at[ch.chainID], after.at[ch.chainID]
 		had, has := old != nil, next != nil
 		if had && i >= len(before.chains) {
-			continue // it was among those of before
+			continue // it was handled with those of before
 		}
 		differs := had && has && !slices.Equal(old.specs, next.specs)
 		if had != has && !alone && ch.usedBy != nil {
@@ -69,8 +69,7 @@ func changeScript(f hostport.Family, c backend.Change, h *history) (script, erro
 		if slices.ContainsFunc(before.ports, g.equal) {
 			continue
 		}
-		// At the head, the last one first: should a stale rule be in the chain, it
-		// must not win.
+		// Insert at the head, the last rule first: a stale rule in the chain must not win.
 		for _, spec := range slices.Backward(g.specs) {
 			s.rules(adding, "-I", g.chainID, spec)
 		}

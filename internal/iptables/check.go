@@ -29,10 +29,10 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 	return found, err
 }
 
-// look reads the chains that Check compares, with one process. Where one of them
-// cannot be listed, because it is not there or holds rules that the tool does not
-// understand, read tells more; and it takes no lock, should another program hold
-// that.
+// look reads the chains that Check compares, with one process. If one of them
+// cannot be listed, because it does not exist or holds rules that the tool does
+// not understand, it calls read, which returns more. read also works while
+// another program holds the lock, because it takes none.
 func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*ruleset, error) {
 	r, err := b.ask(ctx, command(f)+"-restore", "-S", new(ruleset), want.chainIDs())
 	if err == nil || killed(err) {
@@ -83,7 +83,7 @@ func (b *Backend) comparison(ctx context.Context, f hostport.Family, there *rule
 	}}
 }
 
-// eachFamily joins the errors of what it does for each family.
+// eachFamily calls do for each family, and joins the errors.
 func eachFamily(do func(hostport.Family) error) error {
 	var errs []error
 	for _, f := range hostport.Families() {
@@ -94,13 +94,13 @@ func eachFamily(do func(hostport.Family) error) error {
 	return errors.Join(errs...)
 }
 
-// saved calls fn with what each variant that may hold rules of ours has, and with that
-// in use if it should hold those of all: with counters, only with that in use. err joins
-// what could not be read. unread tells of rules of ours in a variant that is not in use
-// and has no tools.
+// saved calls fn with the rules of each variant that may hold rules of ours, and of the
+// one in use if all need rules; if counted, only of the one in use. err joins the errors
+// of what could not be read. unread reports rules of ours in a variant that is not in
+// use and has no tools.
 func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) (unread, err error) {
 	err = eachFamily(func(f hostport.Family) error {
-		_, gone := lookPath(command(f) + "-save") // then it is not known which is in use
+		_, gone := lookPath(command(f) + "-save") // then the variant in use is unknown
 		variants, err := b.variants(ctx, f, uses(f, all))
 		errs := []error{err}
 		for _, v := range variants {

@@ -14,17 +14,17 @@ type comparison struct {
 	// scope begins each text: the family, and the variant if it is not in use.
 	scope string
 	there *ruleset
-	// confirm asks the tool whether a rule of table nat is there that is not listed
-	// as it was written.
+	// confirm asks the tool whether a rule of table nat exists that is not listed as
+	// it was written.
 	confirm func(rule) error
 	found   []backend.Difference
-	// fields are the rules of chains in table nat, taken apart once: a check of
+	// fields are the rules of chains in table nat, each parsed once: a check of
 	// thousands of attachments looks at each many times.
 	fields map[chainID][]Fields
 }
 
-// differ adds a difference: about all attachments if owner is nil, about none if it has
-// no key.
+// differ adds a difference. It concerns all attachments if owner is nil, and none if
+// owner has no key.
 func (c *comparison) differ(owner *hostport.Attachment, format string, args ...any) {
 	d := backend.Difference{Text: c.scope + fmt.Sprintf(format, args...), Shared: owner == nil}
 	if owner != nil {
@@ -33,7 +33,7 @@ func (c *comparison) differ(owner *hostport.Attachment, format string, args ...a
 	c.found = append(c.found, d)
 }
 
-// compare compares what is there with the rules that some attachments should have.
+// compare compares the kernel's rules with those that some attachments should have.
 func (c *comparison) compare(want *wanted) {
 	for _, ch := range want.chains {
 		if !c.there.has(ch.chainID) {
@@ -52,7 +52,7 @@ func (c *comparison) compare(want *wanted) {
 
 // same compares a group with all rules in its chain, or those of one port.
 func (c *comparison) same(what string, have []string, g group) {
-	conditions := strings.HasPrefix(g.name, conditionPrefix) && len(have) == len(g.specs) // a user worded them in part
+	conditions := strings.HasPrefix(g.name, conditionPrefix) && len(have) == len(g.specs) // partly in a user's wording
 	have, want := append(slices.Clip(have), "no rule"), append(slices.Clip(g.specs), "no rule")
 	for i := range min(len(have), len(want)) {
 		if have[i] != want[i] && !(conditions && c.confirm(rule{g.chainID, want[i]}) == nil) {
@@ -81,7 +81,7 @@ func (c *comparison) jump(to *chain, j rule) {
 }
 
 // port compares an attachment's rules of one host port with those in the range
-// chain that can match its packets. What comes behind its own gets none.
+// chain that can match its packets. Rules after its own never match them.
 func (c *comparison) port(g group) {
 	specs := c.there.rules[g.chainID]
 	if c.fields[g.chainID] == nil {
@@ -108,8 +108,8 @@ func fieldsOf(specs []string) []Fields {
 	return out
 }
 
-// strays finds chains and rules of ours that are not wanted. Chains of which
-// compare compares all rules are passed over.
+// strays finds chains and rules of ours that are not wanted. It skips chains that
+// compare compares completely.
 func (c *comparison) strays(want *wanted) {
 	known := make(map[rule]bool, 4*len(want.ports))
 	for _, ch := range want.chains {
@@ -128,7 +128,7 @@ func (c *comparison) strays(want *wanted) {
 			continue
 		}
 		mark := strings.HasPrefix(p.name, fingerprintPrefix) || strings.HasPrefix(p.name, followedPrefix)
-		if ours(p.name) && ch == nil && !mark { // one too many harms nobody, and goes with the next rewrite
+		if ours(p.name) && ch == nil && !mark { // a surplus one is harmless, and the next rewrite deletes it
 			c.differ(new(hostport.Attachment), "chain %s of table %s belongs to no attachment", p.name, p.table)
 		}
 		for _, spec := range c.there.rules[p] {

@@ -9,7 +9,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Fields is a rule taken apart, as far as our own rules and portmap's go.
+// Fields is a parsed rule, as far as our own rules and portmap's need.
 type Fields struct {
 	Source      netip.Prefix // zero if any
 	Destination netip.Prefix // zero if any
@@ -20,13 +20,13 @@ type Fields struct {
 	To          netip.AddrPort // of DNAT
 	Mark        string         // of MARK, "0x2000/0x2000"
 	Packets     uint64         // that the rule has seen, if it was listed with counters
-	// Conditions are the words of what it matches beyond protocol and port.
+	// Conditions are the words of its matches beyond protocol and port.
 	Conditions []string
 }
 
-// ParseFields takes a rule of iptables-save apart, without "-A CHAIN". Whatever it
-// does not know, negations included, is a condition. Of a rule whose quotes are
-// not closed it returns nothing.
+// ParseFields parses a rule of iptables-save without "-A CHAIN". Whatever it does
+// not know, including negations, is a condition. For a rule with an unclosed quote
+// it returns the zero Fields.
 func ParseFields(spec string) (x Fields) {
 	words := Split(spec)
 	for len(words) > 0 {
@@ -54,7 +54,7 @@ func ParseFields(spec string) (x Fields) {
 	return x
 }
 
-// take reads one option and its value, if it is of ours.
+// take reads one option and its value, and reports whether our rules use it.
 func (x *Fields) take(option, value string) bool {
 	var err error
 	switch option {
@@ -65,7 +65,7 @@ func (x *Fields) take(option, value string) bool {
 	case "-p":
 		x.Protocol, err = hostport.ParseProtocol(value)
 	case "-m":
-		// These come with what they match, and only with that.
+		// These go with what they match, and only with that.
 		return value == "comment" || x.Protocol != "" && value == string(x.Protocol)
 	case "--dport":
 		var n uint64
@@ -85,14 +85,14 @@ func (x *Fields) take(option, value string) bool {
 	return err == nil
 }
 
-// MarkBit returns the one bit that MARK sets: 13 for "0x2000/0x2000".
+// MarkBit returns the single bit that MARK sets: 13 for "0x2000/0x2000".
 func (x Fields) MarkBit() (int, bool) {
 	value, mask, _ := strings.Cut(x.Mark, "/")
 	n, err := strconv.ParseUint(value, 0, 32)
 	return bits.TrailingZeros64(n), err == nil && value == mask && bits.OnesCount64(n) == 1
 }
 
-// ParsePrefix reads a prefix, or an address for itself alone.
+// ParsePrefix parses a prefix, or an address as a prefix of full length.
 func ParsePrefix(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(a, a.BitLen()), nil
@@ -122,9 +122,9 @@ func quote(s string) string {
 	return `"` + strings.ReplaceAll(strings.ReplaceAll(s, `\`, `\\`), `"`, `\"`) + `"`
 }
 
-// Split takes a line of iptables-save apart into words, as iptables-restore
-// does: only double quotes quote, and only within them a backslash escapes. It
-// returns nil if a quotation mark is not closed.
+// Split splits a line of iptables-save into words, as iptables-restore does: only
+// double quotes quote, and a backslash escapes only within them. It returns nil
+// if a quotation mark is not closed.
 func Split(line string) []string {
 	words := make([]string, 0, strings.Count(line, " ")+1)
 	var word []byte

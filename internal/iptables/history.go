@@ -8,22 +8,22 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// history is the fingerprints that the rules of one family have had since the last
-// deletion, the oldest first and that of now last. It is empty without rules.
+// history is the fingerprints of one family's rules since the last deletion, the
+// oldest first and the current one last. It is empty without rules.
 //
 // For each, the kernel has a chain (fingerprintPrefix), and for each but the last
 // another that says that more rules followed (followedPrefix). So an ADD only adds
-// chains. A rename in place of that makes each ADD of the nf_tables variant wait
-// for a grace period of the kernel, as a deletion does: 12 ms on Linux 6.18, where
-// all else takes 5, and 40 of them one after the other.
+// chains. Renaming a chain instead would make each ADD of the nf_tables variant
+// wait for a grace period of the kernel, as a deletion does: 12 ms on Linux 6.18,
+// where everything else takes 5, and 40 ADDs wait one after the other.
 type history []uint64
 
-// maxHistory bounds how many empty chains the kernel collects: an ADD beyond it
-// removes them. 40 ADDs at once take 13 % longer with 16 than without any bound,
-// for the deletions, and 4 % with 64, for the chains that a tool reads.
+// maxHistory bounds how many empty chains accumulate in the kernel: an ADD beyond it
+// removes them. 40 ADDs at once take 13 % longer with 16 than without any bound, because
+// of the deletions, and 4 % with 64, because of the chains that a tool reads.
 const maxHistory = 64
 
-// histories are those of both families, as Change.Seen keeps them.
+// histories has the history of each family, as kept in Change.Seen.
 type histories struct {
 	V4 history `json:"v4,omitempty"`
 	V6 history `json:"v6,omitempty"`
@@ -36,11 +36,11 @@ func (h *histories) of(f hostport.Family) *history {
 	return &h.V6
 }
 
-// historiesBefore returns what the kernel is marked with before c. A history
-// that is not known, or of something else, leaves the fingerprint alone.
+// historiesBefore returns the histories of the kernel before c. Where the history
+// is unknown, or is not that of c.Before, it is the fingerprint alone.
 func historiesBefore(c backend.Change) histories {
 	var h histories
-	_ = json.Unmarshal([]byte(c.Seen), &h) // of what is none, nothing is known
+	_ = json.Unmarshal([]byte(c.Seen), &h) // unknown if it cannot be decoded
 	for _, f := range hostport.Families() {
 		now := c.Before.Of(f)
 		switch known := h.of(f); {
@@ -58,10 +58,10 @@ func (h histories) String() string {
 	return string(b)
 }
 
-// follow adds to s what takes the chains of h to those of after, which is 0 if no
-// rules are left, and returns the history then. It fails unless the kernel is at the
-// end of h: its chain is there, and none that says that more followed. grows is set
-// for a change that only adds.
+// follow adds to s the lines that turn the chains of h into those of after, which is
+// 0 if no rules are left, and returns the new history. The lines fail unless the
+// kernel is at the end of h: its chain exists, and none says that more followed.
+// grows is set for a change that only adds.
 func (h history) follow(s script, after uint64, grows bool) (next history) {
 	line := func(verb, prefix string, fp uint64, more ...string) {
 		s.line(guarding, natTable, append([]string{verb, numbered(prefix, fp)}, more...)...)
@@ -78,7 +78,7 @@ func (h history) follow(s script, after uint64, grows bool) (next history) {
 		return append(slices.Clone(h), after)
 	}
 	line("-X", followedPrefix, now)
-	next = h[:slices.Index(h, after)+1] // what was deleted may be all that had come since
+	next = h[:slices.Index(h, after)+1] // the deleted attachments may be exactly those added since
 	old := h[len(next):]
 	if len(next) == 0 && after != 0 {
 		line("-E", fingerprintPrefix, now, numbered(fingerprintPrefix, after))

@@ -2,7 +2,7 @@
 
 package iptables
 
-// Another set of chains, and another jump to the first, for tests of upgrades.
+// Different chains, and a different jump to the first, for tests of upgrades.
 var rangeBits = [...]int{8, 4}
 
 const toNode = `-m addrtype --dst-type LOCAL -m comment --comment "next layout"`

@@ -13,10 +13,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// LegacyDigest hashes the tables of the legacy variant that can hold rules of
-// ours and are loaded, in the calling thread's network namespace, without their
-// counters. It is 0 if none is. x_tables tells nobody of changes, and to start
-// iptables-save every few seconds is dear. Digests of one seed can be compared.
+// LegacyDigest hashes the loaded tables of the legacy variant that can hold rules of
+// ours, in the calling thread's network namespace, without their counters. It returns 0
+// if none is loaded. x_tables notifies nobody of changes, and starting iptables-save
+// every few seconds is expensive. Only digests of the same seed can be compared.
 func LegacyDigest(seed maphash.Seed) (uint64, error) {
 	var h maphash.Hash
 	h.SetSeed(seed)
@@ -27,7 +27,7 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 				continue
 			}
 			err := eachEntry(f, name, func(b []byte) { _, _ = h.Write(b) })
-			if errors.Is(err, unix.EAGAIN) { // another program just replaced it: like nothing before
+			if errors.Is(err, unix.EAGAIN) { // another program just replaced it: match no earlier digest
 				h.SetSeed(maphash.MakeSeed())
 			} else if err != nil {
 				return 0, fmt.Errorf("read table %s of iptables-legacy, %s: %w", name, f, err)
@@ -37,8 +37,8 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 	return h.Sum64() ^ nothing, nil
 }
 
-// inLegacy reports whether the tables of the legacy variant hold rules of ours, or may,
-// because they cannot be read.
+// inLegacy reports whether the tables of the legacy variant hold rules of ours, or may
+// do so because they cannot be read.
 func inLegacy(f hostport.Family) (found bool) {
 	for _, name := range tablesOf(f) {
 		if hasLegacy(f, name) {
@@ -68,7 +68,7 @@ func eachEntry(f hostport.Family, name string, fn func([]byte)) error {
 		return err
 	}
 	// struct ipt_get_entries: the name, the size, and from byte 40 on the entries. It
-	// is outside of the heap: the table of a big node has megabytes.
+	// is outside the heap: the table of a big node has megabytes.
 	b, err := unix.Mmap(-1, 0, 40+int(binary.NativeEndian.Uint32(info[80:])), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("allocate: %w", err)
@@ -92,8 +92,7 @@ func eachEntry(f hostport.Family, name string, fn func([]byte)) error {
 	return nil
 }
 
-// getsockopt reads an option into b. The library has none for options of a
-// program's own making.
+// getsockopt reads an option into b. The library has no function for arbitrary options.
 func getsockopt(fd, level, name int, b []byte) error {
 	length := uint32(len(b))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),

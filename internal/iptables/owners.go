@@ -10,10 +10,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Owners reads the rules of either variant of iptables, of layout 1 and later. A
-// pod whose clients are not masqueraded by subnet gets an address without its
-// prefix length. Rules of a variant that is not in use and has no tools are not read,
-// which is no error: each call would try again.
+// Owners reads the rules of both variants of iptables, of layout 1 and later. A pod
+// whose clients are not masqueraded by subnet gets an address without its prefix
+// length. Rules of a variant that is not in use and has no tools are not read. That
+// is no error: otherwise each call would try again.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	found := make(backend.Recovered)
 	_, err := b.saved(ctx, nil, false, func(v variant, there *ruleset) { readOwners(found, v.family, there) })
@@ -22,8 +22,8 @@ func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 
 func readOwners(found backend.Recovered, f hostport.Family, there *ruleset) {
 	rules := make(map[chainID][]Fields)
-	// By own chain. Layout 1 had the conditions on the rules in range chains, and
-	// mappings in the chain that these jump to.
+	// Keyed by own chain. Layout 1 had the conditions on the rules in range chains,
+	// and the mappings in the chain that these jump to.
 	conditions := make(map[string][][]string)
 	for _, p := range there.chains {
 		if ours(p.name) {
@@ -57,7 +57,7 @@ func readOwners(found backend.Recovered, f hostport.Family, there *ruleset) {
 }
 
 // readMapping adds the mapping of a DNAT rule to its owner. It returns nil for a
-// rule that has none, or that we do not write.
+// rule without a mapping, or that we do not write.
 func readMapping(found backend.Recovered, f hostport.Family, x Fields) *hostport.Attachment {
 	m := hostport.Mapping{HostIP: f.Unspecified(), HostPort: x.Port, Protocol: x.Protocol}
 	if x.Destination.IsValid() {
@@ -69,7 +69,7 @@ func readMapping(found backend.Recovered, f hostport.Family, x Fields) *hostport
 	return found.Add(x.Comment, m, x.To)
 }
 
-// readMarks reads the masquerading options from the rules ahead of a mapping.
+// readMarks reads the masquerading options from the rules before a mapping.
 func readMarks(a *hostport.Attachment, f hostport.Family, dnat Fields, marks []Fields) {
 	for _, m := range marks {
 		switch bit, ok := m.MarkBit(); {
@@ -96,8 +96,8 @@ func readMarks(a *hostport.Attachment, f hostport.Family, dnat Fields, marks []F
 	}
 }
 
-// merge turns alternatives back into one list of words, those that differ into
-// a list of addresses. It is nil if none are valid.
+// merge turns alternatives back into one list of words, and words that differ
+// into a list of addresses. It returns nil if none are valid.
 func merge(conditions [][]string) []string {
 	if len(conditions) == 0 {
 		return nil
@@ -121,15 +121,15 @@ func merge(conditions [][]string) []string {
 	return words
 }
 
-// Connections reads the counters of the rules that translate: table nat sees the
-// first packet of a connection alone.
+// Connections reads the counters of the DNAT rules: table nat sees only the first
+// packet of a connection.
 func (b *Backend) Connections(ctx context.Context) (backend.Connections, error) {
 	all := make(backend.Connections)
 	_, err := b.saved(ctx, nil, true, func(v variant, there *ruleset) { count(all, v.family, there) })
 	return all, err
 }
 
-// count adds what the rules of one family have counted.
+// count adds the counters of the rules of one family.
 func count(all backend.Connections, f hostport.Family, there *ruleset) {
 	for _, p := range there.chains {
 		if !ours(p.name) {

@@ -14,12 +14,12 @@ import (
 )
 
 // read reads the tables of a family that may hold rules of ours, with counters or
-// without: all chains, and the rules of those that matter. Of others' chains, these
-// are the built-in ones and those with rules that name a chain of ours.
+// without: all chains, and the rules of those that matter. Of other programs' chains,
+// these are the built-in ones and those with rules that name a chain of ours.
 //
-// The nf_tables variant is asked for these chains alone, which nf_tables itself
-// tells: its iptables-save (1.8.9) takes a second for the rules of 5,000
-// Services. Where that does not work, iptables-save tells why.
+// The nf_tables variant is asked only for these chains, which nf_tables itself lists: its
+// iptables-save (1.8.9) takes a second for the rules of 5,000 Services. If that fails,
+// iptables-save is run, and returns the rules or says why not.
 func (b *Backend) read(ctx context.Context, v variant, counted bool) (*ruleset, error) {
 	if !v.nft {
 		return b.save(ctx, v, counted)
@@ -35,9 +35,9 @@ func (b *Backend) read(ctx context.Context, v variant, counted bool) (*ruleset, 
 	return r, err
 }
 
-// save reads as read does, with iptables-save. It asks for each table alone,
-// because rules of other programs in another table can make the tool fail, and not
-// for one that the legacy variant would have to load.
+// save reads as read does, with iptables-save. It asks for each table separately,
+// because rules of other programs in another table can make the tool fail, and
+// skips tables that the legacy variant would have to load.
 func (b *Backend) save(ctx context.Context, v variant, counted bool) (*ruleset, error) {
 	r := new(ruleset)
 	for _, name := range tablesOf(v.family) {
@@ -68,13 +68,13 @@ func tablesOf(f hostport.Family) []string {
 }
 
 // ask has a restore tool list chains, those of table nat last, with a command for
-// each, and adds what it printed to r. Nothing in the kernel is changed by that.
+// each, and adds its output to r. It changes nothing in the kernel.
 func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, asked []chainID) (*ruleset, error) {
 	s := make(script)
 	for _, p := range asked {
 		s.line(checking, p.table, command, p.name)
 	}
-	// Without --wait, and with 0, 1.8.8 and 1.8.9 of the legacy variant wait for ever.
+	// Without --wait, or with 0, 1.8.8 and 1.8.9 of the legacy variant wait forever.
 	out, err := b.Run(ctx, tool, s.String(), "--wait", "1", "--noflush")
 	if err == nil {
 		err = r.parse(out, asked...)
@@ -82,8 +82,8 @@ func (b *Backend) ask(ctx context.Context, tool, command string, r *ruleset, ask
 	return r, err
 }
 
-// chains asks nf_tables for the chains of the tables that may hold rules of ours,
-// and returns them without rules, and those of which the rules matter.
+// chains lists the chains of the tables that may hold rules of ours from nf_tables. r has
+// all of them, without rules; matter are those whose rules matter.
 func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []chainID, err error) {
 	r = new(ruleset)
 	jumps := make(map[chainID]bool) // a rule in it names a chain of ours
@@ -137,7 +137,7 @@ func (r *ruleset) has(p chainID) bool {
 	return ok
 }
 
-// declare adds a chain, unless its name is none of iptables.
+// declare adds a chain, unless iptables cannot have a chain of that name.
 func (r *ruleset) declare(p chainID) {
 	if plain(p.name) && !r.has(p) {
 		r.chains = append(r.chains, p)
@@ -152,8 +152,8 @@ func (r *ruleset) add(p chainID, specs ...string) {
 	r.rules[p] = append(r.rules[p], specs...)
 }
 
-// ParseNat reads table nat from the output of iptables-save: the names of its
-// chains, and the rules of each as they follow "-A CHAIN".
+// ParseNat parses table nat from the output of iptables-save: the names of its
+// chains, and the rules of each, without "-A CHAIN".
 func ParseNat(save string) (chains []string, rules map[string][]string, err error) {
 	var r ruleset
 	err = r.parse(save)
@@ -167,8 +167,8 @@ func ParseNat(save string) (chains []string, rules map[string][]string, err erro
 	return chains, rules, err
 }
 
-// parse adds what iptables-save printed; or what the command -S did for each of
-// the chains that were asked for: a line that declares the chain, then its rules.
+// parse adds the output of iptables-save, or that of the command -S for each of
+// the chains in asked: a line that declares the chain, then its rules.
 func (r *ruleset) parse(text string, asked ...chainID) error {
 	var current string // the table
 	listed := len(asked) > 0
@@ -177,8 +177,8 @@ func (r *ruleset) parse(text string, asked ...chainID) error {
 		verb, rest, _ := strings.Cut(line, " ")
 		switch {
 		case line == "" || line[0] == '#':
-			// What the nf_tables variant (1.8.9) remarks in place of a table. Another
-			// remark, about base chains, only precedes the table.
+			// The nf_tables variant (1.8.9) prints this comment in place of a table.
+			// Another one, about base chains, only precedes the table.
 			for _, name := range []string{rawTable, natTable} {
 				if strings.HasPrefix(line, "# Table `"+name+"' is incompatible") {
 					return fmt.Errorf("table %s holds rules that only nft can show: another program loaded it with nft -f", name)
@@ -213,8 +213,8 @@ func (r *ruleset) parse(text string, asked ...chainID) error {
 	return nil
 }
 
-// parseRule reads "-A CHAIN SPEC". Counters ahead of it, as iptables-save -c prints
-// them, become the words that -v -S has among the others: "-c PACKETS BYTES".
+// parseRule reads "-A CHAIN SPEC". Counters before it, as iptables-save -c prints
+// them, become the words that -v -S prints: "-c PACKETS BYTES".
 func parseRule(line string) (chain, spec string, ok bool) {
 	counters := ""
 	if strings.HasPrefix(line, "[") {

@@ -12,8 +12,8 @@ import (
 )
 
 // Rewrite writes in one transaction a table, and then removes the rules of the
-// other variant of iptables. Where that has no tools on the PATH, it logs a
-// warning. Rules of other programs are neither moved nor removed. seen is always "".
+// other variant of iptables. If that has no tools on the PATH, it logs a warning.
+// Rules of other programs are neither moved nor removed. seen is always "".
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, was []*hostport.Attachment, err error) {
 	found := make(backend.Recovered)
 	err = eachFamily(func(f hostport.Family) error {
@@ -38,9 +38,9 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 	return "", found.All(backend.Iptables), err
 }
 
-// rewrite makes one family hold these rules, and adds the owners of what was there to
-// found. Attachments whose conditions the kernel refuses, because they name something
-// that is gone, are left out.
+// rewrite makes one family hold these rules, and adds the owners of the rules that
+// were there to found. Attachments whose conditions the kernel refuses, because they
+// name something that is gone, are left out.
 func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted, found backend.Recovered) error {
 	err := b.write(ctx, v, want, found)
 	if !refused(err) {
@@ -76,8 +76,8 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted, found ba
 	return nil
 }
 
-// write reads one family and makes it hold these rules of ours and no others. It leaves
-// those out of want that lead to an externalSetMarkChain which is not there.
+// write reads one family and makes it hold these rules of ours and no others. It drops
+// the rules from want that jump to a missing externalSetMarkChain.
 func (b *Backend) write(ctx context.Context, v variant, want *wanted, found backend.Recovered) (err error) {
 	for range 3 { // another program may commit between the read and the write
 		there, readErr := b.read(ctx, v, false)
@@ -104,12 +104,12 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted, found back
 	return err
 }
 
-// rewriteText is the input for iptables-restore that turns what is there into the
-// rules that are wanted: "" if there is nothing to do. It fails if another process has
-// added rules of ours to what is there: see history.
+// rewriteText returns the input for iptables-restore that turns there into want, "" if
+// there is nothing to do. The transaction fails if another process has added rules of
+// ours to there meanwhile: see history.
 func rewriteText(there *ruleset, want *wanted) string {
 	s := make(script)
-	kept := make(map[rule]bool) // jumps in chains of others
+	kept := make(map[rule]bool) // jumps in other programs' chains
 	for _, ch := range want.chains {
 		if there.has(ch.chainID) {
 			s.line(flushing, ch.table, "-F", ch.name)
@@ -146,13 +146,13 @@ func rewriteText(there *ruleset, want *wanted) string {
 	return s.String()
 }
 
-// leadsToUs reports whether a rule jumps to a chain of ours. Most rules of a node are
-// other programs', which it tells apart cheaply.
+// leadsToUs reports whether a rule jumps to a chain of ours. Most rules of a node
+// belong to other programs, and are recognised cheaply.
 func leadsToUs(spec string) bool { return strings.Contains(spec, prefix) && ours(target(spec)) }
 
 // inPlace reports whether a jump to ch is in its chain exactly once and where it
-// belongs: at the head, or behind kube-proxy's jump. It stays there: others' rules
-// behind it would come first if it was made anew.
+// belongs: at the head, or after kube-proxy's jump. Such a jump is kept: other
+// programs' rules after it would come first if it was recreated.
 func (ch *chain) inPlace(j rule, there *ruleset) bool {
 	rules := there.rules[j.chainID]
 	i := slices.Index(rules, j.spec)
@@ -165,14 +165,14 @@ func (ch *chain) inPlace(j rule, there *ruleset) bool {
 	return !slices.ContainsFunc(rules[i:], func(spec string) bool { return target(spec) == servicesChain })
 }
 
-// refused reports whether the tool itself failed, and not that it is missing,
-// got no lock, did not answer, or that the kernel has no table raw.
+// refused reports whether the tool itself failed, not because it is missing, got
+// no lock, or did not answer, or because the kernel has no table raw.
 func refused(err error) bool {
 	var exit *exec.ExitError
 	return errors.As(err, &exit) && !errors.Is(err, backend.ErrNoGuard)
 }
 
-// killed reports whether the tool did not get to its end.
+// killed reports whether the tool was stopped before it finished.
 func killed(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/hostport-cni/hostport/internal/backend"
 )
 
-// Available reports backend.ErrMissing if the tools for IPv4 are not on the
-// PATH. It starts no process.
+// Available returns backend.ErrMissing if the tools for IPv4 are not on the PATH.
+// It starts no process.
 func Available() error {
 	_, restoreErr := lookPath("iptables-restore")
 	_, saveErr := lookPath("iptables-save")
@@ -31,9 +31,9 @@ func lookPath(tool string) (string, error) {
 }
 
 // restore feeds text to a restore tool, which waits for the xtables lock. Each
-// table in it is applied whole or not at all. The error wraps ErrDrift if a line
-// failed that says what must be there, and ErrNoGuard without a table raw. For ""
-// it starts no process.
+// table in it is applied completely or not at all. The error wraps ErrDrift if a
+// line failed that depends on what is there, and ErrNoGuard without a table raw.
+// For "" it starts no process.
 func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Duration) error {
 	if text == "" {
 		return nil
@@ -51,10 +51,10 @@ func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Dura
 	return err
 }
 
-// drift reports whether a tool failed in a line of text that says what must be there,
-// or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the line
-// COMMIT, whichever was wrong, and a bad rule is no "line 3 failed" but an "Error
-// occurred at line: 3", which may be the next one.
+// drift reports whether a tool failed in a line of text that depends on what is
+// there, or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the
+// line COMMIT, whichever line was wrong, and reports a bad rule not as "line 3
+// failed" but as "Error occurred at line: 3", which may be the next line.
 func drift(err error, text string) bool {
 	for complaint := range strings.SplitSeq(err.Error(), "; ") {
 		var n int
@@ -70,18 +70,18 @@ func drift(err error, text string) bool {
 	return names(err, prefix)
 }
 
-// names reports whether a tool complained of something whose name begins with
+// names reports whether a tool's error is about something whose name begins with
 // prefix. Older versions open the quotation with a backquote.
 func names(err error, prefix string) bool {
 	said := err.Error()
 	return strings.Contains(said, "'"+prefix) || strings.Contains(said, "`"+prefix)
 }
 
-// workTime is what a tool may take beyond its wait for the lock.
+// workTime is how long a tool may take beyond its wait for the lock.
 const workTime = 10 * time.Second
 
-// Run runs a tool to its end and returns what it printed. What it complained of, in
-// one line, is in the error. A tool that hangs is killed, with what it started.
+// Run runs a tool to its end and returns its output. The error has its error output, in
+// one line. A tool that hangs is killed, with the processes that it started.
 func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (stdout string, err error) {
 	path, err := lookPath(tool)
 	if err != nil {
@@ -94,14 +94,14 @@ func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (
 	var said strings.Builder
 	cmd.Stdin, cmd.Stderr = strings.NewReader(stdin), &said
 	// A process group of its own: when the tool hangs, the processes that it
-	// started go with it. And it dies with us, so that it does not commit while
-	// the next invocation changes the node. The signal is bound to the thread
-	// that starts the process.
+	// started are killed too. It also dies with us, so that it does not commit while
+	// the next invocation changes the node. The signal is bound to the thread that
+	// starts the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second // for what it had started, and holds its pipes open
+	cmd.WaitDelay = time.Second // for processes that it started and that hold its pipes open
 	out, err := cmd.Output()
 	complaint := backend.OneLine(said.String(), 1000)
 	switch {

@@ -8,11 +8,11 @@ import (
 
 // The parts of a script, in an order in which none depends on a later one.
 const (
-	guarding = iota // lines that fail unless the kernel is at the change's Before
+	guarding = iota // lines that fail unless the kernel is at Change.Before
 	creating        // chains that must not exist
 	checking        // rules that must exist, or nothing is applied
-	removing        // rules that must exist and go
-	flushing        // all chains are emptied before any goes: one may still lead to another
+	removing        // rules that must exist and are deleted
+	flushing        // all chains are emptied before any is deleted: one may still lead to another
 	dropping        // chains that are empty by then
 	adding          // rules
 	parts
@@ -34,16 +34,16 @@ func (s script) rules(part int, verb string, p chainID, specs ...string) {
 	}
 }
 
-// drop deletes a chain with all that is in it.
+// drop deletes a chain with all its rules.
 func (s script) drop(p chainID) {
 	s.line(flushing, p.table, "-F", p.name)
 	s.line(dropping, p.table, "-X", p.name)
 }
 
-// String is the input for iptables-restore: "" if there is nothing to do. Each
-// table is a transaction of its own. The guard of 127.0.0.0/8 is up before the
-// first mapping that needs it comes, and until the last is gone, so that a
-// process that dies between the two leaves the node closed.
+// String returns the input for iptables-restore, "" if there is nothing to do.
+// Each table is a transaction of its own. The guard of 127.0.0.0/8 is added
+// before the first mapping that needs it, and deleted after the last, so that a
+// process that dies in between leaves the node closed.
 func (s script) String() string {
 	order := []string{rawTable, natTable}
 	if raw := s[rawTable]; raw != nil && len(raw[dropping]) > 0 {

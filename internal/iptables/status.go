@@ -11,13 +11,13 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Status reports why IPv4 host ports cannot be programmed. That those of IPv6
-// cannot is advice: IPv4 works without. Another program that holds the xtables
-// lock is no error.
+// Status returns an error if IPv4 host ports cannot be programmed. If only those
+// of IPv6 cannot, that is advice, because IPv4 works without. An xtables lock
+// held by another program is no error.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 	for _, f := range hostport.Families() {
 		if _, err := os.Stat("/proc/sys/net/ipv6"); f == hostport.IPv6 && err != nil {
-			continue // the kernel does not speak it
+			continue // the kernel does not support it
 		}
 		more, err := b.probe(ctx, f)
 		if err != nil && f == hostport.IPv6 {
@@ -33,10 +33,10 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 	return advice, nil
 }
 
-// probe has the tool open and commit the tables, with nothing in it to do. It
-// does not list them: runtimes ask for STATUS every few seconds, and the list of
-// a node with thousands of Services takes a tenth of one. Tables of the legacy variant
-// are asked for without the tool, which would wait for the xtables lock.
+// probe has the tool open and commit the tables without a change. It does not list
+// them: runtimes ask for STATUS every few seconds, and listing a node with thousands
+// of Services takes 0.1 s. Tables of the legacy variant are probed without the tool,
+// which would wait for the xtables lock.
 func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string, err error) {
 	v, err := b.current(ctx, f)
 	if err != nil {
@@ -49,7 +49,7 @@ func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string
 	if v.nft && hasLegacy(f, natTable) {
 		advice = append(advice, "tables of iptables-legacy are loaded beside those of iptables-nft: should they hold rules, their order with host ports is not defined")
 	}
-	text := "" // nat first: without raw the tool ends
+	text := "" // nat first: without raw the tool stops
 	for _, table := range tablesOf(f) {
 		if v.nft || eachEntry(f, table, func([]byte) {}) != nil {
 			text = "*" + table + "\nCOMMIT\n" + text

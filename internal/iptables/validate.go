@@ -12,8 +12,8 @@ import (
 
 // Limits of the tools: a chain's name (XT_EXTENSION_MAXNAMELEN, less the
 // terminator), and their parser's for one word (1.8.9: 1,023 bytes) and one line
-// (10,239), of which the rest of a rule needs some. And ours for the rules that the
-// lists of addresses in an attachment's conditions make.
+// (10,239), part of which the rest of a rule needs. The last limit is our own: to
+// how many rules the address lists in an attachment's conditions may expand.
 const (
 	maxChain        = 28
 	maxWord         = 1000
@@ -21,8 +21,8 @@ const (
 	maxAlternatives = 64
 )
 
-// Validate refuses options that iptables could not carry out, or that would
-// be more than a match in a rule. The error names the configuration key.
+// Validate refuses options that iptables cannot execute, or that would add more
+// than matches to a rule. The error names the configuration key.
 func (b *Backend) Validate(o hostport.Options) error {
 	if err := validateChain(o.ExternalSetMarkChain); o.ExternalSetMarkChain != "" && err != nil {
 		return fmt.Errorf("externalSetMarkChain: %w", err)
@@ -56,8 +56,8 @@ func plainRune(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_.:", r)
 }
 
-// validateConditions accepts matches of iptables, one word an element. Words
-// that could make the rule anything else are refused wherever they stand.
+// validateConditions accepts iptables matches, one word an element. It refuses
+// words that could add anything else to the rule, wherever they are.
 func validateConditions(words []string) error {
 	size := 0
 	for i, w := range words {
@@ -100,12 +100,12 @@ func validateWord(w string) error {
 }
 
 // matches reports whether an option is part of a match, and is not completed by
-// getopt to one that is a verb, a target, a table, or ours to say.
+// getopt to one that is a verb, a target or a table, or that our rules set.
 func matches(option string) bool {
 	long, ok := strings.CutPrefix(option, "--")
 	if !ok {
 		// Short options may be joined and carry their value ("-fjDROP"): only
-		// single ones can be told apart.
+		// single ones can be recognised.
 		return slices.Contains([]string{"-s", "-d", "-i", "-o", "-m", "-f"}, option)
 	}
 	name, _, _ := strings.Cut(long, "=")

@@ -17,14 +17,14 @@ import (
 )
 
 // variant is the programs of one variant of iptables for one family. The legacy
-// variant has tables of its own in the kernel: neither sees those of the other.
+// variant has tables of its own in the kernel: neither variant sees those of the other.
 type variant struct {
 	family hostport.Family
-	// name is that of the programs, without "-save" and "-restore".
+	// name is the name of the programs, without "-save" and "-restore".
 	name string
-	// nft is whether they use nf_tables.
+	// nft is set if they use nf_tables.
 	nft bool
-	// minor is N in version 1.8.N, -1 if it is another.
+	// minor is N in version 1.8.N, -1 for any other version.
 	minor int
 }
 
@@ -59,12 +59,13 @@ func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, erro
 	out, err := b.Run(ctx, v.restore(), "", "--version")
 	v.nft = strings.Contains(out, "nf_tables")
 	_, version, _ := strings.Cut(out, " v1.8.")
-	_, _ = fmt.Sscanf(version, "%d", &v.minor) // of "iptables v1.8.9 (nf_tables)", else it stays unknown
+	_, _ = fmt.Sscanf(version, "%d", &v.minor) // from "iptables v1.8.9 (nf_tables)", else it stays -1
 	return v, err
 }
 
-// variants returns the variants that may hold rules of ours in family f, and first
-// that in use if it is needed anyway. Where none holds any, it starts no process.
+// variants returns the variants that may hold rules of ours in family f, the one
+// in use first, which is included anyway if needed. If neither may and it is not
+// needed, it starts no process.
 func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) ([]variant, error) {
 	nft, err := inNFT(ctx, f)
 	if err != nil {
@@ -99,9 +100,9 @@ func inNFT(ctx context.Context, f hostport.Family) (found bool, err error) {
 }
 
 // inBoth reports whether both variants hold rules of ours and have tools that work. An
-// administrator has then moved the rules from one to the other (iptables-legacy-save |
-// iptables-nft-restore), and the fingerprint with them. Where table nat of the legacy
-// variant is not loaded, as on most nodes, it reads a few bytes in /proc.
+// administrator has then copied the rules from one to the other (iptables-legacy-save
+// | iptables-nft-restore), and the fingerprint with them. If table nat of the legacy
+// variant is not loaded, as on most nodes, it only reads a few bytes in /proc.
 func (b *Backend) inBoth(ctx context.Context, f hostport.Family) bool {
 	if !hasLegacy(f, natTable) {
 		return false

@@ -11,10 +11,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// wanted are the rules that attachments have in one family.
+// wanted are the rules that attachments need in one family.
 type wanted struct {
-	// chains are those that the attachments need, each once: the shared ones that
-	// lead to a chain before it, and those of an attachment's own after them.
+	// chains are those that the attachments need, each once: shared chains parents
+	// first, and an attachment's own chains after its shared ones.
 	chains []*chain
 	at     map[chainID]*chain
 	// ports are the rules in range chains, one group for each host port.
@@ -24,23 +24,22 @@ type wanted struct {
 // group is rules in a chain that depend on their order and are replaced together.
 type group struct {
 	chainID
-	// owner is the attachment that needs them; nil if several may.
+	// owner is the attachment that needs them; nil if more than one may.
 	owner *hostport.Attachment
 	specs []string
 }
 
 func (g group) equal(o group) bool { return g.chainID == o.chainID && slices.Equal(g.specs, o.specs) }
 
-// chain is a chain of ours that attachments need, and what it starts with. If that is
-// nothing, others put their jumps and the rules of ports into it.
+// chain is a chain of ours that attachments need, with its initial rules. If it has
+// none, jumps to other chains and rules of ports are added to it.
 type chain struct {
 	group
-	// jumps lead to a shared chain from chains that are made earlier. verb puts them
-	// there: "-I" at the head, "-A", for which "" stands to need, at the end.
+	// jumps lead to a shared chain from chains that are created earlier. verb adds
+	// them: "-I" at the head, "-A" at the end; need takes "" for "-A".
 	jumps []rule
 	verb  string
-	// usedBy asks whether an attachment that a change leaves alone needs a shared
-	// chain.
+	// usedBy reports whether an attachment that a change leaves alone needs a shared chain.
 	usedBy func(backend.Others) (bool, error)
 }
 
@@ -51,7 +50,7 @@ type rule struct {
 }
 
 // wantRules returns the rules of all in family f, and the chain that marks them
-// with fingerprint fp unless that is 0. It is empty if they map nothing there.
+// with fingerprint fp unless that is 0. It is empty if they map nothing in f.
 func wantRules(f hostport.Family, all []*hostport.Attachment, fp uint64) *wanted {
 	w := &wanted{at: make(map[chainID]*chain)}
 	for _, a := range all {
@@ -73,7 +72,7 @@ func (w *wanted) need(ch chain) {
 	}
 }
 
-// attach adds the rules of attachment a, which has these forwards.
+// attach adds the rules of attachment a with these forwards.
 func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []hostport.Forward) {
 	w.share(f, a)
 	conditions := alternatives(a.Options.Conditions(f))
@@ -128,9 +127,9 @@ func (w *wanted) attach(f hostport.Family, a *hostport.Attachment, forwards []ho
 	}
 }
 
-// alternatives are the conditions of an attachment as text, one for each rule that
-// it takes: iptables makes a rule for each address of a list such as
-// "-s 192.0.2.1,192.0.2.2".
+// alternatives returns the conditions of an attachment as text, one for each rule
+// that it needs: for a list such as "-s 192.0.2.1,192.0.2.2" iptables makes a
+// rule for each address.
 func alternatives(words []string) []string {
 	if len(words) == 0 {
 		return nil
