@@ -14,21 +14,20 @@ import (
 )
 
 // Backend programs attachments into table inet hostport of the calling thread's
-// network namespace. It holds no connection and no state; making one costs nothing.
+// network namespace. It holds no connection and no state, and costs nothing to create.
 type Backend struct {
-	// Log gets what an operator should know.
+	// Log receives what an operator should know.
 	Log *slog.Logger
 }
 
-// Apply carries out one change in one transaction. The steady path reads
-// nothing if nobody committed to the ruleset since c.Seen. Otherwise it reads
-// the rules, a fixed number, and the error wraps backend.ErrDrift if somebody
-// changed them or replaced the table. After an error the kernel holds what it
-// held before.
+// Apply carries out one change in one transaction. It reads nothing if there was
+// no commit to the ruleset since c.Seen. Otherwise it reads the rules, a fixed
+// number, and the error wraps backend.ErrDrift if another program changed them or
+// replaced the table. After an error the kernel is unchanged.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	s := parseSeen(c.Seen)
-	// An ADD takes the sets of its clients to exist: the kernel fails with ENOENT if one
-	// does not.
+	// An ADD assumes that the sets of its clients exist: the kernel fails with ENOENT if
+	// one does not.
 	asked := len(c.Remove) > 0 || s.generation == 0
 	d, err := newDelta(c, asked)
 	if err != nil || d.empty() {
@@ -64,9 +63,9 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	return s.String(), err
 }
 
-// Rewrite replaces the table in one transaction. One that is right already is left
-// alone, with its counters. Of an attachment whose conditions cannot be read, the
-// ports are not mapped for anyone. The table is for both families, so none can be left out.
+// Rewrite replaces the table in one transaction. A table that is right already is kept,
+// with its counters. If an attachment's conditions cannot be parsed, its ports are closed
+// to all clients. The table is for both families, so except must be empty.
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint, except ...hostport.Family) (_ string, was []*hostport.Attachment, err error) {
 	if len(except) > 0 {
 		return "", nil, fmt.Errorf("rewrite table %s: it cannot be left as it is for %s alone", tableName, except[0])
@@ -88,7 +87,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 			break
 		}
 	}
-	if nfnetlink.Transient(err) { // it does so all the time
+	if nfnetlink.Transient(err) { // another program commits all the time
 		s.generation, err = b.commitAt(ctx, replace, 0)
 	}
 	if err != nil {
@@ -98,7 +97,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	return s.String(), was, err
 }
 
-// send sends one transaction about a table, to generation g of the ruleset unless
+// send sends one transaction on a table, for generation g of the ruleset unless
 // that is 0.
 func (b *Backend) send(table string, build func(*batch), g uint32) error {
 	t := &batch{new(nftables.Conn), &nftables.Table{Name: table, Family: nftables.TableFamilyINet}}

@@ -9,25 +9,25 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// batch collects the messages of one transaction. The kernel carries out all
-// of them or none. What cannot be encoded fails it when it is sent: the library
+// batch collects the messages of one transaction. The kernel executes all of them
+// or none. An object that cannot be encoded makes sending it fail: the library
 // keeps the error.
 type batch struct {
 	conn  *nftables.Conn
 	table *nftables.Table
 }
 
-// dropTable removes the table with all that is in it, or does nothing if there
-// is none: adding it first makes the deletion safe. (A message that destroys
-// without complaint is known to kernels from 6.3 only.)
+// dropTable deletes the table with all its objects, or does nothing if there is
+// none: adding it first makes the deletion safe. (A message that ignores a
+// missing table exists only from Linux 6.3 on.)
 func (b *batch) dropTable() {
 	b.conn.AddTable(b.table)
 	b.conn.DelTable(b.table)
 }
 
 // add adds the table, sets, chains with exactly these rules, and elements last. The
-// transaction fails if there is a table. An element that is there already is left
-// alone if it leads to the same, else the transaction fails.
+// transaction fails if there is a table. An element that exists already is left
+// alone if it has the same value, else the transaction fails.
 func (b *batch) add(objects []object) {
 	for _, o := range objects {
 		switch o := o.(type) {
@@ -58,8 +58,7 @@ func (b *batch) add(objects []object) {
 }
 
 // eachSet adds or deletes the elements among some objects, a set at a time, so that
-// a message holds as many as it can. To delete one that is missing fails the
-// transaction.
+// a message holds as many as possible. Deleting a missing one fails the transaction.
 func (b *batch) eachSet(objects []object, do func(*nftables.Set, []nftables.SetElement) error) {
 	bySet := make(map[string][]nftables.SetElement)
 	for _, e := range only[element](objects) {

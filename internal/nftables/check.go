@@ -10,9 +10,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Check compares the table with what these attachments and the base need. An
-// element that names one of them as its owner and is not theirs counts too, and one that
-// takes packets to their host ports.
+// Check compares the table with what these attachments and the base need. It also
+// reports an element that wrongly names one of them as its owner, or that takes packets
+// to their host ports.
 func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, _ hostport.Fingerprint) ([]backend.Difference, error) {
 	return b.compare(ctx, some, false)
 }
@@ -29,8 +29,8 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 	}
 	var others clientSets
 	if !whole {
-		// What others need is not known. A set of clients that is there is taken for
-		// needed: its rule must be there too.
+		// What other attachments need is unknown. It assumes that an existing set of
+		// clients is needed: its rule must exist too.
 		others = clientSetsIn(have)
 	}
 	want, owners := contents(others, atts), make(map[hostport.Key]bool)
@@ -43,9 +43,8 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 	return append(compare(have, want, extra), b.unreadable(atts)...), nil
 }
 
-// takes reports whether an object is an element of a map that leads packets somewhere
-// which these attachments have mapped: a host IP comes before the wildcard, conditions
-// before pods.
+// takes reports whether an object is a map element for packets to a host port of these
+// attachments: a host IP is looked up before the wildcard, conditions before pods.
 func takes(o object, atts []*hostport.Attachment) bool {
 	e, isElement := o.(element)
 	m, ok := e.hostSide()
@@ -57,8 +56,8 @@ func takes(o object, atts []*hostport.Attachment) bool {
 	})
 }
 
-// contents returns what a table with these attachments holds, and with these sets of
-// clients besides theirs.
+// contents returns the objects of a table for these attachments, and for these sets
+// of clients besides theirs.
 func contents(others clientSets, atts []*hostport.Attachment) []object {
 	out, clients := wantObjects(atts...)
 	if len(out) == 0 {
@@ -68,15 +67,15 @@ func contents(others clientSets, atts []*hostport.Attachment) []object {
 	return slices.Concat(base(clients), out)
 }
 
-// compare compares the table with what is wanted. Other objects count if extra
-// returns true.
+// compare compares the table with the wanted objects. Another object is a
+// difference if extra returns true.
 func compare(have, want []object, extra func(object) bool) (out []backend.Difference) {
 	add := func(o object, text string, shared bool) {
 		out = append(out, backend.Difference{Owner: o.owner(), Text: text, Shared: shared && o.owner() == hostport.Key{}})
 	}
 	others, missing, both := pair(have, want)
 	if len(have) == 0 && len(want) > 0 {
-		missing = want[:1] // the table, hence all else
+		missing = want[:1] // the table, and so everything
 	}
 	for _, o := range missing {
 		add(o, o.String()+" is missing", true)
@@ -95,7 +94,7 @@ func compare(have, want []object, extra func(object) bool) (out []backend.Differ
 	return out
 }
 
-// unreadable names the conditions of attachments that cannot be used.
+// unreadable returns a difference for each attachment whose conditions cannot be used.
 func (b *Backend) unreadable(all []*hostport.Attachment) (out []backend.Difference) {
 	for _, a := range all {
 		if err := b.Validate(a.Options); err != nil {

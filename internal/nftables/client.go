@@ -13,8 +13,8 @@ import (
 )
 
 // clientSet is a set of clients to masquerade, of one family and prefix length:
-// client network . pod. Sets of length 0 hold pods alone, whose clients are
-// all masqueraded.
+// client network . pod. Sets of length 0 hold only pods, whose clients are all
+// masqueraded.
 //
 // The prefix length is in the rule, so that the set can be a hash. One interval set
 // for all lengths would make the shape of the table constant, but costs more with
@@ -29,7 +29,7 @@ func (c clientSet) name() string {
 	return fmt.Sprintf("client%d_%d", uint8(c.family), c.bits)
 }
 
-// parseClientSet reads such a name.
+// parseClientSet parses the name of a client set.
 func parseClientSet(name string) (c clientSet, ok bool) {
 	_, _ = fmt.Sscanf(name, "client%d_%d", &c.family, &c.bits)
 	known := slices.Contains(hostport.Families(), c.family) && 0 <= c.bits && c.bits <= addrBits(c.family)
@@ -51,11 +51,11 @@ func (c clientSet) rule() rule {
 	return newRule(key, []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: c.name()}, &expr.Masq{}})
 }
 
-// clientSets is a group of sets. The table has a set and a rule for each that
-// an attachment uses: the lookups cost the same for one pod and for thousands.
+// clientSets are sets of clients. The table has a set and a rule for each that an
+// attachment uses: the lookups cost the same for one pod and for thousands.
 type clientSets map[clientSet]bool
 
-// clientSetsIn returns those that are among some objects.
+// clientSetsIn returns the sets of clients among some objects.
 func clientSetsIn(objects []object) clientSets {
 	cs := make(clientSets)
 	for _, s := range only[set](objects) {
@@ -66,7 +66,7 @@ func clientSetsIn(objects []object) clientSets {
 	return cs
 }
 
-// sorted is the order of the sets and of their rules.
+// sorted returns them in the order of the sets and of their rules in the table.
 func (cs clientSets) sorted() []clientSet {
 	return slices.SortedFunc(maps.Keys(cs), func(x, y clientSet) int {
 		return cmp.Or(cmp.Compare(x.family, y.family), cmp.Compare(x.bits, y.bits))

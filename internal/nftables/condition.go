@@ -15,14 +15,13 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// conditionChain returns the chain that turns away what does not meet an
-// attachment's conditions of one family, before its mappings are looked up. Only
-// packets to ports that the attachment holds pass through it. Other conditions of
-// the same attachment have another chain, so that an element that leads to a chain
-// changes with it.
+// conditionChain returns the chain that rejects packets which do not meet an attachment's
+// conditions of one family, before its mappings are looked up. Only packets to ports that
+// the attachment holds pass through it. Different conditions have a chain of a different
+// name, so that the elements that lead to it change too.
 //
-// Conditions that cannot be read, by an older version perhaps, let nothing pass:
-// better no mapping than one that is open to all.
+// Conditions that cannot be parsed, perhaps because a newer version wrote them,
+// let nothing pass: no mapping is better than one that is open to all.
 func conditionChain(owner hostport.Key, texts []string, f hostport.Family) chain {
 	h := fnv.New64a()
 	h.Write([]byte(owner.String()))
@@ -38,9 +37,9 @@ func conditionChain(owner hostport.Key, texts []string, f hostport.Family) chain
 
 func refuse() []expr.Any { return verdict(expr.VerdictGoto, chainUnmapped) }
 
-// Validate refuses what only the iptables backend has, and conditions of other
-// forms than this backend translates: the error quotes the text and names the
-// key. The mark bit is not looked at: it has a default, and is not used.
+// Validate refuses options that only the iptables backend has, and conditions in
+// forms that this backend does not translate: the error quotes the text and names
+// the key. The mark bit is ignored: it has a default, and is not used.
 func (b *Backend) Validate(o hostport.Options) error {
 	if o.ExternalSetMarkChain != "" {
 		return errors.New("externalSetMarkChain: the nftables backend masquerades without marks; remove the key, or set backend to iptables")
@@ -53,11 +52,11 @@ func (b *Backend) Validate(o hostport.Options) error {
 	return nil
 }
 
-// parseConditions reads an attachment's conditions for packets of family f, and
-// returns rules that refuse the packets that do not meet them. The texts follow each
-// other, as portmap hands them to nft: each may be one match, or several, or a word of
-// one. The error quotes them. Matches are of the few forms that make sense here, and
-// are translated, so that no text of a configuration can become another rule.
+// parseConditions parses an attachment's conditions for packets of family f, and
+// returns rules that refuse the packets that do not meet them. The texts are
+// concatenated, as portmap passes them to nft: each may be one match, or several, or a
+// word of one. The error quotes them. Only the few forms of matches below are accepted
+// and translated, so that no text of a configuration can become another rule.
 //
 //	(ip | ip6) (saddr | daddr) [op] (ADDRESS | CIDR | { CIDR, ... })
 //	[meta] iifname [op] (NAME | "NAME" | { NAME, ... })
@@ -78,10 +77,10 @@ func parseConditions(texts []string, f hostport.Family) (out []rule, err error) 
 	return out, nil
 }
 
-// parser is the words and signs that are left to read.
+// parser is the tokens that are left to parse.
 type parser []string
 
-// next takes the next token, "" at the end.
+// next removes and returns the next token, "" at the end.
 func (p *parser) next() (token string) {
 	if len(*p) > 0 {
 		token, *p = (*p)[0], (*p)[1:]
@@ -89,7 +88,7 @@ func (p *parser) next() (token string) {
 	return token
 }
 
-// take drops the tokens of a text, if they are next.
+// take removes the tokens of a text if they are next, and reports whether they were.
 func (p *parser) take(text string) bool {
 	words := strings.Fields(text)
 	found := len(*p) >= len(words) && slices.Equal((*p)[:len(words)], words)
@@ -99,10 +98,9 @@ func (p *parser) take(text string) bool {
 	return found
 }
 
-// match reads the name of a match, an operator, and one value or several in braces.
-// It returns one rule with all values if a packet must have any of them, a rule for
-// each if it must have none. Their comment is the match as nft would read it, without
-// quotes.
+// match parses the name of a match, an operator, and one value or several in braces. It
+// returns one rule with all values if a packet must have any of them, a rule for each if
+// it must have none. Their comment is the match as nft would read it, without quotes.
 func (p *parser) match(f hostport.Family) (out []rule, err error) {
 	ip := map[hostport.Family]string{hostport.IPv4: "ip", hostport.IPv6: "ip6"}[f]
 	comment, equals := "", ""
@@ -182,8 +180,8 @@ func parseNet(t string, f hostport.Family, source bool) (string, value, error) {
 	return n.Masked().String(), inNet(n, source), nil
 }
 
-// parseInterface takes a name, quoted or not, that may end in "*". It is narrower
-// than the kernel, which takes nearly any byte.
+// parseInterface accepts a name, quoted or not, that may end in "*". It is
+// stricter than the kernel, which accepts nearly any byte.
 func parseInterface(t string) (string, value, error) {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:@-"
 	name, opened := strings.CutPrefix(t, `"`)
@@ -195,7 +193,7 @@ func parseInterface(t string) (string, value, error) {
 	return name, fromInterface(name), nil
 }
 
-// mask reads the mask of a mark, which stands before the operator or behind the value.
+// mask parses the mask of a mark, which is before the operator or after the value.
 func (p *parser) mask() (uint32, error) {
 	if p.take("&") || p.take("and") {
 		return parseNumber(p.next())

@@ -11,20 +11,21 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// delta is a change in objects.
+// delta is a change as objects of the table.
 type delta struct {
-	// before is what the table holds of the change: of its attachments, and the base
-	// if the change makes another one of it, as a set of clients comes or goes.
+	// before is what the table should hold before the change: the objects of its
+	// attachments, and the base if the change replaces it because a set of clients
+	// is added or deleted.
 	before []object
-	// gone and come are what is deleted and written, all of the table if it is among
-	// them. A chain that gets other rules comes and does not go.
+	// gone and come are what is deleted and written, the whole table if it is among
+	// them. A chain whose rules change is only in come.
 	gone, come []object
 	kept       []object // elements
 }
 
-// newDelta compares both sides of a change. With ask it reads other attachments if the
-// change has clients of a prefix length on one side alone: nearly always the first
-// record uses the same ones. Without, it takes it that others use these sets too.
+// newDelta compares both sides of a change. With ask it reads other attachments if a
+// set of clients is used on one side only: nearly always the first record uses the
+// same ones. Without ask it assumes that others use these sets too.
 func newDelta(c backend.Change, ask bool) (delta, error) {
 	before, was := wantObjects(c.Remove...)
 	after, will := wantObjects(c.Add...)
@@ -72,21 +73,20 @@ func newDelta(c backend.Change, ask bool) (delta, error) {
 	return d, nil
 }
 
-// creates reports whether the change makes the table.
+// creates reports whether the change creates the table.
 func (d delta) creates() bool { return slices.ContainsFunc(d.come, is[table]) }
 
 // writes reports whether the transaction changes anything. The kernel counts
-// no commit for one that does not.
+// no commit if it does not.
 func (d delta) writes() bool { return len(d.gone)+len(d.come) > 0 }
 
-// empty reports that neither side has rules: a batch without messages is not
-// sent.
+// empty reports whether neither side has rules: a batch without messages is not sent.
 func (d delta) empty() bool { return !d.writes() && len(d.kept) == 0 }
 
-// write puts the change into a batch. Only what deletes something waits for a
-// grace period of the kernel, when the socket is closed (0.4 ms on Linux 6.18,
-// more with many processors). That is why the table holds no fingerprint: the
-// next ADD would have to delete the last one.
+// write adds the change to a batch. Only a transaction that deletes something
+// waits for a grace period of the kernel, when the socket is closed (0.4 ms on
+// Linux 6.18, more with many processors). That is why the table holds no
+// fingerprint: the next ADD would have to delete the last one.
 func (d delta) write(b *batch) {
 	if slices.ContainsFunc(d.gone, is[table]) {
 		b.dropTable()
@@ -96,10 +96,10 @@ func (d delta) write(b *batch) {
 	for _, c := range only[chain](d.gone) {
 		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: c.name})
 	}
-	// What is kept is written once more: it costs nothing where it is there, and
-	// puts back what somebody deleted.
+	// Kept elements are written again: that costs nothing if they exist, and
+	// restores what another program deleted.
 	b.add(slices.Concat(d.come, d.kept))
-	for _, s := range only[set](d.gone) { // to which nothing refers any more
+	for _, s := range only[set](d.gone) { // no longer referenced
 		b.conn.DelSet(&nftables.Set{Table: b.table, Name: s.name})
 	}
 }

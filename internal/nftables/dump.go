@@ -14,8 +14,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// read returns the objects of the table, of some sets with their elements; nil asks
-// for all. With an error it returns what could be read.
+// read returns the objects of the table, and the elements of the sets for which elements
+// returns true, of all if it is nil. On error it still returns what could be read.
 func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out []object, err error) {
 	rules := make(map[string][]rule)
 	err = b.dump(ctx, func(list lister) {
@@ -88,8 +88,7 @@ func decodeElement(set string, as nfnetlink.Attributes) element {
 // nftaTableHandle is NFTA_TABLE_HANDLE (Linux 4.16), which the library lacks.
 const nftaTableHandle = 4
 
-// tableHandle returns the number by which the kernel knows the table, "" if there
-// is none.
+// tableHandle returns the kernel's handle of the table, "" if there is no table.
 func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 	err = b.dump(ctx, func(list lister) {
 		list(unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
@@ -100,8 +99,8 @@ func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 }
 
 // KubeProxy reports whether kube-proxy programs this namespace in nftables mode, by
-// its tables of families ip and ip6 (Kubernetes 1.29). A kernel without nf_tables has
-// none.
+// looking for its tables of families ip and ip6 (Kubernetes 1.29). A kernel without
+// nf_tables has none.
 func (b *Backend) KubeProxy(ctx context.Context) (found bool, err error) {
 	err = b.dump(ctx, func(list lister) {
 		for _, f := range hostport.Families() {
@@ -120,7 +119,7 @@ func (b *Backend) dump(ctx context.Context, do func(lister)) error {
 	failed := func(table string, err error) {
 		if err != nil && !nfnetlink.Unsupported(err) {
 			err = fmt.Errorf("read table %s: %w", table, explain(err))
-			if len(errs) == 0 || errs[len(errs)-1].Error() != err.Error() { // what is listed next fails alike
+			if len(errs) == 0 || errs[len(errs)-1].Error() != err.Error() { // the next list fails in the same way
 				errs = append(errs, err)
 			}
 		}

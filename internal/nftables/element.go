@@ -19,7 +19,7 @@ type element struct {
 	jump    string // the chain, in verdict maps
 	comment string
 	of      hostport.Key // of one that should be there
-	packets uint64       // that met it, as it was read
+	packets uint64       // that matched it, when it was read
 }
 
 func (e element) id() string { return e.set + "\x00" + e.key }
@@ -43,8 +43,8 @@ func (e element) differs(have object) string {
 }
 
 // wantObjects returns what the table holds for some attachments, without the base: their
-// chains of conditions, and elements, each key once; and the sets of clients among
-// those that have such elements.
+// chains of conditions, and their elements, each key once. It also returns the sets of
+// clients that these elements are in.
 func wantObjects(all ...*hostport.Attachment) ([]object, clientSets) {
 	var chains, elements []object
 	had, clients := make(map[string]bool), make(clientSets)
@@ -100,16 +100,15 @@ func fields(parts ...[]byte) string {
 
 func bigEndian(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 
-// podTag returns the part of the owner tag that names network and pod. On the
-// elements of mappings that part is often cut, because a container ID takes half
-// of a comment.
+// podTag returns the part of the owner tag that names network and pod. That part is often
+// cut in the comments of mappings, because a container ID takes half of a comment.
 func podTag(a *hostport.Attachment) string {
 	t := strings.SplitN(a.Tag(math.MaxInt), " ", 4)[3]
 	return t[:min(len(t), maxComment)]
 }
 
 // String describes the element: "8080/tcp -> 10.244.0.40:80
-// (map v4)". The bytes come from the kernel and may be anyone's.
+// (map v4)". The bytes come from the kernel, and any program may have written them.
 func (e element) String() string {
 	if client, pod, ok := e.client(); ok {
 		return fmt.Sprintf("masquerading of %s on the way to %s (set %s)", client, pod, e.set)
@@ -140,7 +139,7 @@ func (e element) client() (client netip.Prefix, pod netip.Addr, ok bool) {
 }
 
 // hostSide decodes the key of a map of host ports. The mapping's host IP is
-// written out, also the wildcard, and its container port is not known.
+// explicit, even for the wildcard, and its container port is unknown.
 func (e element) hostSide() (m hostport.Mapping, ok bool) {
 	n := len(e.key) - 8
 	switch {
@@ -162,7 +161,8 @@ func (e element) hostSide() (m hostport.Mapping, ok bool) {
 	return m, ok && m.Protocol != "" && m.HostPort != 0
 }
 
-// to decodes the value of a map to pods: the zero AddrPort if it is none.
+// to decodes the value of a map to pods. It returns the zero AddrPort for any
+// other value.
 func (e element) to() netip.AddrPort {
 	n := max(0, len(e.value)-4)
 	addr, ok := netip.AddrFromSlice([]byte(e.value[:n]))

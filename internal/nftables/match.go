@@ -15,13 +15,13 @@ import (
 )
 
 // The kernel's registers, as nft numbers them: 1 is the first, of 16 bytes;
-// reg32 names its four-byte quarters and those of the ones after it. Rules use
-// the registers that nft would, so that a listing that was loaded again is
-// still the same rule.
+// reg32 returns its four-byte quarters and those of the following ones. Rules use
+// the registers that nft would use, so that a rule that was listed and loaded
+// again is still the same.
 const reg1 = 1
 
-// reg32 is the n-th register of four bytes. The kernel reports one that starts
-// a register of 16 bytes under that register's number.
+// reg32 returns the n-th register of four bytes. The kernel reports the first
+// quarter of a register of 16 bytes under that register's number.
 func reg32(n uint32) uint32 {
 	if n%4 == 0 {
 		return 1 + n/4
@@ -29,10 +29,10 @@ func reg32(n uint32) uint32 {
 	return unix.NFT_REG32_00 + n
 }
 
-// words is the number of four-byte registers that an address takes.
+// words returns the number of four-byte registers that an address takes.
 func words(f hostport.Family) uint32 { return uint32(addrBits(f)) / 32 }
 
-// value is a field of a packet, and what it is compared with.
+// value is a field of a packet and the data that it is compared with.
 type value struct {
 	load []expr.Any // into the first register
 	data []byte
@@ -63,7 +63,7 @@ func loadAddr(f hostport.Family, source bool, register uint32) *expr.Payload {
 	return p
 }
 
-// mask keeps some bits of what the first register holds.
+// mask masks the contents of the first register.
 func mask(bits []byte) *expr.Bitwise {
 	return &expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: uint32(len(bits)), Mask: bits, Xor: make([]byte, len(bits))}
 }
@@ -80,8 +80,8 @@ func inNet(p netip.Prefix, source bool) value {
 	return value{append(isFamily(f), load, mask(net.CIDRMask(p.Bits(), addrBits(f)))), network}
 }
 
-// fromInterface compares the name of the interface that a packet comes by, as the
-// kernel does: with the zeros after it, or without where it ends in "*".
+// fromInterface compares the name of the interface on which a packet arrives, as
+// the kernel does: with the zeros after it, or without them if it ends in "*".
 func fromInterface(name string) value {
 	data := make([]byte, unix.IFNAMSIZ)
 	if base, wildcard := strings.CutSuffix(name, "*"); wildcard {
@@ -91,7 +91,7 @@ func fromInterface(name string) value {
 	return value{loadMeta(expr.MetaKeyIIFNAME), data}
 }
 
-// label is the connection tracking label with one bit set. The kernel keeps
+// label returns the connection tracking label with one bit set. The kernel keeps
 // labels in words of the machine's own byte order.
 func label(bit int) []byte {
 	b := make([]byte, 16)
@@ -99,8 +99,7 @@ func label(bit int) []byte {
 	return b
 }
 
-// setLabel adds a bit to the connection's label; the kernel leaves the others
-// as they are.
+// setLabel sets a bit of the connection's label; the kernel keeps the others.
 func setLabel(bit int) []expr.Any {
 	return []expr.Any{
 		&expr.Immediate{Register: reg1, Data: label(bit)},
@@ -108,20 +107,20 @@ func setLabel(bit int) []expr.Any {
 	}
 }
 
-// hasBits matches connections of which any of some bits is set.
+// hasBits matches connections that have any of these bits set.
 func hasBits(key expr.CtKey, bits []byte) []expr.Any {
 	return value{[]expr.Any{&expr.Ct{Key: key, Register: reg1}, mask(bits)}, make([]byte, len(bits))}.match(expr.CmpOpNeq)
 }
 
-// isTranslated matches connections whose destination was rewritten, by anyone.
+// isTranslated matches connections whose destination was rewritten, by whichever program.
 func isTranslated() []expr.Any {
 	const ipsDstNAT = 1 << 5 // IPS_DST_NAT of nf_conntrack_common.h
 	return hasBits(expr.CtKeySTATUS, binaryutil.NativeEndian.PutUint32(ipsDstNAT))
 }
 
-// isLocal matches packets to an address of the node, by the main tables of routes.
-// With input, it matches those to an address of the interface that they come by:
-// where that is in a VRF, its addresses are in the VRF's table alone.
+// isLocal matches packets to an address of the node, by the main routing tables.
+// With input, it matches those to an address of the interface on which they
+// arrive: the addresses of an interface in a VRF are only in the VRF's table.
 func isLocal(input bool) []expr.Any {
 	fib := &expr.Fib{Register: reg1, FlagDADDR: true, FlagIIF: input, ResultADDRTYPE: true}
 	return value{[]expr.Any{fib}, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)}.match(expr.CmpOpEq)

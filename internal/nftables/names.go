@@ -11,8 +11,7 @@ import (
 
 // The objects of table inet hostport, besides the maps (see mapName), the sets of
 // clients (see clientSet), and the chains of conditions (see conditionChain). None is
-// a word of the nft language: `nft -f` would not load a listing with a chain called
-// dnat.
+// a keyword of nft: `nft -f` would not load a listing with a chain called dnat.
 const (
 	tableName = "hostport"
 
@@ -20,7 +19,7 @@ const (
 	chainPrerouting  = "prerouting"                     // from elsewhere, to an address of the node
 	chainOutput      = "output"                         // from the node itself, to an address of the node
 	chainHostports   = "hostports"                      // the lookups
-	chainUnmapped    = "unmapped"                       // notes that nothing was translated, and ends the lookups
+	chainUnmapped    = "unmapped"                       // records that nothing was translated, and ends the lookups
 	chainClients     = "clients" + backend.LayoutSuffix // masquerades
 	chainPostrouting = "postrouting"                    // sends what was translated here, and nothing else, to chainClients
 )
@@ -31,8 +30,9 @@ const (
 	toConditions = "cond" // jump to the conditions of the attachment that holds the port ("only" in layout 1)
 )
 
-// mapName returns the name of a map of family f, as v4 or cond6_hostip. Its keys are
-// protocol . host port, on every address of the node, or after a host IP.
+// mapName returns the name of a map of family f, such as v4 or cond6_hostip. Its
+// keys are protocol . host port, for every address of the node, or with hostIP, host
+// IP . protocol . host port.
 func mapName(to string, f hostport.Family, hostIP bool) string {
 	name := fmt.Sprintf("%s%d", to, f)
 	if hostIP {
@@ -45,7 +45,7 @@ func mapName(to string, f hostport.Family, hostIP bool) string {
 // marked, and other software that labels connections (Open vSwitch) does so in
 // zones of its own.
 const (
-	labelSeen     = 121 // came by hostports
+	labelSeen     = 121 // passed through hostports
 	labelUnmapped = 122 // and left it untranslated
 )
 

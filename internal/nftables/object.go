@@ -10,16 +10,16 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// object is the table, or a set, a chain or an element of it, as it should be or as
-// the kernel has it.
+// object is the table, or a set, a chain or an element in it, as wanted or as read
+// from the kernel.
 type object interface {
-	// id tells the objects of the table apart.
+	// id identifies the object within the table.
 	id() string
 	String() string
-	// owner is the attachment that it is for, the zero Key if that is not known.
+	// owner returns the attachment that the object is for, the zero Key if unknown.
 	owner() hostport.Key
-	// differs says how the kernel's object of the same id is not like this one, "" if
-	// it is.
+	// differs describes how the kernel's object of the same id differs from this one,
+	// "" if it does not.
 	differs(have object) string
 }
 
@@ -39,7 +39,7 @@ func is[T object](o object) bool {
 	return ok
 }
 
-// pair compares two lists by id. It returns what each has alone, and pairs.
+// pair compares two lists by id. It returns the objects that only one has, and the pairs.
 func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
 	if len(x) == 0 {
 		return nil, y, nil // as in an ADD
@@ -67,10 +67,11 @@ func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
 
 // table is the table itself.
 type table struct {
-	// handle is "" if not known. The kernel never gives one out twice: a table that
-	// somebody restored has another one, whatever is in it (Linux 4.16).
+	// handle is "" if unknown. The kernel never reuses one: a table that was
+	// restored has another handle, whatever it contains (Linux 4.16).
 	handle string
-	// flags are the kernel's. Ours has none: the rules of a dormant table are not run.
+	// flags are the kernel's table flags. Ours has none: the rules of a dormant table
+	// are not run.
 	flags uint32
 }
 
@@ -88,7 +89,7 @@ func (t table) differs(have object) string {
 	return ""
 }
 
-// set is a set or map. The types are without names, which the kernel does not keep.
+// set is a set or map. The types have no names, because the kernel does not keep them.
 type set struct {
 	name      string
 	key, data nftables.SetDatatype // data is zero in a set
@@ -120,7 +121,7 @@ type chain struct {
 	of    hostport.Key // whose conditions it holds
 }
 
-// hook is where a base chain sits.
+// hook is where a base chain is attached.
 type hook struct {
 	kind     nftables.ChainType
 	number   nftables.ChainHook
@@ -128,7 +129,7 @@ type hook struct {
 	policy   nftables.ChainPolicy
 }
 
-// rule is one rule as expressions, with the comment that nft shows.
+// rule is the expressions of one rule, with the comment that nft shows.
 type rule struct {
 	exprs   []expr.Any
 	comment string
@@ -138,8 +139,8 @@ func (c chain) String() string      { return "chain " + c.name }
 func (c chain) id() string          { return c.String() }
 func (c chain) owner() hostport.Key { return c.of }
 
-// differs takes rules for the same if their expressions are equal, whatever tool
-// wrote them: one that is not known is nil, and so equals none. Comments do not count.
+// differs compares rules by their expressions, whatever tool wrote them: an unknown
+// expression is nil, and so equals none. Comments do not count.
 func (c chain) differs(have object) string {
 	h := have.(chain)
 	if h.hook != c.hook {

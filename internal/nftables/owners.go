@@ -11,9 +11,9 @@ import (
 )
 
 // Owners reads the table, of layout 1 and later: mappings and pod addresses from
-// the maps, the prefix length and who is masqueraded from the sets of clients,
-// conditions from the comments of their rules. Without masquerading, a pod gets an
-// address without its prefix length.
+// the maps, the prefix length and the masqueraded clients from the sets of
+// clients, conditions from the comments of their rules. Without masquerading, a
+// pod gets an address without its prefix length.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	have, err := b.read(ctx, nil)
 	return ownersIn(have), err
@@ -48,8 +48,8 @@ func ownersIn(have []object) []*hostport.Attachment {
 	return found.All(backend.Nftables)
 }
 
-// readClient reads who is masqueraded on the way to a pod, and from the comment, which
-// does not begin with the container ID and so is not cut before them, network and pod.
+// readClient reads which clients of a pod are masqueraded. From the comment it reads
+// network and pod: it does not begin with the container ID, so they are not cut off.
 func readClient(a *hostport.Attachment, network netip.Prefix, pod netip.Addr, comment string) {
 	a.Options.SNAT = true
 	a.Options.MasqueradeAll = a.Options.MasqueradeAll || network.Bits() == 0
@@ -78,8 +78,8 @@ func readConditions(a *hostport.Attachment, e element, rules []rule) {
 	}
 }
 
-// Connections reads the counters of the elements that lead to pods: chains of nat
-// see the first packet of a connection alone.
+// Connections reads the counters of the elements that lead to pods: nat chains
+// see only the first packet of a connection.
 func (b *Backend) Connections(ctx context.Context) (backend.Connections, error) {
 	have, err := b.read(ctx, func(set string) bool { return strings.HasPrefix(set, toPod) })
 	all := make(backend.Connections)

@@ -12,24 +12,24 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Five behind and five ahead of the places where everyone else sits:
-// kube-proxy, in its iptables and in its nftables mode, has translated its
-// Services before we look, and we masquerade before a main plugin does.
+// Five after and five before the usual priorities: kube-proxy, in its iptables
+// and in its nftables mode, has translated its Services before our lookup, and we
+// masquerade before a main plugin does.
 const (
 	priorityDNAT = nftables.ChainPriority(-95)
 	prioritySNAT = nftables.ChainPriority(95)
 	priorityRaw  = nftables.ChainPriority(-300)
 )
 
-// base returns a table with these clients: it, all sets, and all chains but those of
-// the attachments' own conditions, each after those that it refers to, and the sets in
-// the order in which nft lists them.
+// base returns the objects of a table with these sets of clients: the table, all sets,
+// and all chains except those of attachments' conditions. Each object follows those
+// that it refers to, and the sets are in the order in which nft lists them.
 func base(clients clientSets) []object {
 	out := []object{table{}}
 	addrs := map[hostport.Family]nftables.SetDatatype{hostport.IPv4: nftables.TypeIPAddr, hostport.IPv6: nftables.TypeIP6Addr}
-	// A hit ends the evaluation. The label says afterwards who translated: it is set
-	// before the lookups because nothing comes after a hit, and so a second bit tells
-	// those that were looked up in vain, which a chain behind ours may yet translate.
+	// A hit ends the evaluation. The label tells later that we translated: it is set
+	// before the lookups because no rule runs after a hit. So a second bit marks
+	// connections without a hit, which a chain after ours may still translate.
 	hostports := chain{name: chainHostports, rules: []rule{newRule(setLabel(labelSeen))}}
 	for _, f := range hostport.Families() {
 		var lookups []rule // backwards: conditions before pods, a host IP before the wildcard
@@ -65,13 +65,13 @@ func base(clients clientSets) []object {
 	return append(out,
 		hooked(chainGuard, nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw,
 			fromLoopbackNet(false), fromLoopbackNet(true)),
-		// The verdict ends this table's chain, from however deep; chains of others at
-		// the same hook still see the packet.
+		// The verdict ends this table's base chain, from any depth; other chains at the
+		// same hook still see the packet.
 		chain{name: chainUnmapped, rules: []rule{newRule(setLabel(labelUnmapped), verdict(expr.VerdictAccept, ""))}},
 		hostports,
 		hooked(chainPrerouting, nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT,
 			toHostports,
-			newRule(isLocal(true), jump)), // not reached by what the first has sent there
+			newRule(isLocal(true), jump)), // not reached by packets that matched the first
 		hooked(chainOutput, nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT,
 			notFromIPv6Loopback(), toHostports),
 		masquerade,
@@ -82,7 +82,7 @@ func base(clients clientSets) []object {
 
 func newRule(parts ...[]expr.Any) rule { return rule{exprs: slices.Concat(parts...)} }
 
-// hooked returns a base chain that accepts what its rules say nothing of.
+// hooked returns a base chain with policy accept.
 func hooked(name string, kind nftables.ChainType, number nftables.ChainHook, priority nftables.ChainPriority, rules ...rule) chain {
 	return chain{name: name, hook: hook{kind, number, priority, nftables.ChainPolicyAccept}, rules: rules}
 }
@@ -94,9 +94,9 @@ func concat(parts ...nftables.SetDatatype) nftables.SetDatatype {
 	return t
 }
 
-// fromLoopbackNet drops what pretends to be the node's loopback. Linux does so
-// by itself, until route_localnet is set on the interface, which 127.0.0.1
-// needs to reach a pod (CVE-2020-8558). Answers of pods pass: they are
+// fromLoopbackNet drops packets that pretend to be the node's loopback traffic.
+// Linux does so by itself, until route_localnet is set on the interface, which
+// 127.0.0.1 needs to reach a pod (CVE-2020-8558). Replies of pods pass: they are
 // addressed to the node and become 127.0.0.1 after this hook.
 func fromLoopbackNet(source bool) rule {
 	loopback := netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
@@ -104,15 +104,15 @@ func fromLoopbackNet(source bool) rule {
 }
 
 // notFromIPv6Loopback leaves [::1] alone. The kernel has no route_localnet for
-// IPv6, so a translated connection would hang, while a refused one makes the
-// client of "localhost" go on to 127.0.0.1 at once.
+// IPv6, so a translated connection would hang, while a refused one makes a client
+// of "localhost" try 127.0.0.1 at once.
 func notFromIPv6Loopback() rule {
 	loopback := netip.PrefixFrom(netip.IPv6Loopback(), 128)
 	return newRule(inNet(loopback, false).match(expr.CmpOpEq), verdict(expr.VerdictReturn, ""))
 }
 
-// lookup sends a packet where the map says, by protocol and destination port, and
-// by destination address before them with hostIP.
+// lookup sends a packet where the map says. Its key is protocol and destination
+// port, after the destination address if hostIP is set.
 func lookup(to string, f hostport.Family, hostIP bool) rule {
 	key, n := isFamily(f), uint32(0)
 	if hostIP {

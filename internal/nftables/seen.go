@@ -13,10 +13,10 @@ import (
 	"github.com/hostport-cni/hostport/internal/nfnetlink"
 )
 
-// seen is how a change left the kernel, for the next one.
+// seen identifies the state of the kernel after a change, for the next one.
 type seen struct {
-	// generation of the ruleset, 0 if not known: the kernel counts the commits of
-	// a network namespace, whoever makes them, and a transaction may say which
+	// generation of the ruleset, 0 if unknown: the kernel counts the commits in a
+	// network namespace, by any program, and a transaction may specify the
 	// generation it is for (Linux 4.12).
 	generation uint32
 	table      string // its handle
@@ -24,7 +24,7 @@ type seen struct {
 
 func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.table) }
 
-// parseSeen returns nothing known for a text of another version.
+// parseSeen returns the zero seen for a text of another version.
 func parseSeen(text string) (s seen) {
 	generation, handle, _ := strings.Cut(text, " ")
 	if n, err := strconv.ParseUint(generation, 10, 32); err == nil {
@@ -33,19 +33,19 @@ func parseSeen(text string) (s seen) {
 	return s
 }
 
-// generation asks for the ruleset's generation, 0 if it cannot be told.
+// generation returns the ruleset's generation, 0 if it cannot be read.
 func (b *Backend) generation() uint32 {
 	gen, err := new(nftables.Conn).GetGen()
 	if err != nil {
-		return 0 // the commit will tell
+		return 0 // the commit will fail and say why
 	}
 	return gen.ID
 }
 
-// commitAt commits to generation g if that is still the ruleset's: only then what
-// was read at g is known to hold, and the generation after it is worth noting.
-// Where others commit all the time the change does not wait for a pause of
-// theirs. It returns the new generation, 0 if others may have committed since.
+// commitAt commits to generation g if that is still current: only then is what
+// was read at g still true, and the next generation worth recording. If other
+// programs commit meanwhile, it commits to any generation instead of waiting for
+// a pause. It returns the new generation, 0 if others may have committed since.
 func (b *Backend) commitAt(ctx context.Context, build func(*batch), g uint32) (uint32, error) {
 	next, err := b.commitOnce(build, g)
 	if nfnetlink.Transient(err) {
@@ -60,23 +60,23 @@ func (b *Backend) commitOnce(build func(*batch), at uint32) (uint32, error) {
 	if err := b.send(tableName, build, at); err != nil || at == 0 {
 		return 0, err
 	}
-	// It asks and does not count: what was written may have been there already, and
-	// then the kernel commits nothing. With a generation too many on record, the next
-	// foreign commit would look like ours.
+	// Read the generation instead of adding 1: what was written may have existed
+	// already, and then the kernel commits nothing. If we recorded a later generation
+	// than the kernel's, the next foreign commit would look like ours.
 	if g := b.generation(); g == at || g == at+1 {
 		return g, nil
 	}
 	return 0, nil
 }
 
-// verify reads whether the table is the one that s and the delta's before tell
-// of, and notes its handle. It finds a flushed table, which keeps its elements,
-// a table that was restored from an older snapshot, and rules of another
-// version of this package. Elements answer for themselves when they are
-// written, except those of a set that is deleted whole.
+// verify checks that the table is the one of s and of d.before, and stores its
+// handle in s. It detects a flushed table, which keeps its elements, a table that
+// was restored from an older snapshot, and rules of another version of this
+// package. The kernel checks elements when they are written, except those of a
+// set that is deleted as a whole.
 func (b *Backend) verify(ctx context.Context, d delta, s *seen) error {
 	if d.creates() {
-		return nil // that fails if there is a table
+		return nil // the transaction fails if there is a table
 	}
 	gone := only[set](d.gone)
 	have, err := b.read(ctx, func(name string) bool {

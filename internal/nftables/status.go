@@ -17,16 +17,16 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// feature is something that the kernel must have. The version is the first
-// that has it, the option what a smaller configuration may leave out.
+// feature is something that the kernel must have: since is the first version that
+// has it, option the setting without which a kernel lacks it.
 type feature struct {
 	name, since, option string
 	uses                []object
 }
 
-// features returns them in the order in which they are probed, so that the first
-// that is missing is the one to name. The newest is what sets the oldest
-// kernel: counters on the elements of maps.
+// features returns the features in the order in which they are probed, so that
+// the first that is missing is the one to report. The newest determines the
+// oldest supported kernel: counters on the elements of maps.
 func features() []feature {
 	whole := base(clientSets{{hostport.IPv4, 24}: true})[1:]
 	one := func(expressions []expr.Any) []object {
@@ -44,13 +44,14 @@ func features() []feature {
 	}
 }
 
-// ipvsInterface is where kube-proxy's IPVS mode puts the addresses of Services.
+// ipvsInterface is the interface to which kube-proxy's IPVS mode adds the
+// addresses of Services.
 const ipvsInterface = "kube-ipvs0"
 
-// Status reports whether the kernel has what the backend needs, by transactions
-// that use it and are certain to be aborted: nothing is left behind, and no
-// other program sees any of it. Advice names settings that kube-proxy's IPVS
-// mode needs.
+// Status returns an error if the kernel lacks a feature that the backend needs.
+// It sends transactions that use the features and are certain to be aborted:
+// nothing is left behind, and no other program sees any of it. advice names
+// settings that kube-proxy's IPVS mode needs.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 	if err := b.lacks(ctx, features()); err != nil {
 		return nil, err
@@ -64,7 +65,7 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 
 // lacks returns an error that names the first of these features that the kernel lacks.
 func (b *Backend) lacks(ctx context.Context, all []feature) error {
-	// The last asks for everything. Only if it fails is it worth knowing why.
+	// The last uses everything. Only if it fails are the others probed.
 	whole := b.probe(ctx, all[len(all)-1])
 	if whole == nil || errors.Is(whole, fs.ErrPermission) {
 		return explain(whole)
@@ -78,11 +79,11 @@ func (b *Backend) lacks(ctx context.Context, all []feature) error {
 }
 
 // reason returns why a transaction failed: the error names the feature that the
-// kernel lacks, or wraps drift, unless that is nil, if the transaction met another
-// table. One that makes the table may fail as one that does: without the module of an
-// expression the kernel says ENOENT.
+// kernel lacks, or wraps drift, unless that is nil, if the transaction met a
+// different table. A transaction that creates the table may fail in the same way:
+// without the module of an expression the kernel returns ENOENT.
 func (b *Backend) reason(ctx context.Context, err error, makes bool, drift error) error {
-	// Something is missing, or there, or is of another type.
+	// Something is missing, exists already, or has another type.
 	mismatch := nfnetlink.HasErrno(err, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.EINVAL, unix.ENOTEMPTY)
 	if nfnetlink.Unsupported(err) || makes && mismatch {
 		if lack := b.lacks(ctx, features()); lack != nil {
@@ -95,7 +96,7 @@ func (b *Backend) reason(ctx context.Context, err error, makes bool, drift error
 	return explain(err)
 }
 
-// probe uses a feature and then makes the table anew, which every kernel refuses.
+// probe uses a feature and then creates the table again, which every kernel refuses.
 func (b *Backend) probe(ctx context.Context, f feature) error {
 	err := nfnetlink.Retry(ctx, func() error {
 		return b.send("hostport-probe", func(t *batch) {
@@ -109,7 +110,7 @@ func (b *Backend) probe(ctx context.Context, f feature) error {
 	return cmp.Or(err, errors.New("the kernel made a table twice"))
 }
 
-// explain adds what is needed where a call is not permitted.
+// explain adds the missing capability to an error of permission.
 func explain(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("not permitted (CAP_NET_ADMIN in the node's network namespace is needed): %w", err)
