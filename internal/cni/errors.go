@@ -52,7 +52,7 @@ func is[T error](err error) bool {
 	return ok
 }
 
-// result returns the word for what became of a call.
+// result returns the word by which a call's outcome is counted.
 func result(err error) string {
 	e, failed := errors.AsType[*types.Error](coded(err))
 	if !failed {
@@ -72,8 +72,7 @@ func result(err error) string {
 	}
 }
 
-// invalid returns the error for a configuration that is wrong. err names the
-// key.
+// invalid returns the CNI error for a wrong configuration. err names the key.
 func invalid(err error) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, "invalid network configuration: "+err.Error(), "")
 }

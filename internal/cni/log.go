@@ -13,14 +13,14 @@ import (
 )
 
 // logger returns a logger for the configured file, or for warnings on standard
-// error, which runtimes keep. A file that cannot be opened is a warning there.
+// error, which runtimes keep. If the file cannot be opened, it warns there.
 func (c *call) logger() *slog.Logger {
 	toStderr := slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: max(c.config.LogLevel, slog.LevelWarn)}))
 	if c.config.LogFile == "" {
 		return toStderr
 	}
-	// O_APPEND keeps the lines of processes that run at once apart, O_NONBLOCK does not
-	// wait for the reader of a FIFO.
+	// O_APPEND keeps the lines of concurrent processes apart, O_NONBLOCK does not wait
+	// for the reader of a FIFO.
 	f, err := os.OpenFile(c.config.LogFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		toStderr.Warn("log file cannot be opened", "reason", err)
@@ -29,8 +29,8 @@ func (c *call) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: c.config.LogLevel})) // closed with the process
 }
 
-// outcome counts a call and writes the one line that it leaves in the log, unless
-// there was nothing to do. Runtimes ask for STATUS every few seconds.
+// outcome counts a call and writes its single log line, unless there was nothing
+// to do. It skips STATUS, because runtimes ask for it every few seconds.
 func (c *call) outcome(verb string, took time.Duration, err error) {
 	if verb == "STATUS" || err == nil && len(c.config.Mappings) == 0 && verb != "GC" {
 		return
@@ -44,7 +44,7 @@ func (c *call) outcome(verb string, took time.Duration, err error) {
 	c.Count(verb+"/"+result(err), took)
 }
 
-// ports lists host ports for the log, not more than a line can hold.
+// ports lists host ports for the log, no more than fit on a line.
 func ports(ms []hostport.Mapping) string {
 	const most = 16
 	var names []string

@@ -27,9 +27,9 @@ func Main(build string) int {
 	versions := netconf.Versions()
 	newest := &netconf.Config{CNIVersion: versions[len(versions)-1]}
 	c := &call{stdout: os.Stdout, stderr: os.Stderr, config: newest}
-	// skel refuses a sandbox that is the node's own network namespace. Such pods
-	// are served here: they have their ports already.
-	_ = os.Setenv("CNI_NETNS_OVERRIDE", "1") // fails for wrong names alone
+	// skel refuses a sandbox that is the node's own network namespace. The plugin
+	// accepts such pods: they have their ports already.
+	_ = os.Setenv("CNI_NETNS_OVERRIDE", "1") // fails only for invalid names
 	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
 		Add:    c.verb("ADD", add),
 		Del:    c.verb("DEL", del),
@@ -48,19 +48,19 @@ type call struct {
 	*node.Node
 	stdout, stderr io.Writer
 	args           *skel.CmdArgs
-	// config has the mappings that the log names: those of the record if one was
-	// deleted. Without any there was nothing to do. Until skel has found its
-	// version to be supported, config has the newest version alone.
+	// config has the mappings for the log: those of the record if one was deleted.
+	// Without mappings there was nothing to do. Until skel has accepted its version,
+	// config has only the newest version.
 	config *netconf.Config
-	// bare: a valid configuration tells that the attachment has no mappings.
+	// bare is set if a valid configuration shows that the attachment has no mappings.
 	bare bool
-	// aside is what the call does not wait for before its end.
+	// aside is the work that the call waits for only at its end.
 	aside sync.WaitGroup
 }
 
-// verb returns what skel is to call for a verb: it reads the configuration,
-// runs fn, writes the line of the log and gives an error its code. Only DEL goes
-// on with a wrong configuration: the record says what is to be deleted.
+// verb returns the function that skel calls for a verb: it reads the
+// configuration, runs fn, writes the log line and gives an error its code. Only
+// DEL continues with a wrong configuration: the record says what to delete.
 func (c *call) verb(name string, fn func(context.Context, *call) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		config, err := netconf.Parse(args.StdinData)
@@ -82,7 +82,7 @@ func (c *call) key() hostport.Key {
 	return hostport.Key{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
 }
 
-// pass prints prevResult as it came.
+// pass prints prevResult unchanged.
 func (c *call) pass() error {
 	result, err := c.config.Result()
 	if err != nil {
@@ -95,7 +95,7 @@ func (c *call) pass() error {
 }
 
 // fail prints a CNI error object and returns the exit status. Some errors quote
-// container IDs and network names as they came.
+// container IDs and network names unescaped.
 func (c *call) fail(e *types.Error) int {
 	const most = 8 << 10 // what logs and events can hold
 	e.Msg, e.Details = backend.OneLine(e.Msg, most), backend.OneLine(e.Details, most)

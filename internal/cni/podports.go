@@ -12,9 +12,10 @@ import (
 )
 
 // findMappings asks the agent for the pod's host ports, if the configuration says
-// so. If the runtime sends some too, both have to agree, or the runtime's count:
-// it is the one that starts the pod. Otherwise, without an answer, the runtime is
-// to try again. A container that belongs to no pod has what its runtime says.
+// so. If the runtime sends some too and they differ, or the agent does not
+// answer, the runtime's are used, because it starts the pod. If the runtime sends
+// none and the agent does not answer, the error asks the runtime to try again.
+// For a container that belongs to no pod, the agent is not asked.
 func (c *call) findMappings(ctx context.Context) error {
 	pod := netconf.ParsePod(c.args.Args)
 	if !c.config.AskAgent || pod.Name == "" || pod.Namespace == "" {
@@ -40,7 +41,7 @@ func (c *call) findMappings(ctx context.Context) error {
 	return nil
 }
 
-// sameMappings compares without regard to order.
+// sameMappings compares mappings without regard to order.
 func sameMappings(a, b []hostport.Mapping) bool {
 	within := func(a, b []hostport.Mapping) bool {
 		return !slices.ContainsFunc(a, func(m hostport.Mapping) bool { return !slices.Contains(b, m) })

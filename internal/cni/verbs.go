@@ -29,9 +29,9 @@ func add(ctx context.Context, c *call) error {
 	return c.pass()
 }
 
-// del deletes what is recorded for the attachment. That holds for a pod in the
-// node's own namespace too: a path like /proc/PID/ns/net may lead there by now,
-// if the process ID was used again.
+// del deletes the attachment's record and rules, even for a pod in the node's own
+// namespace: a path like /proc/PID/ns/net may lead there by now, if the process
+// ID was reused.
 func del(ctx context.Context, c *call) error {
 	if c.bare {
 		return c.deleted(c.Forget(ctx, c.key()))
@@ -39,7 +39,7 @@ func del(ctx context.Context, c *call) error {
 	return c.deleted(c.Delete(ctx, c.key(), c.config.Name, len(c.config.Mappings) > 0 && !sandbox.IsHost(c.args.Netns)))
 }
 
-// deleted notes for the log what was deleted.
+// deleted keeps the deleted mappings for the log, and returns err.
 func (c *call) deleted(removed *hostport.Attachment, err error) error {
 	c.config.Mappings = nil
 	if removed != nil {
@@ -75,7 +75,7 @@ func status(ctx context.Context, c *call) error {
 }
 
 // backend returns the name of the backend that serves a new attachment. It
-// refuses options that mean nothing to that backend.
+// refuses options that this backend does not support.
 func (c *call) backend(ctx context.Context) (string, error) {
 	if c.config.Backend == backend.Iptables {
 		c.aside.Go(func() { c.AdviseOnIptables(ctx) })
@@ -91,9 +91,9 @@ func (c *call) backend(ctx context.Context) (string, error) {
 	return name, nil
 }
 
-// attachment returns what the call asks for, without the mappings whose host IP
-// is of a family that the pod lacks. A pod in the node's own namespace has its ports
-// already, and so no mappings.
+// attachment returns the attachment that the call asks for, without the mappings
+// whose host IP is of a family that the pod lacks. A pod in the node's own namespace
+// has its ports already, and so gets no mappings.
 func (c *call) attachment(ctx context.Context) (*hostport.Attachment, error) {
 	if c.bare || sandbox.IsHost(c.args.Netns) {
 		c.config.Mappings = nil
