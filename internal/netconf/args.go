@@ -7,8 +7,8 @@ import (
 )
 
 // ParsePod reads the pod's name from CNI_ARGS, as Kubernetes runtimes set it
-// (K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID). Anything else in it is
-// ignored: the name is for people, and an odd one must not stop a pod.
+// (K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID). Everything else is ignored: the
+// name is for people, and a malformed one must not stop a pod.
 func ParsePod(args string) hostport.Pod {
 	var p hostport.Pod
 	for pair := range strings.SplitSeq(args, ";") {

@@ -23,8 +23,7 @@ const (
 // maxLockTimeout keeps a mistaken value from blocking pod starts for hours.
 const maxLockTimeout = 10 * time.Minute
 
-// Versions returns the versions of the CNI specification whose configurations
-// and results are understood, the newest last.
+// Versions returns the supported versions of the CNI specification, the newest last.
 func Versions() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
 
 // Config is a validated network configuration.
@@ -33,23 +32,23 @@ type Config struct {
 	Name       string
 	// Backend is the name of a backend, or "" to let the node choose.
 	Backend string
-	// DataDir is where the state is kept, an absolute path.
+	// DataDir is the state directory, an absolute path.
 	DataDir string
 	// LockTimeout bounds the wait for other invocations.
 	LockTimeout time.Duration
 	// DenyListeners refuses mappings to ports on which a process listens.
 	DenyListeners bool
-	// AskAgent has the agent asked for the pod's host ports.
+	// AskAgent is set if the agent is to be asked for the pod's host ports.
 	AskAgent bool
 	LogLevel slog.Level
 	// LogFile is an absolute path, or "" for warnings on stderr.
 	LogFile  string
 	Options  hostport.Options
 	Mappings []hostport.Mapping
-	// PrevResult is the result of the previous plugin as it came, or nil.
+	// PrevResult is the unchanged result of the previous plugin, or nil.
 	PrevResult json.RawMessage
-	// ValidAttachments are those that a GC keeps. Listed reports whether there
-	// is a list: an empty one means that nothing is kept.
+	// ValidAttachments are those that a GC keeps. Listed is set if there is a list:
+	// with an empty one, nothing is kept.
 	ValidAttachments []hostport.Key
 	Listed           bool
 }
@@ -57,7 +56,7 @@ type Config struct {
 // FieldError says which key of the configuration is wrong.
 type FieldError struct {
 	// Field is the path of the key, such as runtimeConfig.portMappings[1].hostPort,
-	// or "network configuration" for all of it.
+	// or "network configuration" for the whole.
 	Field  string
 	Reason string
 }
@@ -69,9 +68,9 @@ func fieldErrorf(field, format string, args ...any) *FieldError {
 	return &FieldError{field, fmt.Sprintf(format, args...)}
 }
 
-// Parse reads a configuration. It returns a Config also with an error, with
-// defaults for what is wrong: DEL goes on with it, because what is recorded
-// must be removable even if the configuration has gone bad. The error joins one
+// Parse reads a configuration. Even with an error it returns a Config, with
+// defaults for wrong keys: DEL continues with it, because a record must be
+// removable even if the configuration has become invalid. The error joins one
 // FieldError for each wrong key.
 func Parse(data []byte) (*Config, error) {
 	c := &Config{
@@ -93,7 +92,7 @@ func Parse(data []byte) (*Config, error) {
 	c.AskAgent = r.readWord("podPorts", "runtime", "agent") == "agent"
 	level := strings.TrimSuffix(r.readWord("logLevel", "debug", "info", "warn", "warning", "error"), "ing")
 	if level != "" {
-		_ = c.LogLevel.UnmarshalText([]byte(level)) // these words are slog's
+		_ = c.LogLevel.UnmarshalText([]byte(level)) // slog knows all of these words
 	}
 	r.readPath("logFile", &c.LogFile)
 	var runtime reader
@@ -108,8 +107,8 @@ func Parse(data []byte) (*Config, error) {
 	return c, errors.Join(r.errs...)
 }
 
-// readOptions reads the options of rules. A configuration without a backend that has
-// what only one backend understands was written for that one.
+// readOptions reads the options that shape rules. If no backend is configured and an
+// option suits only one backend, it selects that one.
 func (r *reader) readOptions(c *Config) {
 	o := &c.Options
 	r.read("snat", &o.SNAT)

@@ -17,21 +17,21 @@ type portMapping struct {
 	HostIP        string `json:"hostIP"`
 }
 
-// ParseMappings reads port mappings that did not come with a configuration,
-// written as in one. Without data there are none. Errors name field.
+// ParseMappings reads port mappings from outside a configuration, in the same
+// format. Without data there are none. Errors name field.
 func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, error) {
 	var r reader
 	return r.readMappings(field, data), errors.Join(r.errs...)
 }
 
-// readMappings returns no mapping if one is wrong.
+// readMappings reads port mappings. If one is wrong, it returns none.
 func (r *reader) readMappings(field string, raw json.RawMessage) []hostport.Mapping {
 	if len(raw) == 0 {
 		return nil
 	}
 	var list []portMapping
 	if json.Unmarshal(raw, &list) != nil {
-		var entries []json.RawMessage // encoding/json does not say which of them is wrong
+		var entries []json.RawMessage // encoding/json does not say which entry is wrong
 		r.decode(field, raw, &entries)
 		for i, e := range entries {
 			r.decode(fmt.Sprintf("%s[%d]", field, i), e, new(portMapping))
@@ -66,7 +66,8 @@ func (r *reader) readMappings(field string, raw json.RawMessage) []hostport.Mapp
 	return out
 }
 
-// hostIP parses an address that can be mapped. "" is the zero Addr.
+// hostIP parses the address of a mapping, and refuses one that cannot be mapped.
+// "" is the zero Addr.
 func hostIP(s string) (netip.Addr, error) {
 	if s == "" {
 		return netip.Addr{}, nil

@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// Result returns prevResult as it came. It fails if there is none.
+// Result returns prevResult unchanged. It fails if there is none.
 func (c *Config) Result() (json.RawMessage, error) {
 	if c.PrevResult == nil {
 		return nil, fieldErrorf("prevResult", "is required: the plugin must be chained after the one that makes the interface")
@@ -25,8 +25,8 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The specification's own types would decode all of a result, and their errors
-	// do not name the key. What is read is the same in every version from 0.3.0 on.
+	// The specification's own types would decode the whole result, and their errors do not
+	// name the key. The keys read here are the same in every version from 0.3.0 on.
 	r := open("prevResult", raw)
 	version := c.CNIVersion // before 1.0.0 it may be left out
 	r.read("cniVersion", &version)
@@ -59,8 +59,9 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	return found, nil
 }
 
-// readAddress returns the address of an entry of prevResult.ips, unless it is on another
-// interface than the sandbox's of that name, or none to which the node can route.
+// readAddress returns the address of an entry of prevResult.ips. It skips an address on
+// another interface than the sandbox's of that name, and one that the node cannot route
+// to.
 func (r *reader) readAddress(interfaces []json.RawMessage, ifname string) (p netip.Prefix, ok bool) {
 	n := 0
 	if r.read("interface", &n) {

@@ -13,13 +13,13 @@ import (
 	"github.com/hostport-cni/hostport/internal/backend"
 )
 
-// reader reads keys and collects what is wrong with them, one FieldError each.
+// reader reads keys and collects a FieldError for each wrong one.
 type reader struct {
-	// at is what errors put before a key.
+	// at is the prefix of a key in errors.
 	at string
 	// document is an object of the configuration, key by key. A process decodes one
-	// configuration, and encoding/json takes its time for each type that it meets
-	// first: with a struct of all keys a pod without mappings would wait 0.08 ms longer.
+	// configuration, and encoding/json is slow for each type that it sees for the first
+	// time: with a struct of all keys a pod without mappings would wait 0.08 ms longer.
 	document map[string]json.RawMessage
 	errs     []error
 }
@@ -32,8 +32,8 @@ func open(key string, raw json.RawMessage) *reader {
 	return &r
 }
 
-// get returns the value of a key, nil if that is null or not there. Like
-// encoding/json it takes a key in another case.
+// get returns the value of a key, nil if it is null or missing. Like
+// encoding/json it ignores case.
 func (r *reader) get(key string) json.RawMessage {
 	v, found := r.document[key]
 	for k := range r.document {
@@ -51,14 +51,14 @@ func (r *reader) failf(field, format string, args ...any) {
 	r.errs = append(r.errs, fieldErrorf(r.at+field, format, args...))
 }
 
-// read decodes the value of a key. It reports whether there is one that is right.
+// read decodes the value of a key, and reports whether there is a valid one.
 func (r *reader) read(key string, to any) bool {
 	raw := r.get(key)
 	return raw != nil && r.decode(key, raw, to)
 }
 
-// decode reports whether a value could be decoded. The error of a wrong type names
-// the part of the value that has it.
+// decode reports whether a value could be decoded. For a wrong type, the error
+// names the part of the value.
 func (r *reader) decode(field string, raw json.RawMessage, to any) bool {
 	err := json.Unmarshal(raw, to)
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
@@ -130,7 +130,7 @@ func (r *reader) readDuration(key string, most time.Duration, to *time.Duration)
 	}
 }
 
-// readWord reads one of a few words, in any case, and returns it in lower case. The
+// readWord reads one of these words, in any case, and returns it in lower case. The
 // empty string is the same as none.
 func (r *reader) readWord(key string, words ...string) string {
 	var v string
