@@ -8,11 +8,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Identify tells which network namespace the file at path is: its device and
-// inode, the pair by which the kernel itself tells namespaces apart (ioctl_ns(2)).
-// Symbolic links are followed; the path is returned as it was given. It refuses
-// a file that is no namespace. A path that leads nowhere is an error for which
-// errors.Is(err, fs.ErrNotExist) holds.
+// Identify returns the network namespace at path: its device and inode, the pair by which
+// the kernel itself identifies namespaces (ioctl_ns(2)). Symbolic links are followed; the
+// path is returned as given. It refuses a file that is no namespace. A path to nothing is
+// an error for which errors.Is(err, fs.ErrNotExist) holds.
 func Identify(path string) (hostport.Sandbox, error) {
 	s, err := stat(path)
 	if err != nil {
@@ -22,7 +21,7 @@ func Identify(path string) (hostport.Sandbox, error) {
 	if err != nil {
 		return hostport.Sandbox{}, err
 	}
-	if s.Device != own.Device { // a kernel has all its namespaces on one device
+	if s.Device != own.Device { // all namespaces of a kernel are on one device
 		return hostport.Sandbox{}, fmt.Errorf("identify sandbox %s: not a network namespace: it is an ordinary file", path)
 	}
 	return s, nil
@@ -39,8 +38,8 @@ func IsHost(path string) bool {
 	return err == nil && theirs.Same(own)
 }
 
-// Host is the network namespace that the calling thread is in, which need not be
-// that of the process: Go programs enter namespaces thread by thread.
+// Host returns the network namespace that the calling thread is in, which may
+// differ from the process's: Go programs enter namespaces thread by thread.
 func Host() (hostport.Sandbox, error) {
 	own, err := stat("/proc/thread-self/ns/net")
 	own.Path = ""

@@ -10,21 +10,21 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Look finds out whether a sandbox is dead, and else where it is. It is alive if its
-// path leads to the recorded inode, and to the recorded device unless that is 0. A path
-// that leads to nothing, or to something else, is not enough to call it dead: the
-// sandbox may be mounted out of the caller's sight, or live on with its processes.
-// Then the inode is searched for in the caller's mounts, in the network namespaces
-// of all processes, and in the mounts of all other mount namespaces.
+// Look determines whether a sandbox is dead, and if not, where it is. It is alive if
+// its path leads to the recorded inode, and to the recorded device unless that is 0. If
+// the path leads to nothing, or to something else, that does not prove it dead: the
+// sandbox may be mounted where the caller does not see it, or be kept alive by its
+// processes. So the inode is searched for in the caller's mounts, in the network
+// namespaces of all processes, and in the mounts of all other mount namespaces.
 //
 // The kernel gives the inode number of a network namespace that was freed to
 // the next one that is created. So a namespace that is found mounted, but only
 // under other names than the recorded path's, is another sandbox, and the
 // recorded one is dead.
 //
-// path is "" unless the caller sees the sandbox mounted. An error says what could not
-// be read, so that nothing is known. Namespaces that only an open file or a socket
-// keeps are not found.
+// path is "" unless the caller sees the sandbox mounted. On error, which says what
+// could not be read, the result is unknown. Namespaces kept only by an open file or a
+// socket are not found.
 func Look(s hostport.Sandbox) (path string, dead bool, err error) {
 	if s.Inode == 0 {
 		return "", false, fmt.Errorf("look for sandbox %q: its inode is not known", s.Path)
@@ -54,10 +54,10 @@ func Look(s hostport.Sandbox) (path string, dead bool, err error) {
 	return "", err == nil, err
 }
 
-// found reports whether the namespace is mounted under the name that the path ends
-// with. The directory is not compared: a container has the node's in another
-// place. A path in /proc names a process and no mount; with it, and without a
-// path, any mount counts, and any process.
+// found reports whether the namespace is mounted under the last element of the
+// path. The directory is not compared: in a container, the node's has another
+// path. A path in /proc names a process, not a mount; with one, or without a path,
+// any mount or process counts.
 func (s *search) found() bool {
 	if s.name == "" || strings.HasPrefix(s.name, "/proc/") {
 		return s.inhabited || len(s.mounts) > 0

@@ -12,26 +12,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// search looks for a network namespace, and notes where it was found.
+// search is a search for a network namespace, with the places where it was found.
 type search struct {
 	inode uint64
-	name  string // its path, if that is known
+	name  string // its path, if known
 
 	path      string   // the first mount point that the caller sees
 	mounts    []string // all mount points, also in other mount namespaces
 	inhabited bool     // a process is in it
 }
 
-// ownMounts are those that the calling thread sees.
+// ownMounts lists the mounts that the calling thread sees.
 const ownMounts = "/proc/thread-self/mountinfo"
 
-// patience is how often processes that cannot be read are tried again: one that
-// executes a program or ends refuses for a moment (EACCES).
+// patience is how often reading a process is retried: one that is executing a
+// program or exiting cannot be read for a moment (EACCES).
 const patience = 10
 
 // run looks for the namespace in the caller's mounts, then at the main threads of
-// all processes and in the mounts of their mount namespaces. It stops as soon as
-// it is found. The error is one of those that were left.
+// all processes and in the mounts of their mount namespaces. It stops when it is
+// found. The error is one of those that remain after the last try.
 func (s *search) run() error {
 	if err := s.readMounts(ownMounts); err != nil {
 		return err
@@ -60,7 +60,7 @@ func (s *search) run() error {
 		}
 		if len(refused) == 0 {
 			if s.inhabited {
-				return s.readMounts(ownMounts) // where it may have been mounted since
+				return s.readMounts(ownMounts) // it may have been mounted there since
 			}
 			return nil
 		}
@@ -72,8 +72,8 @@ func (s *search) run() error {
 	}
 }
 
-// visit looks at a process, and at the mounts of its mount namespace unless those
-// were seen.
+// visit looks at a process, and at the mounts of its mount namespace unless they
+// are in seen.
 func (s *search) visit(pid string, seen map[uint64]bool) error {
 	if _, err := strconv.ParseUint(pid, 10, 32); err != nil {
 		return nil // not a process: self, sys, irq
@@ -86,7 +86,7 @@ func (s *search) visit(pid string, seen map[uint64]bool) error {
 		seen[mount.Inode] = err == nil
 	}
 	// Init may be hidden even from root, by another user namespace or a security
-	// module, and never keeps a sandbox. EINVAL: a zombie.
+	// module, and is never in a sandbox. EINVAL: a zombie.
 	if pid == "1" || gone(err) || errors.Is(err, unix.EINVAL) {
 		return nil
 	}
@@ -100,9 +100,10 @@ func (s *search) readMounts(name string) error {
 	return err
 }
 
-// mountPoints returns where a mountinfo file (proc_pid_mountinfo(5)) has a
-// network namespace mounted. The root of such a mount is "net:[INODE]", and
-// only file system type nsfs has such roots that are not file names.
+// mountPoints returns where a network namespace is mounted according to a
+// mountinfo file (proc_pid_mountinfo(5)). The root of such a mount is
+// "net:[INODE]", and only file system type nsfs has roots of this form that are
+// not file names.
 func mountPoints(mountinfo []byte, inode uint64) (points []string) {
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	root := "net:[" + strconv.FormatUint(inode, 10) + "]"
@@ -121,7 +122,7 @@ func mountPoints(mountinfo []byte, inode uint64) (points []string) {
 }
 
 // gone reports whether err means that there is no such file. A path through
-// /proc/PID answers ESRCH, and one below a directory that became a file ENOTDIR.
+// /proc/PID returns ESRCH, and one below a directory that became a file ENOTDIR.
 func gone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOTDIR)
 }

@@ -15,8 +15,8 @@ func OwnView() (View, error) {
 
 // Sees reports whether a process with view v sees every sandbox that the
 // container runtime sees: it shares the runtime's PID namespace, and the mount
-// namespace of the runtime or of PID 1. It is false for a zero runtime, which is
-// one whose view is not known.
+// namespace of the runtime or of PID 1. It returns false if runtime is zero, that
+// is, if the runtime's view is unknown.
 func (v View) Sees(runtime View) bool {
 	if runtime == (View{}) || v.PID != runtime.PID {
 		return false
