@@ -1,7 +1,7 @@
 // Package fault marks the steps between which the plugin may die. In the
 // shipped binary a point is an empty function; built with the tag
 // "faultpoints", the environment variable HOSTPORT_FAULT=POINT kills the
-// process there, so that tests can show what every crash leaves behind.
+// process there, so that tests can show what each crash leaves behind.
 package fault
 
 // Points of a change, in the order in which they are passed. "Before" and
@@ -22,10 +22,10 @@ const (
 	AfterRewrite = "after-rewrite"
 )
 
-// Points lists those of a change.
+// Points lists the points of a change.
 func Points() []string {
 	return []string{BeforeRecord, AfterRecord, AfterKernel, AfterSysctl, AfterFlows, AfterDone}
 }
 
-// ResyncPoints lists those of a resync.
+// ResyncPoints lists the points of a resync.
 func ResyncPoints() []string { return []string{AfterAdopt, AfterRewrite} }
