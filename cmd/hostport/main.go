@@ -1,9 +1,9 @@
 // Command hostport is the CNI plugin. A container runtime runs it with the
 // environment and standard input that the CNI specification describes.
 //
-// How many CPUs its control group may use does not matter to a process of two
-// milliseconds. The runtime would read files of /proc and /sys to find out, and
-// start a goroutine that does so again.
+// A process that runs for two milliseconds does not need to know how many CPUs
+// its control group may use. To find out, the Go runtime would read files in
+// /proc and /sys, and start a goroutine that does so again.
 //
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
