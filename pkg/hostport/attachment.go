@@ -16,35 +16,35 @@ type Key struct {
 	IfName      string `json:"ifName"`
 }
 
-// String is "CONTAINER/IFNAME".
+// String returns "CONTAINER/IFNAME".
 func (k Key) String() string { return k.ContainerID + "/" + k.IfName }
 
-// Sandbox identifies a network namespace. A path alone does not: a new sandbox
-// may be mounted where an old one was, so device and inode are compared too.
+// Sandbox identifies a network namespace. A path alone is not enough: a new sandbox may
+// be mounted where an old one was, so device and inode are compared too.
 type Sandbox struct {
 	Path   string `json:"path,omitempty"`
 	Device uint64 `json:"device,omitempty"`
 	Inode  uint64 `json:"inode,omitempty"`
 }
 
-// Same reports whether both are one namespace, whatever path led there.
+// Same reports whether both are the same namespace, whatever their paths.
 func (s Sandbox) Same(o Sandbox) bool {
 	return s.Inode != 0 && s.Device == o.Device && s.Inode == o.Inode
 }
 
-// Pod names the Kubernetes pod of an attachment, as far as CNI_ARGS told.
+// Pod names the Kubernetes pod of an attachment, as far as CNI_ARGS does.
 type Pod struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
 	UID       string `json:"uid,omitempty"`
 }
 
-// String is "namespace/name", "name" if the runtime knows no namespaces (Podman),
-// or "" if it named no pod.
+// String returns "namespace/name", "name" if the runtime has no namespaces
+// (Podman), or "" if it named no pod.
 func (p Pod) String() string { return strings.TrimPrefix(p.tag(), "/") }
 
-// tag is the pod in an attachment's tag, which always has the slash: without it
-// the tag was cut off.
+// tag returns the pod as written in an attachment's tag. It always has the slash:
+// a tag without it was cut off.
 func (p Pod) tag() string {
 	if p.Name == "" {
 		return ""
@@ -55,7 +55,7 @@ func (p Pod) tag() string {
 // Options are the configuration keys that shape an attachment's rules. They
 // are recorded with it, so that its rules can be rebuilt at any time.
 type Options struct {
-	// SNAT masquerades clients whose replies would miss the node.
+	// SNAT masquerades clients whose replies would bypass the node.
 	SNAT bool `json:"snat"`
 	// MasqueradeAll masquerades every client.
 	MasqueradeAll bool `json:"masqAll,omitempty"`
@@ -69,7 +69,7 @@ type Options struct {
 	ConditionsV6 []string `json:"conditionsV6,omitempty"`
 }
 
-// Conditions are the conditions of one family.
+// Conditions returns the conditions of one family.
 func (o Options) Conditions(f Family) []string {
 	if f == IPv4 {
 		return o.ConditionsV4
@@ -78,7 +78,7 @@ func (o Options) Conditions(f Family) []string {
 }
 
 // Attachment is one interface of one container on one network, with the port
-// mappings it owns and all that is needed to rebuild its rules.
+// mappings it owns and everything needed to rebuild its rules.
 type Attachment struct {
 	Key
 	Network   string         `json:"network,omitempty"`
@@ -92,19 +92,18 @@ type Attachment struct {
 	// 127.0.0.1 on the node must reach it (route_localnet); else "".
 	LoopbackInterface string `json:"loopbackInterface,omitempty"`
 	// Boot is a short hash of the ID of the boot in which the attachment was
-	// added (see BootHash); "" where rules of layout 1 did not tell.
+	// added (see BootHash); "" if read back from rules of layout 1.
 	Boot string `json:"boot,omitempty"`
 	// State identifies the state file in which the attachment is recorded, six
-	// hexadecimal digits; "" where rules of layout 1 did not tell. An owner whose
-	// rules name the state that is asked, and who has no record there, was
-	// deleted.
+	// hexadecimal digits; "" if read back from rules of layout 1. An owner whose
+	// rules name this state but that has no record in it was deleted.
 	State string `json:"state,omitempty"`
 	// AddedAt is the time of the ADD, the zero Time for an attachment that was
 	// read back from the kernel.
 	AddedAt time.Time `json:"addedAt,omitzero"`
 }
 
-// Address is the pod's address of family f with its prefix length.
+// Address returns the pod's address of family f with its prefix length.
 func (a *Attachment) Address(f Family) (netip.Prefix, bool) {
 	for _, p := range a.Addresses {
 		if FamilyOf(p.Addr()) == f {
@@ -114,13 +113,12 @@ func (a *Attachment) Address(f Family) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// Serves reports whether the pod has an address of a family of the mapping's.
+// Serves reports whether the pod has an address of a family that the mapping serves.
 func (a *Attachment) Serves(m Mapping) bool {
 	return slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return m.Serves(FamilyOf(p.Addr())) })
 }
 
-// Owner names the attachment for people: the pod where one is known, and the
-// container.
+// Owner names the attachment for people: the pod, if known, and the container.
 func (a *Attachment) Owner() string {
 	id := a.ContainerID
 	if a.IfName != "" && a.IfName != "eth0" {
@@ -141,10 +139,10 @@ type Forward struct {
 	To       netip.AddrPort
 }
 
-// Forwards are what the attachment's mappings mean in family f: none if the
-// pod has no address of it. Doublets are dropped. They are ordered by
-// protocol and port, and a specific host IP comes before the wildcard of the
-// same port, so that the first match is the right one.
+// Forwards returns the attachment's mappings resolved in family f, none if the
+// pod has no address of it. Duplicates are dropped. They are ordered by protocol
+// and port, and a specific host IP comes before the wildcard of the same port, so
+// that the first match is the right one.
 func (a *Attachment) Forwards(f Family) []Forward {
 	pod, ok := a.Address(f)
 	if !ok {
@@ -172,11 +170,11 @@ func (a *Attachment) Forwards(f Family) []Forward {
 	return slices.Compact(out)
 }
 
-// Clients are the source prefixes of family f that must be masqueraded on
-// their way to the pod, because the reply would miss the node's connection
-// tracking otherwise: the pod's own subnet (itself included) and, for IPv4,
-// the node's loopback. 0.0.0.0/0 or ::/0 stands for everyone. None if the
-// options turn masquerading off.
+// Clients returns the source prefixes of family f that must be masqueraded on
+// their way to the pod, because the reply would otherwise bypass the node's
+// connection tracking: the pod's own subnet (itself included) and, for IPv4, the
+// node's loopback. 0.0.0.0/0 or ::/0 stands for all clients. It returns none if
+// the options turn masquerading off.
 func (a *Attachment) Clients(f Family) []netip.Prefix {
 	pod, ok := a.Address(f)
 	if !ok || !a.Options.SNAT {

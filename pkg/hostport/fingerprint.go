@@ -8,8 +8,8 @@ import (
 )
 
 // Fingerprint identifies the attachments whose rules a backend has in the
-// kernel, one number a family: the XOR of the hashes of all attachments that map
-// anything in it. 0 is none.
+// kernel, one number for each family: the XOR of the hashes of all attachments
+// that map anything in it. 0 means none.
 type Fingerprint struct {
 	V4 uint64
 	V6 uint64
@@ -23,9 +23,9 @@ func (p Fingerprint) Of(f Family) uint64 {
 	return p.V6
 }
 
-// Toggle returns p with each of these added, or removed if it is in p. layout is the
-// version of the rules that are written for them. What is hashed is what rules are made
-// of: an attachment that is added again has the same hash.
+// Toggle returns p with each of these attachments added, or removed if it is in p.
+// layout is the version of the rules that are written for them. The hash covers only
+// what rules are made from: an attachment that is added again has the same hash.
 func (p Fingerprint) Toggle(layout int, all ...*Attachment) Fingerprint {
 	for _, a := range all {
 		c := *a

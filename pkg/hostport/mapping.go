@@ -7,8 +7,8 @@ import (
 
 // Mapping sends one port of the node to one port of a pod.
 type Mapping struct {
-	// HostIP is the node address that is mapped. The zero Addr is every
-	// address of both families; 0.0.0.0 and :: are every address of theirs.
+	// HostIP is the node address that is mapped. The zero Addr means every address
+	// of both families; 0.0.0.0 and :: mean every address of their own.
 	HostIP        netip.Addr `json:"hostIP,omitzero"`
 	HostPort      uint16     `json:"hostPort"`
 	ContainerPort uint16     `json:"containerPort"`
@@ -25,8 +25,8 @@ func (m Mapping) Serves(f Family) bool {
 	return !m.HostIP.IsValid() || FamilyOf(m.HostIP) == f
 }
 
-// Overlaps reports whether both mappings claim a packet to one and the same
-// node address, protocol and port.
+// Overlaps reports whether both mappings claim packets to the same node address,
+// protocol and port.
 func (m Mapping) Overlaps(o Mapping) bool {
 	if m.Protocol != o.Protocol || m.HostPort != o.HostPort {
 		return false
@@ -35,12 +35,12 @@ func (m Mapping) Overlaps(o Mapping) bool {
 	return sameFamily && (m.Wildcard() || o.Wildcard() || m.HostIP.Unmap() == o.HostIP.Unmap())
 }
 
-// Port is the host port as people write it: "8080/tcp".
+// Port returns the host port as people write it: "8080/tcp".
 func (m Mapping) Port() string {
 	return fmt.Sprintf("%d/%s", m.HostPort, m.Protocol)
 }
 
-// String is the host side as people write it: "8080/tcp",
+// String returns the host side as people write it: "8080/tcp",
 // "192.0.2.1:8080/tcp", "[2001:db8::1]:8080/tcp".
 func (m Mapping) String() string {
 	if !m.HostIP.IsValid() {
@@ -50,8 +50,8 @@ func (m Mapping) String() string {
 }
 
 // Contradiction finds two mappings of one list that claim the same host side
-// but lead to different container ports. A specific host IP beside a wildcard
-// is no contradiction: the specific one wins. It returns the two indices.
+// but lead to different container ports. A specific host IP and a wildcard do not
+// contradict each other: the specific one wins. It returns the two indices.
 func Contradiction(ms []Mapping) (i, j int, found bool) {
 	seen := make(map[Mapping]int, len(ms)) // by the host side
 	for j, m := range ms {

@@ -29,7 +29,7 @@ func ParseProtocol(s string) (Protocol, error) {
 	}
 }
 
-// Number is the IANA protocol number, as in the IP header.
+// Number returns the IANA protocol number, as in the IP header.
 func (p Protocol) Number() uint8 {
 	switch p {
 	case UDP:
@@ -50,10 +50,10 @@ const (
 	IPv6 Family = 6
 )
 
-// Families lists both, in the order in which they are programmed.
+// Families returns both families, in the order in which they are programmed.
 func Families() []Family { return []Family{IPv4, IPv6} }
 
-// FamilyOf tells the family of a valid address; an IPv4-mapped IPv6 address
+// FamilyOf returns the family of a valid address; an IPv4-mapped IPv6 address
 // counts as IPv4.
 func FamilyOf(a netip.Addr) Family {
 	if a.Unmap().Is4() {
@@ -62,10 +62,10 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
-// String is "IPv4" or "IPv6".
+// String returns "IPv4" or "IPv6".
 func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
 
-// Unspecified is 0.0.0.0 or ::, which stands for every address of the family.
+// Unspecified returns 0.0.0.0 or ::, which stands for every address of the family.
 func (f Family) Unspecified() netip.Addr {
 	if f == IPv4 {
 		return netip.IPv4Unspecified()

@@ -8,7 +8,7 @@ import (
 )
 
 // BootHash returns eight hexadecimal digits that stand for a boot ID
-// (/proc/sys/kernel/random/boot_id) where there is no room for all of it.
+// (/proc/sys/kernel/random/boot_id) where the whole ID does not fit.
 func BootHash(bootID string) string {
 	sum := sha256.Sum256([]byte(bootID))
 	return hex.EncodeToString(sum[:4])
@@ -17,10 +17,10 @@ func BootHash(bootID string) string {
 // Tag returns the owner as it is written into the comments of rules and
 // elements, cut to limit bytes: container ID, interface, the sandbox's inode
 // with boot and state ("4026532008@1a2b3c4d.5e6f70"), network and pod, separated
-// by single spaces, "-" where unknown. State that was lost is rebuilt from it, so
-// what identifies comes first and what may be cut, last: an inode is never cut,
-// because the rest of it would be another one's. The tag ends before it, and
-// names nobody any more, where the container ID is longer than any runtime's.
+// by single spaces, "-" where unknown. A lost state is rebuilt from it, so
+// identifying parts come first, and parts that may be cut last. An inode is never
+// cut, because a shorter number would be another inode. If the container ID is
+// longer than any runtime's, the tag ends before the inode and names no owner.
 // Characters that could be syntax to a tool or a terminal become "_".
 func (a *Attachment) Tag(limit int) string {
 	inode := strconv.FormatUint(a.Sandbox.Inode, 10)
@@ -57,9 +57,9 @@ func tagField(s string) string {
 	}, s)
 }
 
-// ParseTag reads a Tag back into an attachment that has only identity: no
+// ParseTag parses a Tag into an attachment that has only its identity: no
 // addresses, mappings or options. Tags of layout 1 have neither boot nor state. It
-// reports false for any other text.
+// returns false for any other text.
 func ParseTag(t string) (a Attachment, ok bool) {
 	f := strings.Split(t, " ")
 	if len(f) < 3 || len(f) > 5 {
