@@ -51,12 +51,12 @@ func newAdopt(w *where) *cobra.Command {
 	return cmd
 }
 
-// adopter is the node with the backend for portmap's pods that the conflists'
-// entries name, if all name the same one.
+// adopter returns the node, with the backend for portmap's pods that the
+// conflists' entries name, if all name the same one.
 func (w *where) adopter(cmd *cobra.Command, dryRun bool) *node.Node {
 	n := w.node(cmd)
 	n.ReadOnly = dryRun
-	entries, _ := install.Entries(w.conf) // what cannot be read may be another plugin's
+	entries, _ := install.Entries(w.conf) // an unreadable file may be another plugin's
 	var backends []string
 	for _, e := range entries {
 		backends = append(backends, e.Backend)

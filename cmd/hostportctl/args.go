@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// noArgs refuses arguments to a command that has flags alone.
+// noArgs refuses arguments to a command that has only flags.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("%s takes no argument, and got %q: `%[1]s --help` lists its flags", cmd.CommandPath(), args[0])
@@ -18,7 +18,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// onePort wants a port as the only argument.
+// onePort refuses arguments other than a single port.
 func onePort(cmd *cobra.Command, args []string) error {
 	switch len(args) {
 	case 0:
@@ -30,7 +30,8 @@ func onePort(cmd *cobra.Command, args []string) error {
 	}
 }
 
-// knownOutput refuses a value of the flag --output that is none of a command's formats.
+// knownOutput refuses a value of the flag --output that is not one of a command's
+// formats.
 func knownOutput(value string, formats ...string) error {
 	if slices.Contains(formats, value) {
 		return nil
@@ -39,16 +40,16 @@ func knownOutput(value string, formats ...string) error {
 	return fmt.Errorf("--output %q: want %s or %s", value, strings.Join(formats[:last], ", "), formats[last])
 }
 
-// needsNode reports whether a command has to do with the node that it runs on. The shell
-// asks for words as any user, shows no error, and its flags are still to be read. The name
-// of that command is also that of ShellCompNoDescRequestCmd, which is an alias.
+// needsNode reports whether a command needs the node that it runs on. The completion
+// command does not: the shell runs it as any user and shows no error, and its flags are
+// not parsed yet. Its name covers ShellCompNoDescRequestCmd, which is an alias.
 func needsNode(cmd *cobra.Command) bool {
 	return !slices.Contains([]string{"version", "man", "help", cobra.ShellCompRequestCmd}, cmd.Name()) &&
 		(!cmd.HasParent() || cmd.Parent().Name() != "completion")
 }
 
-// check refuses flags of all commands that cannot be meant, and users who would see no
-// rule and no record.
+// check refuses invalid values of the flags that all commands have, and users that
+// cannot read rules and records.
 func (w *where) check(cmd *cobra.Command) error {
 	if uid := os.Geteuid(); uid != 0 {
 		return fmt.Errorf("%s reads rules and records, which are root's: run it as root, not as user %d", cmd.CommandPath(), uid)

@@ -53,7 +53,7 @@ func newCheck(w *where) *cobra.Command {
 	}
 }
 
-// count is "1 port" or "2 ports".
+// count returns "1 port" or "2 ports".
 func count(n int, of string) string {
 	if n != 1 {
 		of += "s"

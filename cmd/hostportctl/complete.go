@@ -9,7 +9,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// completion lists words for the shell, from the records.
+// completion returns words for the shell, from the records.
 func (w *where) completion(cmd *cobra.Command, words func(*hostport.Attachment) []string) ([]string, cobra.ShellCompDirective) {
 	if w.find() != nil { // the conflists have several
 		return nil, cobra.ShellCompDirectiveError

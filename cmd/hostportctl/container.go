@@ -10,17 +10,17 @@ import (
 	"github.com/hostport-cni/hostport/internal/host"
 )
 
-// What the agent's container tells in its environment, so that kubectl exec needs
-// no flags: where the node is, and which directories its runtime has.
+// The variables that the agent's container sets, so that kubectl exec needs no
+// flags: where the node's root is, and the directories of its runtime.
 const (
 	hostRootVariable = "HOSTPORT_HOST_ROOT"
 	confDirVariable  = "HOSTPORT_CONF_DIR"
 	binDirVariable   = "HOSTPORT_BIN_DIR"
 )
 
-// enterHost starts the program again on the node, if it is in a container. What
-// kubectl exec starts is on the node already where the runtime joins the namespaces
-// that the agent is in now, as runc does, and not those that it was started in.
+// enterHost starts the program again on the node, if it is in a container. A process that
+// kubectl exec starts is on the node already if the runtime joins the agent's current
+// namespaces, as runc does, instead of those in which the agent was started.
 func enterHost(args []string, getenv func(string) string) error {
 	root := getenv(hostRootVariable)
 	if _, err := host.Enter(root, args); err != nil && !errors.Is(err, host.ErrInside) {
@@ -29,8 +29,8 @@ func enterHost(args []string, getenv func(string) string) error {
 	return nil
 }
 
-// setDefaults has flags default to what the environment tells. They are not
-// changed by that, as by a person.
+// setDefaults sets the defaults of flags from the environment. The flags do not
+// count as changed by the user.
 func setDefaults(root *cobra.Command, getenv func(string) string) {
 	for name, variable := range map[string]string{"conf-dir": confDirVariable, "bin-dir": binDirVariable} {
 		value := getenv(variable)

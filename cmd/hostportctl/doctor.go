@@ -24,7 +24,7 @@ func newDoctor(w *where) *cobra.Command {
 			if err := knownOutput(output, "table", "json"); err != nil {
 				return err
 			}
-			// A node without state is what some come with, or with one that cannot be read.
+			// Some nodes to diagnose have no state, or one that cannot be read.
 			records := explain.Records{}
 			recorded, unread := w.reader(cmd).Snapshot(cmd.Context(), nil)
 			if unread == nil {

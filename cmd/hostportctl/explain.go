@@ -86,7 +86,7 @@ func newExplain(w *where) *cobra.Command {
 
 var errInterrupted = errors.New("interrupted")
 
-// explained collects and explains, with a probe if asked for.
+// explained collects facts and explains them, with a probe if requested.
 func explained(ctx context.Context, q *explain.Question, all []explain.Attachment, probe bool) (*explain.Report, error) {
 	c, err := explain.NewCollector()
 	if err != nil {
@@ -111,7 +111,7 @@ func explained(ctx context.Context, q *explain.Question, all []explain.Attachmen
 	return r, nil
 }
 
-// examined reads the records, and looks at those that map the port.
+// examined returns the records, and examines those that map the port.
 func (w *where) examined(cmd *cobra.Command, q *explain.Question) ([]explain.Attachment, error) {
 	all, found, err := w.reader(cmd).Examine(cmd.Context(), func(a *hostport.Attachment) bool {
 		return slices.ContainsFunc(a.Mappings, q.Maps)
@@ -198,7 +198,7 @@ func writeReport(w io.Writer, r *explain.Report, output string, verbose bool) er
 	}
 }
 
-// writeYAML prints what JSON would, so that keys are the same.
+// writeYAML prints v as YAML with the same keys as JSON.
 func writeYAML(w io.Writer, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {

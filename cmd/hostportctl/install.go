@@ -66,16 +66,16 @@ func newInstall(w *where) *cobra.Command {
 	return cmd
 }
 
-// installation is what a command did to the configurations, and to the pods that
+// installation is what a command did to the configurations and to the pods that
 // portmap served.
 type installation struct {
 	*install.Report
-	// Adoption is nil if that was not tried.
+	// Adoption is nil if no adoption was tried.
 	Adoption *node.Adoption `json:"adoption,omitempty"`
 	failed   bool
 }
 
-// whichDirectory says in an error about directories which flags name others.
+// whichDirectory adds to an error about a directory which flags set it.
 func whichDirectory(err error) error {
 	switch {
 	case errors.Is(err, install.ErrNoNetwork):
@@ -103,10 +103,10 @@ func addOutput(cmd *cobra.Command, output *string) {
 	cmd.Flags().StringVarP(output, "output", "o", "text", "`format`: text or json")
 }
 
-// programs are the names of what is installed.
+// programs returns the names of the programs to install.
 func programs() []string { return []string{"hostport", "hostportctl"} }
 
-// binaries returns the programs that are in the directory of this one.
+// binaries returns the programs in the directory of this one.
 func binaries() ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -125,7 +125,8 @@ func binaries() ([]string, error) {
 	return out, nil
 }
 
-// reportWriter tells how to print a report in a format of the flag --output.
+// reportWriter returns the function that prints a report in a format of the flag
+// --output.
 func reportWriter(output string) (func(io.Writer, installation) error, error) {
 	if err := knownOutput(output, "text", "json"); err != nil {
 		return nil, err

@@ -86,16 +86,15 @@ func newList(w *where) *cobra.Command {
 type row struct {
 	mapping    hostport.Mapping
 	attachment *hostport.Attachment
-	// state is "" where it could not be read, or it is not known whether a Service
-	// comes first, or what its rules have to be. connections are nil where they could
-	// not be read.
+	// state is "" if it could not be read, or if it is unknown whether a Service comes
+	// first, or what its rules must be. connections is nil if it could not be read.
 	state       string
 	connections *uint64
 }
 
 // The states of a mapping, the one that matters most last: a process of the node
-// listens on the host port, and what it waits for goes to the pod; kube-proxy leads
-// packets for the port to a Service; the rules are not as recorded; the sandbox is gone.
+// listens on the host port, but its traffic goes to the pod; kube-proxy sends packets
+// for the port to a Service; the rules differ from the record; the sandbox is gone.
 const (
 	stateOK           = "ok"
 	stateShadowed     = "shadowed"
@@ -104,9 +103,8 @@ const (
 	stateDead         = "dead"
 )
 
-// look fills in what the kernel knows of the rows. What is recorded is listed
-// without that too. Whether rules are as recorded is only known of records of this
-// version.
+// look fills in what the kernel knows of the rows. Records are listed even without
+// that. Rules can be compared only with records of this version.
 func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 	n, ctx := w.reader(cmd), cmd.Context()
 	var connections backend.Connections
@@ -164,9 +162,9 @@ func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 	}
 }
 
-// differing returns the states of attachments whose rules or sandbox are not as
-// recorded. What all attachments of a backend need differs for each of them. strays
-// reports whether there are differences that concern none of them.
+// differing returns the states of attachments whose rules or sandbox differ from the
+// record. A difference in what all attachments of a backend need counts for each of them.
+// strays reports whether there are differences that concern none of them.
 func differing(ctx context.Context, n *node.Node) (states map[hostport.Key]string, strays bool, err error) {
 	all, differences, err := n.Audit(ctx)
 	states = make(map[hostport.Key]string)
@@ -192,7 +190,7 @@ func differing(ctx context.Context, n *node.Node) (states map[hostport.Key]strin
 	return states, strays, nil
 }
 
-// familiesOf are the families in which the rows lead anywhere.
+// familiesOf returns the families in which any of the rows has a destination.
 func familiesOf(rows []row) (out []hostport.Family) {
 	for _, f := range hostport.Families() {
 		if slices.ContainsFunc(rows, func(r row) bool {
@@ -205,7 +203,7 @@ func familiesOf(rows []row) (out []hostport.Family) {
 	return out
 }
 
-// targets are where the mapping leads, one address for each family it serves.
+// targets returns the destinations of the mapping, one for each family it serves.
 func (r row) targets() []string {
 	var to []string
 	for _, f := range hostport.Families() {
@@ -216,7 +214,7 @@ func (r row) targets() []string {
 	return to
 }
 
-// rowsOf are the mappings that match, ordered by port.
+// rowsOf returns the mappings that match, ordered by port.
 func rowsOf(all []*hostport.Attachment, match func(row) bool) []row {
 	var rows []row
 	for _, a := range all {
@@ -236,7 +234,7 @@ func rowsOf(all []*hostport.Attachment, match func(row) bool) []row {
 	return rows
 }
 
-// once writes each text once: what a command says again every second.
+// once writes each text once, for a command that repeats its messages every second.
 type once struct {
 	io.Writer
 	said map[string]bool
@@ -250,8 +248,8 @@ func (o once) Write(b []byte) (int, error) {
 	return o.Writer.Write(b)
 }
 
-// redraw calls list every second and prints what it wrote, if that has changed:
-// in place on a terminal, below the last one elsewhere.
+// redraw calls list every second and prints its output if that has changed: in
+// place on a terminal, otherwise below the last one.
 func redraw(ctx context.Context, out io.Writer, list func(io.Writer) error) error {
 	const clearScreen = "\x1b[H\x1b[2J"
 	last := ""
@@ -275,7 +273,7 @@ func redraw(ctx context.Context, out io.Writer, list func(io.Writer) error) erro
 	}
 }
 
-// newFilter reads the flags --port, --pod and --namespace; "" is any.
+// newFilter returns a filter for the flags --port, --pod and --namespace; "" matches any.
 func newFilter(port, pod, namespace string) (func(row) bool, error) {
 	var number uint64
 	var protocol hostport.Protocol

@@ -7,11 +7,11 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// jsonVersion is that of what list and doctor print as JSON and YAML: it is raised
-// when a field changes its meaning or goes. docs/json.md describes every field.
+// jsonVersion is the version of the JSON and YAML of list and doctor: it is raised when a
+// field changes its meaning or is removed. docs/json.md describes every field.
 const jsonVersion = 1
 
-// listing is what list prints.
+// listing is the output of list.
 type listing struct {
 	Version   int        `json:"version"`
 	HostPorts []listPort `json:"hostPorts"`
@@ -35,7 +35,7 @@ type listPort struct {
 	AddedAt       time.Time         `json:"addedAt,omitzero"`
 }
 
-// diagnosis is what doctor prints.
+// diagnosis is the output of doctor.
 type diagnosis struct {
 	Version int             `json:"version"`
 	Checks  []explain.Check `json:"checks"`

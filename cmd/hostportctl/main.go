@@ -1,10 +1,10 @@
-// Command hostportctl shows and mends the host ports of the node it runs on:
-// which pod holds a port, whether the kernel still has the rules, and what to
-// do when it has not.
+// Command hostportctl shows and repairs the host ports of the node it runs on:
+// which pod holds a port, whether the kernel still has the rules, and what to do
+// if it does not.
 //
 // It works on the state of the hostport plugin in the network namespace in
-// which it is started, which has to be the node's. It configures nothing: that
-// is the conflist's part.
+// which it is started, which must be the node's. It configures nothing: the
+// conflist does.
 package main
 
 import (
@@ -22,12 +22,12 @@ import (
 // build is set by the linker (see the Makefile).
 var build = "development"
 
-// exitStatus is an error that ends a command which has already said why.
+// exitStatus is an error that ends a command which has already printed the reason.
 type exitStatus int
 
 func (s exitStatus) Error() string { return "exit status " + strconv.Itoa(int(s)) }
 
-// A monitor can tell a node that differs from one that could not be asked.
+// A monitor can distinguish a node that differs from one that could not be read.
 const (
 	errDiffers = exitStatus(1)
 	exitFailed = 2
@@ -40,7 +40,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 		fmt.Fprintln(stderr, "hostportctl:", printable(err.Error()))
 		return exitFailed
 	}
-	// Whatever a command has added to the node it removes when interrupted.
+	// When interrupted, a command removes everything that it added to the node.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	root := newRoot()

@@ -10,7 +10,7 @@ import (
 )
 
 // newMan returns the command that writes the manual pages. It is not in the
-// program as shipped, which would carry a Markdown library for it.
+// shipped program, which would need a Markdown library for it.
 func newMan(root *cobra.Command) *cobra.Command {
 	return &cobra.Command{
 		Use: "man DIRECTORY", Short: "Write the manual pages", Hidden: true, Args: cobra.ExactArgs(1),

@@ -15,7 +15,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// writerOf tells how to print rows in a format of the flag --output.
+// writerOf returns the function that prints rows in a format of the flag --output.
 func writerOf(output string) (func(io.Writer, []row) error, error) {
 	switch output {
 	case "table":
@@ -34,7 +34,7 @@ func writerOf(output string) (func(io.Writer, []row) error, error) {
 func writeTable(w io.Writer, rows []row) error {
 	t := newTable(w, "HOST", "POD", "POD ADDRESS", "STATE", "CONNECTIONS", "AGE")
 	for _, r := range rows {
-		// One address is enough to know the pod by: -o wide has them all.
+		// One address is enough to identify the pod: -o wide has them all.
 		t.row(r.mapping.String(), podOf(r.attachment), append(r.targets(), "")[0], r.state, number(r.connections), age(r.attachment))
 	}
 	return t.Flush()
@@ -55,10 +55,10 @@ func writeWide(w io.Writer, rows []row) error {
 	return t.Flush()
 }
 
-// shortID is as much of a container ID as other tools show.
+// shortID is how many characters of a container ID other tools show.
 const shortID = 13
 
-// podOf names the pod, or the container where the runtime named none.
+// podOf names the pod, or the container if the runtime named no pod.
 func podOf(a *hostport.Attachment) string {
 	if name := a.Pod.String(); name != "" {
 		return name
@@ -66,8 +66,8 @@ func podOf(a *hostport.Attachment) string {
 	return "container " + a.ContainerID[:min(len(a.ContainerID), shortID)]
 }
 
-// age is how long ago an attachment was added, in its largest unit, or "" if it
-// was read back from the kernel, which does not know.
+// age returns how long ago an attachment was added, in the largest unit, or "" if
+// it was read back from the kernel, which does not store it.
 func age(a *hostport.Attachment) string {
 	if a.AddedAt.IsZero() {
 		return ""
@@ -84,7 +84,7 @@ func age(a *hostport.Attachment) string {
 	return fmt.Sprintf("%ds", d/time.Second)
 }
 
-// number is "" where it is not known.
+// number returns n in decimal, "" if it is unknown.
 func number(n *uint64) string {
 	if n == nil {
 		return ""
@@ -92,7 +92,7 @@ func number(n *uint64) string {
 	return strconv.FormatUint(*n, 10)
 }
 
-// table aligns columns. What is unknown is a "-", so that columns can be cut.
+// table aligns columns. An unknown value is a "-", so that columns can be cut.
 type table struct{ *tabwriter.Writer }
 
 func newTable(w io.Writer, header ...string) table {
@@ -111,8 +111,8 @@ func (t table) row(cells ...string) {
 	fmt.Fprintln(t, strings.Join(cells, "\t"))
 }
 
-// writeJSON prints an output for programs. Those of list, explain, trace and doctor
-// are described in docs/json.md.
+// writeJSON prints output for programs. docs/json.md describes that of list,
+// explain, trace and doctor.
 func writeJSON(w io.Writer, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -122,8 +122,8 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// escaped writes what JSON leaves as it is, but a terminal may obey, as escape
-// sequences of JSON.
+// escaped replaces characters that JSON allows but a terminal may obey by JSON
+// escape sequences.
 func escaped(b []byte) []byte {
 	var out bytes.Buffer
 	for _, r := range string(b) {
@@ -136,8 +136,8 @@ func escaped(b []byte) []byte {
 	return out.Bytes()
 }
 
-// printable is a Printable text whose lines stay lines: names of pods and networks come
-// from outside.
+// printable returns a Printable text, but keeps line breaks: names of pods and networks
+// come from outside.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Colours, as a terminal takes them.
+// Colours, as terminal escape sequences.
 const (
 	bold   = "\x1b[1m"
 	dim    = "\x1b[2m"
@@ -34,8 +34,8 @@ const (
 	minWidth     = 40
 )
 
-// newPage returns a page for w. COLUMNS is the width, if it is set; NO_COLOR
-// turns colours off, which are for terminals only.
+// newPage returns a page for w. COLUMNS sets the width; NO_COLOR turns off
+// colours, which are for terminals only.
 func newPage(w io.Writer) *page {
 	p := &page{w: w, width: defaultWidth}
 	if f, ok := w.(*os.File); ok {
@@ -56,7 +56,7 @@ func newPage(w io.Writer) *page {
 
 func (p *page) line(s string) { fmt.Fprintln(p.w, s) }
 
-// paint colours a text, on a terminal.
+// paint colours a text if the page has colours.
 func (p *page) paint(colour, s string) string {
 	if !p.colour || colour == "" {
 		return s
@@ -75,7 +75,7 @@ func (p *page) paragraph(indent, hang int, colour, text string) {
 	}
 }
 
-// prefixed prints a prefix of a width, and wrapped text beside it.
+// prefixed prints a prefix, padded to width, and wrapped text beside it.
 func (p *page) prefixed(indent int, prefix string, width int, text string) {
 	for i, l := range wrap(printable(text), p.width-indent-width) {
 		if i > 0 {
@@ -85,8 +85,8 @@ func (p *page) prefixed(indent int, prefix string, width int, text string) {
 	}
 }
 
-// wrap breaks text at spaces. A word that is longer than the width is left
-// whole, so that it can be copied.
+// wrap breaks text at spaces. It does not break a word that is longer than the
+// width, so that it can be copied.
 func wrap(text string, width int) []string {
 	var out []string
 	line := ""

@@ -14,7 +14,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/node"
 )
 
-// where is what all commands need to know of the node.
+// where is what all commands need to know about the node.
 type where struct {
 	dir   string // of the state
 	conf  string // of the conflists
@@ -60,7 +60,7 @@ func (w *where) find() error {
 	if w.dir != "" {
 		return nil
 	}
-	// What cannot be read may be another plugin's.
+	// An unreadable file may be another plugin's.
 	dirs, _ := install.DataDirs(w.conf)
 	switch len(dirs) {
 	case 0:
@@ -73,8 +73,8 @@ func (w *where) find() error {
 	return nil
 }
 
-// unlessNoState returns err, unless it says that there is no state on a node
-// that is seen to have no rules either: that is printed, and no failure.
+// unlessNoState returns err, unless it says that the node has no state and no
+// rules either: it prints that, which is no failure.
 func unlessNoState(cmd *cobra.Command, err error) error {
 	missing, ok := errors.AsType[*node.NoStateError](err)
 	if !ok || len(missing.Owners) > 0 || missing.Unread != nil {
@@ -84,8 +84,8 @@ func unlessNoState(cmd *cobra.Command, err error) error {
 	return nil
 }
 
-// records returns what is recorded. Where that is not of this boot and version, it says
-// so on standard error, and likewise on a node without state.
+// records returns the records. If they are not of this boot and version, or the node
+// has no state, it says so on standard error.
 func (w *where) records(cmd *cobra.Command) (s *node.Snapshot, there bool, err error) {
 	s, err = w.reader(cmd).List(cmd.Context())
 	there = err == nil
@@ -102,24 +102,23 @@ func noteOther(cmd *cobra.Command, s *node.Snapshot) {
 	}
 }
 
-// reader is the node for a command that changes nothing. What another version or boot
-// of the plugin recorded is the plugin's to convert, or that of a command that changes
-// something.
+// reader returns the node for a command that changes nothing. Records of another
+// version or boot are converted by the plugin, or by a command that changes something.
 func (w *where) reader(cmd *cobra.Command) *node.Node {
 	n := w.node(cmd)
 	n.ReadOnly = true
 	return n
 }
 
-// node is the node whose state is in the directory that was asked for. What
-// it logs goes to the command's standard error.
+// node returns the node whose state is in the requested directory. The node logs
+// to the command's standard error.
 func (w *where) node(cmd *cobra.Command) *node.Node {
-	// slog quotes what is not printable.
+	// slog quotes unprintable text.
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{
 		Level: slog.LevelWarn,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{} // it is now
+				return slog.Attr{} // the time is now
 			}
 			return a
 		},

@@ -64,14 +64,14 @@ func newUninstall(w *where) *cobra.Command {
 }
 
 // dataDirs returns the state directories that the networks' entries name, or the
-// one that was asked for.
+// one requested.
 func (w *where) dataDirs(cmd *cobra.Command, confDir string) ([]string, error) {
 	if cmd.Flags().Changed("data-dir") {
 		return []string{w.dir}, nil
 	}
 	dirs, err := install.DataDirs(confDir)
 	if len(dirs) > 0 {
-		return dirs, nil // what could not be read is a warning of the report
+		return dirs, nil // the report warns of what could not be read
 	}
 	return []string{w.dir}, err
 }
