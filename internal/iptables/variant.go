@@ -31,6 +31,12 @@ type variant struct {
 func (v variant) restore() string { return v.name + "-restore" }
 func (v variant) save() string    { return v.name + "-save" }
 
+// missing reports whether the variant's tools are not on the PATH.
+func (v variant) missing() bool {
+	_, err := lookPath(v.restore())
+	return err != nil
+}
+
 // inUse reports whether the name iptables leads to the variant.
 func (v variant) inUse() bool { return v.name == command(v.family) }
 
@@ -110,18 +116,19 @@ func (b *Backend) inBoth(ctx context.Context, f hostport.Family) bool {
 	if nft, err := inNFT(ctx, f); !nft || err != nil || !inLegacy(f) {
 		return false
 	}
-	for _, v := range bothVariants(f) {
+	both := bothVariants(f)
+	if slices.ContainsFunc(both, variant.missing) {
+		return false // Rewrite has warned
+	}
+	for _, v := range both {
 		_, err := b.read(ctx, v, false)
 		if err == nil {
 			err = b.restore(ctx, v.restore(), "*nat\nCOMMIT\n", time.Second)
 		}
-		if err == nil {
-			continue
-		}
-		if !errors.Is(err, backend.ErrMissing) { // of which Rewrite has warned
+		if err != nil {
 			b.Log.Warn("both variants of iptables hold rules of host ports, and the tools of one fail", "variant", v.name, "reason", err)
+			return false
 		}
-		return false
 	}
 	return true
 }
