@@ -83,13 +83,15 @@ func (s *session) resync(ctx context.Context) error {
 		return s.resync(ctx)
 	}
 	fault.Point(fault.AfterRewrite)
-	guarded := slices.DeleteFunc(all.Attachments, func(a *hostport.Attachment) bool {
+	guarded := slices.DeleteFunc(slices.Clone(all.Attachments), func(a *hostport.Attachment) bool {
 		return failed[a.Backend] != nil || slices.Contains(unread.families(a.Backend), hostport.IPv4)
 	})
 	if err := openInterfaces(guarded); err != nil {
 		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
 	}
-	s.flush(ctx, s.pending.Changed)
+	// What another attachment holds by now was flushed when that was added.
+	others := slices.DeleteFunc(slices.Clone(all.Attachments), func(a *hostport.Attachment) bool { return find(s.pending.Changed, a.Key) != nil })
+	s.flush(ctx, slices.DeleteFunc(slices.Clone(s.pending.Changed), func(a *hostport.Attachment) bool { return inTheWay(a, others) != nil }))
 	err = s.Update(func(tx *state.Tx) (err error) {
 		if len(seen) > 0 {
 			err = tx.SetRewritten(time.Now())

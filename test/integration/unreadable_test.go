@@ -88,6 +88,17 @@ func unreadableScenarios() []scenario {
 				e.Errorf("a pod that was deleted is listed:\n%s", out.Stdout)
 			}
 		}},
+		{name: "UDP flows to a port whose earlier pod was deleted while one family cannot be read", backends: iptablesOnly, run: func(e *env) {
+			web := e.addTo(e.network(world.NetworkOptions{Families: world.Families}), "web", world.UDP(8080, 80))
+			e.loseState()
+			e.breakTools(e.f.Other())
+			e.del(web)
+			e.add("next", world.UDP(8080, 80)).Pod.Serve("udp", 80)
+			f := e.flow(e.w.Client, e.node(8080))
+			e.answered(f, "next")
+			e.keepsFlows(8080, func() { e.add("other", world.TCP(8081, 80)) })
+			e.w.RestoreTools()
+		}},
 		{name: "one family flushed while the other cannot be read", backends: iptablesOnly, run: func(e *env) {
 			web := e.webTo(e.network(world.NetworkOptions{Families: world.Families}), "web", 8080)
 			e.breakTools(e.f.Other())
