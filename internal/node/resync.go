@@ -33,14 +33,55 @@ func (s *session) resync(ctx context.Context) error {
 	if len(s.pending.Backends) == 0 {
 		return nil
 	}
-	all, err := s.snapshot(nil)
-	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
+	r, err := s.rewrite(ctx, found, unread)
+	if err != nil {
 		return err
 	}
-	seen := make(map[string]string)
-	var again []error
-	var late []*hostport.Attachment
-	failed := s.eachBackend("rewrite the rules", func(name string, b backend.Backend) error {
+	if len(r.late) > 0 { // a process with another state directory has added them meanwhile
+		if err := s.adopt(r.late); err != nil {
+			return err
+		}
+		return s.resync(ctx)
+	}
+	fault.Point(fault.AfterRewrite)
+	guarded := slices.DeleteFunc(slices.Clone(r.all.Attachments), func(a *hostport.Attachment) bool {
+		return r.failed[a.Backend] != nil || slices.Contains(unread.families(a.Backend), hostport.IPv4)
+	})
+	if err := openInterfaces(guarded); err != nil {
+		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
+	}
+	s.flush(ctx, unheld(s.pending.Changed, r.all.Attachments))
+	err = s.Update(func(tx *state.Tx) (err error) {
+		if len(r.seen) > 0 {
+			err = tx.SetRewritten(time.Now())
+		}
+		return errors.Join(err, s.finish(tx, r.seen, slices.Collect(maps.Keys(unread))))
+	})
+	errs := []error{r.failed.join(), err}
+	for name := range r.seen {
+		errs = append(errs, unread[name])
+	}
+	return errors.Join(errs...)
+}
+
+// rewritten is the result of rewriting the rules of the pending backends.
+type rewritten struct {
+	all    *Snapshot         // the records that the rules follow
+	seen   map[string]string // what Rewrite returned, by each backend that is in sync
+	failed failures
+	late   []*hostport.Attachment // unknown owners whose rules were replaced
+}
+
+// rewrite rewrites the rules of the pending backends from the records. found are the
+// owners that were read from the rules, unread is why others could not be read. The only
+// errors are those of the state, and of closing an interface.
+func (s *session) rewrite(ctx context.Context, found []*hostport.Attachment, unread failures) (r rewritten, err error) {
+	r.seen = make(map[string]string)
+	r.all, err = s.snapshot(nil)
+	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
+		return r, err
+	}
+	r.failed = s.eachBackend("rewrite the rules", func(name string, b backend.Backend) error {
 		if !slices.Contains(s.pending.Backends, name) {
 			return nil
 		}
@@ -49,56 +90,40 @@ func (s *session) resync(ctx context.Context) error {
 			return unread[name]
 		}
 		rewrite := func() (string, error) {
-			returned, was, err := b.Rewrite(ctx, of(name, all.Attachments), all.fingerprints[name], except...)
-			late = append(late, slices.DeleteFunc(was, func(a *hostport.Attachment) bool {
-				return find(found, a.Key) != nil || find(all.Attachments, a.Key) != nil
+			seen, was, err := b.Rewrite(ctx, of(name, r.all.Attachments), r.all.fingerprints[name], except...)
+			r.late = append(r.late, slices.DeleteFunc(was, func(a *hostport.Attachment) bool {
+				return find(found, a.Key) != nil || find(r.all.Attachments, a.Key) != nil
 			})...)
-			return returned, err
+			return seen, err
 		}
-		returned, err := rewrite()
+		seen, err := rewrite()
 		if errors.Is(err, backend.ErrNoGuard) {
 			s.Log.Warn("127.0.0.1 will not reach pods: 127.0.0.0/8 cannot be guarded", "backend", name, "reason", err)
 			var without *Snapshot
 			if without, err = s.keepOffLoopback(name); err == nil {
-				all = without
-				returned, err = rewrite()
+				r.all = without
+				seen, err = rewrite()
 			}
 		}
-		if errors.Is(err, backend.ErrMissing) && len(of(name, all.Attachments)) == 0 {
+		if errors.Is(err, backend.ErrMissing) && len(of(name, r.all.Attachments)) == 0 {
 			err = nil // nothing is recorded for it, and nothing can be written
 		}
 		if err == nil {
-			seen[name] = returned
-			again = append(again, unread[name])
+			r.seen[name] = seen
 		}
 		return err
 	})
-	if err := failed.join(); errors.Is(err, state.ErrDamaged) {
-		return err // bbolt may hold its locks forever: do not touch the file again
+	if err := r.failed.join(); errors.Is(err, state.ErrDamaged) {
+		return r, err // bbolt may hold its locks forever: do not touch the file again
 	}
-	if len(late) > 0 { // a process with another state directory has added them meanwhile
-		if err := s.adopt(late); err != nil {
-			return err
-		}
-		return s.resync(ctx)
-	}
-	fault.Point(fault.AfterRewrite)
-	guarded := slices.DeleteFunc(slices.Clone(all.Attachments), func(a *hostport.Attachment) bool {
-		return failed[a.Backend] != nil || slices.Contains(unread.families(a.Backend), hostport.IPv4)
-	})
-	if err := openInterfaces(guarded); err != nil {
-		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
-	}
-	// What another attachment holds by now was flushed when that was added.
-	others := slices.DeleteFunc(slices.Clone(all.Attachments), func(a *hostport.Attachment) bool { return find(s.pending.Changed, a.Key) != nil })
-	s.flush(ctx, slices.DeleteFunc(slices.Clone(s.pending.Changed), func(a *hostport.Attachment) bool { return inTheWay(a, others) != nil }))
-	err = s.Update(func(tx *state.Tx) (err error) {
-		if len(seen) > 0 {
-			err = tx.SetRewritten(time.Now())
-		}
-		return errors.Join(err, s.finish(tx, seen, slices.Collect(maps.Keys(unread))))
-	})
-	return errors.Join(append(again, failed.join(), err)...)
+	return r, nil
+}
+
+// unheld returns the attachments of an interrupted change whose ports no other one holds
+// now. The ADD of that one has removed the stale flows, and those of today are its own.
+func unheld(changed, all []*hostport.Attachment) []*hostport.Attachment {
+	others := slices.DeleteFunc(slices.Clone(all), func(a *hostport.Attachment) bool { return find(changed, a.Key) != nil })
+	return slices.DeleteFunc(slices.Clone(changed), func(a *hostport.Attachment) bool { return inTheWay(a, others) != nil })
 }
 
 // keepOffLoopback records that 127.0.0.1 must not reach the attachments of a backend,
