@@ -30,16 +30,18 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 		if scripts[f], err = changeScript(f, c, after.of(f)); err != nil {
 			return "", fmt.Errorf("program %s: %w", f, err)
 		}
-		if len(scripts[f]) > 0 && b.inBoth(ctx, f) {
-			return "", fmt.Errorf("program %s: %w: both variants of iptables hold rules", f, backend.ErrDrift)
-		}
 	}
-	errs := make([]error, len(scripts))
+	errs := make([]error, 2*len(scripts))
 	var wg sync.WaitGroup
 	for i, f := range hostport.Families() {
 		wg.Go(func() {
 			if err := b.restore(ctx, command(f)+"-restore", scripts[f].String(), b.Wait); err != nil {
-				errs[i] = fmt.Errorf("program %s: %w", f, err)
+				errs[2*i] = fmt.Errorf("program %s: %w", f, err)
+			}
+		})
+		wg.Go(func() { // beside the process: on legacy it takes 5 % of its time
+			if len(scripts[f]) > 0 && b.inBoth(ctx, f) {
+				errs[2*i+1] = fmt.Errorf("program %s: %w: both variants of iptables hold rules", f, backend.ErrDrift)
 			}
 		})
 	}
