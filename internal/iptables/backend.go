@@ -31,6 +31,11 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 			return "", fmt.Errorf("program %s: %w", f, err)
 		}
 	}
+	unlock, err := b.lock(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	errs := make([]error, 2*len(scripts))
 	var wg sync.WaitGroup
 	for i, f := range hostport.Families() {

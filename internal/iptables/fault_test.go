@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -233,4 +234,43 @@ func TestXtablesLock(t *testing.T) {
 	unlock := time.AfterFunc(time.Second, func() { _ = syscall.Flock(fd, syscall.LOCK_UN) })
 	defer unlock.Stop()
 	n.add(t, a)
+}
+
+// TestOtherStateDirectory has a process with another state directory change the rules of
+// the same network namespace: an Apply waits for it. One in another namespace does not.
+func TestOtherStateDirectory(t *testing.T) {
+	eachVariant(t, func(t *testing.T, w *world) {
+		other := &Backend{w.b.Wait, w.b.Log}
+		unlock, err := other.lock(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.b.Wait = time.Second
+		n := &node{b: w.b}
+		a := attachment("a", maps("8080:80"))
+		if _, err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a})); !errors.Is(err, backend.ErrBusy) {
+			t.Errorf("Apply: %v", err)
+		}
+		if _, _, err := w.b.Rewrite(t.Context(), nil, hostport.Fingerprint{}); !errors.Is(err, backend.ErrBusy) {
+			t.Errorf("Rewrite: %v", err)
+		}
+		if got := w.both(); strings.Contains(got, prefix) {
+			t.Errorf("rules were written in spite of the lock:\n%s", got)
+		}
+		err = netns.New(t).Do(func(ns.NetNS) error {
+			unlock, err := w.b.lock(t.Context())
+			if err == nil {
+				unlock()
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("in another network namespace: %v", err)
+		}
+		w.b.Wait = 20 * time.Second
+		timer := time.AfterFunc(time.Second, unlock)
+		defer timer.Stop()
+		n.add(t, a)
+		n.agrees(t)
+	})
 }

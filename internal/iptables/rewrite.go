@@ -15,6 +15,11 @@ import (
 // other variant of iptables. If that has no tools on the PATH, it logs a warning.
 // Rules of other programs are neither moved nor removed. seen is always "".
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, was []*hostport.Attachment, err error) {
+	unlock, err := b.lock(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	defer unlock()
 	found := make(backend.Recovered)
 	err = eachFamily(func(f hostport.Family) error {
 		if slices.Contains(except, f) {
@@ -105,8 +110,7 @@ func (b *Backend) write(ctx context.Context, v variant, want *wanted, found back
 }
 
 // rewriteText returns the input for iptables-restore that turns there into want, "" if
-// there is nothing to do. The transaction fails if another process has added rules of
-// ours to there meanwhile: see history.
+// there is nothing to do.
 func rewriteText(there *ruleset, want *wanted) string {
 	s := make(script)
 	kept := make(map[rule]bool) // jumps in other programs' chains
@@ -130,10 +134,6 @@ func rewriteText(there *ruleset, want *wanted) string {
 		if ours(p.name) {
 			if want.at[p] == nil {
 				s.drop(p)
-			}
-			if fp, ok := strings.CutPrefix(p.name, fingerprintPrefix); ok && len(fp) == 16 && !there.has(inNat(followedPrefix+fp)) {
-				s.line(guarding, natTable, "-N", followedPrefix+fp)
-				s.line(dropping, natTable, "-X", followedPrefix+fp)
 			}
 			continue
 		}
