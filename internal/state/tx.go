@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -66,19 +65,6 @@ type Pending struct {
 	// Changed are the attachments that the change removes or adds. Rules of one that it
 	// removed may still exist.
 	Changed []*hostport.Attachment `json:"changed"`
-}
-
-// AppendJSON appends p to b.
-func (p *Pending) AppendJSON(b []byte) []byte {
-	b = append(b, `{"backends":[`...)
-	for _, name := range p.Backends {
-		b = append(strconv.AppendQuote(b, name), ',')
-	}
-	b = append(bytes.TrimSuffix(b, []byte(",")), `],"changed":[`...)
-	for _, a := range p.Changed {
-		b = append(a.AppendJSON(b), ',')
-	}
-	return append(bytes.TrimSuffix(b, []byte(",")), "]}"...)
 }
 
 // Get returns the record of an attachment, or nil if there is none.
@@ -296,8 +282,9 @@ func (t *Tx) setText(key, text string) error {
 }
 
 // encode returns v in JSON after a checksum.
-func encode(v interface{ AppendJSON([]byte) []byte }) []byte {
-	return seal(v.AppendJSON(make([]byte, checksumSize)))
+func encode(v any) []byte {
+	b, _ := json.Marshal(v) // cannot fail
+	return seal(append(make([]byte, checksumSize, checksumSize+len(b)), b...))
 }
 
 func decode(b []byte, v any) error {

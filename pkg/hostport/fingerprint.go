@@ -3,6 +3,7 @@ package hostport
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"strconv"
 	"time"
 )
@@ -30,7 +31,8 @@ func (p Fingerprint) Toggle(layout int, all ...*Attachment) Fingerprint {
 	for _, a := range all {
 		c := *a
 		c.AddedAt, c.Sandbox.Path = time.Time{}, ""
-		b := append(c.AppendJSON(nil), 0)
+		b, _ := json.Marshal(&c) // cannot fail
+		b = append(b, 0)
 		sum := sha256.Sum256(strconv.AppendInt(b, int64(layout), 10))
 		hash := binary.BigEndian.Uint64(sum[:])
 		if len(a.Forwards(IPv4)) > 0 {
