@@ -1,6 +1,9 @@
 package nfnetlink
 
 import (
+	"reflect"
+	"strings"
+
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -10,8 +13,8 @@ import (
 func Expression(family byte, as Attributes) (name string, e expr.Any) {
 	name, data := as.Text(unix.NFTA_EXPR_NAME), as.Get(unix.NFTA_EXPR_DATA)
 	for _, x := range expressions {
-		if x.name == name {
-			e = x.empty()
+		if t := reflect.TypeOf(x).Elem(); strings.EqualFold(t.Name(), name) {
+			e = reflect.New(t).Interface().(expr.Any)
 		}
 	}
 	if e == nil || expr.Unmarshal(family, data, e) != nil {
@@ -27,29 +30,11 @@ func Expression(family byte, as Attributes) (name string, e expr.Any) {
 	return name, e
 }
 
-// expressions holds the expressions that can be decoded. The library's own list
-// lacks some, and its rule readers omit unlisted ones.
-var expressions = [...]struct {
-	name  string
-	empty func() expr.Any
-}{
-	{"bitwise", func() expr.Any { return &expr.Bitwise{} }},
-	{"byteorder", func() expr.Any { return &expr.Byteorder{} }},
-	{"cmp", func() expr.Any { return &expr.Cmp{} }},
-	{"ct", func() expr.Any { return &expr.Ct{} }},
-	{"dynset", func() expr.Any { return &expr.Dynset{} }},
-	{"fib", func() expr.Any { return &expr.Fib{} }},
-	{"hash", func() expr.Any { return &expr.Hash{} }},
-	{"immediate", func() expr.Any { return &expr.Immediate{} }},
-	{"limit", func() expr.Any { return &expr.Limit{} }},
-	{"lookup", func() expr.Any { return &expr.Lookup{} }},
-	{"masq", func() expr.Any { return &expr.Masq{} }},
-	{"meta", func() expr.Any { return &expr.Meta{} }},
-	{"nat", func() expr.Any { return &expr.NAT{} }},
-	{"numgen", func() expr.Any { return &expr.Numgen{} }},
-	{"payload", func() expr.Any { return &expr.Payload{} }},
-	{"range", func() expr.Any { return &expr.Range{} }},
-	{"redir", func() expr.Any { return &expr.Redir{} }},
-	{"reject", func() expr.Any { return &expr.Reject{} }},
-	{"tproxy", func() expr.Any { return &expr.TProxy{} }},
+// expressions holds one of each type that can be decoded; the kernel's names are those
+// of the types in lower case. The library's own list lacks some, and its rule readers
+// omit unlisted ones.
+var expressions = [...]expr.Any{
+	&expr.Bitwise{}, &expr.Byteorder{}, &expr.Cmp{}, &expr.Ct{}, &expr.Dynset{}, &expr.Fib{}, &expr.Hash{},
+	&expr.Immediate{}, &expr.Limit{}, &expr.Lookup{}, &expr.Masq{}, &expr.Meta{}, &expr.NAT{}, &expr.Numgen{},
+	&expr.Payload{}, &expr.Range{}, &expr.Redir{}, &expr.Reject{}, &expr.TProxy{},
 }
