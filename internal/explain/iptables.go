@@ -323,10 +323,12 @@ func within(addr netip.Addr, nets []netip.Prefix) truth {
 	return is(slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(addr) }))
 }
 
-// parsePrefixes parses comma-separated networks.
+// parsePrefixes parses comma-separated networks, and addresses as networks of one.
 func parsePrefixes(value string) (out []netip.Prefix) {
 	for v := range strings.SplitSeq(value, ",") {
-		if p, err := iptables.ParsePrefix(v); err == nil {
+		if a, err := netip.ParseAddr(v); err == nil {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		} else if p, err := netip.ParsePrefix(v); err == nil {
 			out = append(out, p)
 		}
 	}

@@ -59,9 +59,9 @@ func (x *Fields) take(option, value string) bool {
 	var err error
 	switch option {
 	case "-s":
-		x.Source, err = ParsePrefix(value)
+		x.Source, err = netip.ParsePrefix(value)
 	case "-d":
-		x.Destination, err = ParsePrefix(value)
+		x.Destination, err = netip.ParsePrefix(value)
 	case "-p":
 		x.Protocol, err = hostport.ParseProtocol(value)
 	case "-m":
@@ -90,14 +90,6 @@ func (x Fields) MarkBit() (int, bool) {
 	value, mask, _ := strings.Cut(x.Mark, "/")
 	n, err := strconv.ParseUint(value, 0, 32)
 	return bits.TrailingZeros64(n), err == nil && value == mask && bits.OnesCount64(n) == 1
-}
-
-// ParsePrefix parses a prefix, or an address as a prefix of full length.
-func ParsePrefix(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	return netip.ParsePrefix(s)
 }
 
 // disjoint reports whether no packet to a mapped port can match both rules.
@@ -129,33 +121,23 @@ func Split(line string) []string {
 	words := make([]string, 0, strings.Count(line, " ")+1)
 	var word []byte
 	var inWord, quoted, escaped bool
-	for i := range len(line) {
-		c := line[i]
+	for _, c := range []byte(line + " ") { // the space ends the last word
 		switch {
 		case escaped:
-			word = append(word, c)
-			escaped = false
+			word, escaped = append(word, c), false
 		case quoted && c == '\\':
 			escaped = true
 		case c == '"':
-			quoted = !quoted
-			inWord = true
-		case !quoted && (c == ' ' || c == '\t'):
-			if inWord {
-				words = append(words, string(word))
-			}
-			word = word[:0]
-			inWord = false
-		default:
-			word = append(word, c)
-			inWord = true
+			quoted, inWord = !quoted, true
+		case quoted || c != ' ' && c != '\t':
+			word, inWord = append(word, c), true
+		case inWord:
+			words = append(words, string(word))
+			word, inWord = word[:0], false
 		}
 	}
 	if quoted {
 		return nil
-	}
-	if inWord {
-		words = append(words, string(word))
 	}
 	return words
 }
