@@ -32,7 +32,7 @@ func (b *Backend) lock(ctx context.Context) (unlock func(), err error) {
 	unlock = func() { _ = f.Close() }
 	var ns unix.Stat_t
 	err = unix.Stat("/proc/thread-self/ns/net", &ns)
-	ctx, cancel := context.WithTimeout(ctx, b.Wait)
+	ctx, cancel := context.WithTimeoutCause(ctx, b.Wait, fmt.Errorf("%w: waited %s", backend.ErrBusy, b.Wait))
 	defer cancel()
 	for err == nil {
 		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: int64(ns.Ino), Len: 1})
@@ -40,12 +40,8 @@ func (b *Backend) lock(ctx context.Context) (unlock func(), err error) {
 			return unlock, nil
 		}
 		if errors.Is(err, unix.EAGAIN) {
-			err = nil
-			select {
-			case <-time.After(5 * time.Millisecond):
-			case <-ctx.Done():
-				err = fmt.Errorf("%w: waited %s", backend.ErrBusy, b.Wait)
-			}
+			time.Sleep(5 * time.Millisecond)
+			err = context.Cause(ctx)
 		}
 	}
 	unlock()
