@@ -26,7 +26,7 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 			if !hasLegacy(f, name) {
 				continue
 			}
-			err := eachEntry(f, name, func(b []byte) { _, _ = h.Write(b) })
+			err := entries(f, name, func(b []byte) { _, _ = h.Write(b) })
 			if errors.Is(err, unix.EAGAIN) { // another program just replaced it: match no earlier digest
 				h.SetSeed(maphash.MakeSeed())
 			} else if err != nil {
@@ -42,15 +42,15 @@ func LegacyDigest(seed maphash.Seed) (uint64, error) {
 func inLegacy(f hostport.Family) (found bool) {
 	for _, name := range tablesOf(f) {
 		if hasLegacy(f, name) {
-			err := eachEntry(f, name, func(b []byte) { found = found || bytes.Contains(b, []byte(prefix)) })
+			err := entries(f, name, func(b []byte) { found = found || bytes.Contains(b, []byte(prefix)) })
 			found = found || err != nil
 		}
 	}
 	return found
 }
 
-// eachEntry calls fn with the parts of a table's entries that are not counters.
-func eachEntry(f hostport.Family, name string, fn func([]byte)) error {
+// entries calls fn with a table's name and entries, whose counters are set to zero.
+func entries(f hostport.Family, name string, fn func([]byte)) error {
 	// Where struct ipt_entry and ip6t_entry have the offset of the next entry, and
 	// their counters of 16 bytes.
 	family, level, next, counters := unix.AF_INET, unix.IPPROTO_IP, 90, 96
@@ -79,16 +79,15 @@ func eachEntry(f hostport.Family, name string, fn func([]byte)) error {
 	if err := getsockopt(fd, level, 65, b); err != nil { // IPT_SO_GET_ENTRIES
 		return err
 	}
-	fn([]byte(fmt.Sprintf("%s %s\n", f, name)))
 	for rest := b[40:]; len(rest) >= counters+16; {
 		n := int(binary.NativeEndian.Uint16(rest[next:]))
 		if n < counters+16 || n > len(rest) {
 			return errors.New("an entry has a wrong length")
 		}
-		fn(rest[:counters])
-		fn(rest[counters+16 : n])
+		clear(rest[counters : counters+16])
 		rest = rest[n:]
 	}
+	fn(b)
 	return nil
 }
 

@@ -51,7 +51,7 @@ func (b *Backend) probe(ctx context.Context, f hostport.Family) (advice []string
 	}
 	text := "" // nat first: without raw the tool stops
 	for _, table := range tablesOf(f) {
-		if v.nft || eachEntry(f, table, func([]byte) {}) != nil {
+		if v.nft || entries(f, table, func([]byte) {}) != nil {
 			text = "*" + table + "\nCOMMIT\n" + text
 		}
 	}
