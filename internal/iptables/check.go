@@ -95,28 +95,22 @@ func eachFamily(do func(hostport.Family) error) error {
 }
 
 // saved calls fn with the rules of each variant that may hold rules of ours, and of the
-// one in use if all need rules; if counted, only of the one in use. err joins the errors
-// of what could not be read. unread reports rules of ours in a variant that is not in
-// use and has no tools.
+// one in use if all need rules. err joins the errors of what could not be read. unread
+// reports rules of ours in a variant that is not in use and has no tools.
 func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) (unread, err error) {
 	err = eachFamily(func(f hostport.Family) error {
 		_, gone := lookPath(command(f) + "-save") // then the variant in use is unknown
 		variants, err := b.variants(ctx, f, uses(f, all))
 		errs := []error{err}
 		for _, v := range variants {
-			if counted && !v.inUse() {
-				continue // no packet counts there
-			}
 			there, err := b.read(ctx, v, counted)
 			switch {
 			case err == nil:
 				fn(v, there)
-			case gone != nil && errors.Is(err, backend.ErrMissing):
-				errs = append(errs, gone)
-			case v.inUse() || !errors.Is(err, backend.ErrMissing):
-				errs = append(errs, err)
-			default:
+			case gone == nil && !v.inUse() && errors.Is(err, backend.ErrMissing):
 				unread = errors.Join(unread, &backend.FamilyError{Family: f, Err: err})
+			default:
+				errs = append(errs, gone, err)
 			}
 		}
 		return errors.Join(errs...)
