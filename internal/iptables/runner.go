@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -12,15 +11,12 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
 // Available returns backend.ErrMissing if the tools for IPv4 are not on the PATH.
 // It starts no process.
-func Available() error {
-	_, restoreErr := lookPath("iptables-restore")
-	_, saveErr := lookPath("iptables-save")
-	return cmp.Or(restoreErr, saveErr)
-}
+func Available() error { return variant{name: command(hostport.IPv4)}.missing() }
 
 func lookPath(tool string) (string, error) {
 	path, err := exec.LookPath(tool)

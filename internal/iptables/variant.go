@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,10 +32,11 @@ type variant struct {
 func (v variant) restore() string { return v.name + "-restore" }
 func (v variant) save() string    { return v.name + "-save" }
 
-// missing reports whether the variant's tools are not on the PATH.
-func (v variant) missing() bool {
-	_, err := lookPath(v.restore())
-	return err != nil
+// missing returns backend.ErrMissing if the variant's tools are not on the PATH.
+func (v variant) missing() error {
+	_, restoreErr := lookPath(v.restore())
+	_, saveErr := lookPath(v.save())
+	return cmp.Or(restoreErr, saveErr)
 }
 
 // inUse reports whether the name iptables leads to the variant.
@@ -59,7 +61,7 @@ func command(f hostport.Family) string {
 // it, or a script that chooses.
 func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, error) {
 	v := variant{family: f, name: command(f), minor: -1}
-	if _, err := lookPath(v.save()); err != nil {
+	if err := v.missing(); err != nil {
 		return v, err
 	}
 	out, err := b.Run(ctx, v.restore(), "", "--version")
@@ -74,12 +76,9 @@ func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, erro
 // needed, it starts no process.
 func (b *Backend) variants(ctx context.Context, f hostport.Family, needed bool) ([]variant, error) {
 	nft, err := inNFT(ctx, f)
-	if err != nil {
-		return nil, err
-	}
 	legacy := inLegacy(f)
-	if !nft && !legacy && !needed {
-		return nil, nil
+	if err != nil || !nft && !legacy && !needed {
+		return nil, err
 	}
 	current, err := b.current(ctx, f)
 	candidates := bothVariants(f)
@@ -117,7 +116,7 @@ func (b *Backend) inBoth(ctx context.Context, f hostport.Family) bool {
 		return false
 	}
 	both := bothVariants(f)
-	if slices.ContainsFunc(both, variant.missing) {
+	if slices.ContainsFunc(both, func(v variant) bool { return v.missing() != nil }) {
 		return false // Rewrite has warned
 	}
 	for _, v := range both {
