@@ -3,7 +3,6 @@ package conntrack
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -56,14 +55,7 @@ func destination(entry []byte) (to netip.AddrPort, protocol uint8) {
 	if !ok {
 		addr, _ = netip.AddrFromSlice(ip.Get(nl.CTA_IP_V6_DST))
 	}
-	if b := proto.Get(nl.CTA_PROTO_NUM); len(b) == 1 {
-		protocol = b[0]
-	}
-	var port uint16
-	if b := proto.Get(nl.CTA_PROTO_DST_PORT); len(b) == 2 {
-		port = binary.BigEndian.Uint16(b)
-	}
-	return netip.AddrPortFrom(addr, port), protocol
+	return netip.AddrPortFrom(addr, proto.Uint16(nl.CTA_PROTO_DST_PORT)), proto.Uint8(nl.CTA_PROTO_NUM)
 }
 
 // maxAttempts is how often an interrupted dump is repeated.

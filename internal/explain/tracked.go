@@ -1,7 +1,6 @@
 package explain
 
 import (
-	"encoding/binary"
 	"errors"
 	"net/netip"
 
@@ -105,18 +104,11 @@ func decodeTuple(as nfnetlink.Attributes) tuple {
 		if !ok {
 			a, _ = netip.AddrFromSlice(ip.Get(v6))
 		}
-		b := proto.Get(port)
-		if len(b) != 2 {
-			return netip.AddrPortFrom(a, 0)
-		}
-		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(b))
+		return netip.AddrPortFrom(a, proto.Uint16(port))
 	}
-	t := tuple{
+	return tuple{
+		protocol:    proto.Uint8(nl.CTA_PROTO_NUM),
 		source:      end(nl.CTA_IP_V4_SRC, nl.CTA_IP_V6_SRC, nl.CTA_PROTO_SRC_PORT),
 		destination: end(nl.CTA_IP_V4_DST, nl.CTA_IP_V6_DST, nl.CTA_PROTO_DST_PORT),
 	}
-	if b := proto.Get(nl.CTA_PROTO_NUM); len(b) == 1 {
-		t.protocol = b[0]
-	}
-	return t
 }

@@ -1,7 +1,6 @@
 package nfnetlink
 
 import (
-	"encoding/binary"
 	"iter"
 
 	"github.com/google/nftables/binaryutil"
@@ -47,20 +46,25 @@ func (a Attributes) Nested(kind uint16) Attributes { return a.Get(kind) }
 // Text returns a string, "" if there is none.
 func (a Attributes) Text(kind uint16) string { return unix.ByteSliceToString(a.Get(kind)) }
 
+// Uint8 returns a number of 8 bits, 0 if there is none.
+func (a Attributes) Uint8(kind uint16) uint8 { return uint8(a.number(kind, 1)) }
+
+// Uint16 returns a number of 16 bits in network byte order, 0 if there is none.
+func (a Attributes) Uint16(kind uint16) uint16 { return uint16(a.number(kind, 2)) }
+
 // Uint32 returns a number of 32 bits in network byte order, 0 if there is none.
-func (a Attributes) Uint32(kind uint16) uint32 {
-	if b := a.Get(kind); len(b) == 4 {
-		return binary.BigEndian.Uint32(b)
-	}
-	return 0
-}
+func (a Attributes) Uint32(kind uint16) uint32 { return uint32(a.number(kind, 4)) }
 
 // Uint64 returns a number of 64 bits in network byte order, 0 if there is none.
-func (a Attributes) Uint64(kind uint16) uint64 {
-	if b := a.Get(kind); len(b) == 8 {
-		return binary.BigEndian.Uint64(b)
+func (a Attributes) Uint64(kind uint16) uint64 { return a.number(kind, 8) }
+
+func (a Attributes) number(kind uint16, size int) (n uint64) {
+	if data := a.Get(kind); len(data) == size {
+		for _, b := range data {
+			n = n<<8 | uint64(b)
+		}
 	}
-	return 0
+	return n
 }
 
 // Comment returns a comment from the data that user space attaches to an
