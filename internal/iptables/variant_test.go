@@ -31,6 +31,10 @@ func TestVariantChanges(t *testing.T) {
 		if err != nil || len(owners) != 1 || owners[0].Key != a.Key || len(owners[0].Addresses) != 2 {
 			t.Errorf("owners %+v, error %v", owners, err)
 		}
+		counted, err := w.b.Connections(t.Context())
+		if err != nil || len(counted) != len(a.Forwards(hostport.IPv4))+len(a.Forwards(hostport.IPv6)) {
+			t.Errorf("connections %v, error %v", counted, err)
+		}
 		if got := n.audit(t); !strings.Contains(got, "a: IPv4: iptables-"+old+": ") {
 			t.Errorf("Audit: %s", got)
 		}
