@@ -21,9 +21,9 @@ func newStatus(w *where) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.reader(cmd)
 			if asked == backend.Iptables {
-				n.AdviseOnIptables(cmd.Context())
+				n.AdviseOnIptables()
 			}
-			name := n.Choose(cmd.Context(), asked)
+			name := n.Choose(asked)
 			if _, err := n.Backend(name); err != nil {
 				return err
 			}

@@ -87,9 +87,9 @@ func (a *Agent) watchStatus(ctx context.Context) {
 		advised = true
 		configured := a.place.value.Load().backend
 		if configured == backend.Iptables {
-			n.AdviseOnIptables(ctx)
+			n.AdviseOnIptables()
 		}
-		chosen := n.Choose(ctx, configured)
+		chosen := n.Choose(configured)
 		used := map[string]bool{chosen: true}
 		for _, o := range a.metrics.snapshot().Attachments {
 			used[o.Backend] = true

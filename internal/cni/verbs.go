@@ -64,7 +64,7 @@ func status(ctx context.Context, c *call) error {
 	if c.config.AskAgent && crio.Read(crio.Places()) == crio.ByItself {
 		c.Log.Warn("CRI-O serves host ports itself, beside this plugin: set disable_hostport_mapping = true in [crio.runtime]")
 	}
-	b, err := c.backend(ctx)
+	b, err := c.backend()
 	if err != nil {
 		return err
 	}
@@ -76,11 +76,11 @@ func status(ctx context.Context, c *call) error {
 
 // backend returns the name of the backend that serves a new attachment. It
 // refuses options that this backend does not support.
-func (c *call) backend(ctx context.Context) (string, error) {
+func (c *call) backend() (string, error) {
 	if c.config.Backend == backend.Iptables {
-		c.aside.Go(func() { c.AdviseOnIptables(ctx) })
+		c.aside.Go(c.AdviseOnIptables)
 	}
-	name := c.Choose(ctx, c.config.Backend)
+	name := c.Choose(c.config.Backend)
 	b, err := c.Backend(name)
 	if err != nil {
 		return "", err
@@ -111,7 +111,7 @@ func (c *call) attachment(ctx context.Context) (*hostport.Attachment, error) {
 		return a, nil
 	}
 	var err error
-	if a.Backend, err = c.backend(ctx); err != nil {
+	if a.Backend, err = c.backend(); err != nil {
 		return nil, err
 	}
 	if a.Addresses, err = c.config.PodAddresses(c.args.IfName); err != nil {

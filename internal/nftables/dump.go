@@ -1,10 +1,11 @@
 package nftables
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
@@ -19,10 +20,10 @@ import (
 func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out []object, err error) {
 	rules := make(map[string][]rule)
 	err = b.dump(ctx, func(list lister) {
-		list(unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+		list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
 			out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle)), as.Uint32(unix.NFTA_TABLE_FLAGS)})
-		}, tableName)
-		list(unix.NFPROTO_INET, unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
+		})
+		list(unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
 			r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
 			for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
 				_, known := nfnetlink.Expression(unix.NFPROTO_INET, e)
@@ -30,8 +31,8 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 			}
 			chain := as.Text(unix.NFTA_RULE_CHAIN)
 			rules[chain] = append(rules[chain], r)
-		}, tableName)
-		list(unix.NFPROTO_INET, unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
+		})
+		list(unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
 			name, h := as.Text(unix.NFTA_CHAIN_NAME), as.Nested(unix.NFTA_CHAIN_HOOK)
 			out = append(out, chain{name: name, rules: rules[name], hook: hook{
 				kind:     nftables.ChainType(as.Text(unix.NFTA_CHAIN_TYPE)),
@@ -39,19 +40,19 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 				priority: nftables.ChainPriority(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
 				policy:   nftables.ChainPolicy(as.Uint32(unix.NFTA_CHAIN_POLICY)),
 			}})
-		}, tableName)
-		list(unix.NFPROTO_INET, unix.NFT_MSG_GETSET, func(as nfnetlink.Attributes) {
+		})
+		list(unix.NFT_MSG_GETSET, func(as nfnetlink.Attributes) {
 			if as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS == 0 {
 				out = append(out, decodeSet(as))
 			}
-		}, tableName)
+		})
 		for _, s := range only[set](out) {
 			if elements == nil || elements(s.name) {
-				list(unix.NFPROTO_INET, unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
+				list(unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
 					for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
 						out = append(out, decodeElement(s.name, e))
 					}
-				}, tableName, s.name)
+				}, s.name)
 			}
 		}
 	})
@@ -63,12 +64,10 @@ func decodeSet(as nfnetlink.Attributes) set {
 	s := set{name: as.Text(unix.NFTA_SET_NAME), counters: as.Get(nftables.NFTA_SET_ELEM_EXPRESSIONS) != nil}
 	s.key.SetNFTMagic(as.Uint32(unix.NFTA_SET_KEY_TYPE))
 	s.key.Bytes = as.Uint32(unix.NFTA_SET_KEY_LEN)
-	switch data := as.Uint32(unix.NFTA_SET_DATA_TYPE); data {
-	case unix.NFT_DATA_VERDICT:
+	s.data.SetNFTMagic(as.Uint32(unix.NFTA_SET_DATA_TYPE))
+	s.data.Bytes = as.Uint32(unix.NFTA_SET_DATA_LEN)
+	if s.data.GetNFTMagic() == unix.NFT_DATA_VERDICT {
 		s.data = concat(nftables.TypeVerdict)
-	default:
-		s.data.SetNFTMagic(data)
-		s.data.Bytes = as.Uint32(unix.NFTA_SET_DATA_LEN)
 	}
 	return s
 }
@@ -91,9 +90,9 @@ const nftaTableHandle = 4
 // tableHandle returns the kernel's handle of the table, "" if there is no table.
 func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 	err = b.dump(ctx, func(list lister) {
-		list(unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+		list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
 			handle = hex.EncodeToString(as.Get(nftaTableHandle))
-		}, tableName)
+		})
 	})
 	return handle, err
 }
@@ -101,36 +100,28 @@ func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 // KubeProxy reports whether kube-proxy programs this namespace in nftables mode, by
 // looking for its tables of families ip and ip6 (Kubernetes 1.29). A kernel without
 // nf_tables has none.
-func (b *Backend) KubeProxy(ctx context.Context) (found bool, err error) {
-	err = b.dump(ctx, func(list lister) {
-		for _, f := range hostport.Families() {
-			list(nfnetlink.Family(f), unix.NFT_MSG_GETTABLE, func(nfnetlink.Attributes) { found = true }, "kube-proxy")
-		}
+func KubeProxy() bool {
+	return slices.ContainsFunc(hostport.Families(), func(f hostport.Family) bool {
+		_, err := new(nftables.Conn).ListTableOfFamily("kube-proxy", nftables.TableFamily(nfnetlink.Family(f)))
+		return err == nil
 	})
-	return found, err
 }
 
-// lister lists objects of a table, or elements of one of its sets.
-type lister func(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string)
+// lister lists objects of the table, or elements of one of its sets.
+type lister func(kind uint16, each func(nfnetlink.Attributes), set ...string)
 
-// dump calls do with a lister. A kernel without nf_tables has nothing to list.
+// dump calls do with a lister, and returns the first error. A kernel without nf_tables
+// has nothing to list.
 func (b *Backend) dump(ctx context.Context, do func(lister)) error {
-	var errs []error
-	failed := func(table string, err error) {
-		if err != nil && !nfnetlink.Unsupported(err) {
-			err = fmt.Errorf("read table %s: %w", table, explain(err))
-			if len(errs) == 0 || errs[len(errs)-1].Error() != err.Error() { // the next list fails in the same way
-				errs = append(errs, err)
-			}
-		}
-	}
 	conn, err := nfnetlink.Dial()
-	if failed(tableName, err); err != nil {
-		return errors.Join(errs...)
+	if err == nil {
+		defer conn.Close()
+		do(func(kind uint16, each func(nfnetlink.Attributes), set ...string) {
+			err = cmp.Or(err, nfnetlink.List(ctx, conn, unix.NFPROTO_INET, kind, each, append([]string{tableName}, set...)...))
+		})
 	}
-	defer conn.Close()
-	do(func(family byte, kind uint16, each func(nfnetlink.Attributes), names ...string) {
-		failed(names[0], nfnetlink.List(ctx, conn, family, kind, each, names...))
-	})
-	return errors.Join(errs...)
+	if err == nil || nfnetlink.Unsupported(err) {
+		return nil
+	}
+	return fmt.Errorf("read table %s: %w", tableName, explain(err))
 }

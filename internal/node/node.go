@@ -45,11 +45,11 @@ type Node struct {
 // iptables if its tools are installed, else nftables, which needs none. With
 // kube-proxy in nftables mode it is nftables too, because iptables rules cannot
 // be ordered after kube-proxy's there.
-func (n *Node) Choose(ctx context.Context, configured string) string {
+func (n *Node) Choose(configured string) string {
 	switch {
 	case configured != "":
 		return configured
-	case iptables.Available() != nil || n.besideKubeProxy(ctx):
+	case iptables.Available() != nil || nftables.KubeProxy():
 		return backend.Nftables
 	default:
 		return backend.Iptables
@@ -58,15 +58,10 @@ func (n *Node) Choose(ctx context.Context, configured string) string {
 
 // AdviseOnIptables warns if kube-proxy is in nftables mode. It is called if the
 // configuration names iptables.
-func (n *Node) AdviseOnIptables(ctx context.Context) {
-	if n.besideKubeProxy(ctx) {
+func (n *Node) AdviseOnIptables() {
+	if nftables.KubeProxy() {
 		n.Log.Warn("kube-proxy is in nftables mode: use the nftables backend, or a host port may win over a Service of the same number", "backend", backend.Iptables)
 	}
-}
-
-func (n *Node) besideKubeProxy(ctx context.Context) bool {
-	found, _ := (&nftables.Backend{Log: n.Log}).KubeProxy(ctx)
-	return found
 }
 
 // Backend returns the backend with this name.
