@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -64,81 +64,61 @@ func (b *Backend) Validate(o hostport.Options) error {
 //
 // op is one of == eq != ne. All matches must be met.
 func parseConditions(texts []string, f hostport.Family) (out []rule, err error) {
+	if len(texts) == 0 {
+		return nil, nil
+	}
 	signs := strings.NewReplacer("{", " { ", "}", " } ", ",", " , ", "&", " & ", "==", " == ", "!=", " != ")
-	text := strings.Join(texts, " ")
-	p := parser(strings.FieldsFunc(signs.Replace(text), func(r rune) bool { return r == ' ' || r == '\t' }))
-	for more := len(texts) > 0; more; more = len(p) > 0 {
-		rules, err := p.match(f)
+	text, ip := strings.Join(texts, " "), map[hostport.Family]string{hostport.IPv4: "ip", hostport.IPv6: "ip6"}[f]
+	rest := strings.Join(strings.FieldsFunc(signs.Replace(text), func(r rune) bool { return r == ' ' || r == '\t' }), " ")
+	// The field is in one of three groups, then follow mask, operator and values.
+	form := regexp.MustCompile(`^(?:(` + ip + ` [sd]addr)|(?:meta )?(?:(iifname)|(mark)(?: (?:&|and) (\S+))?))(?: (==|eq|!=|ne))? (\{ .+? \}|\S+)(?: |$)`)
+	for more := true; more; more = rest != "" {
+		part := form.FindStringSubmatch(rest)
+		if part == nil {
+			return nil, fmt.Errorf("cannot use %q: unknown match, or one without a value: %q (known for %s: %[4]s saddr, %[4]s daddr, iifname, meta mark)", text, rest, f, ip)
+		}
+		rules, err := parseMatch(part[1]+part[2]+part[3], part[4], part[5], part[6], f)
 		if err != nil {
 			return nil, fmt.Errorf("cannot use %q: %w", text, err)
 		}
-		out = append(out, rules...)
+		out, rest = append(out, rules...), rest[len(part[0]):]
 	}
 	return out, nil
 }
 
-// parser is the tokens that are left to parse.
-type parser []string
-
-// next removes and returns the next token, "" at the end.
-func (p *parser) next() (token string) {
-	if len(*p) > 0 {
-		token, *p = (*p)[0], (*p)[1:]
-	}
-	return token
-}
-
-// take removes the tokens of a text if they are next, and reports whether they were.
-func (p *parser) take(text string) bool {
-	words := strings.Fields(text)
-	found := len(*p) >= len(words) && slices.Equal((*p)[:len(words)], words)
-	if found {
-		*p = (*p)[len(words):]
-	}
-	return found
-}
-
-// match parses the name of a match, an operator, and one value or several in braces. It
-// returns one rule with all values if a packet must have any of them, a rule for each if
-// it must have none. Their comment is the match as nft would read it, without quotes.
-func (p *parser) match(f hostport.Family) (out []rule, err error) {
-	ip := map[hostport.Family]string{hostport.IPv4: "ip", hostport.IPv6: "ip6"}[f]
-	comment, equals := "", ""
+// parseMatch returns one rule with all values of a match if a packet must have any of
+// them, a rule for each if it must have none. Their comment is the match as nft would
+// read it, without quotes.
+func parseMatch(field, mask, operator, values string, f hostport.Family) (out []rule, err error) {
+	comment, equals, negated := field+" ", "", operator == "!=" || operator == "ne"
 	var parse func(string) (string, value, error)
-	switch {
-	case p.take(ip + " saddr"):
-		comment, parse = ip+" saddr ", func(t string) (string, value, error) { return parseNet(t, f, true) }
-	case p.take(ip + " daddr"):
-		comment, parse = ip+" daddr ", func(t string) (string, value, error) { return parseNet(t, f, false) }
-	case p.take("iifname"), p.take("meta iifname"):
-		comment, parse = "iifname ", parseInterface
-	case p.take("mark"), p.take("meta mark"):
-		bits, err := p.mask()
-		if err != nil {
-			return nil, err
+	switch field {
+	case "iifname":
+		parse = parseInterface
+	case "mark":
+		masked, bits := mask != "", ^uint32(0)
+		if !masked {
+			values, mask, masked = strings.Cut(values, "/")
+		}
+		if masked {
+			if bits, err = parseNumber(mask); err != nil {
+				return nil, err
+			}
 		}
 		comment, parse = "meta mark ", func(t string) (string, value, error) { return parseMark(t, bits) }
 		if bits != ^uint32(0) {
 			comment, equals = fmt.Sprintf("meta mark & %#x ", bits), "== "
 		}
 	default:
-		text := strings.Join((*p)[:min(2, len(*p))], " ")
-		return nil, fmt.Errorf("unknown match %q of %s (known: %s saddr, %s daddr, iifname, meta mark)", text, f, ip, ip)
+		parse = func(t string) (string, value, error) { return parseNet(t, f, strings.HasSuffix(field, "saddr")) }
 	}
-	negated := p.take("!=") || p.take("ne")
 	if negated {
 		equals = "!= "
-	} else {
-		_ = p.take("==") || p.take("eq")
 	}
 	var texts []string
 	var none []expr.Any // of the values
-	braces := p.take("{")
-	for more := true; more; more = braces && !p.take("}") {
-		if len(texts) > 0 && !p.take(",") {
-			return nil, fmt.Errorf("%q where , or } should be", p.next())
-		}
-		text, v, err := parse(p.next())
+	for t := range strings.SplitSeq(strings.TrimSuffix(strings.TrimPrefix(values, "{ "), " }"), " , ") {
+		text, v, err := parse(t)
 		if err != nil {
 			return nil, err
 		}
@@ -191,20 +171,6 @@ func parseInterface(t string) (string, value, error) {
 		return "", value{}, fmt.Errorf("%q is not an interface name", t)
 	}
 	return name, fromInterface(name), nil
-}
-
-// mask parses the mask of a mark, which is before the operator or after the value.
-func (p *parser) mask() (uint32, error) {
-	if p.take("&") || p.take("and") {
-		return parseNumber(p.next())
-	}
-	for i, t := range (*p)[:min(2, len(*p))] {
-		if number, bits, found := strings.Cut(t, "/"); found {
-			(*p)[i] = number
-			return parseNumber(bits)
-		}
-	}
-	return ^uint32(0), nil
 }
 
 func parseMark(t string, bits uint32) (string, value, error) {
