@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Interface returns the name of the node's interface to the pod, from the
@@ -18,17 +17,11 @@ func Interface(pod netip.Addr) (string, error) {
 	if !pod.Is4() {
 		return "", fmt.Errorf("look up route to pod %s: 127.0.0.1 can only lead to an IPv4 address", pod)
 	}
-	// One socket for both requests: otherwise each would open its own.
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	routes, err := netlink.RouteGet(pod.AsSlice())
 	if err != nil {
 		return "", fmt.Errorf("look up route to pod %s: %w", pod, err)
 	}
-	defer h.Close()
-	routes, err := h.RouteGet(pod.AsSlice())
-	if err != nil {
-		return "", fmt.Errorf("look up route to pod %s: %w", pod, err)
-	}
-	link, err := h.LinkByIndex(routes[0].LinkIndex)
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
 	if err != nil {
 		return "", fmt.Errorf("look up interface %d on the route to pod %s: %w", routes[0].LinkIndex, pod, err)
 	}
