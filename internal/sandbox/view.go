@@ -18,12 +18,6 @@ func OwnView() (View, error) {
 // namespace of the runtime or of PID 1. It returns false if runtime is zero, that
 // is, if the runtime's view is unknown.
 func (v View) Sees(runtime View) bool {
-	if runtime == (View{}) || v.PID != runtime.PID {
-		return false
-	}
-	if v.Mount == runtime.Mount {
-		return true
-	}
 	init, err := stat("/proc/1/ns/mnt")
-	return err == nil && v.Mount == init.Inode
+	return runtime != (View{}) && v.PID == runtime.PID && (v.Mount == runtime.Mount || err == nil && v.Mount == init.Inode)
 }
