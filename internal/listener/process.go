@@ -22,29 +22,17 @@ type process struct {
 // listener that has not yet executed another program.
 func holders(proc string) map[string]process {
 	out := map[string]process{}
-	processes, _ := os.ReadDir(proc)
-	for _, p := range processes {
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil {
+	fds, _ := filepath.Glob(filepath.Join(proc, "[0-9]*/fd/*"))
+	for _, fd := range fds {
+		dir := filepath.Dir(filepath.Dir(fd))
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		link, _ := os.Readlink(fd)
+		if other, known := out[link]; !strings.HasPrefix(link, "socket:") || known && other.pid < pid {
 			continue
 		}
-		dir := filepath.Join(proc, p.Name(), "fd")
-		fds, _ := os.ReadDir(dir)
-		var sockets []string
-		for _, fd := range fds {
-			link, _ := os.Readlink(dir + "/" + fd.Name())
-			if other, known := out[link]; strings.HasPrefix(link, "socket:") && (!known || pid < other.pid) {
-				sockets = append(sockets, link)
-			}
-		}
-		if len(sockets) == 0 {
-			continue
-		}
-		comm, _ := os.ReadFile(filepath.Join(proc, p.Name(), "comm"))
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
 		if command := strings.TrimSuffix(string(comm), "\n"); command != "" {
-			for _, link := range sockets {
-				out[link] = process{pid, command}
-			}
+			out[link] = process{pid, command}
 		}
 	}
 	return out

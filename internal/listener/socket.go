@@ -43,14 +43,10 @@ func request(p hostport.Protocol, family uint8) []byte {
 	return r
 }
 
-// maxAttempts is how often a dump is repeated while sockets are opened and
-// closed.
-const maxAttempts = 5
-
 // dump lists the listening sockets of one protocol and family. The kernel
 // filters by state, so that the node's connections cost nothing.
 func dump(p hostport.Protocol, family uint8) (out []socket, err error) {
-	for range maxAttempts {
+	for range 5 { // sockets may be opened and closed meanwhile
 		out = nil
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 		req.AddRawData(request(p, family))
