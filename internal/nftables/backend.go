@@ -28,9 +28,9 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	s := parseSeen(c.Seen)
 	// An ADD assumes that the sets of its clients exist: the kernel fails with ENOENT if
 	// one does not.
-	asked := len(c.Remove) > 0 || s.generation == 0
+	asked := len(c.Remove) > 0
 	d, err := newDelta(c, asked)
-	if err != nil || d.empty() {
+	if err != nil || !d.writes() && len(d.kept) == 0 { // a batch without messages is not sent
 		return c.Seen, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -43,16 +43,14 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		}
 	}
 	if s.generation == 0 || nfnetlink.Transient(err) || !asked && nfnetlink.HasErrno(err, unix.ENOENT) {
-		if !asked {
-			if d, err = newDelta(c, true); err != nil {
-				return "", err
-			}
+		if d, err = newDelta(c, true); err != nil {
+			return "", err
 		}
 		s.generation = b.generation()
 		if err := b.verify(ctx, d, &s); err != nil {
 			return "", err
 		}
-		s.generation, err = b.commitAt(ctx, d.write, s.generation)
+		s.generation, err = b.commit(ctx, d.write, s.generation, true)
 	}
 	if err != nil {
 		return "", b.reason(ctx, err, d.creates(), backend.ErrDrift)
@@ -76,19 +74,16 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	var s seen
 	want := contents(nil, all)
 	replace := delta{gone: []object{table{}}, come: want}.write
-	for range 3 { // another program may commit between the read and the write
+	for n := range 3 { // another program may commit between the read and the write, or all the time
 		s.generation = b.generation()
 		have, unread := b.read(ctx, nil)
 		was = append(was, ownersIn(have)...)
 		if err = nil; unread == nil && len(compare(have, want, func(object) bool { return true })) == 0 {
 			break
 		}
-		if s.generation, err = b.commitOnce(replace, s.generation); !nfnetlink.Transient(err) {
+		if s.generation, err = b.commit(ctx, replace, s.generation, n == 2); !nfnetlink.Transient(err) {
 			break
 		}
-	}
-	if nfnetlink.Transient(err) { // another program commits all the time
-		s.generation, err = b.commitAt(ctx, replace, 0)
 	}
 	if err != nil {
 		return "", was, fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true, nil))

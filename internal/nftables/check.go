@@ -46,12 +46,9 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 // takes reports whether an object is a map element for packets to a host port of these
 // attachments: a host IP is looked up before the wildcard, conditions before pods.
 func takes(o object, atts []*hostport.Attachment) bool {
-	e, isElement := o.(element)
+	e, _ := o.(element)
 	m, ok := e.hostSide()
-	if _, _, client := e.client(); !isElement || !ok || client {
-		return false
-	}
-	return slices.ContainsFunc(atts, func(a *hostport.Attachment) bool {
+	return ok && slices.ContainsFunc(atts, func(a *hostport.Attachment) bool {
 		return a.Serves(m) && slices.ContainsFunc(a.Mappings, m.Overlaps)
 	})
 }

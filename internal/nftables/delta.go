@@ -80,9 +80,6 @@ func (d delta) creates() bool { return slices.ContainsFunc(d.come, is[table]) }
 // no commit if it does not.
 func (d delta) writes() bool { return len(d.gone)+len(d.come) > 0 }
 
-// empty reports whether neither side has rules: a batch without messages is not sent.
-func (d delta) empty() bool { return !d.writes() && len(d.kept) == 0 }
-
 // write adds the change to a batch. Only a transaction that deletes something
 // waits for a grace period of the kernel, when the socket is closed (0.4 ms on
 // Linux 6.18, more with many processors). That is why the table holds no

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -142,21 +144,17 @@ func (e element) client() (client netip.Prefix, pod netip.Addr, ok bool) {
 // explicit, even for the wildcard, and its container port is unknown.
 func (e element) hostSide() (m hostport.Mapping, ok bool) {
 	n := len(e.key) - 8
-	switch {
+	switch _, _, client := e.client(); {
+	case client || n < 0:
+		return m, false
 	case n > 0:
 		m.HostIP, ok = netip.AddrFromSlice([]byte(e.key[:n]))
-	case n < 0:
-		return m, false
 	case strings.HasSuffix(e.set, "6"):
 		m.HostIP, ok = netip.IPv6Unspecified(), true
 	default:
 		m.HostIP, ok = netip.IPv4Unspecified(), true
 	}
-	for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP, hostport.SCTP} {
-		if p.Number() == e.key[n] {
-			m.Protocol = p
-		}
-	}
+	m.Protocol = map[byte]hostport.Protocol{unix.IPPROTO_TCP: hostport.TCP, unix.IPPROTO_UDP: hostport.UDP, unix.IPPROTO_SCTP: hostport.SCTP}[e.key[n]]
 	m.HostPort = binary.BigEndian.Uint16([]byte(e.key[n+4:]))
 	return m, ok && m.Protocol != "" && m.HostPort != 0
 }
@@ -164,10 +162,10 @@ func (e element) hostSide() (m hostport.Mapping, ok bool) {
 // to decodes the value of a map to pods. It returns the zero AddrPort for any
 // other value.
 func (e element) to() netip.AddrPort {
-	n := max(0, len(e.value)-4)
-	addr, ok := netip.AddrFromSlice([]byte(e.value[:n]))
-	if !ok {
+	n := len(e.value) - 4
+	if n <= 0 {
 		return netip.AddrPort{}
 	}
+	addr, _ := netip.AddrFromSlice([]byte(e.value[:n]))
 	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16([]byte(e.value[n:])))
 }

@@ -41,9 +41,6 @@ func is[T object](o object) bool {
 
 // pair compares two lists by id. It returns the objects that only one has, and the pairs.
 func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
-	if len(x) == 0 {
-		return nil, y, nil // as in an ADD
-	}
 	inX := make(map[string]object, len(x))
 	for _, o := range x {
 		inX[o.id()] = o

@@ -73,7 +73,11 @@ func base(clients clientSets) []object {
 			toHostports,
 			newRule(isLocal(true), jump)), // not reached by packets that matched the first
 		hooked(chainOutput, nftables.ChainTypeNAT, unix.NF_INET_LOCAL_OUT, priorityDNAT,
-			notFromIPv6Loopback(), toHostports),
+			// [::1] is left alone. The kernel has no route_localnet for IPv6, so a translated
+			// connection would hang, while a refused one makes a client of "localhost" try
+			// 127.0.0.1 at once.
+			newRule(inNet(netip.PrefixFrom(netip.IPv6Loopback(), 128), false).match(expr.CmpOpEq), verdict(expr.VerdictReturn, "")),
+			toHostports),
 		masquerade,
 		hooked(chainPostrouting, nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT,
 			newRule(isTranslated(), hasBits(expr.CtKeyLABELS, label(labelUnmapped)), verdict(expr.VerdictReturn, "")),
@@ -101,14 +105,6 @@ func concat(parts ...nftables.SetDatatype) nftables.SetDatatype {
 func fromLoopbackNet(source bool) rule {
 	loopback := netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)
 	return newRule(fromInterface("lo").match(expr.CmpOpNeq), inNet(loopback, source).match(expr.CmpOpEq), verdict(expr.VerdictDrop, ""))
-}
-
-// notFromIPv6Loopback leaves [::1] alone. The kernel has no route_localnet for
-// IPv6, so a translated connection would hang, while a refused one makes a client
-// of "localhost" try 127.0.0.1 at once.
-func notFromIPv6Loopback() rule {
-	loopback := netip.PrefixFrom(netip.IPv6Loopback(), 128)
-	return newRule(inNet(loopback, false).match(expr.CmpOpEq), verdict(expr.VerdictReturn, ""))
 }
 
 // lookup sends a packet where the map says. Its key is protocol and destination

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/google/nftables"
 
@@ -26,10 +24,7 @@ func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.tabl
 
 // parseSeen returns the zero seen for a text of another version.
 func parseSeen(text string) (s seen) {
-	generation, handle, _ := strings.Cut(text, " ")
-	if n, err := strconv.ParseUint(generation, 10, 32); err == nil {
-		s = seen{uint32(n), handle}
-	}
+	_, _ = fmt.Sscanf(text, "%d %s", &s.generation, &s.table)
 	return s
 }
 
@@ -42,31 +37,23 @@ func (b *Backend) generation() uint32 {
 	return gen.ID
 }
 
-// commitAt commits to generation g if that is still current: only then is what
-// was read at g still true, and the next generation worth recording. If other
-// programs commit meanwhile, it commits to any generation instead of waiting for
-// a pause. It returns the new generation, 0 if others may have committed since.
-func (b *Backend) commitAt(ctx context.Context, build func(*batch), g uint32) (uint32, error) {
-	next, err := b.commitOnce(build, g)
-	if nfnetlink.Transient(err) {
+// commit commits to generation g if that is still current: only then is what was
+// read at g still true, and the next generation worth recording. If other programs
+// commit meanwhile, it fails, or with always, commits to any generation instead of
+// waiting for a pause. It returns the new generation, 0 if others may have committed
+// since.
+func (b *Backend) commit(ctx context.Context, build func(*batch), g uint32, always bool) (uint32, error) {
+	err := b.send(tableName, build, g)
+	if always && nfnetlink.Transient(err) {
 		return 0, nfnetlink.Retry(ctx, func() error { return b.send(tableName, build, 0) })
-	}
-	return next, err
-}
-
-// commitOnce commits to generation at, unless that is 0, and returns the new one as
-// commitAt does.
-func (b *Backend) commitOnce(build func(*batch), at uint32) (uint32, error) {
-	if err := b.send(tableName, build, at); err != nil || at == 0 {
-		return 0, err
 	}
 	// Read the generation instead of adding 1: what was written may have existed
 	// already, and then the kernel commits nothing. If we recorded a later generation
 	// than the kernel's, the next foreign commit would look like ours.
-	if g := b.generation(); g == at || g == at+1 {
-		return g, nil
+	if next := b.generation(); err == nil && (next == g || next == g+1) {
+		return next, nil
 	}
-	return 0, nil
+	return 0, err
 }
 
 // verify checks that the table is the one of s and of d.before, and stores its

@@ -44,10 +44,6 @@ func features() []feature {
 	}
 }
 
-// ipvsInterface is the interface to which kube-proxy's IPVS mode adds the
-// addresses of Services.
-const ipvsInterface = "kube-ipvs0"
-
 // Status returns an error if the kernel lacks a feature that the backend needs.
 // It sends transactions that use the features and are certain to be aborted:
 // nothing is left behind, and no other program sees any of it. advice names
@@ -56,11 +52,12 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 	if err := b.lacks(ctx, features()); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat("/proc/sys/net/ipv4/conf/" + ipvsInterface); err != nil {
+	const ipvs = "kube-ipvs0" // kube-proxy's IPVS mode adds the addresses of Services to it
+	if _, err := os.Stat("/proc/sys/net/ipv4/conf/" + ipvs); err != nil {
 		return nil, nil
 	}
 	return []string{fmt.Sprintf("interface %s makes the addresses of Services local to the node: "+
-		"keep host ports off them with \"conditionsV4\": [\"ip daddr != SERVICE-CIDR\"] (and conditionsV6)", ipvsInterface)}, nil
+		"keep host ports off them with \"conditionsV4\": [\"ip daddr != SERVICE-CIDR\"] (and conditionsV6)", ipvs)}, nil
 }
 
 // lacks returns an error that names the first of these features that the kernel lacks.
