@@ -35,21 +35,16 @@ func newDelta(c backend.Change, ask bool) (delta, error) {
 	first, last := c.Before == hostport.Fingerprint{}, c.After == hostport.Fingerprint{}
 	reshape := first || last
 	if ask && !reshape && !maps.Equal(was, will) {
-		wanted, used := maps.Clone(was), make(clientSets)
-		maps.Copy(wanted, will)
-		maps.DeleteFunc(wanted, func(c clientSet, _ bool) bool { return was[c] && will[c] })
 		found, err := c.Others.Any(func(a *hostport.Attachment) bool {
 			_, clients := wantObjects(a)
-			maps.Copy(used, clients)
-			maps.DeleteFunc(wanted, func(c clientSet, _ bool) bool { return clients[c] })
-			return len(wanted) == 0
+			maps.Copy(was, clients)
+			maps.Copy(will, clients)
+			return maps.Equal(was, will)
 		})
 		if err != nil {
 			return delta{}, fmt.Errorf("look for other users of client sets: %w", err)
 		}
 		reshape = !found // and all others were read
-		maps.Copy(was, used)
-		maps.Copy(will, used)
 	}
 	if reshape && !first {
 		before = slices.Concat(base(was), before)

@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +103,7 @@ func (b *Backend) probe(ctx context.Context, f feature) error {
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
-	return cmp.Or(err, errors.New("the kernel made a table twice"))
+	return err
 }
 
 // explain adds the missing capability to an error of permission.
