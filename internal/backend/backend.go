@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"net/netip"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -73,12 +72,9 @@ type Difference struct {
 
 // HostSide is what rules match for an attachment's mapping, in one family.
 type HostSide struct {
-	Owner    hostport.Key
-	Family   hostport.Family
-	Protocol hostport.Protocol
-	// HostIP is the zero Addr for every address of the node.
-	HostIP   netip.Addr
-	HostPort uint16
+	Owner hostport.Key
+	// Mapping has no container port. Its host IP is explicit, even for the wildcard.
+	Mapping hostport.Mapping
 }
 
 // Connections counts the connections, or flows, that the kernel has sent to each
@@ -87,12 +83,12 @@ type Connections map[HostSide]uint64
 
 // Of returns the number of a mapping in both families, and whether it is known.
 func (c Connections) Of(a *hostport.Attachment, m hostport.Mapping) (number uint64, known bool) {
-	side := HostSide{Owner: a.Key, Protocol: m.Protocol, HostPort: m.HostPort}
-	if !m.Wildcard() {
-		side.HostIP = m.HostIP.Unmap()
-	}
-	for _, side.Family = range hostport.Families() {
-		if n, counted := c[side]; counted && m.Serves(side.Family) {
+	side := hostport.Mapping{HostIP: m.HostIP.Unmap(), HostPort: m.HostPort, Protocol: m.Protocol}
+	for _, f := range hostport.Families() {
+		if m.Wildcard() {
+			side.HostIP = f.Unspecified()
+		}
+		if n, counted := c[HostSide{a.Key, side}]; counted && m.Serves(f) {
 			number, known = number+n, true
 		}
 	}

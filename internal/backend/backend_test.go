@@ -12,14 +12,13 @@ import (
 // runtime asked for every address of the node.
 func TestConnectionsOf(t *testing.T) {
 	a := &hostport.Attachment{Key: hostport.Key{ContainerID: "a", IfName: "eth0"}}
-	side := func(f hostport.Family, hostIP string, port uint16) backend.HostSide {
-		ip, _ := netip.ParseAddr(hostIP) // "" is every address
-		return backend.HostSide{Owner: a.Key, Family: f, Protocol: hostport.TCP, HostIP: ip, HostPort: port}
+	side := func(hostIP string, port uint16) backend.HostSide {
+		return backend.HostSide{Owner: a.Key, Mapping: hostport.Mapping{HostIP: netip.MustParseAddr(hostIP), Protocol: hostport.TCP, HostPort: port}}
 	}
-	other := side(hostport.IPv4, "", 80)
+	other := side("0.0.0.0", 80)
 	other.Owner.ContainerID = "b"
 	all := backend.Connections{
-		side(hostport.IPv4, "", 80): 1, side(hostport.IPv6, "", 80): 2, side(hostport.IPv4, "192.0.2.1", 80): 4, side(hostport.IPv4, "", 81): 8, other: 16,
+		side("0.0.0.0", 80): 1, side("::", 80): 2, side("192.0.2.1", 80): 4, side("0.0.0.0", 81): 8, other: 16,
 	}
 	for _, tc := range []struct {
 		hostIP string

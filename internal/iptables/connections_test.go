@@ -38,8 +38,8 @@ COMMIT
 	}
 	owner := hostport.Key{ContainerID: "c1", IfName: "eth0"}
 	want := backend.Connections{
-		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080}: 5,
-		{Owner: owner, Family: hostport.IPv4, Protocol: hostport.TCP, HostPort: 8081}:                                           3,
+		{Owner: owner, Mapping: hostport.Mapping{HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Protocol: hostport.TCP}}: 5,
+		{Owner: owner, Mapping: hostport.Mapping{HostIP: netip.IPv4Unspecified(), HostPort: 8081, Protocol: hostport.TCP}}:          3,
 	}
 	for _, there := range []*ruleset{saved, listed} {
 		got := make(backend.Connections)

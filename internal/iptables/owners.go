@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -59,14 +60,14 @@ func readOwners(found backend.Recovered, f hostport.Family, there *ruleset) {
 // readMapping adds the mapping of a DNAT rule to its owner. It returns nil for a
 // rule without a mapping, or that we do not write.
 func readMapping(found backend.Recovered, f hostport.Family, x Fields) *hostport.Attachment {
-	m := hostport.Mapping{HostIP: f.Unspecified(), HostPort: x.Port, Protocol: x.Protocol}
-	if x.Destination.IsValid() {
-		m.HostIP = x.Destination.Addr()
-	}
 	if x.Port == 0 || x.Protocol == "" || hostport.FamilyOf(x.To.Addr()) != f || x.Destination.IsValid() && !x.Destination.IsSingleIP() {
 		return nil
 	}
-	return found.Add(x.Comment, m, x.To)
+	return found.Add(x.Comment, hostSide(f, x), x.To)
+}
+
+func hostSide(f hostport.Family, x Fields) hostport.Mapping {
+	return hostport.Mapping{HostIP: cmp.Or(x.Destination.Addr(), f.Unspecified()), HostPort: x.Port, Protocol: x.Protocol}
 }
 
 // readMarks reads the masquerading options from the rules before a mapping.
@@ -137,7 +138,7 @@ func count(all backend.Connections, f hostport.Family, there *ruleset) {
 		}
 		for _, x := range fieldsOf(there.rules[p]) {
 			if owner, ok := hostport.ParseTag(x.Comment); ok && x.Target == "DNAT" {
-				all[backend.HostSide{Owner: owner.Key, Family: f, Protocol: x.Protocol, HostIP: x.Destination.Addr(), HostPort: x.Port}] += x.Packets
+				all[backend.HostSide{Owner: owner.Key, Mapping: hostSide(f, x)}] += x.Packets
 			}
 		}
 	}

@@ -86,11 +86,7 @@ func (b *Backend) Connections(ctx context.Context) (backend.Connections, error) 
 	for _, e := range only[element](have) {
 		m, ok := e.hostSide()
 		if owner := e.owner(); ok && owner != (hostport.Key{}) {
-			side := backend.HostSide{Owner: owner, Family: hostport.FamilyOf(m.HostIP), Protocol: m.Protocol, HostPort: m.HostPort}
-			if !m.Wildcard() {
-				side.HostIP = m.HostIP
-			}
-			all[side] += e.packets
+			all[backend.HostSide{Owner: owner, Mapping: m}] += e.packets
 		}
 	}
 	return all, err
