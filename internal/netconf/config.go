@@ -95,9 +95,9 @@ func Parse(data []byte) (*Config, error) {
 		_ = c.LogLevel.UnmarshalText([]byte(level)) // slog knows all of these words
 	}
 	r.readPath("logFile", &c.LogFile)
-	var runtime reader
-	r.read("runtimeConfig", &runtime.document)
-	c.Mappings = r.readMappings("runtimeConfig.portMappings", runtime.get("portMappings"))
+	var runtime struct{ PortMappings json.RawMessage }
+	r.read("runtimeConfig", &runtime)
+	c.Mappings = r.readMappings("runtimeConfig.portMappings", runtime.PortMappings)
 	r.read("prevResult", &c.PrevResult)
 	const attachments = "cni.dev/valid-attachments"
 	c.Listed = r.read(attachments, &c.ValidAttachments)

@@ -26,19 +26,8 @@ func ParseMappings(field string, data json.RawMessage) ([]hostport.Mapping, erro
 
 // readMappings reads port mappings. If one is wrong, it returns none.
 func (r *reader) readMappings(field string, raw json.RawMessage) []hostport.Mapping {
-	if len(raw) == 0 {
-		return nil
-	}
-	var list []portMapping
-	if json.Unmarshal(raw, &list) != nil {
-		var entries []json.RawMessage // encoding/json does not say which entry is wrong
-		r.decode(field, raw, &entries)
-		for i, e := range entries {
-			r.decode(fmt.Sprintf("%s[%d]", field, i), e, new(portMapping))
-		}
-		return nil
-	}
 	before := len(r.errs)
+	list := decodeList[portMapping](r, field, raw)
 	out := make([]hostport.Mapping, len(list))
 	for i, p := range list {
 		check := func(key string, err error) {

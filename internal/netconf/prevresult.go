@@ -27,28 +27,47 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 	}
 	// The specification's own types would decode the whole result, and their errors do not
 	// name the key. The keys read here are the same in every version from 0.3.0 on.
-	r := open("prevResult", raw)
-	version := c.CNIVersion // before 1.0.0 it may be left out
-	r.read("cniVersion", &version)
-	var ips, interfaces []json.RawMessage
-	r.read("ips", &ips)
-	r.read("interfaces", &interfaces)
+	var result struct {
+		CNIVersion string          `json:"cniVersion"` // before 1.0.0 it may be left out
+		IPs        json.RawMessage `json:"ips"`
+		Interfaces json.RawMessage `json:"interfaces"`
+	}
+	result.CNIVersion = c.CNIVersion
+	var r reader
+	r.decode("prevResult", raw, &result)
+	interfaces := decodeList[struct {
+		Name    string `json:"name"`
+		Sandbox string `json:"sandbox"`
+	}](&r, "prevResult.interfaces", result.Interfaces)
+	ips := decodeList[struct {
+		Address   string `json:"address"`
+		Interface *int   `json:"interface"`
+	}](&r, "prevResult.ips", result.IPs)
 	if len(r.errs) > 0 {
 		return nil, errors.Join(r.errs...)
 	}
-	for _, v := range []string{c.CNIVersion, version} {
+	for _, v := range []string{c.CNIVersion, result.CNIVersion} {
 		if !slices.Contains(Versions(), v) {
 			return nil, fieldErrorf("prevResult", "cannot be read: its version is %.80q", v)
 		}
 	}
 	var found []netip.Prefix
-	for i, raw := range ips {
-		ip := open(fmt.Sprintf("prevResult.ips[%d]", i), raw)
-		if p, ok := ip.readAddress(interfaces, ifname); ok {
-			found = append(found, p)
+	for i, ip := range ips {
+		field := fmt.Sprintf("prevResult.ips[%d].", i)
+		if n := ip.Interface; n != nil {
+			if *n < 0 || *n >= len(interfaces) {
+				return nil, fieldErrorf(field+"interface", "%d is not the index of an interface", *n)
+			}
+			if on := interfaces[*n]; on.Sandbox == "" || on.Name != ifname {
+				continue
+			}
 		}
-		if len(ip.errs) > 0 {
-			return nil, errors.Join(ip.errs...)
+		p, err := netip.ParsePrefix(ip.Address)
+		if err != nil || p.Addr().Is4In6() {
+			return nil, fieldErrorf(field+"address", "is not an address with a prefix length: %.80q", ip.Address)
+		}
+		if a := p.Addr(); a.IsGlobalUnicast() || a.Is4() && a.IsLinkLocalUnicast() { // else the node cannot route to it
+			found = append(found, p)
 		}
 	}
 	slices.SortStableFunc(found, func(a, b netip.Prefix) int { return cmp.Compare(a.Addr().BitLen(), b.Addr().BitLen()) })
@@ -57,32 +76,4 @@ func (c *Config) PodAddresses(ifname string) ([]netip.Prefix, error) {
 		return nil, fieldErrorf("prevResult.ips", "has no address that the node can route to on the sandbox's interface %.80q", ifname)
 	}
 	return found, nil
-}
-
-// readAddress returns the address of an entry of prevResult.ips. It skips an address on
-// another interface than the sandbox's of that name, and one that the node cannot route
-// to.
-func (r *reader) readAddress(interfaces []json.RawMessage, ifname string) (p netip.Prefix, ok bool) {
-	n := 0
-	if r.read("interface", &n) {
-		if n < 0 || n >= len(interfaces) {
-			r.failf("interface", "%d is not the index of an interface", n)
-			return p, false
-		}
-		var name, sandbox string
-		on := open(fmt.Sprintf("prevResult.interfaces[%d]", n), interfaces[n])
-		on.read("name", &name)
-		on.read("sandbox", &sandbox)
-		r.errs = append(r.errs, on.errs...)
-		if sandbox == "" || name != ifname {
-			return p, false
-		}
-	}
-	var address string
-	r.read("address", &address)
-	p, err := netip.ParsePrefix(address)
-	if len(r.errs) == 0 && (err != nil || p.Addr().Is4In6()) {
-		r.failf("address", "is not an address with a prefix length: %.80q", address)
-	}
-	return p, p.Addr().IsGlobalUnicast() || p.Addr().Is4() && p.Addr().IsLinkLocalUnicast()
 }
