@@ -71,7 +71,7 @@ func (s *session) record(tx *state.Tx, p plan) (changes map[string]*backend.Chan
 			return nil, err
 		}
 		changes[name] = &backend.Change{
-			Remove: of(name, p.remove), Add: of(name, p.add), Before: before, Seen: tx.Seen(name),
+			Remove: of(name, p.remove), Add: of(name, p.add), Before: before, Seen: tx.Text(state.KeySeen + name),
 			Others: &others{s.Store, name, p.add},
 		}
 	}

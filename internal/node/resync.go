@@ -53,7 +53,7 @@ func (s *session) resync(ctx context.Context) error {
 	s.flush(ctx, unheld(s.pending.Changed, r.all.Attachments))
 	err = s.Update(func(tx *state.Tx) (err error) {
 		if len(r.seen) > 0 {
-			err = tx.SetRewritten(time.Now())
+			err = tx.SetText(state.KeyRewritten, time.Now().UTC().Format(time.RFC3339))
 		}
 		return errors.Join(err, s.finish(tx, r.seen, slices.Collect(maps.Keys(unread))))
 	})

@@ -101,7 +101,7 @@ func (s *session) begin() error {
 	}
 	var recorded sandbox.View
 	err = s.Read(func(tx *state.Tx) error {
-		recorded.PID, recorded.Mount = tx.View()
+		_, _ = fmt.Sscan(tx.Text(state.KeyView), &recorded.PID, &recorded.Mount) // zeros if it is unknown
 		s.id = tx.ID()
 		s.pending, err = tx.Pending()
 		return err
@@ -110,7 +110,7 @@ func (s *session) begin() error {
 	if err != nil || !s.Runtime || own == recorded {
 		return err
 	}
-	return s.Update(func(tx *state.Tx) error { return tx.SetView(own.PID, own.Mount) })
+	return s.Update(func(tx *state.Tx) error { return tx.SetText(state.KeyView, fmt.Sprint(own.PID, own.Mount)) })
 }
 
 // mark adds to what is pending the backends whose rules may differ from the
@@ -131,7 +131,7 @@ func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachm
 func (s *session) finish(tx *state.Tx, seen map[string]string, unfinished []string) error {
 	errs := []error{each(s.closing, func(ifname string) error { return tx.SetOpened(ifname, false) })}
 	for name, returned := range seen {
-		errs = append(errs, tx.SetSeen(name, returned))
+		errs = append(errs, tx.SetText(state.KeySeen+name, returned))
 	}
 	s.pending.Backends = slices.DeleteFunc(s.pending.Backends, func(name string) bool {
 		_, done := seen[name]

@@ -90,8 +90,9 @@ func (n *Node) List(ctx context.Context) (*Snapshot, error) {
 func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 	return read(s.Store, func(tx *state.Tx) (*Snapshot, error) {
 		out := &Snapshot{
-			Rewritten: tx.Rewritten(), sight: s.sight, version: tx.Version(), pending: s.pending.Backends,
+			sight: s.sight, version: tx.Version(), pending: s.pending.Backends,
 		}
+		out.Rewritten, _ = time.Parse(time.RFC3339, tx.Text(state.KeyRewritten)) // zero if never
 		if other := s.Other(); other != nil {
 			out.Other = fmt.Errorf("%w; use the hostportctl of the plugin's version: `hostportctl sync` of another converts them to its own form", other)
 		}

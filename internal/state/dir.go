@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,27 +41,22 @@ func Written(dir string) time.Time {
 // deleted, and miss what is being written or what two transactions move while it reads.
 // For a file that it cannot read it returns true: Open will return the error.
 func Mentions(dir, containerID string) bool {
-	// An os.File would have the runtime start its poller.
-	fd, err := unix.Open(filepath.Join(dir, dbName), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	f, err := openOwn(filepath.Join(dir, dbName), os.O_RDONLY, 0)
 	if err != nil {
-		return !errors.Is(err, unix.ENOENT)
+		return !errors.Is(err, os.ErrNotExist)
 	}
-	defer func() { _ = unix.Close(fd) }()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return true
-	}
+	defer f.Close()
 	const step = 16 << 10
 	id := []byte(containerID)
 	id = id[max(0, len(id)-32):]        // bytes.Contains takes three times as long for more than 63
 	piece := make([]byte, step+len(id)) // pieces overlap: the ID may span two
 	for at := int64(0); ; at += step {
-		n, err := unix.Pread(fd, piece, at)
-		if err != nil || bytes.Contains(piece[:n], id) {
+		n, err := f.ReadAt(piece, at)
+		if bytes.Contains(piece[:n], id) {
 			return true
 		}
-		if n < len(piece) {
-			return false
+		if err != nil {
+			return !errors.Is(err, io.EOF)
 		}
 	}
 }

@@ -211,7 +211,7 @@ func TestMentionsPending(t *testing.T) {
 	})
 	for n := range 50 {
 		update(t, s, func(tx *state.Tx) error {
-			return errors.Join(tx.Put(rec(10+n, uint16(9000+n))), tx.SetSeen("iptables", "x"))
+			return errors.Join(tx.Put(rec(10+n, uint16(9000+n))), tx.SetText(state.KeySeen+"iptables", "x"))
 		})
 	}
 	if !state.Mentions(o.Dir, gone.ContainerID) {

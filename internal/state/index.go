@@ -101,16 +101,13 @@ func (t *Tx) InUse(backend string, f hostport.Family, p hostport.Protocol, first
 	return used, err
 }
 
-// Needless returns the interfaces on which we set route_localnet and that no record
-// needs.
+// Needless returns the interfaces on which we set route_localnet and that are no
+// record's LoopbackInterface.
 func (t *Tx) Needless() []string {
-	return slices.DeleteFunc(names(t.tx.Bucket(bucketOpened).Cursor()), t.InterfaceUsed)
-}
-
-// InterfaceUsed reports whether ifname is the LoopbackInterface of an
-// attachment.
-func (t *Tx) InterfaceUsed(ifname string) bool {
-	prefix := interfacePrefix(ifname)
-	k, _ := t.tx.Bucket(bucketInterfaces).Cursor().Seek(prefix)
-	return bytes.HasPrefix(k, prefix)
+	used := t.tx.Bucket(bucketInterfaces).Cursor()
+	return slices.DeleteFunc(names(t.tx.Bucket(bucketOpened).Cursor()), func(ifname string) bool {
+		prefix := interfacePrefix(ifname)
+		k, _ := used.Seek(prefix)
+		return bytes.HasPrefix(k, prefix)
+	})
 }

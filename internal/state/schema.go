@@ -26,12 +26,12 @@ func (t *Tx) differs() (*OtherError, error) {
 		}
 		return nil, damagef("it has no metadata")
 	}
-	if t.text(keyBoot) != t.opts.BootID {
+	if t.Text(keyBoot) != t.s.opts.BootID {
 		return &OtherError{true, "the records are of an earlier boot, and void: the next ADD or DEL of a pod with host ports removes them, or `hostportctl sync`"}, nil
 	}
 	const form = "schema %s, layout %s"
-	theirs := fmt.Sprintf(form, t.text(keySchema), cmp.Or(t.text(keyLayout), "1"))
-	if ours := fmt.Sprintf(form, schema, strconv.Itoa(t.opts.Layout)); theirs != ours {
+	theirs := fmt.Sprintf(form, t.Text(keySchema), cmp.Or(t.Text(keyLayout), "1"))
+	if ours := fmt.Sprintf(form, schema, strconv.Itoa(t.s.opts.Layout)); theirs != ours {
 		return &OtherError{false, fmt.Sprintf("the records are of another version of the plugin (%s; this is %s): "+
 			"the next ADD or DEL of a pod with host ports converts them to the plugin's form", theirs, ours)}, nil
 	}
@@ -71,12 +71,12 @@ func (t *Tx) convert() error {
 		return fmt.Errorf("empty state file: %w", err)
 	}
 	errs = append(errs,
-		t.setText(keySchema, schema),
-		t.setText(keyBoot, t.opts.BootID),
-		t.setText(keyLayout, strconv.Itoa(t.opts.Layout)),
-		t.setText(keyID, f.id),
-		t.SetPending(&Pending{Backends: t.opts.Backends, Changed: f.changed}),
-		t.setText(keyView, f.view))
+		t.SetText(keySchema, schema),
+		t.SetText(keyBoot, t.s.opts.BootID),
+		t.SetText(keyLayout, strconv.Itoa(t.s.opts.Layout)),
+		t.SetText(keyID, f.id),
+		t.SetPending(&Pending{Backends: t.s.opts.Backends, Changed: f.changed}),
+		t.SetText(KeyView, f.view))
 	for _, ifname := range f.opened {
 		errs = append(errs, t.SetOpened(ifname, true))
 	}
@@ -90,7 +90,7 @@ func (t *Tx) convert() error {
 // facts reads the facts of a file, none if it is of another boot. In schema 1,
 // LoopbackInterface was localnetVia, AddedAt was since, and bucketOpened was localnet.
 func (t *Tx) facts() (f facts, err error) {
-	if t.tx.Bucket(bucketMeta) == nil || t.text(keyBoot) != t.opts.BootID {
+	if t.tx.Bucket(bucketMeta) == nil || t.Text(keyBoot) != t.s.opts.BootID {
 		return f, nil
 	}
 	err = t.tx.Bucket(bucketAttachments).ForEach(func(k, v []byte) error {
@@ -101,7 +101,7 @@ func (t *Tx) facts() (f facts, err error) {
 		}
 		err := decodeRecord(string(k), v, &r, &r.Key)
 		a := &r.Attachment
-		a.Boot, a.LoopbackInterface = hostport.BootHash(t.opts.BootID), cmp.Or(a.LoopbackInterface, r.LocalnetVia)
+		a.Boot, a.LoopbackInterface = hostport.BootHash(t.s.opts.BootID), cmp.Or(a.LoopbackInterface, r.LocalnetVia)
 		if a.AddedAt.IsZero() {
 			a.AddedAt = r.Since
 		}
@@ -117,7 +117,7 @@ func (t *Tx) facts() (f facts, err error) {
 		}
 	}
 	pending, err := t.Pending()
-	f.changed, f.view, f.id = pending.Changed, t.text(keyView), t.text(keyID)
+	f.changed, f.view, f.id = pending.Changed, t.Text(KeyView), t.Text(keyID)
 	return f, err
 }
 

@@ -22,7 +22,7 @@ func TestAnotherBootVoidsRecords(t *testing.T) {
 	s := open(t, o)
 	fill(t, s, 3)
 	update(t, s, func(tx *state.Tx) error {
-		return errors.Join(tx.SetOpened("cni0", true), tx.SetSeen("iptables", "7"),
+		return errors.Join(tx.SetOpened("cni0", true), tx.SetText(state.KeySeen+"iptables", "7"),
 			tx.SetPending(&state.Pending{Changed: []*hostport.Attachment{rec(1)}}))
 	})
 	_ = s.Close()
@@ -33,18 +33,25 @@ func TestAnotherBootVoidsRecords(t *testing.T) {
 		t.Errorf("records of an earlier boot: %v, aside %q", got, s.Aside())
 	}
 	read(t, s, func(tx *state.Tx) error {
-		if p, err := tx.Pending(); len(p.Changed) > 0 || err != nil || tx.Opened("cni0") || tx.Seen("iptables") != "" {
-			t.Errorf("of an earlier boot: pending %v, %v, opened %t, seen %q", p, err, tx.Opened("cni0"), tx.Seen("iptables"))
+		if p, err := tx.Pending(); len(p.Changed) > 0 || err != nil || tx.Opened("cni0") || tx.Text(state.KeySeen+"iptables") != "" {
+			t.Errorf("of an earlier boot: pending %v, %v, opened %t, seen %q", p, err, tx.Opened("cni0"), tx.Text(state.KeySeen+"iptables"))
 		}
 		holders, err := tx.Neighbours(&hostport.Attachment{Mappings: rec(0, 8000).Mappings})
-		used := tx.InterfaceUsed("cni0")
 		fp, ferr := tx.Fingerprint("iptables")
-		if len(holders) > 0 || used || fp != (hostport.Fingerprint{}) {
-			t.Errorf("of an earlier boot: holders %v, interface used %t, fingerprint %v", names(holders), used, fp)
+		if len(holders) > 0 || fp != (hostport.Fingerprint{}) {
+			t.Errorf("of an earlier boot: holders %v, fingerprint %v", names(holders), fp)
 		}
 		return errors.Join(err, ferr)
 	})
-	update(t, s, func(tx *state.Tx) error { return tx.SetPending(&state.Pending{}) })
+	update(t, s, func(tx *state.Tx) error {
+		return errors.Join(tx.SetOpened("cni0", true), tx.SetPending(&state.Pending{}))
+	})
+	read(t, s, func(tx *state.Tx) error {
+		if got := tx.Needless(); len(got) != 1 {
+			t.Error("cni0 is used as in an earlier boot")
+		}
+		return nil
+	})
 	_ = s.Close()
 	pending(t, open(t, o)) // the second time it is a state like any other
 }
@@ -55,7 +62,7 @@ func TestAnotherLayoutKeepsRecords(t *testing.T) {
 	s := open(t, o)
 	fill(t, s, 3)
 	update(t, s, func(tx *state.Tx) error {
-		return errors.Join(tx.SetOpened("cni0", true), tx.SetSeen("iptables", "7"), tx.SetView(1, 2))
+		return errors.Join(tx.SetOpened("cni0", true), tx.SetText(state.KeySeen+"iptables", "7"), tx.SetText(state.KeyView, "1 2"))
 	})
 	for _, layout := range []int{3, 2, 1} {
 		update(t, s, func(tx *state.Tx) error {
@@ -69,9 +76,9 @@ func TestAnotherLayoutKeepsRecords(t *testing.T) {
 			if diff := cmp.Diff(state.Pending{Backends: both, Changed: []*hostport.Attachment{rec(8, 80)}}, p, compare); diff != "" {
 				t.Errorf("layout %d: pending (-want +got):\n%s", layout, diff)
 			}
-			pid, mount := tx.View()
-			if !tx.Opened("cni0") || pid != 1 || mount != 2 || tx.Seen("iptables") != "" {
-				t.Errorf("layout %d: opened %t, view %d %d, seen %q", layout, tx.Opened("cni0"), pid, mount, tx.Seen("iptables"))
+			view := tx.Text(state.KeyView)
+			if !tx.Opened("cni0") || view != "1 2" || tx.Text(state.KeySeen+"iptables") != "" {
+				t.Errorf("layout %d: opened %t, view %q, seen %q", layout, tx.Opened("cni0"), view, tx.Text(state.KeySeen+"iptables"))
 			}
 			got, err := tx.Fingerprint("iptables")
 			want := hostport.Fingerprint{}.Toggle(layout, recordedIn(tx.ID(), rec(0, 8000, 20000), rec(1, 8001, 20001), rec(2, 8002, 20002))...)
@@ -157,9 +164,8 @@ func TestSchema1IsConverted(t *testing.T) {
 			if a, err := tx.Get(want[0].Key); err != nil || a.State == "" || a.State != tx.ID() {
 				t.Errorf("%v says that it is recorded in %q, want %q", a, a.State, tx.ID())
 			}
-			used := tx.InterfaceUsed("cni0")
-			if !tx.Opened("cni0") || !used {
-				t.Errorf("cni0: opened %t, used %t", tx.Opened("cni0"), used)
+			if got := tx.Needless(); !tx.Opened("cni0") || len(got) > 0 {
+				t.Errorf("cni0: opened %t, needless %v", tx.Opened("cni0"), got)
 			}
 			return errors.Join(err, perr, ferr)
 		})

@@ -46,8 +46,6 @@ type Options struct {
 	// ReadOnly is set by a guest that only reads. Nothing is created or written in
 	// Dir, and records of another version are read as they are, see Store.Other.
 	ReadOnly bool
-
-	file string // the device and inode of the state file
 }
 
 // Store is the opened and locked state. It is not safe for concurrent use.
@@ -57,6 +55,7 @@ type Store struct {
 	lock  *os.File
 	db    *bolt.DB
 	file  *os.File // of db
+	inode string   // of file, with its device
 	aside string
 	// deaths counts the processes that died while using the file before this one.
 	deaths int
@@ -152,7 +151,7 @@ func (s *Store) open() error {
 		}
 		return s.db.View(func(tx *bolt.Tx) (err error) {
 			if err = s.verify(tx); err == nil {
-				s.other, err = (&Tx{tx, &s.opts, nil}).differs()
+				s.other, err = (&Tx{tx, s}).differs()
 			}
 			return err
 		})
@@ -195,7 +194,7 @@ func (s *Store) verify(tx *bolt.Tx) error {
 	if err != nil {
 		return fmt.Errorf("look at state file: %w", err)
 	}
-	s.opts.file = fmt.Sprint(st.Dev, st.Ino)
+	s.inode = fmt.Sprint(st.Dev, st.Ino)
 	if want := tx.Size(); st.Size < want {
 		return damagef("it has %d bytes of %d", st.Size, want)
 	}
@@ -239,13 +238,13 @@ func (s *Store) guard(fn func() error) (err error) {
 // Update runs fn in a transaction that is committed if fn returns nil.
 func (s *Store) Update(fn func(*Tx) error) error {
 	return s.guard(func() error {
-		return s.db.Update(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts, nil}) })
+		return s.db.Update(func(tx *bolt.Tx) error { return fn(&Tx{tx, s}) })
 	})
 }
 
 // Read runs fn in a transaction that cannot write.
 func (s *Store) Read(fn func(*Tx) error) error {
 	return s.guard(func() error {
-		return s.db.View(func(tx *bolt.Tx) error { return fn(&Tx{tx, &s.opts, s.other}) })
+		return s.db.View(func(tx *bolt.Tx) error { return fn(&Tx{tx, s}) })
 	})
 }

@@ -8,9 +8,6 @@ import (
 	"hash/crc32"
 	"iter"
 	"slices"
-	"strconv"
-	"strings"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -43,18 +40,21 @@ const (
 	keyLayout      = "layout"
 	keyID          = "id"
 	keyPending     = "pending"
-	keyView        = "view"
-	keyRewritten   = "rewritten"
 	keyFingerprint = "fingerprint/"
-	keySeen        = "seen/"
+)
+
+// The keys of Text and SetText, whose texts mean nothing to this package.
+const (
+	KeyView      = "view"      // the view that the plugin had when it last ran
+	KeyRewritten = "rewritten" // when the rules of either backend were last written as a whole
+	KeySeen      = "seen/"     // and the name of a backend: what its last Apply or Rewrite returned
 )
 
 // Tx is a transaction on the state. A missing bucket makes it panic, which Store
 // reports as damage.
 type Tx struct {
-	tx    *bolt.Tx
-	opts  *Options
-	other *OtherError // see Store.Other
+	tx *bolt.Tx
+	s  *Store
 }
 
 // Pending is a change that was begun and not finished, and the backends whose
@@ -118,7 +118,7 @@ func (t *Tx) Has(k hostport.Key) bool {
 // fingerprint, or removes it.
 func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []byte) error) error {
 	fp, err := t.Fingerprint(a.Backend)
-	fp = fp.Toggle(t.opts.Layout, a)
+	fp = fp.Toggle(t.s.opts.Layout, a)
 	errs := []error{
 		err,
 		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), encode(a)),
@@ -150,7 +150,7 @@ func (t *Tx) All() iter.Seq2[*hostport.Attachment, error] {
 // It fails unless they match the stored ones: noise in a bbolt page can hide records
 // without any other sign. For another version's records there are no fingerprints.
 func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Fingerprint, err error) {
-	if t.other != nil {
+	if t.s.other != nil {
 		f, err := t.facts()
 		return f.attachments, nil, err
 	}
@@ -160,9 +160,9 @@ func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Finge
 			return nil, nil, err
 		}
 		all = append(all, a)
-		of[a.Backend] = of[a.Backend].Toggle(t.opts.Layout, a)
+		of[a.Backend] = of[a.Backend].Toggle(t.s.opts.Layout, a)
 	}
-	for _, name := range t.opts.Backends {
+	for _, name := range t.s.opts.Backends {
 		stored, err := t.Fingerprint(name)
 		if err == nil && stored != of[name] {
 			err = damagef("records of backend %s are missing or altered", name)
@@ -178,7 +178,7 @@ func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Finge
 // at its creation and from its device and inode. A copy has another ID: an attachment
 // that the original recorded after the copy was made was not deleted here.
 func (t *Tx) ID() string {
-	return fmt.Sprintf("%06x", crc32.ChecksumIEEE([]byte(t.text(keyID)+" "+t.opts.file))>>8)
+	return fmt.Sprintf("%06x", crc32.ChecksumIEEE([]byte(t.Text(keyID)+" "+t.s.inode))>>8)
 }
 
 // Version identifies the contents: each transaction that changes the file changes
@@ -205,25 +205,6 @@ func (t *Tx) setFingerprint(backend string, p hostport.Fingerprint) error {
 	return t.tx.Bucket(bucketMeta).Put([]byte(keyFingerprint+backend), seal(binary.BigEndian.AppendUint64(b, p.V6)))
 }
 
-// Seen returns what SetSeen stored for a backend, or "".
-func (t *Tx) Seen(backend string) string { return t.text(keySeen + backend) }
-
-// SetSeen stores what the backend's last Apply or Rewrite returned.
-func (t *Tx) SetSeen(backend, seen string) error { return t.setText(keySeen+backend, seen) }
-
-// Rewritten returns when the rules of either backend were last written as a whole,
-// the zero Time if never.
-func (t *Tx) Rewritten() time.Time {
-	at, _ := time.Parse(time.RFC3339, t.text(keyRewritten)) // zero with an error
-	return at
-}
-
-// SetRewritten stores the time that Rewritten returns. It is for people: nothing
-// depends on it.
-func (t *Tx) SetRewritten(at time.Time) error {
-	return t.setText(keyRewritten, at.UTC().Format(time.RFC3339))
-}
-
 // Pending returns what must be recovered.
 func (t *Tx) Pending() (p Pending, err error) {
 	if b := t.tx.Bucket(bucketMeta).Get([]byte(keyPending)); b != nil {
@@ -245,23 +226,6 @@ func (t *Tx) SetPending(p *Pending) error {
 	return t.tx.Bucket(bucketMeta).Put([]byte(keyPending), encode(p))
 }
 
-// View returns the view that the plugin had when it last ran, see sandbox.View, or
-// zeros.
-func (t *Tx) View() (pid, mount uint64) {
-	first, second, _ := strings.Cut(t.text(keyView), " ")
-	pid, perr := strconv.ParseUint(first, 10, 64)
-	mount, merr := strconv.ParseUint(second, 10, 64)
-	if perr != nil || merr != nil {
-		return 0, 0
-	}
-	return pid, mount
-}
-
-// SetView stores the view of the running plugin.
-func (t *Tx) SetView(pid, mount uint64) error {
-	return t.setText(keyView, strconv.FormatUint(pid, 10)+" "+strconv.FormatUint(mount, 10))
-}
-
 // Opened reports whether we set route_localnet on the interface.
 func (t *Tx) Opened(ifname string) bool {
 	return t.tx.Bucket(bucketOpened).Get([]byte(ifname)) != nil
@@ -275,9 +239,11 @@ func (t *Tx) SetOpened(ifname string, ours bool) error {
 	return t.tx.Bucket(bucketOpened).Delete([]byte(ifname))
 }
 
-func (t *Tx) text(key string) string { return string(t.tx.Bucket(bucketMeta).Get([]byte(key))) }
+// Text returns what SetText stored, or "".
+func (t *Tx) Text(key string) string { return string(t.tx.Bucket(bucketMeta).Get([]byte(key))) }
 
-func (t *Tx) setText(key, text string) error {
+// SetText stores a text.
+func (t *Tx) SetText(key, text string) error {
 	return t.tx.Bucket(bucketMeta).Put([]byte(key), []byte(text))
 }
 

@@ -118,26 +118,25 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-func TestInterfaceUsed(t *testing.T) {
+func TestNeedless(t *testing.T) {
 	s := open(t, options(t.TempDir()))
 	a, b := rec(1, 80), rec(2, 81)
 	b.LoopbackInterface = ""
-	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Put(a), tx.Put(b)) })
-	used := func(ifname string, want bool) {
+	update(t, s, func(tx *state.Tx) error {
+		return errors.Join(tx.Put(a), tx.Put(b), tx.SetOpened("cni", true), tx.SetOpened("cni0", true), tx.SetOpened("cni01", true))
+	})
+	needless := func(want ...string) {
 		t.Helper()
 		read(t, s, func(tx *state.Tx) error {
-			if got := tx.InterfaceUsed(ifname); got != want {
-				t.Errorf("interface %q is used: %t, want %t", ifname, got, want)
+			if diff := cmp.Diff(want, tx.Needless()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
 			}
 			return nil
 		})
 	}
-	used("cni0", true)
-	used("cni", false)
-	used("cni01", false)
-	used("", false)
+	needless("cni", "cni01")
 	update(t, s, func(tx *state.Tx) error { return tx.Delete(a) })
-	used("cni0", false)
+	needless("cni", "cni0", "cni01")
 }
 
 // The fingerprint is that of the records of one backend, whatever happened
@@ -174,12 +173,7 @@ func TestFingerprint(t *testing.T) {
 func TestDelete(t *testing.T) {
 	s := open(t, options(t.TempDir()))
 	a, b := rec(1, 80, 443), rec(2, 81)
-	update(t, s, func(tx *state.Tx) error {
-		if err := tx.Put(a); err != nil {
-			return err
-		}
-		return tx.Put(b)
-	})
+	update(t, s, func(tx *state.Tx) error { return errors.Join(tx.Put(a), tx.Put(b), tx.SetOpened("cni0", true)) })
 	for range 2 { // the second time changes nothing
 		update(t, s, func(tx *state.Tx) error { return tx.Delete(a) })
 	}
@@ -189,8 +183,8 @@ func TestDelete(t *testing.T) {
 		if got, err := tx.Neighbours(&same); len(got) > 0 || err != nil {
 			t.Errorf("with a's ports or addresses: %v, %v", names(got), err)
 		}
-		if !tx.InterfaceUsed("cni0") {
-			t.Error("the interface of a and b is not used")
+		if got := tx.Needless(); len(got) > 0 {
+			t.Errorf("b needs its interface: %v", got)
 		}
 		got, err := tx.Get(b.Key)
 		if diff := cmp.Diff(b, got, compare); diff != "" {
@@ -226,9 +220,8 @@ func TestPending(t *testing.T) {
 
 func TestNotes(t *testing.T) {
 	s := open(t, options(t.TempDir()))
-	const pidView, mountView = 4026531836, 4026531841
 	update(t, s, func(tx *state.Tx) error {
-		return errors.Join(tx.SetOpened("cni01", true), tx.SetSeen("nftables", "7"), tx.SetView(pidView, mountView))
+		return errors.Join(tx.SetOpened("cni01", true), tx.SetText(state.KeySeen+"nftables", "7"), tx.SetText(state.KeyView, "1 2"))
 	})
 	read(t, s, func(tx *state.Tx) error {
 		for name, want := range map[string]bool{"cni01": true, "cni0": false, "cni011": false, "": false} {
@@ -236,20 +229,19 @@ func TestNotes(t *testing.T) {
 				t.Errorf("opened %q: %t, want %t", name, !want, want)
 			}
 		}
-		if got := tx.Seen("nftables") + tx.Seen("iptables"); got != "7" {
+		if got := tx.Text(state.KeySeen+"nftables") + tx.Text(state.KeySeen+"iptables"); got != "7" {
 			t.Errorf("seen %q, want 7", got)
 		}
-		if pid, mount := tx.View(); pid != pidView || mount != mountView {
-			t.Errorf("view %d %d, want %d %d", pid, mount, pidView, mountView)
+		if got := tx.Text(state.KeyView); got != "1 2" {
+			t.Errorf("view %q, want 1 2", got)
 		}
 		return nil
 	})
 	update(t, s, func(tx *state.Tx) error {
-		return errors.Join(tx.SetOpened("cni01", false), tx.SetSeen("nftables", ""), tx.SetView(0, 0))
+		return errors.Join(tx.SetOpened("cni01", false), tx.SetText(state.KeySeen+"nftables", ""))
 	})
 	read(t, s, func(tx *state.Tx) error {
-		pid, mount := tx.View()
-		if tx.Opened("cni01") || tx.Seen("nftables") != "" || pid != 0 || mount != 0 {
+		if tx.Opened("cni01") || tx.Text(state.KeySeen+"nftables") != "" {
 			t.Error("what was removed is still there")
 		}
 		return nil
