@@ -33,23 +33,18 @@ func coded(err error) error {
 	code, details := codeKernel, ""
 	conflict, conflicts := errors.AsType[*node.ConflictError](err)
 	switch {
-	case is[*netconf.FieldError](err):
+	case errors.As(err, new(*netconf.FieldError)):
 		return invalid(err)
 	case conflicts && conflict.Kind == node.KindListener:
 		code = codeListener
 	case conflicts:
 		code = codePortHeld
-	case is[*node.DiffersError](err):
+	case errors.As(err, new(*node.DiffersError)):
 		code = codeDiffers
 	case node.Busy(err):
 		code, details = types.ErrTryAgainLater, "another process is changing this node's rules; try again later"
 	}
 	return types.NewError(code, err.Error(), details)
-}
-
-func is[T error](err error) bool {
-	_, ok := errors.AsType[T](err)
-	return ok
 }
 
 // result returns the word by which a call's outcome is counted.

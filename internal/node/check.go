@@ -116,12 +116,8 @@ func (n *Node) Audit(ctx context.Context) (all *Snapshot, differences []Differen
 	}
 	all, found, err := n.Verify(ctx, nil)
 	if errors.Is(err, errRestless) {
-		err = n.with(ctx, func(s *session) error {
-			now, err := s.snapshot(nil)
-			if err == nil {
-				all = now
-				found, err = n.compare(ctx, all)
-			}
+		all, err = n.look(ctx, nil, func(_ *session, all *Snapshot) (err error) {
+			found, err = n.compare(ctx, all)
 			return err
 		})
 	}

@@ -43,9 +43,13 @@ func (n *Node) holders(ctx context.Context) (all []*hostport.Attachment, err err
 		return nil, err
 	}
 	_, err = n.look(ctx, nil, func(s *session, recorded *Snapshot) error {
-		found, err := s.strangers(ctx)
-		if err != nil {
-			return err
+		var found []*hostport.Attachment
+		if len(s.pending.Backends) > 0 { // else every owner is recorded
+			var unread failures
+			found, unread = s.owners(ctx)
+			if err := each(s.pending.Backends, func(name string) error { return unread[name] }); err != nil {
+				return err
+			}
 		}
 		p, _ := planAdopt(recorded.Attachments, found, origin{s.boot, s.id, s.pending.Changed}, s.dead)
 		all = append(without(recorded.Attachments, p.remove), p.add...)
@@ -55,20 +59,6 @@ func (n *Node) holders(ctx context.Context) (all []*hostport.Attachment, err err
 		return nil
 	})
 	return all, err
-}
-
-// strangers returns the owners that rules name if a resync is pending, which would adopt
-// those without a record. It fails if rules of a pending backend cannot be read.
-func (s *session) strangers(ctx context.Context) ([]*hostport.Attachment, error) {
-	if len(s.pending.Backends) == 0 {
-		return nil, nil
-	}
-	found, unread := s.owners(ctx)
-	var errs []error
-	for _, name := range s.pending.Backends {
-		errs = append(errs, unread[name])
-	}
-	return found, errors.Join(errs...)
 }
 
 // Release deletes an attachment from whichever directory has it.

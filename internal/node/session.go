@@ -31,31 +31,17 @@ type session struct {
 // of another version of the plugin. A backend that cannot be resynced stays pending,
 // and does not keep pods of the other one from starting and ending.
 func (n *Node) change(ctx context.Context, fn func(*session) error) error {
-	return n.with(ctx, func(s *session) error {
-		if len(s.pending.Backends) > 0 {
-			if err := s.recover(ctx); err != nil {
-				return err
-			}
-		}
-		return fn(s)
-	})
+	return n.open(ctx, true, fn)
 }
 
-// recover resyncs. It returns an error only for a damaged state, and logs any other.
-func (s *session) recover(ctx context.Context) error {
-	err := s.resync(ctx)
-	if errors.Is(err, state.ErrDamaged) {
-		return err
-	}
-	if err != nil {
-		s.Log.Warn("out of sync: rules could not be rewritten", "reason", err)
-	}
-	return nil
-}
-
-// with runs fn on the state as recorded. If the state proves to be damaged while
-// it is read, it is rebuilt and fn runs once more.
+// with runs fn on the state as recorded.
 func (n *Node) with(ctx context.Context, fn func(*session) error) error {
+	return n.open(ctx, false, fn)
+}
+
+// open runs fn on the state. If the state proves to be damaged while it is read, it is
+// rebuilt and fn runs once more.
+func (n *Node) open(ctx context.Context, resync bool, fn func(*session) error) error {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return fmt.Errorf("identify this boot: %w", err)
@@ -76,9 +62,12 @@ func (n *Node) with(ctx context.Context, fn func(*session) error) error {
 		if err := s.begin(); err != nil {
 			return err
 		}
-		if s.Aside() != "" { // the records are lost, and only the rules name the owners
-			if err := s.recover(ctx); err != nil {
+		// In a rebuilt state the records are lost, and only the rules name the owners.
+		if s.Aside() != "" || resync && len(s.pending.Backends) > 0 {
+			if err := s.resync(ctx); errors.Is(err, state.ErrDamaged) {
 				return err
+			} else if err != nil {
+				s.Log.Warn("out of sync: rules could not be rewritten", "reason", err)
 			}
 		}
 		return fn(s)

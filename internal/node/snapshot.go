@@ -58,15 +58,18 @@ func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, e
 }
 
 // look reads the records, and calls fn with them before it releases the lock. It does
-// not call fn without a state file, or with a void one.
+// not call fn without a state file, or with a void one. The Snapshot is never nil.
 func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Snapshot) error) (out *Snapshot, err error) {
+	out = &Snapshot{}
 	if !state.Exists(n.Dir) {
-		return &Snapshot{}, nil
+		return out, nil
 	}
 	err = n.with(ctx, func(s *session) error {
-		if out, err = s.snapshot(before); err != nil {
+		now, err := s.snapshot(before)
+		if err != nil {
 			return err
 		}
+		out = now
 		return fn(s, out)
 	})
 	if other, ok := errors.AsType[*state.OtherError](err); ok && n.ReadOnly { // and void
@@ -108,10 +111,10 @@ func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 // Verify compares the kernel with the records, as Audit does, but holds no lock
 // while it reads the kernel: no call waits for it. found has the differences of
 // each backend that was read, nil if there are none; err joins the errors of the
-// others. The Snapshot is never nil.
+// others.
 func (n *Node) Verify(ctx context.Context, before *Snapshot) (s *Snapshot, found map[string][]Difference, err error) {
 	if s, err = n.Snapshot(ctx, before); err != nil {
-		return &Snapshot{}, nil, err
+		return s, nil, err
 	}
 	for range 3 { // calls may change the node meanwhile
 		found, err = n.compare(ctx, s)
