@@ -54,8 +54,8 @@ func (n *Node) open(ctx context.Context, resync bool, fn func(*session) error) e
 	if err != nil {
 		return err
 	}
-	if aside := st.Aside(); aside != "" {
-		n.Log.Warn("state file could not be read: moved aside, rebuilding it from the kernel", "aside", aside)
+	if st.Aside != "" {
+		n.Log.Warn("state file could not be read: moved aside, rebuilding it from the kernel", "aside", st.Aside)
 	}
 	s := &session{Node: n, Store: st, boot: hostport.BootHash(bootID)}
 	run := func() error {
@@ -63,7 +63,7 @@ func (n *Node) open(ctx context.Context, resync bool, fn func(*session) error) e
 			return err
 		}
 		// In a rebuilt state the records are lost, and only the rules name the owners.
-		if s.Aside() != "" || resync && len(s.pending.Backends) > 0 {
+		if s.Aside != "" || resync && len(s.pending.Backends) > 0 {
 			if err := s.resync(ctx); errors.Is(err, state.ErrDamaged) {
 				return err
 			} else if err != nil {

@@ -96,8 +96,8 @@ func (s *session) snapshot(before *Snapshot) (*Snapshot, error) {
 			sight: s.sight, version: tx.Version(), pending: s.pending.Backends,
 		}
 		out.Rewritten, _ = time.Parse(time.RFC3339, tx.Text(state.KeyRewritten)) // zero if never
-		if other := s.Other(); other != nil {
-			out.Other = fmt.Errorf("%w; use the hostportctl of the plugin's version: `hostportctl sync` of another converts them to its own form", other)
+		if s.Other != nil {
+			out.Other = fmt.Errorf("%w; use the hostportctl of the plugin's version: `hostportctl sync` of another converts them to its own form", s.Other)
 		}
 		if before != nil && before.version == out.version {
 			return before, nil

@@ -127,11 +127,11 @@ func survive(dir string) (damaged bool, err error) {
 		}
 		err = use(s, pods)
 	}
-	if s.Aside() != "" {
-		_, serr := os.Stat(s.Aside())
+	if s.Aside != "" {
+		_, serr := os.Stat(s.Aside)
 		err = errors.Join(err, serr, s.Update(func(tx *state.Tx) error { return tx.Put(rec(1, 8001, 20001)) }))
 	}
-	return s.Aside() != "", errors.Join(err, s.Close())
+	return s.Aside != "", errors.Join(err, s.Close())
 }
 
 // surviveAll reads directories of states and writes a line for each: "sound",

@@ -167,14 +167,14 @@ func TestDeaths(t *testing.T) {
 			}
 		}
 		s := open(t, o)
-		if moved := s.Aside() != ""; moved != (deaths == 3) {
+		if moved := s.Aside != ""; moved != (deaths == 3) {
 			t.Errorf("after %d deaths: moved aside %t", deaths, moved)
 		}
 		_ = s.Close()
 	}
 	s = open(t, o)
 	pending(t, s, both...)
-	if got := keys(t, s); len(got) > 0 || s.Aside() != "" {
-		t.Errorf("the new file has %v, moved aside to %q", got, s.Aside())
+	if got := keys(t, s); len(got) > 0 || s.Aside != "" {
+		t.Errorf("the new file has %v, moved aside to %q", got, s.Aside)
 	}
 }

@@ -84,12 +84,12 @@ func TestReadOnly(t *testing.T) {
 		return err
 	}
 
-	if other := reads("its own", look, 3).Other(); other != nil {
+	if other := reads("its own", look, 3).Other; other != nil {
 		t.Errorf("its own: %v", other)
 	}
 	later := look
 	later.Layout++
-	if other := reads("another layout", later, 3).Other(); other == nil || other.Void {
+	if other := reads("another layout", later, 3).Other; other == nil || other.Void {
 		t.Errorf("another layout: %v", other)
 	}
 	booted := look

@@ -29,8 +29,8 @@ func TestAnotherBootVoidsRecords(t *testing.T) {
 	o.BootID = "boot-2"
 	s = open(t, o)
 	pending(t, s, both...)
-	if got := keys(t, s); len(got) > 0 || s.Aside() != "" {
-		t.Errorf("records of an earlier boot: %v, aside %q", got, s.Aside())
+	if got := keys(t, s); len(got) > 0 || s.Aside != "" {
+		t.Errorf("records of an earlier boot: %v, aside %q", got, s.Aside)
 	}
 	read(t, s, func(tx *state.Tx) error {
 		if p, err := tx.Pending(); len(p.Changed) > 0 || err != nil || tx.Opened("cni0") || tx.Text(state.KeySeen+"iptables") != "" {
@@ -107,8 +107,8 @@ func TestOtherSchemaKeepsRecords(t *testing.T) {
 		})
 		s = open(t, o)
 		pending(t, s, both...)
-		if err := use(s, 3); err != nil || s.Aside() != "" {
-			t.Errorf("schema %q: %v, aside %q", schema, err, s.Aside())
+		if err := use(s, 3); err != nil || s.Aside != "" {
+			t.Errorf("schema %q: %v, aside %q", schema, err, s.Aside)
 		}
 	}
 }
@@ -145,8 +145,8 @@ func TestSchema1IsConverted(t *testing.T) {
 	want := []*hostport.Attachment{of(0, 8000, 20000), of(1, 8001, 20001), of(2, 8002, 20002), of(4, 8004, 20004), of(9, 8009)}
 	for n := range 2 { // before and after the file was converted
 		s := open(t, o)
-		if s.Aside() != "" {
-			t.Fatalf("moved aside to %s", s.Aside())
+		if s.Aside != "" {
+			t.Fatalf("moved aside to %s", s.Aside)
 		}
 		read(t, s, func(tx *state.Tx) error {
 			got, _, err := tx.Records()

@@ -50,16 +50,20 @@ type Options struct {
 
 // Store is the opened and locked state. It is not safe for concurrent use.
 type Store struct {
+	// Aside is the path to which a damaged file was moved, or "".
+	Aside string
+	// Other is why a file that was opened ReadOnly is not this program's, nil if it is.
+	// Only Records can be relied on then, and it returns no fingerprints.
+	Other *OtherError
+
 	opts  Options
 	path  string
 	lock  *os.File
 	db    *bolt.DB
 	file  *os.File // of db
 	inode string   // of file, with its device
-	aside string
 	// deaths counts the processes that died while using the file before this one.
 	deaths int
-	other  *OtherError
 }
 
 // Open takes the lock and opens the file, which it creates, converts or
@@ -89,13 +93,6 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// Other returns why a file that was opened ReadOnly is not this program's, nil if it is.
-// Only Records can be relied on then, and it returns no fingerprints.
-func (s *Store) Other() *OtherError { return s.other }
-
-// Aside returns the path to which a damaged file was moved, or "".
-func (s *Store) Aside() string { return s.aside }
-
 // Close closes the file and releases the lock.
 func (s *Store) Close() error {
 	var err error
@@ -112,8 +109,8 @@ func (s *Store) Rebuild() error {
 	// A damaged database is not closed: that may panic or block forever. Its
 	// descriptor is closed with the process.
 	s.db = nil
-	s.aside = s.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000000")
-	if err := os.Rename(s.path, s.aside); err != nil {
+	s.Aside = s.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000000")
+	if err := os.Rename(s.path, s.Aside); err != nil {
 		return fmt.Errorf("move damaged state file aside: %w", err)
 	}
 	s.deaths = 0
@@ -151,7 +148,7 @@ func (s *Store) open() error {
 		}
 		return s.db.View(func(tx *bolt.Tx) (err error) {
 			if err = s.verify(tx); err == nil {
-				s.other, err = (&Tx{tx, s}).differs()
+				s.Other, err = (&Tx{tx, s}).differs()
 			}
 			return err
 		})
@@ -169,16 +166,13 @@ func (s *Store) open() error {
 	case err != nil && !errors.Is(err, ErrDamaged) && !errors.As(err, &no): // not a system error
 		err = damagef("%w", err)
 	}
-	if err != nil {
-		return err
-	}
 	switch {
-	case s.other == nil || s.opts.ReadOnly && !s.other.Void:
-		return nil
+	case err != nil || s.Other == nil || s.opts.ReadOnly && !s.Other.Void:
+		return err
 	case s.opts.Guest:
-		return s.other
+		return s.Other
 	}
-	s.other = nil
+	s.Other = nil
 	return s.Update((*Tx).convert)
 }
 

@@ -185,7 +185,7 @@ func TestRebuild(t *testing.T) {
 		if got := keys(t, s); len(got) > 0 {
 			t.Errorf("records %v", got)
 		}
-		if _, err := os.Stat(s.Aside()); err != nil {
+		if _, err := os.Stat(s.Aside); err != nil {
 			t.Error(err)
 		}
 	}

@@ -150,7 +150,7 @@ func (t *Tx) All() iter.Seq2[*hostport.Attachment, error] {
 // It fails unless they match the stored ones: noise in a bbolt page can hide records
 // without any other sign. For another version's records there are no fingerprints.
 func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Fingerprint, err error) {
-	if t.s.other != nil {
+	if t.s.Other != nil {
 		f, err := t.facts()
 		return f.attachments, nil, err
 	}

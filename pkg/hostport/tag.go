@@ -46,14 +46,10 @@ func tagField(s string) string {
 		return "-"
 	}
 	return strings.Map(func(r rune) rune {
-		switch {
-		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+		if strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/-@", r) {
 			return r
-		case strings.ContainsRune("._:/-@", r):
-			return r
-		default:
-			return '_'
 		}
+		return '_'
 	}, s)
 }
 
