@@ -100,7 +100,7 @@ func (s *session) rewrite(ctx context.Context, found []*hostport.Attachment, unr
 		if errors.Is(err, backend.ErrNoGuard) {
 			s.Log.Warn("127.0.0.1 will not reach pods: 127.0.0.0/8 cannot be guarded", "backend", name, "reason", err)
 			var without *Snapshot
-			if without, err = s.keepOffLoopback(name); err == nil {
+			if without, err = s.keepOffLoopback(of(name, r.all.Attachments)); err == nil {
 				r.all = without
 				seen, err = rewrite()
 			}
@@ -126,25 +126,19 @@ func unheld(changed, all []*hostport.Attachment) []*hostport.Attachment {
 	return slices.DeleteFunc(slices.Clone(changed), func(a *hostport.Attachment) bool { return inTheWay(a, others) != nil })
 }
 
-// keepOffLoopback records that 127.0.0.1 must not reach the attachments of a backend,
-// closes the interfaces that only they needed, and returns the records as changed.
-func (s *session) keepOffLoopback(name string) (*Snapshot, error) {
+// keepOffLoopback records that 127.0.0.1 must not reach these attachments, closes the
+// interfaces that only they needed, and returns the records as changed.
+func (s *session) keepOffLoopback(records []*hostport.Attachment) (*Snapshot, error) {
+	p := plan{remove: records}
+	for _, a := range records {
+		without := *a
+		without.LoopbackInterface = ""
+		p.add = append(p.add, &without)
+	}
 	err := s.Update(func(tx *state.Tx) error {
-		records, _, err := tx.Records()
-		if err != nil {
-			return err
-		}
-		var p plan
-		for _, a := range of(name, records) {
-			without := *a
-			without.LoopbackInterface = ""
-			p.remove, p.add = append(p.remove, a), append(p.add, &without)
-		}
-		if err := p.write(tx); err != nil {
-			return err
-		}
+		err := p.write(tx)
 		s.closing = tx.Needless()
-		return nil
+		return err
 	})
 	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
 		return nil, err
