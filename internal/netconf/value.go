@@ -22,29 +22,20 @@ type reader struct {
 	errs     []error
 }
 
-// get returns the value of a key, nil if it is null or missing. Like
-// encoding/json it ignores case.
-func (r *reader) get(key string) json.RawMessage {
-	v, found := r.document[key]
-	for k := range r.document {
-		if !found && strings.EqualFold(k, key) {
-			v = r.document[k]
-		}
-	}
-	if string(v) == "null" {
-		return nil
-	}
-	return v
-}
-
 func (r *reader) failf(field, format string, args ...any) {
 	r.errs = append(r.errs, fieldErrorf(field, format, args...))
 }
 
-// read decodes the value of a key, and reports whether there is a valid one.
+// read decodes the value of a key, and reports whether there is a valid one other than
+// null. Like encoding/json it ignores case.
 func (r *reader) read(key string, to any) bool {
-	raw := r.get(key)
-	return raw != nil && r.decode(key, raw, to)
+	raw, found := r.document[key]
+	for k, v := range r.document {
+		if !found && strings.EqualFold(k, key) {
+			raw = v
+		}
+	}
+	return raw != nil && string(raw) != "null" && r.decode(key, raw, to)
 }
 
 // decode reports whether a value could be decoded. For a wrong type, the error
@@ -115,8 +106,8 @@ func (r *reader) readPath(key string, to *string) {
 
 // readDuration reads a string such as "30s", or a number of seconds, up to most.
 func (r *reader) readDuration(key string, most time.Duration, to *time.Duration) {
-	raw := r.get(key)
-	if raw == nil {
+	var raw json.RawMessage
+	if !r.read(key, &raw) {
 		return
 	}
 	text := strings.Trim(string(raw), `"`)
