@@ -41,7 +41,7 @@ func Written(dir string) time.Time {
 // deleted, and miss what is being written or what two transactions move while it reads.
 // For a file that it cannot read it returns true: Open will return the error.
 func Mentions(dir, containerID string) bool {
-	f, err := openOwn(filepath.Join(dir, dbName), os.O_RDONLY, 0)
+	f, err := os.OpenFile(filepath.Join(dir, dbName), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return !errors.Is(err, os.ErrNotExist)
 	}
