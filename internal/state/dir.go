@@ -46,6 +46,9 @@ func Mentions(dir, containerID string) bool {
 		return !errors.Is(err, os.ErrNotExist)
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return true
+	}
 	const step = 16 << 10
 	id := []byte(containerID)
 	id = id[max(0, len(id)-32):]        // bytes.Contains takes three times as long for more than 63
