@@ -1,3 +1,10 @@
+// Package netconf reads the network configuration that a runtime hands to the
+// plugin: bytes in, typed and validated out. It touches nothing on the node.
+//
+// The keys are those of the portmap plugin, with the same meaning, and a few
+// of our own; docs/configuration.md lists them. Keys are matched without
+// regard to case, because containerd writes HostPort where the CNI conventions
+// say hostPort.
 package netconf
 
 import (
@@ -19,9 +26,6 @@ const (
 	DefaultLockTimeout = 30 * time.Second
 	DefaultMarkMasqBit = 13
 )
-
-// maxLockTimeout keeps a mistaken value from blocking pod starts for hours.
-const maxLockTimeout = 10 * time.Minute
 
 // Versions returns the supported versions of the CNI specification, the newest last.
 func Versions() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} }
@@ -87,7 +91,7 @@ func Parse(data []byte) (*Config, error) {
 	c.Backend = r.readWord("backend", backend.Names()...)
 	r.readOptions(c)
 	r.readPath("dataDir", &c.DataDir)
-	r.readDuration("lockTimeout", maxLockTimeout, &c.LockTimeout)
+	r.readDuration("lockTimeout", &c.LockTimeout)
 	c.DenyListeners = r.readWord("hostListener", "ignore", "deny") == "deny"
 	c.AskAgent = r.readWord("podPorts", "runtime", "agent") == "agent"
 	level := strings.TrimSuffix(r.readWord("logLevel", "debug", "info", "warn", "warning", "error"), "ing")
@@ -135,4 +139,24 @@ func (r *reader) readOptions(c *Config) {
 	case marked || o.ExternalSetMarkChain != "" || len(conditions) > 0:
 		c.Backend = backend.Iptables
 	}
+}
+
+// ParsePod reads the pod's name from CNI_ARGS, as Kubernetes runtimes set it
+// (K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID). Everything else is ignored: the
+// name is for people, and a malformed one must not stop a pod.
+func ParsePod(args string) hostport.Pod {
+	var p hostport.Pod
+	for pair := range strings.SplitSeq(args, ";") {
+		k, v, _ := strings.Cut(pair, "=")
+		v = strings.ToValidUTF8(v, "_")
+		switch k {
+		case "K8S_POD_NAMESPACE":
+			p.Namespace = v
+		case "K8S_POD_NAME":
+			p.Name = v
+		case "K8S_POD_UID":
+			p.UID = v
+		}
+	}
+	return p
 }

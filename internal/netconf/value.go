@@ -104,8 +104,9 @@ func (r *reader) readPath(key string, to *string) {
 	}
 }
 
-// readDuration reads a string such as "30s", or a number of seconds, up to most.
-func (r *reader) readDuration(key string, most time.Duration, to *time.Duration) {
+// readDuration reads a string such as "30s", or a number of seconds.
+func (r *reader) readDuration(key string, to *time.Duration) {
+	const most = 10 * time.Minute // a mistaken value must not block pod starts for hours
 	var raw json.RawMessage
 	if !r.read(key, &raw) {
 		return
