@@ -1,9 +1,18 @@
+// Package node is the only place where records and rules change. It combines the
+// records of which attachment holds which host port (internal/state), the
+// backends that write the rules, connection tracking, the sysctl that lets
+// 127.0.0.1 reach pods, and the liveness of sandboxes.
+//
+// A change is planned from the records alone (plan), recorded, and then executed.
+// Every failure, at any step and for any reason, ends in one place: resync makes
+// the kernel match the records again.
 package node
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"slices"
@@ -90,11 +99,8 @@ func (f failures) families(name string) []hostport.Family {
 func (n *Node) eachBackend(doing string, fn func(name string, b backend.Backend) error) failures {
 	failed := make(failures)
 	for _, name := range backend.Names() {
-		b, err := n.Backend(name)
-		if err == nil {
-			err = fn(name, b)
-		}
-		if err != nil {
+		b, _ := n.Backend(name) // which knows every name of the list
+		if err := fn(name, b); err != nil {
 			failed[name] = fmt.Errorf("%s of backend %s: %w", doing, name, err)
 		}
 	}
@@ -130,3 +136,44 @@ func Busy(err error) bool {
 func Other(err error) bool {
 	return errors.As(err, new(*state.OtherError)) || errors.Is(err, state.ErrDamaged)
 }
+
+// Concerned returns the name of the backend whose rules a change of nf_tables may
+// have touched, "" for neither. The change was in a family (NFPROTO_*), a table
+// and a chain, which is "" if something else changed.
+func Concerned(family uint8, table, chain string) string {
+	switch {
+	case nftables.Concerned(family, table):
+		return backend.Nftables
+	case iptables.Concerned(family, table, chain):
+		return backend.Iptables
+	default:
+		return ""
+	}
+}
+
+// OfAdd reports whether a change of nf_tables that removes nothing and creates
+// this chain is an ADD's.
+func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
+
+// LegacyDigest hashes the tables of iptables-legacy that may hold our rules,
+// without counters. It starts no process, takes no lock, loads no table, and
+// returns 0 if no table is loaded. Only digests of the same seed can be compared.
+func LegacyDigest(seed maphash.Seed) (uint64, error) { return iptables.LegacyDigest(seed) }
+
+// Written returns when a record was last written, the zero Time on a node without state.
+// It takes no lock.
+func (n *Node) Written() time.Time { return state.Written(n.Dir) }
+
+// Count counts a call by the runtime as VERB/RESULT, a refusal as conflict/KIND, or a
+// takeover, for monitoring. A failure to count is only logged.
+func (n *Node) Count(name string, took time.Duration) {
+	if err := state.AddCount(n.Dir, name, took); err != nil {
+		n.Log.Debug("not counted", "name", name, "reason", err)
+	}
+}
+
+// Counts returns the counts by name. It takes no lock.
+func (n *Node) Counts() (map[string]state.Count, error) { return state.Counts(n.Dir) }
+
+// Refusals returns the last refusals, oldest first. It takes no lock.
+func (n *Node) Refusals() ([]state.Refusal, error) { return state.Refusals(n.Dir) }

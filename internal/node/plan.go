@@ -159,11 +159,6 @@ type origin struct {
 	changed []*hostport.Attachment
 }
 
-// deleted reports whether an owner without a record was recorded once, and so deleted.
-func (o origin) deleted(a *hostport.Attachment) bool {
-	return a.State != "" && a.State == o.state || find(o.changed, a.Key) != nil
-}
-
 func find(all []*hostport.Attachment, k hostport.Key) *hostport.Attachment {
 	if i := slices.IndexFunc(all, func(a *hostport.Attachment) bool { return a.Key == k }); i >= 0 {
 		return all[i]
@@ -197,7 +192,7 @@ func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc
 				a.Boot, a.State = here.boot, here.state
 				kept[slices.Index(kept, record)] = a
 			}
-		case here.deleted(a):
+		case a.State != "" && a.State == here.state || find(here.changed, a.Key) != nil: // it was deleted
 		default:
 			if c := inTheWay(a, kept); c != nil {
 				refused = append(refused, c)
