@@ -113,10 +113,8 @@ func (s *session) program(ctx context.Context, p plan, changes map[string]*backe
 			return nil, err
 		}
 		seen[name], err = b.Apply(ctx, *changes[name])
-		if err != nil && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
-			if old := backend.OldKernel(); old != "" {
-				err = fmt.Errorf("%w (%s)", err, old)
-			}
+		if old := backend.OldKernel(); err != nil && old != "" && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
+			err = fmt.Errorf("%w (%s)", err, old)
 		}
 		if err != nil {
 			return nil, err

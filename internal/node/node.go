@@ -37,12 +37,9 @@ type Node struct {
 	// does not find then does not exist. A process started by an operator must first
 	// be found to share the runtime's view of the node.
 	Runtime bool
-	// Guest is set by any program but the plugin, whose version may differ: a state
-	// that the plugin has yet to convert is left as it is.
-	Guest bool
-	// ReadOnly is set by a guest that only reads: it must not call methods that change
-	// something. Records of another version are read as they are, see Snapshot.Other.
-	ReadOnly bool
+	// Guest and ReadOnly are those of state.Options. With ReadOnly, methods that change
+	// something must not be called.
+	Guest, ReadOnly bool
 	// CacheDir is libcni's cache directory; "" is portmap.DefaultCacheDir.
 	CacheDir string
 	// AdoptInto is the backend for attachments adopted from portmap, as the network

@@ -169,23 +169,3 @@ func shared(d *os.File) bool {
 		return !slices.Contains([]string{lockName, countsName, refusalsName, "agent.sock", "lost+found"}, name) && !strings.HasPrefix(name, dbName)
 	})
 }
-
-// writeBeside calls fn to write a file beside the records, with a lock on that
-// file alone. Without a directory it does nothing.
-func writeBeside(dir, name string, fn func(*os.File) error) error {
-	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	f, err := openIn(dir, name)
-	if err != nil {
-		return err
-	}
-	defer f.Close() // which unlocks
-	if err = flock(f, unix.LOCK_EX); err == nil {
-		err = fn(f)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
-}

@@ -16,10 +16,9 @@ import (
 // the whole timeout.
 var ErrLocked = errors.New("state is locked by another process")
 
-// lock takes the node-wide lock. The kernel queues blocked flock calls and
-// wakes the next one at once; bbolt's own lock is polled every 50 ms. With a
-// hundred pods starting together, polling takes minutes; the queue takes no
-// longer than their work.
+// lock takes the node-wide lock. The kernel queues blocked flock calls and wakes the next
+// one at once; bbolt polls its own lock every 50 ms, which takes minutes for a hundred pods
+// that start together.
 func lock(ctx context.Context, o Options) (*os.File, error) {
 	f, err := openLock(o)
 	if err != nil {

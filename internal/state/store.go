@@ -1,3 +1,12 @@
+// Package state keeps the attachments of this node on disk, and the lock that allows one
+// process at a time to change the node: docs/design.md, "Records are facts".
+//
+// A damaged file is moved aside and replaced by an empty one, unless a guest finds it.
+// bbolt has checksums only for its meta pages: any other damaged page may make it panic,
+// recurse until the stack is full, or loop. Panics are recovered, and a process that loops
+// ends itself. Processes that die while they read or write the file are counted in the lock
+// file: the next process that may write checks the whole file, and after the third death in
+// a row the file is moved aside unread.
 package state
 
 import (

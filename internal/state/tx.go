@@ -201,7 +201,7 @@ func (t *Tx) Fingerprint(backend string) (p hostport.Fingerprint, err error) {
 }
 
 func (t *Tx) setFingerprint(backend string, p hostport.Fingerprint) error {
-	b := binary.BigEndian.AppendUint64(make([]byte, checksumSize), p.V4)
+	b := binary.BigEndian.AppendUint64(nil, p.V4)
 	return t.tx.Bucket(bucketMeta).Put([]byte(keyFingerprint+backend), seal(binary.BigEndian.AppendUint64(b, p.V6)))
 }
 
@@ -250,7 +250,7 @@ func (t *Tx) SetText(key, text string) error {
 // encode returns v in JSON after a checksum.
 func encode(v any) []byte {
 	b, _ := json.Marshal(v) // cannot fail
-	return seal(append(make([]byte, checksumSize, checksumSize+len(b)), b...))
+	return seal(b)
 }
 
 func decode(b []byte, v any) error {
@@ -264,21 +264,18 @@ func decode(b []byte, v any) error {
 	return nil
 }
 
-const checksumSize = 4
-
-// seal writes the checksum of b to its first bytes, and returns b: bbolt has checksums
-// only for its meta pages, and noise in a record must not become a rule.
+// seal returns b after its checksum: bbolt has checksums only for its meta pages, and
+// noise in a record must not become a rule.
 func seal(b []byte) []byte {
-	binary.BigEndian.PutUint32(b, crc32.ChecksumIEEE(b[checksumSize:]))
-	return b
+	return append(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(b)), b...)
 }
 
 // unsealed returns b without its checksum, which must match.
 func unsealed(b []byte) ([]byte, error) {
-	if len(b) < checksumSize || binary.BigEndian.Uint32(b) != crc32.ChecksumIEEE(b[checksumSize:]) {
+	if len(b) < crc32.Size || binary.BigEndian.Uint32(b) != crc32.ChecksumIEEE(b[crc32.Size:]) {
 		return nil, damagef("checksum does not match")
 	}
-	return b[checksumSize:], nil
+	return b[crc32.Size:], nil
 }
 
 func damagef(format string, args ...any) error {
