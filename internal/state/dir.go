@@ -15,9 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The files in the state directory. Those for monitoring are beside the records, so that
+// writing them neither waits for the lock nor touches the database, and they may be lost.
 const (
-	dbName   = "state.db"
-	lockName = "lock"
+	dbName       = "state.db"
+	lockName     = "lock"
+	countsName   = "counts"   // a pair of numbers for each name, in the order of countNames
+	refusalsName = "refusals" // the last refusals
 )
 
 // Exists reports whether dir holds a state file. A node on which no pod ever had

@@ -1,13 +1,12 @@
 package state
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,22 +78,15 @@ func flock(f *os.File, how int) error {
 // before it is moved aside.
 const maxDeaths = 3
 
-// deathsPrefix is followed by a digit and a newline: the contents of the lock file.
-const deathsPrefix = "deaths="
-
 // deaths returns the number of processes that died while using the state file,
 // from the lock file. Layout 1 kept something else in it, which counts as 0.
 func deaths(lock *os.File) (count int) {
-	b := make([]byte, len(deathsPrefix)+1)
-	_, _ = lock.ReadAt(b, 0)
-	if digit, found := bytes.CutPrefix(b, []byte(deathsPrefix)); found {
-		count, _ = strconv.Atoi(string(digit)) // 0 with an error
-	}
+	_, _ = fmt.Fscanf(io.NewSectionReader(lock, 0, 16), "deaths=%1d", &count)
 	return count
 }
 
 // setDeaths writes the count. It ignores errors: on a full disk, a process that
 // dies is not counted, nor is one that only reads.
 func setDeaths(lock *os.File, count int) {
-	_, _ = lock.WriteAt(append([]byte(deathsPrefix), byte('0'+min(count, 9)), '\n'), 0)
+	_, _ = lock.WriteAt(fmt.Appendf(nil, "deaths=%d\n", min(count, 9)), 0)
 }

@@ -15,11 +15,6 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// countsName is the file with the counts: a pair of numbers for each name, in
-// the order of countNames. It is beside the records, so that counting neither
-// waits for the lock nor touches the database, and it may be lost.
-const countsName = "counts"
-
 // countNames returns the names of what is counted. A name keeps its place:
 // versions of the program share the file.
 func countNames() []string {
@@ -38,18 +33,16 @@ type Count struct {
 	Took   time.Duration
 }
 
-// countSize is the size of a Count in the file.
-const countSize = 16
-
 // AddCount adds one to the count of a name, which must be one that Counts
 // returns. Without a state directory it does nothing, which is no error.
 func AddCount(dir, name string, took time.Duration) error {
-	at := int64(slices.Index(countNames(), name)) * countSize
+	const size = 16 // of a Count in the file
+	at := int64(slices.Index(countNames(), name)) * size
 	if at < 0 {
 		return fmt.Errorf("count %q: unknown", name)
 	}
 	return writeBeside(dir, countsName, func(f *os.File) error {
-		b := make([]byte, countSize) // zero beyond the end of the file
+		b := make([]byte, size) // zero beyond the end of the file
 		_, _ = f.ReadAt(b, at)
 		for i, more := range []uint64{1, uint64(took)} {
 			sum := b[8*i:]
@@ -77,12 +70,6 @@ func Counts(dir string) (map[string]Count, error) {
 	return out, errors.Join(err, derr)
 }
 
-// refusalsName is the file with the last refusals. It may be lost.
-const refusalsName = "refusals"
-
-// maxRefusals is how many are kept.
-const maxRefusals = 16
-
 // Refusal is an attachment that was refused.
 type Refusal struct {
 	At   time.Time    `json:"at"`
@@ -93,10 +80,11 @@ type Refusal struct {
 // AddRefusal records a refusal, for monitoring. Without a state directory it does
 // nothing, which is no error.
 func AddRefusal(dir string, r Refusal) error {
+	const most = 16 // are kept
 	return writeBeside(dir, refusalsName, func(f *os.File) error {
 		all, _ := Refusals(dir) // none if they cannot be read
 		all = append(all, r)
-		b, err := json.Marshal(all[max(0, len(all)-maxRefusals):])
+		b, err := json.Marshal(all[max(0, len(all)-most):])
 		_, werr := f.WriteAt(b, 0)
 		return errors.Join(err, werr, f.Truncate(int64(len(b))))
 	})
