@@ -12,14 +12,10 @@ import (
 // Error codes of our own; the specification leaves 100 and up to plugins.
 // docs/errors.md explains them to operators.
 const (
-	// codeKernel: the node could not be changed or read.
-	codeKernel uint = 100
-	// codePortHeld: a living pod holds the host port.
-	codePortHeld uint = 101
-	// codeListener: a process of the node listens on the host port.
-	codeListener uint = 102
-	// codeDiffers: CHECK found a difference between the node and the record.
-	codeDiffers uint = 103
+	codeKernel   uint = 100 // the node could not be changed or read
+	codePortHeld uint = 101 // a living pod holds the host port
+	codeListener uint = 102 // a process of the node listens on the host port
+	codeDiffers  uint = 103 // CHECK found a difference between the node and the record
 )
 
 // coded returns err as a *types.Error with its CNI code, and nil for nil.
