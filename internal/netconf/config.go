@@ -32,25 +32,18 @@ func Versions() []string { return []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "
 
 // Config is a validated network configuration.
 type Config struct {
-	CNIVersion string
-	Name       string
-	// Backend is the name of a backend, or "" to let the node choose.
-	Backend string
-	// DataDir is the state directory, an absolute path.
-	DataDir string
-	// LockTimeout bounds the wait for other invocations.
-	LockTimeout time.Duration
-	// DenyListeners refuses mappings to ports on which a process listens.
-	DenyListeners bool
-	// AskAgent is set if the agent is to be asked for the pod's host ports.
-	AskAgent bool
-	LogLevel slog.Level
-	// LogFile is an absolute path, or "" for warnings on stderr.
-	LogFile  string
-	Options  hostport.Options
-	Mappings []hostport.Mapping
-	// PrevResult is the unchanged result of the previous plugin, or nil.
-	PrevResult json.RawMessage
+	CNIVersion    string
+	Name          string
+	Backend       string        // the name of a backend, or "" to let the node choose
+	DataDir       string        // the state directory, an absolute path
+	LockTimeout   time.Duration // bounds the wait for other invocations
+	DenyListeners bool          // refuse mappings to ports on which a process listens
+	AskAgent      bool          // ask the agent for the pod's host ports
+	LogLevel      slog.Level
+	LogFile       string // an absolute path, or "" for warnings on stderr
+	Options       hostport.Options
+	Mappings      []hostport.Mapping
+	PrevResult    json.RawMessage // the unchanged result of the previous plugin, or nil
 	// ValidAttachments are those that a GC keeps. Listed is set if there is a list:
 	// with an empty one, nothing is kept.
 	ValidAttachments []hostport.Key
