@@ -39,16 +39,11 @@ func (e *OtherError) Error() string { return e.text }
 
 // Options tell Open where the state is and which program opens it.
 type Options struct {
-	// Dir is the state directory, an absolute path. It is created if missing.
-	Dir string
-	// Timeout bounds the wait for the lock.
-	Timeout time.Duration
-	// BootID identifies the running kernel.
-	BootID string
-	// Layout is the version of the rules that this program writes.
-	Layout int
-	// Backends are the names of all backends, for Pending and Records.
-	Backends []string
+	Dir      string        // the state directory, an absolute path; it is created if missing
+	Timeout  time.Duration // bounds the wait for the lock
+	BootID   string        // identifies the running kernel
+	Layout   int           // the version of the rules that this program writes
+	Backends []string      // the names of all backends, for Pending and Records
 	// Guest is set by any program but the plugin. A file that the plugin has yet to
 	// convert or replace is left as it is, see OtherError and ErrDamaged.
 	Guest bool
@@ -65,14 +60,13 @@ type Store struct {
 	// Only Records can be relied on then, and it returns no fingerprints.
 	Other *OtherError
 
-	opts  Options
-	path  string
-	lock  *os.File
-	db    *bolt.DB
-	file  *os.File // of db
-	inode string   // of file, with its device
-	// deaths counts the processes that died while using the file before this one.
-	deaths int
+	opts   Options
+	path   string
+	lock   *os.File
+	db     *bolt.DB
+	file   *os.File // of db
+	inode  string   // of file, with its device
+	deaths int      // of processes that used the file before this one
 }
 
 // Open takes the lock and opens the file, which it creates, converts or

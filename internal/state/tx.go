@@ -20,17 +20,12 @@ import (
 var (
 	// pending -> Pending; fingerprint/BACKEND -> V4, V6 (8 bytes each, big endian);
 	// all else -> text
-	bucketMeta = []byte("meta")
-	// KEY -> Attachment
-	bucketAttachments = []byte("attachments")
-	// protocol number, port (2 bytes, big endian), KEY -> nothing
-	bucketPorts = []byte("ports")
-	// address (16 bytes), KEY -> nothing
-	bucketAddresses = []byte("addresses")
-	// LoopbackInterface, 0, KEY -> nothing
-	bucketInterfaces = []byte("interfaces")
-	// interface on which we set route_localnet -> nothing
-	bucketOpened = []byte("opened")
+	bucketMeta        = []byte("meta")
+	bucketAttachments = []byte("attachments") // KEY -> Attachment
+	bucketPorts       = []byte("ports")       // protocol number, port (2 bytes, big endian), KEY -> nothing
+	bucketAddresses   = []byte("addresses")   // address (16 bytes), KEY -> nothing
+	bucketInterfaces  = []byte("interfaces")  // LoopbackInterface, 0, KEY -> nothing
+	bucketOpened      = []byte("opened")      // interface on which we set route_localnet -> nothing
 )
 
 // The keys of bucketMeta, some followed by the name of a backend.
