@@ -1,11 +1,9 @@
-// Package node is the only place where records and rules change. It combines the
-// records of which attachment holds which host port (internal/state), the
-// backends that write the rules, connection tracking, the sysctl that lets
-// 127.0.0.1 reach pods, and the liveness of sandboxes.
+// Package node is the only place where records and rules change. It combines the records
+// (internal/state), the backends that write the rules, connection tracking, the sysctl that
+// lets 127.0.0.1 reach pods, and the liveness of sandboxes.
 //
-// A change is planned from the records alone (plan), recorded, and then executed.
-// Every failure, at any step and for any reason, ends in one place: resync makes
-// the kernel match the records again.
+// A change is planned from the records alone (plan), recorded, and then executed. Every
+// failure ends in one place: resync makes the kernel match the records again.
 package node
 
 import (
@@ -27,12 +25,9 @@ import (
 
 // Node changes the node in whose network namespace the process runs.
 type Node struct {
-	// Dir is the state directory.
-	Dir string
-	// Timeout bounds the wait for the lock, and each run of a backend's tool.
-	Timeout time.Duration
-	// Log receives what an operator should know and the caller does not need.
-	Log *slog.Logger
+	Dir     string        // the state directory
+	Timeout time.Duration // bounds the wait for the lock, and each run of a backend's tool
+	Log     *slog.Logger  // receives what an operator should know and the caller does not need
 	// Runtime is set if the container runtime started the process: a sandbox that it
 	// does not find then does not exist. A process started by an operator must first
 	// be found to share the runtime's view of the node.

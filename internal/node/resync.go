@@ -16,11 +16,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// resync brings records and kernel into agreement. It reads the owners that the rules in
-// the kernel name, in both backends, adopts those that are alive and not recorded, drops
-// the records of the dead, and rewrites all rules of the backends that are pending, or
-// that name an owner not recorded for them. Rules that could not be read may name living
-// owners without a record: they are kept, and their backend stays pending.
+// resync brings records and kernel into agreement, in the steps of docs/design.md, "One
+// way to recover".
 func (s *session) resync(ctx context.Context) error {
 	found, unread := s.owners(ctx)
 	if len(unread) > 0 {
