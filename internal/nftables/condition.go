@@ -161,13 +161,14 @@ func parseNet(t string, f hostport.Family, source bool) (string, value, error) {
 }
 
 // parseInterface accepts a name, quoted or not, that may end in "*". It is
-// stricter than the kernel, which accepts nearly any byte.
+// stricter than the kernel, which accepts nearly any byte, and refuses names that
+// the comment of the rule would have as an operator.
 func parseInterface(t string) (string, value, error) {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:@-"
 	name, opened := strings.CutPrefix(t, `"`)
 	name, closed := strings.CutSuffix(name, `"`)
 	base := strings.TrimSuffix(name, "*")
-	if opened != closed || base == "" || len(base) > 15 || strings.Trim(base, letters) != "" {
+	if name == "eq" || name == "ne" || opened != closed || base == "" || len(base) > 15 || strings.Trim(base, letters) != "" {
 		return "", value{}, fmt.Errorf("%q is not an interface name", t)
 	}
 	return name, fromInterface(name), nil

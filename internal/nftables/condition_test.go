@@ -88,7 +88,7 @@ var refused = []string{
 	"ip saddr 10.0.0.0/33", "ip saddr 300.0.0.1", "ip saddr fd00::1", "ip saddr ::ffff:10.0.0.1", "ip saddr 0.0.0.0/0",
 	"ip saddr 10.0.0.1-10.0.0.9", "ip saddr @others", "ip saddr { }", "ip saddr { 10.0.0.1", "ip saddr { 10.0.0.1 10.0.0.2 }",
 	"ip saddr 10.0.0.0/8 counter", "ip saddr 10.0.0.0/8; drop", "ip saddr 10.0.0.0/8\ndrop", "ip saddr 10.0.0.0/8 } chain x {",
-	"iifname", `iifname "eth0`, `iifname "et h0"`, "iifname abcdefghijklmnop", "iifname *", "iifname eth0*0", `"iifname" eth0`,
+	"iifname", "iifname eq", "iifname ne", "iifname == eq", `iifname "ne"`, `iifname "eth0`, `iifname "et h0"`, "iifname abcdefghijklmnop", "iifname *", "iifname eth0*0", `"iifname" eth0`,
 	"iifname eth0\x00", "iifname \x1b[31m", "iif eth0", "meta oifname eth0", "meta mark", "meta mark x", "meta mark 0x100000000",
 	"meta mark & 0 == 0", "meta mark { 1, 2/3 }", "mark & 1 { 1, 2 }", "meta mark & 0x1 == 0x2", "meta mark & 1 == 1/1", "meta mark set 1", "= 1", "! 1",
 	"ip saddr { " + strings.Repeat("10.0.0.1, ", 20) + "10.0.0.2 }",
