@@ -16,46 +16,59 @@ import (
 )
 
 // read returns the objects of the table, and the elements of the sets for which elements
-// returns true, of all if it is nil. On error it still returns what could be read.
+// returns true, of all if it is nil. On error it still returns what could be read. A kernel
+// without nf_tables has no objects.
 func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out []object, err error) {
+	conn, err := nfnetlink.Dial()
+	if nfnetlink.Unsupported(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read table %s: %w", tableName, explain(err))
+	}
+	defer conn.Close()
+	list := func(kind uint16, each func(nfnetlink.Attributes), set ...string) {
+		err = cmp.Or(err, nfnetlink.List(ctx, conn, unix.NFPROTO_INET, kind, each, append([]string{tableName}, set...)...))
+	}
+	list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+		out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle)), as.Uint32(unix.NFTA_TABLE_FLAGS)})
+	})
 	rules := make(map[string][]rule)
-	err = b.dump(ctx, func(list lister) {
-		list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
-			out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle)), as.Uint32(unix.NFTA_TABLE_FLAGS)})
-		})
-		list(unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
-			r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
-			for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
-				_, known := nfnetlink.Expression(unix.NFPROTO_INET, e)
-				r.exprs = append(r.exprs, known)
-			}
-			chain := as.Text(unix.NFTA_RULE_CHAIN)
-			rules[chain] = append(rules[chain], r)
-		})
-		list(unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
-			name, h := as.Text(unix.NFTA_CHAIN_NAME), as.Nested(unix.NFTA_CHAIN_HOOK)
-			out = append(out, chain{name: name, rules: rules[name], hook: hook{
-				kind:     nftables.ChainType(as.Text(unix.NFTA_CHAIN_TYPE)),
-				number:   nftables.ChainHook(h.Uint32(unix.NFTA_HOOK_HOOKNUM)),
-				priority: nftables.ChainPriority(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
-				policy:   nftables.ChainPolicy(as.Uint32(unix.NFTA_CHAIN_POLICY)),
-			}})
-		})
-		list(unix.NFT_MSG_GETSET, func(as nfnetlink.Attributes) {
-			if as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS == 0 {
-				out = append(out, decodeSet(as))
-			}
-		})
-		for _, s := range only[set](out) {
-			if elements == nil || elements(s.name) {
-				list(unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
-					for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
-						out = append(out, decodeElement(s.name, e))
-					}
-				}, s.name)
-			}
+	list(unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
+		r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
+		for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
+			_, known := nfnetlink.Expression(unix.NFPROTO_INET, e)
+			r.exprs = append(r.exprs, known)
+		}
+		chain := as.Text(unix.NFTA_RULE_CHAIN)
+		rules[chain] = append(rules[chain], r)
+	})
+	list(unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
+		name, h := as.Text(unix.NFTA_CHAIN_NAME), as.Nested(unix.NFTA_CHAIN_HOOK)
+		out = append(out, chain{name: name, rules: rules[name], hook: hook{
+			kind:     nftables.ChainType(as.Text(unix.NFTA_CHAIN_TYPE)),
+			number:   nftables.ChainHook(h.Uint32(unix.NFTA_HOOK_HOOKNUM)),
+			priority: nftables.ChainPriority(h.Uint32(unix.NFTA_HOOK_PRIORITY)),
+			policy:   nftables.ChainPolicy(as.Uint32(unix.NFTA_CHAIN_POLICY)),
+		}})
+	})
+	list(unix.NFT_MSG_GETSET, func(as nfnetlink.Attributes) {
+		if as.Uint32(unix.NFTA_SET_FLAGS)&unix.NFT_SET_ANONYMOUS == 0 {
+			out = append(out, decodeSet(as))
 		}
 	})
+	for _, s := range only[set](out) {
+		if elements == nil || elements(s.name) {
+			list(unix.NFT_MSG_GETSETELEM, func(as nfnetlink.Attributes) {
+				for _, e := range as.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS).All() {
+					out = append(out, decodeElement(s.name, e))
+				}
+			}, s.name)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("read table %s: %w", tableName, explain(err))
+	}
 	return out, err
 }
 
@@ -89,11 +102,10 @@ const nftaTableHandle = 4
 
 // tableHandle returns the kernel's handle of the table, "" if there is no table.
 func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
-	err = b.dump(ctx, func(list lister) {
-		list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
-			handle = hex.EncodeToString(as.Get(nftaTableHandle))
-		})
-	})
+	have, err := b.read(ctx, func(string) bool { return false })
+	for _, t := range only[table](have) {
+		handle = t.handle
+	}
 	return handle, err
 }
 
@@ -105,23 +117,4 @@ func KubeProxy() bool {
 		_, err := new(nftables.Conn).ListTableOfFamily("kube-proxy", nftables.TableFamily(nfnetlink.Family(f)))
 		return err == nil
 	})
-}
-
-// lister lists objects of the table, or elements of one of its sets.
-type lister func(kind uint16, each func(nfnetlink.Attributes), set ...string)
-
-// dump calls do with a lister, and returns the first error. A kernel without nf_tables
-// has nothing to list.
-func (b *Backend) dump(ctx context.Context, do func(lister)) error {
-	conn, err := nfnetlink.Dial()
-	if err == nil {
-		defer conn.Close()
-		do(func(kind uint16, each func(nfnetlink.Attributes), set ...string) {
-			err = cmp.Or(err, nfnetlink.List(ctx, conn, unix.NFPROTO_INET, kind, each, append([]string{tableName}, set...)...))
-		})
-	}
-	if err == nil || nfnetlink.Unsupported(err) {
-		return nil
-	}
-	return fmt.Errorf("read table %s: %w", tableName, explain(err))
 }
