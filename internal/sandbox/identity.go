@@ -1,6 +1,18 @@
+// Package sandbox identifies network namespaces, distinguishes the node's own
+// from others, and determines whether one still exists.
+//
+// It reads /proc and stats files. It enters no namespace, changes nothing and
+// uses no netlink, because each pod start would pay for that.
+//
+// It sees only what the calling thread sees. A container runtime may mount
+// sandboxes in a mount namespace of its own. A plugin started by the runtime
+// shares it; a tool started from a login shell or in a container may not, and in
+// a PID namespace of its own it does not see the pods' processes either.
+// View.Sees reports whether a process may declare a sandbox dead.
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -17,7 +29,7 @@ func Identify(path string) (hostport.Sandbox, error) {
 	if err != nil {
 		return hostport.Sandbox{}, fmt.Errorf("identify sandbox: %w", err)
 	}
-	own, err := Host()
+	own, err := stat(ownNamespace)
 	if err != nil {
 		return hostport.Sandbox{}, err
 	}
@@ -31,17 +43,13 @@ func Identify(path string) (hostport.Sandbox, error) {
 // calling thread is in, which is the node's own when a runtime calls the plugin.
 func IsHost(path string) bool {
 	theirs, _ := stat(path)
-	own, _ := Host()
+	own, _ := stat(ownNamespace)
 	return theirs.Same(own) // a namespace that cannot be read is the same as none
 }
 
-// Host returns the network namespace that the calling thread is in, which may
+// ownNamespace is the network namespace that the calling thread is in, which may
 // differ from the process's: Go programs enter namespaces thread by thread.
-func Host() (hostport.Sandbox, error) {
-	own, err := stat("/proc/thread-self/ns/net")
-	own.Path = ""
-	return own, err
-}
+const ownNamespace = "/proc/thread-self/ns/net"
 
 func stat(path string) (hostport.Sandbox, error) {
 	fi, err := os.Stat(path)
@@ -50,4 +58,24 @@ func stat(path string) (hostport.Sandbox, error) {
 	}
 	st := fi.Sys().(*syscall.Stat_t)
 	return hostport.Sandbox{Path: path, Device: uint64(st.Dev), Inode: st.Ino}, nil
+}
+
+// View identifies the namespaces from which a process looks at the node's
+// processes and mounts, by their inodes.
+type View struct{ PID, Mount uint64 }
+
+// OwnView returns the view of the calling thread.
+func OwnView() (View, error) {
+	pid, err := stat("/proc/thread-self/ns/pid")
+	mount, merr := stat("/proc/thread-self/ns/mnt")
+	return View{PID: pid.Inode, Mount: mount.Inode}, errors.Join(err, merr)
+}
+
+// Sees reports whether a process with view v sees every sandbox that the
+// container runtime sees: it shares the runtime's PID namespace, and the mount
+// namespace of the runtime or of PID 1. It returns false if runtime is zero, that
+// is, if the runtime's view is unknown.
+func (v View) Sees(runtime View) bool {
+	init, err := stat("/proc/1/ns/mnt")
+	return runtime != (View{}) && v.PID == runtime.PID && (v.Mount == runtime.Mount || err == nil && v.Mount == init.Inode)
 }

@@ -1,11 +1,18 @@
 package sandbox
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -29,17 +36,14 @@ func Look(s hostport.Sandbox) (path string, dead bool, err error) {
 	if s.Inode == 0 {
 		return "", false, fmt.Errorf("look for sandbox %q: its inode is not known", s.Path)
 	}
-	var unread error
-	if s.Path != "" {
-		found, err := stat(s.Path)
-		if err == nil && found.Inode == s.Inode && (s.Device == 0 || found.Device == s.Device) {
-			return s.Path, false, nil
-		}
-		if err != nil && !gone(err) {
-			unread = err
-		}
+	there, unread := stat(s.Path)
+	if unread == nil && there.Inode == s.Inode && (s.Device == 0 || there.Device == s.Device) {
+		return s.Path, false, nil
 	}
-	own, err := Host()
+	if gone(unread) { // as an empty path is
+		unread = nil
+	}
+	own, err := stat(ownNamespace)
 	if err != nil {
 		return "", false, err
 	}
@@ -54,6 +58,63 @@ func Look(s hostport.Sandbox) (path string, dead bool, err error) {
 	return "", err == nil, err
 }
 
+// search is a search for a network namespace, with the places where it was found.
+type search struct {
+	inode uint64
+	name  string // its path, if known
+
+	path      string   // the first mount point that the caller sees
+	mounts    []string // all mount points, also in other mount namespaces
+	inhabited bool     // a process is in it
+}
+
+// ownMounts lists the mounts that the calling thread sees.
+const ownMounts = "/proc/thread-self/mountinfo"
+
+// patience is how often reading a process is retried: one that is executing a
+// program or exiting cannot be read for a moment (EACCES).
+const patience = 10
+
+// run looks for the namespace in the caller's mounts, then at the main threads of
+// all processes and in the mounts of their mount namespaces. It stops when it is
+// found. The error is one of those that remain after the last try.
+func (s *search) run() error {
+	if err := s.readMounts(ownMounts); err != nil {
+		return err
+	}
+	if len(s.mounts) > 0 {
+		s.path = s.mounts[0]
+	}
+	if s.found() {
+		return nil
+	}
+	processes, err := os.ReadDir("/proc")
+	view, verr := OwnView()
+	if err = errors.Join(err, verr); err != nil {
+		return err
+	}
+	seen := map[uint64]bool{view.Mount: true} // mount namespaces
+	for round := 0; ; round++ {
+		var refused []os.DirEntry
+		for _, process := range processes {
+			if perr := s.visit(process.Name(), seen); perr != nil {
+				refused, err = append(refused, process), perr
+			}
+			if s.found() {
+				return nil
+			}
+		}
+		if len(refused) == 0 {
+			return s.readMounts(ownMounts) // it may have been mounted there since
+		}
+		if round == patience {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+		processes = refused
+	}
+}
+
 // found reports whether the namespace is mounted under the last element of the
 // path. The directory is not compared: in a container, the node's has another
 // path. A path in /proc names a process, not a mount; with one, or without a path,
@@ -63,4 +124,59 @@ func (s *search) found() bool {
 		return s.inhabited || len(s.mounts) > 0
 	}
 	return slices.ContainsFunc(s.mounts, func(m string) bool { return filepath.Base(m) == filepath.Base(s.name) })
+}
+
+// visit looks at a process, and at the mounts of its mount namespace unless they
+// are in seen.
+func (s *search) visit(pid string, seen map[uint64]bool) error {
+	if _, err := strconv.ParseUint(pid, 10, 32); err != nil {
+		return nil // not a process: self, sys, irq
+	}
+	network, err := stat("/proc/" + pid + "/ns/net")
+	mount, merr := stat("/proc/" + pid + "/ns/mnt")
+	s.inhabited = s.inhabited || network.Inode == s.inode
+	if err = cmp.Or(err, merr); err == nil && !seen[mount.Inode] {
+		err = s.readMounts("/proc/" + pid + "/mountinfo")
+		seen[mount.Inode] = err == nil
+	}
+	// Init may be hidden even from root, by another user namespace or a security
+	// module, and is never in a sandbox. EINVAL: a zombie.
+	if pid == "1" || gone(err) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return err
+}
+
+// readMounts reads a mountinfo file.
+func (s *search) readMounts(name string) error {
+	b, err := os.ReadFile(name)
+	s.mounts = append(s.mounts, mountPoints(b, s.inode)...)
+	return err
+}
+
+// mountPoints returns where a network namespace is mounted according to a
+// mountinfo file (proc_pid_mountinfo(5)). The root of such a mount is
+// "net:[INODE]", and only file system type nsfs has roots of this form that are
+// not file names.
+func mountPoints(mountinfo []byte, inode uint64) (points []string) {
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	root := "net:[" + strconv.FormatUint(inode, 10) + "]"
+	for line := range bytes.Lines(mountinfo) {
+		if !bytes.Contains(line, []byte(root)) {
+			continue
+		}
+		// ID parent major:minor root mountpoint options [tag...] - type source options
+		before, after, _ := strings.Cut(string(line), " - ")
+		f := strings.Fields(before)
+		if len(f) > 5 && f[3] == root && strings.HasPrefix(after, "nsfs ") {
+			points = append(points, unescape.Replace(f[4]))
+		}
+	}
+	return points
+}
+
+// gone reports whether err means that there is no such file. A path through
+// /proc/PID returns ESRCH, and one below a directory that became a file ENOTDIR.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOTDIR)
 }
