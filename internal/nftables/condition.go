@@ -55,14 +55,8 @@ func (b *Backend) Validate(o hostport.Options) error {
 // parseConditions parses an attachment's conditions for packets of family f, and
 // returns rules that refuse the packets that do not meet them. The texts are
 // concatenated, as portmap passes them to nft: each may be one match, or several, or a
-// word of one. The error quotes them. Only the few forms of matches below are accepted
-// and translated, so that no text of a configuration can become another rule.
-//
-//	(ip | ip6) (saddr | daddr) [op] (ADDRESS | CIDR | { CIDR, ... })
-//	[meta] iifname [op] (NAME | "NAME" | { NAME, ... })
-//	[meta] mark [(& | and) MASK] [op] (VALUE | VALUE/MASK | { VALUE, ... })
-//
-// op is one of == eq != ne. All matches must be met.
+// word of one. The error quotes them. The grammar is in docs/configuration.md: these few
+// forms are translated, so that no text of a configuration can become another rule.
 func parseConditions(texts []string, f hostport.Family) (out []rule, err error) {
 	if len(texts) == 0 {
 		return nil, nil
@@ -130,11 +124,11 @@ func parseMatch(field, mask, operator, values string, f hostport.Family) (out []
 	if !negated {
 		out = []rule{newRule(none, refuse())}
 	}
-	if comment += equals; len(texts) == 1 {
-		comment += texts[0]
-	} else {
-		comment += "{ " + strings.Join(texts, ", ") + " }"
+	list := strings.Join(texts, ", ")
+	if len(texts) > 1 {
+		list = "{ " + list + " }"
 	}
+	comment += equals + list
 	if len(comment) > maxComment {
 		return nil, fmt.Errorf("a match of more than %d characters: name a wider network", maxComment)
 	}

@@ -75,10 +75,8 @@ func (d delta) creates() bool { return slices.ContainsFunc(d.come, is[table]) }
 // no commit if it does not.
 func (d delta) writes() bool { return len(d.gone)+len(d.come) > 0 }
 
-// write adds the change to a batch. Only a transaction that deletes something
-// waits for a grace period of the kernel, when the socket is closed (0.4 ms on
-// Linux 6.18, more with many processors). That is why the table holds no
-// fingerprint: the next ADD would have to delete the last one.
+// write adds the change to a batch. Only a transaction that deletes something waits
+// for a grace period of the kernel (docs/design.md).
 func (d delta) write(b *batch) {
 	if slices.ContainsFunc(d.gone, is[table]) {
 		b.dropTable()

@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -51,7 +53,8 @@ func base(clients clientSets) []object {
 	}
 	hostports.rules = append(hostports.rules, newRule(refuse()))
 	masquerade := chain{name: chainClients}
-	for _, c := range clients.sorted() {
+	byLength := func(x, y clientSet) int { return cmp.Or(cmp.Compare(x.family, y.family), cmp.Compare(x.bits, y.bits)) }
+	for _, c := range slices.SortedFunc(maps.Keys(clients), byLength) {
 		addr := addrs[c.family]
 		s := set{name: c.name(), key: concat(addr, addr)}
 		if c.bits == 0 {
