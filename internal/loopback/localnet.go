@@ -1,14 +1,46 @@
+// Package loopback lets 127.0.0.1:hostPort on the node reach a pod: it sets and
+// clears route_localnet on the node's interface to the pod.
+//
+// The kernel routes packets from or to 127.0.0.0/8 only over lo, unless
+// net.ipv4.conf.IFNAME.route_localnet is set (Linux 3.6). That setting also
+// lets the neighbours on that interface reach services on the node's 127.0.0.1
+// (CVE-2020-8558): the backend's guard must be in place before it is set. The
+// guard is not in this package.
+//
+// It covers IPv4 only: the kernel has no such setting for [::1].
 package loopback
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/containernetworking/plugins/pkg/utils/sysctl"
+	"github.com/vishvananda/netlink"
 )
+
+// Interface returns the name of the node's interface to the pod, from the
+// kernel's route lookup in the calling thread's network namespace. It fails if
+// there is no route, or it does not leave the node: the address is the node's
+// own, or is rejected.
+func Interface(pod netip.Addr) (string, error) {
+	routes, err := netlink.RouteGet(pod.AsSlice())
+	if err != nil {
+		return "", fmt.Errorf("look up route to pod %s: %w", pod, err)
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", fmt.Errorf("look up interface %d on the route to pod %s: %w", routes[0].LinkIndex, pod, err)
+	}
+	if link.Attrs().Flags&net.FlagLoopback != 0 {
+		return "", fmt.Errorf("look up route to pod %s: it is an address of the node's own", pod)
+	}
+	return link.Attrs().Name, nil
+}
 
 // Open sets net.ipv4.conf.IFNAME.route_localnet to 1 in the calling thread's
 // network namespace. It is idempotent. An interface that does not exist is an error
