@@ -1,9 +1,19 @@
+// Package listener finds sockets of the node's own processes that listen on the
+// host port of a mapping, which silently takes their traffic.
+//
+// It covers TCP and UDP in the calling thread's network namespace. For SCTP, sock_diag
+// returns associations in a different format, from a module that is seldom loaded, so an
+// SCTP mapping never has a listener here.
 package listener
 
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -39,8 +49,7 @@ func (l Listener) String() string {
 // host IP: TCP sockets that listen, and UDP sockets that are bound and not
 // connected. It queries the kernel (sock_diag(7)) once for each protocol and
 // family among the mappings, and reads /proc once if there is a listener. The
-// list has the order of the mappings, and for each mapping is ordered by
-// address. SCTP mappings have none.
+// list has the order of the mappings, and for each mapping is ordered by address.
 func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 	var sockets []socket
 	for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP} {
@@ -69,4 +78,35 @@ func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 		}
 	}
 	return out, nil
+}
+
+// process is a process with an open socket, by its ID and name.
+type process struct {
+	pid     int
+	command string
+}
+
+// holders reads proc, which is /proc, and returns the process that has each
+// socket open, among the processes whose file descriptors the caller may read:
+// the lowest process ID if there are several, so that a master comes before its
+// workers. The key is the kernel's name of the socket, "socket:[INODE]".
+// Processes that cannot be read are omitted: the socket is reported all the
+// same. So are processes that have exited meanwhile, such as a child of the
+// listener that has not yet executed another program.
+func holders(proc string) map[string]process {
+	out := map[string]process{}
+	fds, _ := filepath.Glob(filepath.Join(proc, "[0-9]*/fd/*"))
+	for _, fd := range fds {
+		dir := filepath.Dir(filepath.Dir(fd))
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		link, _ := os.Readlink(fd)
+		if other, known := out[link]; !strings.HasPrefix(link, "socket:") || known && other.pid < pid {
+			continue
+		}
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		if command := strings.TrimSuffix(string(comm), "\n"); command != "" {
+			out[link] = process{pid, command}
+		}
+	}
+	return out
 }
