@@ -1,8 +1,13 @@
+// Package backend is the contract between internal/node, which decides which
+// attachment holds which host port, and the backends, which write the rules:
+// iptables and nftables. It holds the types of the contract, the names of the
+// backends, and what both need. By itself it changes nothing on the node.
 package backend
 
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -16,6 +21,13 @@ const (
 
 // Names lists the backends in the order in which they are resynced.
 func Names() []string { return []string{Iptables, Nftables} }
+
+// Layout is the version of the rules that this program writes. It is raised
+// whenever a backend writes different rules for the same attachment, or a record
+// gets another field or another hash: the first call of a version with another
+// Layout rewrites all rules on a node. Layout 1 had no fingerprint, layout 2 no
+// rule for an uplink in a VRF, layout 3 no chains for past fingerprints.
+const Layout = 4 + next
 
 // Errors that callers tell apart. Each may be wrapped.
 var (
@@ -136,4 +148,33 @@ type Backend interface {
 	// Validate refuses options that the backend does not support. The error begins
 	// with the configuration key.
 	Validate(o hostport.Options) error
+}
+
+// FamilyError is an error that concerns one family.
+type FamilyError struct {
+	Family hostport.Family
+	Err    error
+}
+
+// Error begins with the family.
+func (e *FamilyError) Error() string { return e.Family.String() + ": " + e.Err.Error() }
+
+// Unwrap returns the error without the family.
+func (e *FamilyError) Unwrap() error { return e.Err }
+
+// Concerns reports whether an error, or one of those that it joins, may be about a family:
+// it is a FamilyError of that family, or names none. nil concerns no family.
+func Concerns(err error, f hostport.Family) bool {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself: errors.As finds the first FamilyError alone
+	case nil:
+		return false
+	case *FamilyError:
+		return e.Family == f
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), func(err error) bool { return Concerns(err, f) })
+	case interface{ Unwrap() error }:
+		return e.Unwrap() == nil || Concerns(e.Unwrap(), f)
+	default:
+		return true
+	}
 }
