@@ -1,3 +1,9 @@
+// Package nftables is the backend that programs attachments as elements of
+// nftables maps, in table "inet hostport", over netlink. Every change is one transaction
+// for both families, and the number of rules does not depend on the number of mappings:
+// docs/design.md has the rules, and why they are so.
+//
+// The package starts no process and keeps nothing between calls.
 package nftables
 
 import (
@@ -20,10 +26,9 @@ type Backend struct {
 	Log *slog.Logger
 }
 
-// Apply carries out one change in one transaction. It reads nothing if there was
-// no commit to the ruleset since c.Seen. Otherwise it reads the rules, a fixed
-// number, and the error wraps backend.ErrDrift if another program changed them or
-// replaced the table. After an error the kernel is unchanged.
+// Apply carries out one change in one transaction. If there was a commit to the
+// ruleset since c.Seen, it reads the rules before, a fixed number. After an error the
+// kernel is unchanged.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	s := parseSeen(c.Seen)
 	// An ADD assumes that the sets of its clients exist: the kernel fails with ENOENT if
@@ -101,4 +106,9 @@ func (b *Backend) send(table string, build func(*batch), g uint32) error {
 		return fmt.Errorf("commit to table %s: %w", table, err)
 	}
 	return nil
+}
+
+// Concerned reports whether a change of a table may have touched our rules.
+func Concerned(family uint8, table string) bool {
+	return family == unix.NFPROTO_INET && table == tableName
 }
