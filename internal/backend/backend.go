@@ -50,8 +50,7 @@ type Change struct {
 	// Remove are the attachments whose rules are deleted: those of a DEL, the
 	// earlier form of one that is added again, and owners that are taken over.
 	Remove []*hostport.Attachment
-	// Add are the attachments whose rules are added.
-	Add []*hostport.Attachment
+	Add    []*hostport.Attachment
 	// Before and After identify the kernel's rules before and after the change.
 	Before, After hostport.Fingerprint
 	// Seen is what the backend's last Apply or Rewrite on this node returned,

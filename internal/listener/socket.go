@@ -24,7 +24,6 @@ type socket struct {
 
 // From linux/inet_diag.h and linux/sock_diag.h.
 const (
-	requestLen = 56 // struct inet_diag_req_v2
 	messageLen = 72 // struct inet_diag_msg
 	attrV6Only = 11 // INET_DIAG_SKV6ONLY, a byte
 )
@@ -32,7 +31,7 @@ const (
 // request returns a struct inet_diag_req_v2: family, protocol, extensions, padding,
 // states, and a socket ID that matches any.
 func request(p hostport.Protocol, family uint8) []byte {
-	r := make([]byte, requestLen)
+	r := make([]byte, 56)
 	r[0], r[1] = family, p.Number()
 	// A UDP socket that is bound but not connected is in state CLOSE.
 	state := unix.BPF_TCP_CLOSE

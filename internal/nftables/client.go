@@ -22,7 +22,6 @@ func (c clientSet) name() string {
 	return fmt.Sprintf("client%d_%d", uint8(c.family), c.bits)
 }
 
-// parseClientSet parses the name of a client set.
 func parseClientSet(name string) (c clientSet, ok bool) {
 	_, _ = fmt.Sscanf(name, "client%d_%d", &c.family, &c.bits)
 	known := slices.Contains(hostport.Families(), c.family) && 0 <= c.bits && c.bits <= addrBits(c.family)

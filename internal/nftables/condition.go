@@ -24,10 +24,7 @@ import (
 // let nothing pass: no mapping is better than one that is open to all.
 func conditionChain(owner hostport.Key, texts []string, f hostport.Family) chain {
 	h := fnv.New64a()
-	h.Write([]byte(owner.String()))
-	for _, text := range texts {
-		h.Write([]byte("\x00" + text))
-	}
+	h.Write([]byte(owner.String() + "\x00" + strings.Join(texts, "\x00")))
 	rules, err := parseConditions(texts, f)
 	if err != nil {
 		rules = []rule{newRule(refuse())}

@@ -110,8 +110,7 @@ func (b *Backend) tableHandle(ctx context.Context) (handle string, err error) {
 }
 
 // KubeProxy reports whether kube-proxy programs this namespace in nftables mode, by
-// looking for its tables of families ip and ip6 (Kubernetes 1.29). A kernel without
-// nf_tables has none.
+// looking for its tables of families ip and ip6 (Kubernetes 1.29).
 func KubeProxy() bool {
 	return slices.ContainsFunc(hostport.Families(), func(f hostport.Family) bool {
 		_, err := new(nftables.Conn).ListTableOfFamily("kube-proxy", nftables.TableFamily(nfnetlink.Family(f)))

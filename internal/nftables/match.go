@@ -46,12 +46,10 @@ func loadMeta(key expr.MetaKey) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: reg1}}
 }
 
-// isFamily matches the packets of one family.
 func isFamily(f hostport.Family) []expr.Any {
 	return value{loadMeta(expr.MetaKeyNFPROTO), []byte{nfnetlink.Family(f)}}.match(expr.CmpOpEq)
 }
 
-// loadAddr loads a packet's source or destination.
 func loadAddr(f hostport.Family, source bool, register uint32) *expr.Payload {
 	p := &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}
 	if f == hostport.IPv6 {

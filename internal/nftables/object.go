@@ -33,7 +33,6 @@ func only[T object](all []object) (out []T) {
 	return out
 }
 
-// is reports whether an object is of one type.
 func is[T object](o object) bool {
 	_, ok := o.(T)
 	return ok
@@ -62,7 +61,6 @@ func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
 	return onlyX, onlyY, both
 }
 
-// table is the table itself.
 type table struct {
 	// handle is "" if unknown. The kernel never reuses one: a table that was
 	// restored has another handle, whatever it contains (Linux 4.16).
