@@ -1,8 +1,15 @@
+// Package nfnetlink reads netfilter's netlink messages, for all packages that
+// look at rules or flows: attributes in place, expressions of rules, complete
+// listings of nf_tables, and retries if another program commits meanwhile. It
+// does not interpret what it reads.
 package nfnetlink
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -28,27 +35,28 @@ func Dial() (*netlink.Conn, error) {
 // is limited to one. A missing table or set has no objects, and neither has a
 // kernel without nf_tables. List starts again if the ruleset changes meanwhile.
 func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, each func(Attributes), names ...string) error {
-	var attrs []netlink.Attribute
+	encoder := netlink.NewAttributeEncoder()
 	for i, name := range names { // the first attributes of requests of every kind
-		attrs = append(attrs, netlink.Attribute{Type: uint16(i + 1), Data: []byte(name + "\x00")})
+		encoder.String(uint16(i+1), name)
 	}
-	data, err := netlink.MarshalAttributes(attrs)
+	attributes, err := encoder.Encode()
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
+	header := []byte{family, unix.NFNETLINK_V0, 0, 0} // struct nfgenmsg, which answers begin with too
 	request := netlink.Message{
 		Header: netlink.Header{
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
 			Flags: netlink.Request | netlink.Dump,
 		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
+		Data: slices.Concat(header, attributes),
 	}
 	var msgs []netlink.Message
 	err = Retry(ctx, func() error {
 		msgs, err = conn.Execute(request)
 		for _, m := range msgs {
 			if m.Header.Flags&netlink.DumpInterrupted != 0 {
-				return ErrInterrupted
+				return unix.EINTR // as libmnl has it
 			}
 		}
 		return err
@@ -60,7 +68,7 @@ func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, eac
 		return err
 	}
 	for _, m := range msgs {
-		as := Attributes(m.Data[HeaderLen:])
+		as := Attributes(m.Data[len(header):])
 		if len(names) == 0 || as.Text(unix.NFTA_TABLE_NAME) == names[0] { // which not every listing respects
 			each(as)
 		}
@@ -68,14 +76,44 @@ func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, eac
 	return nil
 }
 
-// HeaderLen is the length in bytes of the header of every nf_tables message:
-// family, version, and a number that is zero in requests.
-const HeaderLen = 4
-
 // Family returns the number by which netfilter knows an IP family (NFPROTO_*).
 func Family(f hostport.Family) byte {
 	if f == hostport.IPv6 {
 		return unix.NFPROTO_IPV6
 	}
 	return unix.NFPROTO_IPV4
+}
+
+// Transient reports whether the kernel asks for a retry.
+func Transient(err error) bool { return HasErrno(err, unix.EINTR, unix.ERESTART, unix.EAGAIN) }
+
+// Unsupported reports whether the kernel lacks part of nf_tables, or all of it.
+func Unsupported(err error) bool {
+	return HasErrno(err, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT)
+}
+
+// HasErrno reports whether an error wraps one of a list.
+func HasErrno(err error, list ...unix.Errno) bool {
+	return slices.ContainsFunc(list, func(e unix.Errno) bool { return errors.Is(err, e) })
+}
+
+// retries bounds how often a transaction or a dump is repeated.
+const retries = 20
+
+// Retry calls do until foreign commits no longer interrupt it, with growing
+// pauses, for at most about a second.
+func Retry(ctx context.Context, do func() error) error {
+	for n, pause := 1, time.Millisecond; ; n, pause = n+1, min(2*pause, 64*time.Millisecond) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := do()
+		if !Transient(err) {
+			return err
+		}
+		if n == retries {
+			return fmt.Errorf("interrupted %d times by other changes to the ruleset: %w", n, err)
+		}
+		time.Sleep(pause)
+	}
 }
