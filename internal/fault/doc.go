@@ -4,16 +4,14 @@
 // process there, so that tests can show what each crash leaves behind.
 package fault
 
-// Points of a change, in the order in which they are passed. "Before" and
-// "after" refer to one state change each: the record on disk, the kernel's
-// transaction, the removal of stale flows, the end of the change on disk.
+// Points of a change, in the order in which they are passed.
 const (
 	BeforeRecord = "before-record"
 	AfterRecord  = "after-record"
 	AfterKernel  = "after-kernel"
 	AfterSysctl  = "after-sysctl"
 	AfterFlows   = "after-flows"
-	AfterDone    = "after-done"
+	AfterDone    = "after-done" // pending is cleared
 )
 
 // Points of a resync: unknown owners are on record, the rules are rewritten.
@@ -26,6 +24,3 @@ const (
 func Points() []string {
 	return []string{BeforeRecord, AfterRecord, AfterKernel, AfterSysctl, AfterFlows, AfterDone}
 }
-
-// ResyncPoints lists the points of a resync.
-func ResyncPoints() []string { return []string{AfterAdopt, AfterRewrite} }

@@ -125,7 +125,7 @@ func TestKilled(t *testing.T) {
 		})
 	}
 	t.Run("heal", func(t *testing.T) {
-		for _, point := range fault.ResyncPoints() {
+		for _, point := range []string{fault.AfterAdopt, fault.AfterRewrite} {
 			t.Run(point, func(t *testing.T) {
 				t.Parallel()
 				n, net := newNode(t, world.IptablesNFT, "hostport")
