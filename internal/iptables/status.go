@@ -15,9 +15,9 @@ import (
 // of IPv6 cannot, that is advice, because IPv4 works without. An xtables lock
 // held by another program is no error.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
-	for _, f := range hostport.Families() {
+	err = eachFamily(func(f hostport.Family) error {
 		if _, err := os.Stat("/proc/sys/net/ipv6"); f == hostport.IPv6 && err != nil {
-			continue // the kernel does not support it
+			return nil // the kernel does not support it
 		}
 		more, err := b.probe(ctx, f)
 		if err != nil && f == hostport.IPv6 {
@@ -26,11 +26,9 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 		for _, text := range more {
 			advice = append(advice, f.String()+": "+text)
 		}
-		if err != nil {
-			return advice, fmt.Errorf("%s: %w", f, err)
-		}
-	}
-	return advice, nil
+		return err
+	})
+	return advice, err
 }
 
 // probe has the tool open and commit the tables without a change. It does not list
