@@ -11,68 +11,49 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// The tables that hold rules of ours.
+// The tables that hold rules of ours, the built-in chains that lead to ours, and the
+// chain of kube-proxy that must stay ahead of ours in them.
 const (
 	natTable = "nat"
 	rawTable = "raw"
-)
 
-// The chains of ours. Each is created for the first attachment that needs it and
-// deleted with the last.
-const (
-	// prefix starts the name of every chain of ours, and of no other program's.
-	prefix = "CNI-HP-"
-
-	// dnatChain (nat) is reached from PREROUTING and OUTPUT by packets to the
-	// node's own addresses; it dispatches them by protocol and port range.
-	dnatChain = prefix + "DNAT"
-
-	// vrfChain (nat) is reached from PREROUTING by packets to an address in a VRF;
-	// it leads to dnatChain.
-	vrfChain = prefix + "VRF"
-
-	// masqChain (nat) is reached from POSTROUTING; it dispatches by mark bit.
-	masqChain = prefix + "MASQ"
-
-	// guardChain (raw) is reached from PREROUTING by packets that did not come
-	// from lo; it drops those from or to 127.0.0.0/8.
-	guardChain = prefix + "GUARD"
-
-	// Per mark bit, prefix + "MASQ-13" (nat): clears the mark and masquerades.
-	// A chain for each bit, so that the jump to it is unique by its target.
-	//
-	// Per protocol and the first hexadecimal digit of the host port, prefix +
-	// "TCP-1" (nat), and per the first two, prefix + "TCP-1F" (nat): dispatch by
-	// the next digit. Per the first three, prefix + "TCP-1F9" (nat): the mark and
-	// DNAT rules of the attachments.
-
-	// Per attachment whose rules reference something foreign (an external mark
-	// chain, or whatever its conditions match), prefix + "OWN-" + 16 digits (nat):
-	// its mark and DNAT rules. They can be removed when that is gone, because the
-	// rules in shared chains do not reference it.
-	ownPrefix = prefix + "OWN-"
-
-	// Per attachment with conditions, prefix + "IF-" + 16 digits (nat): jumps to
-	// its own chain for packets that meet them. The conditions have rules of their
-	// own so that they can match on addresses without conflicting with our matches.
-	conditionPrefix = prefix + "IF-"
-
-	// Per family, prefix + "V-" + 16 digits (nat): empty, and not jumped to. Its
-	// name is the fingerprint of the attachments that have rules.
-	fingerprintPrefix = prefix + "V-"
-
-	// Per fingerprint that was followed by another since the last deletion, prefix +
-	// "OLD-" + 16 digits (nat): empty, and not jumped to. See history.
-	followedPrefix = prefix + "OLD-"
-)
-
-// Built-in chains that lead to ours, and the chain of kube-proxy that must stay
-// ahead of ours in them.
-const (
 	preroutingChain  = "PREROUTING"
 	outputChain      = "OUTPUT"
 	postroutingChain = "POSTROUTING"
 	servicesChain    = "KUBE-SERVICES"
+)
+
+// The chains of ours, in table nat unless another one is named. Each is created for
+// the first attachment that needs it and deleted with the last.
+const (
+	prefix = "CNI-HP-" // starts the name of every chain of ours, and of no other program's
+
+	dnatChain  = prefix + "DNAT"  // gets packets to the node's own addresses, dispatches them by protocol and port range
+	vrfChain   = prefix + "VRF"   // gets packets to an address in a VRF, leads to dnatChain
+	masqChain  = prefix + "MASQ"  // gets all packets in POSTROUTING, dispatches them by mark bit
+	guardChain = prefix + "GUARD" // in table raw: gets packets that did not come from lo, drops those from or to 127.0.0.0/8
+
+	// Per mark bit, prefix + "MASQ-13": clears the mark and masquerades. A chain for
+	// each bit, so that the jump to it is unique by its target.
+	//
+	// Per protocol and the first hexadecimal digit of the host port, prefix + "TCP-1",
+	// and per the first two, prefix + "TCP-1F": dispatch by the next digit. Per the
+	// first three, prefix + "TCP-1F9": the mark and DNAT rules of the attachments.
+
+	// Per attachment whose rules reference something foreign (an external mark chain,
+	// or whatever its conditions match), its mark and DNAT rules. They can be removed
+	// when that is gone, because the rules in shared chains do not reference it.
+	ownPrefix = prefix + "OWN-"
+
+	// Per attachment with conditions, jumps to its own chain for packets that meet
+	// them. The conditions have rules of their own so that they can match on addresses
+	// without conflicting with our matches.
+	conditionPrefix = prefix + "IF-"
+
+	// Empty, and not jumped to, see history: the fingerprint of the attachments that
+	// have rules, and those that another followed since the last deletion.
+	fingerprintPrefix = prefix + "V-"
+	followedPrefix    = prefix + "OLD-"
 )
 
 // ours reports whether a chain of that name belongs to this backend.

@@ -13,9 +13,7 @@ import (
 //
 // For each, the kernel has a chain (fingerprintPrefix), and for each but the last
 // another that says that more rules followed (followedPrefix). So an ADD only adds
-// chains. Renaming a chain instead would make each ADD of the nf_tables variant
-// wait for a grace period of the kernel, as a deletion does: 12 ms on Linux 6.18,
-// where everything else takes 5, and 40 ADDs wait one after the other.
+// chains: docs/design.md says what it costs to rename or delete one (Linux 6.18).
 type history []uint64
 
 // maxHistory bounds how many empty chains accumulate in the kernel: an ADD beyond it
