@@ -15,8 +15,7 @@ import (
 
 // LegacyDigest hashes the loaded tables of the legacy variant that can hold rules of
 // ours, in the calling thread's network namespace, without their counters. It returns 0
-// if none is loaded. x_tables notifies nobody of changes, and starting iptables-save
-// every few seconds is expensive. Only digests of the same seed can be compared.
+// if none is loaded. Only digests of the same seed can be compared.
 func LegacyDigest(seed maphash.Seed) (uint64, error) {
 	var h maphash.Hash
 	h.SetSeed(seed)

@@ -21,12 +21,9 @@ import (
 // variant has tables of its own in the kernel: neither variant sees those of the other.
 type variant struct {
 	family hostport.Family
-	// name is the name of the programs, without "-save" and "-restore".
-	name string
-	// nft is set if they use nf_tables.
-	nft bool
-	// minor is N in version 1.8.N, -1 for any other version.
-	minor int
+	name   string // of the programs, without "-save" and "-restore"
+	nft    bool   // set if they use nf_tables
+	minor  int    // N in version 1.8.N, -1 for any other version
 }
 
 func (v variant) restore() string { return v.name + "-restore" }
