@@ -74,10 +74,6 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// maxDeaths is how many processes may die while reading or writing the state file
-// before it is moved aside.
-const maxDeaths = 3
-
 // deaths returns the number of processes that died while using the state file,
 // from the lock file. Layout 1 kept something else in it, which counts as 0.
 func deaths(lock *os.File) (count int) {

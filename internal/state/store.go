@@ -66,7 +66,7 @@ type Store struct {
 	db     *bolt.DB
 	file   *os.File // of db
 	inode  string   // of file, with its device
-	deaths int      // of processes that used the file before this one
+	deaths int      // how many processes died while using the file before this one
 }
 
 // Open takes the lock and opens the file, which it creates, converts or
@@ -123,7 +123,7 @@ func (s *Store) Rebuild() error {
 // open opens the file and converts its contents to this boot, schema and layout.
 func (s *Store) open() error {
 	fresh := !Exists(s.opts.Dir)
-	if s.deaths >= maxDeaths && !fresh {
+	if s.deaths >= 3 && !fresh {
 		return damagef("%d processes died while they used it", s.deaths)
 	}
 	if s.opts.ReadOnly {
