@@ -36,7 +36,17 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 // not understand, it calls read, which returns more. read also works while
 // another program holds the lock, because it takes none.
 func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*ruleset, error) {
-	r, err := b.ask(ctx, command(f)+"-restore", "-S", new(ruleset), want.chainIDs())
+	var asked []chainID
+	for _, ch := range want.chains {
+		asked = append(asked, ch.chainID)
+		for _, j := range ch.jumps {
+			asked = append(asked, j.chainID)
+		}
+	}
+	slices.SortFunc(asked, func(x, y chainID) int { // table nat last
+		return cmp.Or(cmp.Compare(y.table, x.table), cmp.Compare(x.name, y.name))
+	})
+	r, err := b.ask(ctx, command(f)+"-restore", "-S", new(ruleset), slices.Compact(asked))
 	if err == nil || killed(err) {
 		return r, err
 	}
@@ -45,21 +55,6 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*r
 		return nil, err
 	}
 	return b.read(ctx, v, false)
-}
-
-// chainIDs returns the chains that hold the rules, table nat last.
-func (w *wanted) chainIDs() []chainID {
-	var out []chainID
-	for _, ch := range w.chains {
-		out = append(out, ch.chainID)
-		for _, j := range ch.jumps {
-			out = append(out, j.chainID)
-		}
-	}
-	slices.SortFunc(out, func(x, y chainID) int {
-		return cmp.Or(cmp.Compare(y.table, x.table), cmp.Compare(x.name, y.name))
-	})
-	return slices.Compact(out)
 }
 
 // Audit compares all rules of ours in the kernel, of either variant, with those
