@@ -187,9 +187,9 @@ func find(ctx context.Context, f hostport.Family, port uint16, stale func(entry 
 	return found, nil
 }
 
-// remove deletes entries as they were listed, and returns the first error. The ID
-// among an entry's attributes, derived from its address in memory, protects an
-// entry that was recreated meanwhile, unless it has the same address.
+// remove deletes entries as they were listed, all that it can, and returns the first
+// error. The ID among an entry's attributes, derived from its address in memory,
+// protects an entry that was recreated meanwhile, unless it has the same address.
 func remove(ctx context.Context, entries [][]byte) error {
 	var failed []error
 	for _, entry := range entries {

@@ -92,7 +92,7 @@ func eachFamily(do func(hostport.Family) error) error {
 }
 
 // saved calls fn with the rules of each variant that may hold rules of ours, and of the
-// one in use if all need rules. err joins the errors of what could not be read. unread
+// one in use if all need rules; counted is as for read. err joins the errors of what could not be read. unread
 // reports rules of ours in a variant that is not in use and has no tools.
 func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) (unread, err error) {
 	err = eachFamily(func(f hostport.Family) error {
@@ -106,8 +106,10 @@ func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted
 				fn(v, there)
 			case gone == nil && !v.inUse() && errors.Is(err, backend.ErrMissing):
 				unread = errors.Join(unread, &backend.FamilyError{Family: f, Err: err})
+			case gone != nil && errors.Is(err, backend.ErrMissing):
+				errs = append(errs, gone)
 			default:
-				errs = append(errs, gone, err)
+				errs = append(errs, err)
 			}
 		}
 		return errors.Join(errs...)
