@@ -37,7 +37,7 @@ var (
 	ErrDrift = errors.New("the rules in the kernel are not those on record")
 	// ErrMissing means that the backend's tools are not installed.
 	ErrMissing = errors.New("iptables is not installed")
-	// ErrBusy means that another program still held the lock on the rules at the
+	// ErrBusy means that another process still held a lock on the rules at the
 	// timeout. Nothing was changed; a later try may succeed.
 	ErrBusy = errors.New("another program holds the xtables lock")
 	// ErrNoGuard means that the kernel cannot close 127.0.0.0/8 to other hosts and pods (no

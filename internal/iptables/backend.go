@@ -25,8 +25,9 @@ import (
 
 // Backend programs host ports with the iptables tools on the PATH.
 type Backend struct {
-	// Wait is how long the tools wait for the xtables lock, in whole seconds, and at
-	// least one. A tool that hangs is killed soon after.
+	// Wait is how long a change waits for one of another state directory, and the tools
+	// for the xtables lock, these in whole seconds and at least one. A tool that hangs is
+	// killed soon after.
 	Wait time.Duration
 	// Log receives warnings.
 	Log *slog.Logger
@@ -67,22 +68,19 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 // lock waits until no process with another state directory changes the rules of this
 // network namespace. If another program commits at the same time, iptables-restore of the
 // nf_tables variant starts again, and flushes a chain that it was told to create and that
-// exists by then (1.8.3 and later, nft_refresh_transaction). Without the file, for
-// instance because /run is read-only, nothing is locked. The error wraps ErrBusy.
+// exists by then (1.8.3 and later, nft_refresh_transaction). Where the file cannot be
+// locked, for instance because /run is read-only, nobody is waited for. The error wraps
+// ErrBusy.
 //
 // The lock is one byte of the file of the xtables lock, at the inode number of the
 // namespace. The tools lock that file with flock(2), which does not see such locks.
 func (b *Backend) lock(ctx context.Context) (unlock func(), err error) {
 	name := cmp.Or(os.Getenv("XTABLES_LOCKFILE"), "/run/xtables.lock") // as the tools have it
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
-	if err != nil {
-		b.Log.Debug("changes of other state directories are not waited for", "reason", err)
-		return func() {}, nil
-	}
 	unlock = func() { _ = f.Close() }
 	var ns unix.Stat_t
-	err = unix.Stat("/proc/thread-self/ns/net", &ns)
-	ctx, cancel := context.WithTimeoutCause(ctx, b.Wait, fmt.Errorf("%w: waited %s", backend.ErrBusy, b.Wait))
+	err = errors.Join(err, unix.Stat("/proc/thread-self/ns/net", &ns))
+	ctx, cancel := context.WithTimeoutCause(ctx, b.Wait, fmt.Errorf("%w: waited %s for a call with another state directory", backend.ErrBusy, b.Wait))
 	defer cancel()
 	for err == nil {
 		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: int64(ns.Ino), Len: 1})
@@ -91,9 +89,12 @@ func (b *Backend) lock(ctx context.Context) (unlock func(), err error) {
 		}
 		if errors.Is(err, unix.EAGAIN) {
 			time.Sleep(5 * time.Millisecond)
-			err = context.Cause(ctx)
+			if err = context.Cause(ctx); err != nil {
+				unlock()
+				return nil, fmt.Errorf("lock %s: %w", name, err)
+			}
 		}
 	}
-	unlock()
-	return nil, fmt.Errorf("lock %s: %w", name, err)
+	b.Log.Debug("calls with another state directory are not waited for", "reason", err)
+	return unlock, nil
 }

@@ -251,7 +251,7 @@ func TestOtherStateDirectory(t *testing.T) {
 		if _, err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a})); !errors.Is(err, backend.ErrBusy) {
 			t.Errorf("Apply: %v", err)
 		}
-		if _, _, err := w.b.Rewrite(t.Context(), nil, hostport.Fingerprint{}); !errors.Is(err, backend.ErrBusy) {
+		if _, _, err := w.b.Rewrite(t.Context(), []*hostport.Attachment{a}, hostport.Fingerprint{}); !errors.Is(err, backend.ErrBusy) {
 			t.Errorf("Rewrite: %v", err)
 		}
 		if got := w.both(); strings.Contains(got, prefix) {
@@ -273,4 +273,52 @@ func TestOtherStateDirectory(t *testing.T) {
 		n.add(t, a)
 		n.agrees(t)
 	})
+}
+
+// TestLockFile has a file in the place of the lock that cannot be locked: nobody is waited
+// for, and the rules are written.
+func TestLockFile(t *testing.T) {
+	w := newWorld(t, "nft")
+	name := os.Getenv("XTABLES_LOCKFILE")
+	for _, make := range []func() error{
+		func() error { return os.Mkdir(name, 0o700) },
+		func() error { return os.Symlink("/dev/null", name) },
+		func() error { return syscall.Mkfifo(name, 0o600) },
+		func() error { t.Setenv("XTABLES_LOCKFILE", filepath.Join(name, "missing")); return nil },
+	} {
+		if err := errors.Join(os.RemoveAll(name), make()); err != nil {
+			t.Fatal(err)
+		}
+		n := &node{b: w.b}
+		a := attachment("a", maps("8080:80"))
+		n.add(t, a)
+		n.rewrite(t)
+		n.agrees(t)
+		n.del(t, a)
+	}
+}
+
+// TestNoRulesNoLock has a node on which nothing is to be rewritten: it makes no lock file.
+func TestNoRulesNoLock(t *testing.T) {
+	w := newWorld(t, "nft")
+	if _, _, err := w.b.Rewrite(t.Context(), nil, hostport.Fingerprint{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(os.Getenv("XTABLES_LOCKFILE")); err == nil {
+		t.Error("a lock file was made")
+	}
+}
+
+// TestOtherToolsFail has a node without the plain tools, on which those of the nf_tables
+// variant fail: its rules could not be read, which is more than that a tool is missing.
+func TestOtherToolsFail(t *testing.T) {
+	w := newWorld(t, "nft")
+	n := &node{b: w.b}
+	n.add(t, attachment("a", maps("8080:80")))
+	w.uninstall("iptables-save")
+	w.stub("iptables-nft-save", "exit 1")
+	w.stub("iptables-nft-restore", "exit 1")
+	if _, err := w.b.Audit(t.Context(), nil, hostport.Fingerprint{}); err == nil || errors.Is(err, backend.ErrMissing) {
+		t.Errorf("Audit: %v", err)
+	}
 }

@@ -15,20 +15,20 @@ import (
 // other variant of iptables. If that has no tools on the PATH, it logs a warning.
 // Rules of other programs are neither moved nor removed. seen is always "".
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, was []*hostport.Attachment, err error) {
-	unlock, err := b.lock(ctx)
-	if err != nil {
-		return "", nil, err
-	}
-	defer unlock()
 	found := make(backend.Recovered)
 	err = eachFamily(func(f hostport.Family) error {
 		if slices.Contains(except, f) {
 			return nil
 		}
 		variants, err := b.variants(ctx, f, uses(f, all))
+		if err != nil || len(variants) == 0 {
+			return err
+		}
+		unlock, err := b.lock(ctx)
 		if err != nil {
 			return err
 		}
+		defer unlock()
 		for _, v := range variants {
 			err := b.rewrite(ctx, v, v.want(all, fp), found)
 			if errors.Is(err, backend.ErrMissing) && !v.inUse() {

@@ -15,9 +15,9 @@ import (
 // of IPv6 cannot, that is advice, because IPv4 works without. An xtables lock
 // held by another program is no error.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
-	err = eachFamily(func(f hostport.Family) error {
+	for _, f := range hostport.Families() {
 		if _, err := os.Stat("/proc/sys/net/ipv6"); f == hostport.IPv6 && err != nil {
-			return nil // the kernel does not support it
+			continue // the kernel does not support it
 		}
 		more, err := b.probe(ctx, f)
 		if err != nil && f == hostport.IPv6 {
@@ -26,9 +26,11 @@ func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 		for _, text := range more {
 			advice = append(advice, f.String()+": "+text)
 		}
-		return err
-	})
-	return advice, err
+		if err != nil {
+			return advice, &backend.FamilyError{Family: f, Err: err}
+		}
+	}
+	return advice, nil
 }
 
 // probe has the tool open and commit the tables without a change. It does not list
