@@ -27,8 +27,7 @@ type Backend struct {
 }
 
 // Apply carries out one change in one transaction. If there was a commit to the
-// ruleset since c.Seen, it reads the rules before, a fixed number. After an error the
-// kernel is unchanged.
+// ruleset since c.Seen, it reads the rules before, a fixed number.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	s := parseSeen(c.Seen)
 	// An ADD assumes that the sets of its clients exist: the kernel fails with ENOENT if

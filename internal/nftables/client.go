@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables/expr"
 
@@ -23,6 +24,9 @@ func (c clientSet) name() string {
 }
 
 func parseClientSet(name string) (c clientSet, ok bool) {
+	if !strings.HasPrefix(name, "client") {
+		return c, false // as for the sets of thousands of elements, cheaply
+	}
 	_, _ = fmt.Sscanf(name, "client%d_%d", &c.family, &c.bits)
 	known := slices.Contains(hostport.Families(), c.family) && 0 <= c.bits && c.bits <= addrBits(c.family)
 	return c, known && c.name() == name

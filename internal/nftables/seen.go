@@ -37,10 +37,10 @@ func (b *Backend) generation() uint32 {
 	return gen.ID
 }
 
-// commit commits to generation g if that is still current: only then is what was
-// read at g still true, and the next generation worth recording. If other programs
-// commit meanwhile, it fails, or with always, commits to any generation instead of
-// waiting for a pause. It returns the new generation, 0 if others may have committed
+// commit commits to generation g if that is still current, to any if g is 0: only then
+// is what was read at g still true, and the next generation worth recording. If other
+// programs commit meanwhile, it fails, or with always, commits to any generation instead
+// of waiting for a pause. It returns the new generation, 0 if others may have committed
 // since.
 func (b *Backend) commit(ctx context.Context, build func(*batch), g uint32, always bool) (uint32, error) {
 	err := b.send(tableName, build, g)
@@ -50,7 +50,7 @@ func (b *Backend) commit(ctx context.Context, build func(*batch), g uint32, alwa
 	// Read the generation instead of adding 1: what was written may have existed
 	// already, and then the kernel commits nothing. If we recorded a later generation
 	// than the kernel's, the next foreign commit would look like ours.
-	if next := b.generation(); err == nil && (next == g || next == g+1) {
+	if next := b.generation(); err == nil && g != 0 && (next == g || next == g+1) {
 		return next, nil
 	}
 	return 0, err

@@ -133,9 +133,11 @@ func (s *session) keepOffLoopback(records []*hostport.Attachment) (*Snapshot, er
 		p.add = append(p.add, &without)
 	}
 	err := s.Update(func(tx *state.Tx) error {
-		err := p.write(tx)
+		if err := p.write(tx); err != nil {
+			return err
+		}
 		s.closing = tx.Needless()
-		return err
+		return nil
 	})
 	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
 		return nil, err
