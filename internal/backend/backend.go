@@ -84,7 +84,7 @@ type Difference struct {
 // HostSide is what rules match for an attachment's mapping, in one family.
 type HostSide struct {
 	Owner hostport.Key
-	// Mapping has no container port. Its host IP is explicit, even for the wildcard.
+	// Mapping is a Side: without container port, and with an explicit host IP.
 	Mapping hostport.Mapping
 }
 
@@ -94,12 +94,8 @@ type Connections map[HostSide]uint64
 
 // Of returns the number of a mapping in both families, and whether it is known.
 func (c Connections) Of(a *hostport.Attachment, m hostport.Mapping) (number uint64, known bool) {
-	side := hostport.Mapping{HostIP: m.HostIP.Unmap(), HostPort: m.HostPort, Protocol: m.Protocol}
 	for _, f := range hostport.Families() {
-		if m.Wildcard() {
-			side.HostIP = f.Unspecified()
-		}
-		if n, counted := c[HostSide{a.Key, side}]; counted && m.Serves(f) {
+		if n, counted := c[HostSide{a.Key, m.Side(f)}]; counted && m.Serves(f) {
 			number, known = number+n, true
 		}
 	}

@@ -92,8 +92,9 @@ func eachFamily(do func(hostport.Family) error) error {
 }
 
 // saved calls fn with the rules of each variant that may hold rules of ours, and of the
-// one in use if all need rules; counted is as for read. err joins the errors of what could not be read. unread
-// reports rules of ours in a variant that is not in use and has no tools.
+// one in use if all need rules; counted is as for read. err joins the errors of what
+// could not be read. unread reports rules of ours in a variant that is not in use and has
+// no tools.
 func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted bool, fn func(variant, *ruleset)) (unread, err error) {
 	err = eachFamily(func(f hostport.Family) error {
 		_, gone := lookPath(command(f) + "-save") // then the variant in use is unknown

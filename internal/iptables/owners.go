@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -67,7 +66,7 @@ func readMapping(found backend.Recovered, f hostport.Family, x Fields) *hostport
 }
 
 func hostSide(f hostport.Family, x Fields) hostport.Mapping {
-	return hostport.Mapping{HostIP: cmp.Or(x.Destination.Addr(), f.Unspecified()), HostPort: x.Port, Protocol: x.Protocol}
+	return hostport.Mapping{HostIP: x.Destination.Addr(), HostPort: x.Port, Protocol: x.Protocol}.Side(f)
 }
 
 // readMarks reads the masquerading options from the rules before a mapping.

@@ -25,7 +25,7 @@ func (c clientSet) name() string {
 
 func parseClientSet(name string) (c clientSet, ok bool) {
 	if !strings.HasPrefix(name, "client") {
-		return c, false // as for the sets of thousands of elements, cheaply
+		return c, false // without Sscanf, for each of thousands of elements
 	}
 	_, _ = fmt.Sscanf(name, "client%d_%d", &c.family, &c.bits)
 	known := slices.Contains(hostport.Families(), c.family) && 0 <= c.bits && c.bits <= addrBits(c.family)

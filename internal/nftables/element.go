@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -154,7 +152,11 @@ func (e element) hostSide() (m hostport.Mapping, ok bool) {
 	default:
 		m.HostIP, ok = netip.IPv4Unspecified(), true
 	}
-	m.Protocol = map[byte]hostport.Protocol{unix.IPPROTO_TCP: hostport.TCP, unix.IPPROTO_UDP: hostport.UDP, unix.IPPROTO_SCTP: hostport.SCTP}[e.key[n]]
+	for _, p := range []hostport.Protocol{hostport.TCP, hostport.UDP, hostport.SCTP} {
+		if p.Number() == e.key[n] {
+			m.Protocol = p
+		}
+	}
 	m.HostPort = binary.BigEndian.Uint16([]byte(e.key[n+4:]))
 	return m, ok && m.Protocol != "" && m.HostPort != 0
 }

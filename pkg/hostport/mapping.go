@@ -50,6 +50,16 @@ func (m Mapping) String() string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(m.HostIP, m.HostPort), m.Protocol)
 }
 
+// Side returns what rules of family f match for the mapping: protocol, host port, and a
+// host IP that is explicit, 0.0.0.0 or :: for every address.
+func (m Mapping) Side(f Family) Mapping {
+	side := Mapping{HostIP: f.Unspecified(), HostPort: m.HostPort, Protocol: m.Protocol}
+	if !m.Wildcard() {
+		side.HostIP = m.HostIP.Unmap()
+	}
+	return side
+}
+
 // Contradiction finds two mappings of one list that claim the same host side
 // but lead to different container ports. A specific host IP and a wildcard do not
 // contradict each other: the specific one wins. It returns the two indices.
@@ -60,10 +70,7 @@ func Contradiction(ms []Mapping) (i, j int, found bool) {
 			if !m.Serves(f) {
 				continue
 			}
-			side := Mapping{HostIP: f.Unspecified(), HostPort: m.HostPort, Protocol: m.Protocol}
-			if !m.Wildcard() {
-				side.HostIP = m.HostIP.Unmap()
-			}
+			side := m.Side(f)
 			if i, known := seen[side]; !known {
 				seen[side] = j
 			} else if ms[i].ContainerPort != m.ContainerPort {
