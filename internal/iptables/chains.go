@@ -145,11 +145,13 @@ func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) cha
 		name := fmt.Sprintf("%s%s-%0*X", prefix, strings.ToUpper(string(p)), (16-bits)/4, port>>bits)
 		first := port >> bits << bits
 		last := first | (1<<bits - 1)
-		w.need(chain{
-			group:  group{chainID: inNat(name)},
-			jumps:  []rule{{parent, fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d -j %[4]s", p, first, last, name)}},
-			usedBy: func(o backend.Others) (bool, error) { return o.InUse(f, p, first, last) },
-		})
+		if w.at[inNat(name)] == nil { // else its jump is not written again for each of thousands of ports
+			w.need(chain{
+				group:  group{chainID: inNat(name)},
+				jumps:  []rule{{parent, fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]d:%[3]d -j %[4]s", p, first, last, name)}},
+				usedBy: func(o backend.Others) (bool, error) { return o.InUse(f, p, first, last) },
+			})
+		}
 		parent = inNat(name)
 	}
 	return parent

@@ -94,7 +94,7 @@ type process struct {
 // same. So are processes that have exited meanwhile, such as a child of the
 // listener that has not yet executed another program.
 func holders(proc string) map[string]process {
-	out := map[string]process{}
+	out, commands := map[string]process{}, map[int]string{}
 	fds, _ := filepath.Glob(filepath.Join(proc, "[0-9]*/fd/*"))
 	for _, fd := range fds {
 		dir := filepath.Dir(filepath.Dir(fd))
@@ -103,8 +103,13 @@ func holders(proc string) map[string]process {
 		if other, known := out[link]; !strings.HasPrefix(link, "socket:") || known && other.pid < pid {
 			continue
 		}
-		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-		if command := strings.TrimSuffix(string(comm), "\n"); command != "" {
+		command, read := commands[pid]
+		if !read {
+			comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+			command = strings.TrimSuffix(string(comm), "\n")
+			commands[pid] = command
+		}
+		if command != "" {
 			out[link] = process{pid, command}
 		}
 	}

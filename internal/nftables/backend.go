@@ -32,7 +32,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 	s := parseSeen(c.Seen)
 	// An ADD assumes that the sets of its clients exist: the kernel fails with ENOENT if
 	// one does not.
-	asked := len(c.Remove) > 0
+	asked := len(c.Remove) > 0 || s.generation == 0
 	d, err := newDelta(c, asked)
 	if err != nil || !d.writes() && len(d.kept) == 0 { // a batch without messages is not sent
 		return c.Seen, err
@@ -47,8 +47,10 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		}
 	}
 	if s.generation == 0 || nfnetlink.Transient(err) || !asked && nfnetlink.HasErrno(err, unix.ENOENT) {
-		if d, err = newDelta(c, true); err != nil {
-			return "", err
+		if !asked {
+			if d, err = newDelta(c, true); err != nil {
+				return "", err
+			}
 		}
 		s.generation = b.generation()
 		if err := b.verify(ctx, d, &s); err != nil {

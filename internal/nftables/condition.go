@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -49,6 +50,12 @@ func (b *Backend) Validate(o hostport.Options) error {
 	return nil
 }
 
+// matchForm is the form of one match. The field is in one of three groups, then follow
+// mask, operator and values.
+var matchForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:(ip6? [sd]addr)|(?:meta )?(?:(iifname)|(mark)(?: (?:&|and) (\S+))?))(?: (==|eq|!=|ne))? (\{ .+? \}|\S+)(?: |$)`)
+})
+
 // parseConditions parses an attachment's conditions for packets of family f, and
 // returns rules that refuse the packets that do not meet them. The texts are
 // concatenated, as portmap passes them to nft: each may be one match, or several, or a
@@ -61,11 +68,9 @@ func parseConditions(texts []string, f hostport.Family) (out []rule, err error) 
 	signs := strings.NewReplacer("{", " { ", "}", " } ", ",", " , ", "&", " & ", "==", " == ", "!=", " != ")
 	text, ip := strings.Join(texts, " "), map[hostport.Family]string{hostport.IPv4: "ip", hostport.IPv6: "ip6"}[f]
 	rest := strings.Join(strings.FieldsFunc(signs.Replace(text), func(r rune) bool { return r == ' ' || r == '\t' }), " ")
-	// The field is in one of three groups, then follow mask, operator and values.
-	form := regexp.MustCompile(`^(?:(` + ip + ` [sd]addr)|(?:meta )?(?:(iifname)|(mark)(?: (?:&|and) (\S+))?))(?: (==|eq|!=|ne))? (\{ .+? \}|\S+)(?: |$)`)
 	for more := true; more; more = rest != "" {
-		part := form.FindStringSubmatch(rest)
-		if part == nil {
+		part := matchForm().FindStringSubmatch(rest)
+		if part == nil || part[1] != "" && !strings.HasPrefix(part[1], ip+" ") {
 			return nil, fmt.Errorf("cannot use %q: unknown match, or one without a value: %q (known for %s: %[4]s saddr, %[4]s daddr, iifname, meta mark)", text, rest, f, ip)
 		}
 		rules, err := parseMatch(part[1]+part[2]+part[3], part[4], part[5], part[6], f)

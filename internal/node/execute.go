@@ -70,14 +70,18 @@ func (s *session) record(tx *state.Tx, p plan) (changes map[string]*backend.Chan
 		if err != nil {
 			return nil, err
 		}
-		remove, add := of(name, p.remove), of(name, p.add)
 		changes[name] = &backend.Change{
-			Remove: remove, Add: add, Others: &others{s.Store, name, p.add}, Seen: tx.Text(state.KeySeen + name),
-			Before: before, After: before.Toggle(backend.Layout, slices.Concat(remove, add)...),
+			Remove: of(name, p.remove), Add: of(name, p.add), Before: before, Seen: tx.Text(state.KeySeen + name),
+			Others: &others{s.Store, name, p.add},
 		}
 	}
 	if err := p.write(tx); err != nil {
 		return nil, err
+	}
+	for name, c := range changes {
+		if c.After, err = tx.Fingerprint(name); err != nil {
+			return nil, err
+		}
 	}
 	return changes, s.mark(tx, p.backends(), slices.Concat(p.remove, p.add))
 }

@@ -105,7 +105,10 @@ func (s *search) run() error {
 			}
 		}
 		if len(refused) == 0 {
-			return s.readMounts(ownMounts) // it may have been mounted there since
+			if s.inhabited {
+				return s.readMounts(ownMounts) // it may have been mounted there since
+			}
+			return nil
 		}
 		if round == patience {
 			return err
