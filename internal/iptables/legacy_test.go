@@ -16,7 +16,7 @@ func TestLegacyDigest(t *testing.T) {
 	netns.Enter(t)
 	legacy := func(args ...string) {
 		t.Helper()
-		if out, err := exec.Command("/usr/sbin/xtables-legacy-multi", args...).CombinedOutput(); err != nil {
+		if out, err := exec.Command("/usr/sbin/xtables-legacy-multi", append(args, "--wait")...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 	}

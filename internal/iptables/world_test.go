@@ -131,9 +131,13 @@ func (w *world) steady() (done func()) {
 	}
 }
 
-// run runs a tool in the namespace.
+// run runs a tool in the namespace. Those of the legacy variant share one lock
+// with the tools of every other test and wait for it.
 func (w *world) run(stdin string, args ...string) string {
 	w.t.Helper()
+	if !strings.HasSuffix(args[0], "-save") {
+		args = append(args, "--wait")
+	}
 	cmd := exec.CommandContext(context.Background(), args[0], args[1:]...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer

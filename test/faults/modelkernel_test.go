@@ -72,7 +72,7 @@ func (n *modelNode) flush() {
 	for _, tool := range []string{"iptables", "ip6tables"} {
 		names, err := os.ReadFile("/proc/self/net/" + strings.Replace(tool, "tables", "_tables", 1) + "_names")
 		if err == nil && len(names) > 0 { // else the legacy variant was never used here
-			n.feed(empty, "/usr/sbin/xtables-legacy-multi", tool+"-restore")
+			n.feed(empty, "/usr/sbin/xtables-legacy-multi", tool+"-restore", "--wait")
 		}
 	}
 }
@@ -91,7 +91,7 @@ func (n *modelNode) restore() {
 		return
 	}
 	for tool, text := range map[string]string{"iptables-restore": n.saved.v4, "ip6tables-restore": n.saved.v6} {
-		n.feed(text, filepath.Join(n.tools, tool))
+		n.feed(text, filepath.Join(n.tools, tool), "--wait")
 	}
 	n.feed("table inet hostport\ndelete table inet hostport\n"+n.saved.nft, "/usr/sbin/nft", "-f", "-")
 	n.model.drifted(altered)

@@ -58,12 +58,9 @@ func variantScenarios() []scenario {
 		scenario{name: "iptables changes its variant and the rules are moved along", backends: iptablesOnly, run: func(e *env) {
 			e.w.InstallVariants()
 			goes, stays := e.both("goes", 8080), e.both("stays", 8081)
-			saved, tool := e.w.Save(e.f), "iptables-restore"
-			if e.f == world.V6 {
-				tool = "ip6tables-restore"
-			}
+			saved, tool := e.w.Save(e.f), toolsOf(e.f)[1]
 			e.w.UseVariant(otherVariant(e.w.Backend))
-			if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, tool)); err != nil {
+			if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, tool), "--wait"); err != nil {
 				e.Fatal(err)
 			}
 			e.without(goes, "of rules in both variants")
@@ -77,7 +74,7 @@ func variantScenarios() []scenario {
 			stays := e.both("stays", 8081)
 			saved, tool := e.w.Save(e.f), toolsOf(e.f)[1]
 			e.w.UseVariant(otherVariant(e.w.Backend))
-			if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, tool)); err != nil {
+			if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, tool), "--wait"); err != nil {
 				e.Fatal(err)
 			}
 			earlier := strings.TrimPrefix(string(e.w.Backend), "iptables")

@@ -134,7 +134,7 @@ func (c *cluster) restore(text string) error {
 		if err := os.WriteFile(c.node.file(path), []byte(text), 0o600); err != nil {
 			return err
 		}
-		_, err := c.node.command("iptables-restore", path)
+		_, err := c.node.command("iptables-restore", path, "--wait")
 		return err
 	}
 	if err := os.WriteFile(c.node.file(path), []byte("flush ruleset\n"+text), 0o600); err != nil {
