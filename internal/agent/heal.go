@@ -298,7 +298,7 @@ func (h *healer) verify(ctx context.Context, n *node.Node) (map[string][]node.Di
 		h.metrics.forgetCompared()
 		return nil, err
 	}
-	h.metrics.setSnapshot(n.Dir, s)
+	h.metrics.setSnapshot(s)
 	// If the records keep changing, compare again at once.
 	if !node.Restless(err) || node.Busy(err) {
 		h.metrics.setCompared(found)

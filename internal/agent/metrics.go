@@ -26,7 +26,6 @@ type metrics struct {
 	backendUp   *prometheus.GaugeVec
 	mu          sync.Mutex
 	records     *node.Snapshot
-	recordsDir  string
 	fightingOff bool
 	usable      map[string]bool // of the backends in use: the result of their STATUS
 	unread      map[string]bool // backends whose rules could not be compared the last time
@@ -112,14 +111,11 @@ func (m *metrics) snapshot() *node.Snapshot {
 	return m.records
 }
 
-// setSnapshot remembers the records that were read from a state directory.
-func (m *metrics) setSnapshot(dir string, s *node.Snapshot) {
-	if s == nil {
-		return
-	}
+// setSnapshot remembers the records that were read.
+func (m *metrics) setSnapshot(s *node.Snapshot) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.records, m.recordsDir = s, dir
+	m.records = s
 }
 
 // setCompared shows a comparison of rules and records. A backend that is

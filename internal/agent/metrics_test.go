@@ -27,7 +27,7 @@ func newTestAgent(t *testing.T) *Agent {
 	a := New(Options{
 		DataDir: filepath.Join(t.TempDir(), "none"), Build: "v1.2.3", Log: slog.New(slog.DiscardHandler), ConnectionMetrics: true,
 	})
-	a.metrics.setSnapshot("", &node.Snapshot{Attachments: []*hostport.Attachment{
+	a.metrics.setSnapshot(&node.Snapshot{Attachments: []*hostport.Attachment{
 		{
 			Key: hostport.Key{ContainerID: "c1", IfName: "eth0"}, Pod: hostport.Pod{Namespace: "shop", Name: "web-1"}, Backend: "iptables",
 			Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/24"), netip.MustParsePrefix("fd00::2/64")},

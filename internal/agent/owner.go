@@ -28,7 +28,7 @@ func (a *Agent) watchOwners(ctx context.Context) {
 		if err != nil {
 			continue // the healer reports it
 		}
-		a.metrics.setSnapshot(n.Dir, s)
+		a.metrics.setSnapshot(s)
 		dead, err := s.Dead()
 		if err != nil {
 			a.metrics.forgetDead()

@@ -61,10 +61,8 @@ func (c *recordCollector) Collect(ch chan<- prometheus.Metric) {
 	n := c.node()
 	n.Timeout = scrapeTimeout
 	s, err := n.Snapshot(context.Background(), c.metrics.snapshot())
-	if err != nil {
-		s = c.metrics.snapshot()
-	} else {
-		c.metrics.setSnapshot(n.Dir, s)
+	if err == nil {
+		c.metrics.setSnapshot(s)
 	}
 	d := describe()
 	d.mappingsOf(s, ch)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,12 +59,14 @@ func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, e
 }
 
 // look reads the records, and calls fn with them before it releases the lock. It does
-// not call fn without a state file, or with a void one. The Snapshot is never nil.
+// not call fn without a state file, or with a void one. The Snapshot is never nil: on an
+// error it is before, or empty.
 func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Snapshot) error) (out *Snapshot, err error) {
 	out = &Snapshot{}
 	if !state.Exists(n.Dir) {
 		return out, nil
 	}
+	out = cmp.Or(before, out)
 	err = n.with(ctx, func(s *session) error {
 		now, err := s.snapshot(before)
 		if err != nil {

@@ -2,8 +2,11 @@ package agent
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/test/world"
 )
@@ -83,4 +86,28 @@ func TestUnreadable(t *testing.T) {
 	inSync("0")
 	up("1")
 	n.reaches(8080, "web")
+}
+
+// TestScrapeWhileLocked has a call of the plugin hold the lock for longer than the agent
+// waits. The mappings that were read before stay in what Prometheus scrapes.
+func TestScrapeWhileLocked(t *testing.T) {
+	t.Parallel()
+	n, net := newNode(t, world.NFTables, "hostport")
+	n.start("--lock-timeout", "100ms")
+	n.awaitReady()
+	n.web(net, "web", 8080)
+	mappings := `hostport_mappings{backend="nftables",family="ipv4",protocol="tcp"}`
+	n.wantMetric(mappings, "1")
+	lock, err := unix.Open(filepath.Join(n.w.DataDir, "lock"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(lock) }()
+	if err := unix.Flock(lock, unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	n.w.NFT("flush map inet hostport v4") // the agent compares at once
+	for range 3 {
+		n.wantMetric(mappings, "1")
+	}
 }
