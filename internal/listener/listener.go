@@ -7,6 +7,8 @@
 package listener
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,8 +18,10 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/nfnetlink"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -28,15 +32,13 @@ type Listener struct {
 	// Address is what the socket is bound to. A socket that accepts both families
 	// is bound to ::.
 	Address netip.AddrPort
-	// PID is the first of the processes that hold the socket, or 0 if /proc does
-	// not show one: the socket is the kernel's own, or its process is in another
-	// PID namespace.
+	// PID is the first of the processes that hold the socket, or 0 if /proc does not
+	// show one: the socket is the kernel's own, or held in another PID namespace.
 	PID int
 	// Command is the process's name as the kernel knows it, at most 15 bytes.
 	Command string
 }
 
-// String returns the socket and the process as text.
 func (l Listener) String() string {
 	s := fmt.Sprintf("%s/%s is listened on by ", l.Address, l.Mapping.Protocol)
 	if l.PID == 0 {
@@ -80,19 +82,90 @@ func Find(mappings []hostport.Mapping) (out []Listener, err error) {
 	return out, nil
 }
 
+// socket is a listening socket of the node.
+type socket struct {
+	address netip.AddrPort
+	// takes is the mapping for the same packets. Its host IP is the zero Addr for
+	// an IPv6 wildcard that accepts IPv4 as well.
+	takes hostport.Mapping
+	inode uint32
+}
+
+// From linux/inet_diag.h and linux/sock_diag.h.
+const (
+	messageLen = 72 // struct inet_diag_msg
+	attrV6Only = 11 // INET_DIAG_SKV6ONLY, a byte
+)
+
+// dump lists the listening sockets of one protocol and family. The kernel
+// filters by state, so that the node's connections cost nothing.
+func dump(p hostport.Protocol, family uint8) (out []socket, err error) {
+	state := unix.BPF_TCP_CLOSE // of a UDP socket that is bound and not connected
+	if p == hostport.TCP {
+		state = unix.BPF_TCP_LISTEN
+	}
+	request := make([]byte, 56) // struct inet_diag_req_v2, whose socket ID of zeros matches any
+	request[0], request[1] = family, p.Number()
+	binary.NativeEndian.PutUint32(request[4:], 1<<state)
+	for range 5 { // sockets may be opened and closed meanwhile
+		out = nil
+		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+		req.AddRawData(request)
+		err = req.ExecuteIter(unix.NETLINK_INET_DIAG, 0, func(msg []byte) bool {
+			if len(msg) >= messageLen {
+				out = append(out, parse(p, msg))
+			}
+			return true
+		})
+		if !errors.Is(err, nl.ErrDumpInterrupted) { // otherwise the list may have gaps
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, unix.EAFNOSUPPORT) && family == unix.AF_INET6:
+		return nil, nil // a kernel booted without IPv6
+	case errors.Is(err, unix.ENOENT):
+		err = fmt.Errorf("the kernel has no sock_diag for them (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG): %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s sockets: %w", p, err)
+	}
+	return out, nil
+}
+
+// parse reads a struct inet_diag_msg and the attributes after it.
+func parse(p hostport.Protocol, msg []byte) socket {
+	port := binary.BigEndian.Uint16(msg[4:])
+	addr, dual := netip.AddrFrom4([4]byte(msg[8:])), false
+	if msg[0] == unix.AF_INET6 {
+		addr = netip.AddrFrom16([16]byte(msg[8:]))
+		// Before Linux 4.2 the attribute is missing: then assume that the socket
+		// accepts both families, which is the default.
+		v6only := nfnetlink.Attributes(msg[messageLen:]).Get(attrV6Only)
+		dual = addr.IsUnspecified() && (len(v6only) == 0 || v6only[0] == 0)
+	}
+	s := socket{
+		address: netip.AddrPortFrom(addr.Unmap(), port),
+		takes:   hostport.Mapping{Protocol: p, HostPort: port},
+		inode:   binary.NativeEndian.Uint32(msg[68:]),
+	}
+	if !dual {
+		s.takes.HostIP = s.address.Addr()
+	}
+	return s
+}
+
 // process is a process with an open socket, by its ID and name.
 type process struct {
 	pid     int
 	command string
 }
 
-// holders reads proc, which is /proc, and returns the process that has each
-// socket open, among the processes whose file descriptors the caller may read:
-// the lowest process ID if there are several, so that a master comes before its
-// workers. The key is the kernel's name of the socket, "socket:[INODE]".
-// Processes that cannot be read are omitted: the socket is reported all the
-// same. So are processes that have exited meanwhile, such as a child of the
-// listener that has not yet executed another program.
+// holders reads proc, which is /proc, and returns the process that has each socket
+// open, by the kernel's name of the socket, "socket:[INODE]": the lowest process ID if
+// there are several, so that a master comes before its workers. Processes that the
+// caller may not read are omitted, and those that have exited meanwhile, such as a child
+// of the listener that has not yet executed another program.
 func holders(proc string) map[string]process {
 	out, commands := map[string]process{}, map[int]string{}
 	fds, _ := filepath.Glob(filepath.Join(proc, "[0-9]*/fd/*"))
