@@ -17,23 +17,19 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Dial opens a socket for List in the calling thread's network namespace. The
-// kernel returns up to 32 KiB at a time, its maximum, if the read buffer is
-// that large. For each part of a listing it walks the set from the start, so
-// with small parts the time grows with the square of the elements: 60,000 took
-// half a minute.
+// Dial opens a socket for List in the calling thread's network namespace. For each part
+// of a listing the kernel walks the set from the start, so with small parts the time
+// grows with the square of the elements: 60,000 took half a minute. It returns up to
+// 32 KiB at a time, its maximum, if the read buffer is that large.
 func Dial() (*netlink.Conn, error) {
 	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: 32 << 10})
 }
 
-// The library's own listings cannot be used: they ignore the flag by which the
-// kernel marks a dump as inconsistent, request rules chain by chain, and omit
-// unknown expressions.
-
-// List requests a listing through conn and calls each with the attributes of
-// every object of a family. names holds the table and the set, if the listing
-// is limited to one. A missing table or set has no objects, and neither has a
-// kernel without nf_tables. List starts again if the ruleset changes meanwhile.
+// List requests a listing through conn and calls each with the attributes of every
+// object of a family. names holds the table and the set, if the listing is limited to
+// one. A missing table or set has no objects, and neither has a kernel without nf_tables.
+// List starts again if the ruleset changes meanwhile. The library's own listings ignore
+// the flag that says so, request rules chain by chain, and omit unknown expressions.
 func List(ctx context.Context, conn *netlink.Conn, family byte, kind uint16, each func(Attributes), names ...string) error {
 	encoder := netlink.NewAttributeEncoder()
 	for i, name := range names { // the first attributes of requests of every kind
@@ -97,11 +93,10 @@ func HasErrno(err error, list ...unix.Errno) bool {
 	return slices.ContainsFunc(list, func(e unix.Errno) bool { return errors.Is(err, e) })
 }
 
-// retries bounds how often a transaction or a dump is repeated.
 const retries = 20
 
-// Retry calls do until foreign commits no longer interrupt it, with growing
-// pauses, for at most about a second.
+// Retry calls do until foreign commits no longer interrupt it, up to retries times, with
+// growing pauses: for about a second.
 func Retry(ctx context.Context, do func() error) error {
 	for n, pause := 1, time.Millisecond; ; n, pause = n+1, min(2*pause, 64*time.Millisecond) {
 		if err := ctx.Err(); err != nil {
