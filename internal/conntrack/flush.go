@@ -1,21 +1,18 @@
 // Package conntrack removes the connection tracking entries of stale UDP flows.
 //
-// The kernel determines a UDP flow's destination at its first packet, and keeps
-// it while packets keep arriving. A client that sent to a host port before its
-// mapping was added, or after it was deleted, would never reach the pod that
-// has the port now. So the entries of flows to a mapping's port are removed
-// when the mapping is added and when it is deleted, and the next packet
-// determines the destination again. TCP and SCTP do not need this: a connection
-// without a peer ends by itself.
+// The kernel determines a UDP flow's destination at its first packet, and keeps it while
+// packets keep arriving. A client that sent to a host port before its mapping was added,
+// or after it was deleted, would never reach the pod that has the port now. So the
+// entries of flows to a mapping's port are removed when it is added and when it is
+// deleted. TCP and SCTP do not need this: a connection without a peer ends by itself.
 //
-// Only flows whose original destination is the node itself are removed. Flows
-// to the same port elsewhere, above all the node's and the pods' DNS queries,
-// keep their entries. The node's addresses are those of its interfaces, and
-// 127.0.0.0/8; prefixes that a route of type local adds to them are not
-// considered.
+// Only flows whose original destination is the node itself are removed. Flows to the same
+// port elsewhere, above all the node's and the pods' DNS queries, keep their entries. The
+// node's addresses are those of its interfaces, and 127.0.0.0/8; prefixes that a route of
+// type local adds to them are not considered.
 //
-// The package works on the calling thread's network namespace. It needs the
-// kernel's module nf_conntrack_netlink and no external program.
+// The package works on the calling thread's network namespace. It needs the kernel's
+// module nf_conntrack_netlink and no external program.
 package conntrack
 
 import (
@@ -35,14 +32,12 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Flush removes the entries of flows to the host ports of the UDP mappings in
-// mappings, in every zone. Without UDP mappings it does nothing. It is idempotent;
-// an entry that expired meanwhile is no error. An entry that cannot be removed does
-// not stop the others.
+// Flush removes the entries of flows to the host ports of the UDP mappings in mappings,
+// in every zone. It is idempotent; an entry that expired meanwhile is no error. An entry
+// that cannot be removed does not stop the others.
 //
-// It costs one walk of the kernel's table for each port and family, or for each
-// family if there are many ports (see maxWalks), and copying the entries found.
-// The walk is in the kernel, which has no index by destination.
+// The kernel has no index by destination: it walks its table once for each port and
+// family, or for each family if there are many ports (see maxWalks).
 func Flush(ctx context.Context, mappings []hostport.Forward) error {
 	var errs []error
 	for _, f := range hostport.Families() {
@@ -62,22 +57,19 @@ func Flush(ctx context.Context, mappings []hostport.Forward) error {
 	return errors.Join(errs...)
 }
 
-// maxWalks is the number of ports up to which the kernel's table is walked once
-// per port; with more ports it is walked once for all UDP flows. With 500,000
-// entries, all UDP, a walk that finds nothing takes 160 ms of processor time
-// and one that returns every entry 940 ms (BenchmarkFlush, Linux 6.18): the two
-// cost the same at six ports, and at three to four if half of the entries are
-// UDP.
+// maxWalks is the number of ports up to which the kernel's table is walked once per port;
+// with more ports it is walked once for all UDP flows. With 500,000 entries, all UDP, a
+// walk that finds nothing takes 160 ms of processor time and one that returns every entry
+// 940 ms (BenchmarkFlush, Linux 6.18): the two cost the same at six ports, and at three
+// to four if half of the entries are UDP.
 const maxWalks = 3
 
-// anyPort stands for every UDP port.
-const anyPort = 0
+const anyPort = 0 // stands for every UDP port
 
 // wanted is what to remove of one family: port -> host IPs, the zero Addr for
 // any of the node's addresses.
 type wanted map[uint16][]netip.Addr
 
-// removeStale removes the wanted entries of a family.
 func (w wanted) removeStale(ctx context.Context, f hostport.Family) error {
 	addrs, err := netlinksafe.AddrList(nil, int(nfnetlink.Family(f))) // netfilter numbers families as sockets do
 	if err != nil {
@@ -145,10 +137,9 @@ func dump(f hostport.Family, port uint16) *nl.NetlinkRequest {
 	return r
 }
 
-// destination returns the original destination of a flow, and its protocol.
-// entry is the data of a conntrack message: a struct nfgenmsg and attributes. A
-// flow without ports (ICMP, GRE) has port 0. It allocates nothing: a dump may
-// have half a million entries.
+// destination returns the original destination of a flow, and its protocol. entry is the
+// data of a conntrack message: a struct nfgenmsg and attributes. A flow without ports
+// (ICMP, GRE) has port 0. It allocates nothing: there may be half a million entries.
 func destination(entry []byte) (to netip.AddrPort, protocol uint8) {
 	tuple := nfnetlink.Attributes(entry[min(nl.SizeofNfgenmsg, len(entry)):]).Nested(nl.CTA_TUPLE_ORIG)
 	ip, proto := tuple.Nested(nl.CTA_TUPLE_IP), tuple.Nested(nl.CTA_TUPLE_PROTO)
@@ -159,9 +150,8 @@ func destination(entry []byte) (to netip.AddrPort, protocol uint8) {
 	return netip.AddrPortFrom(addr, proto.Uint16(nl.CTA_PROTO_DST_PORT)), proto.Uint8(nl.CTA_PROTO_NUM)
 }
 
-// find dumps the UDP entries of a port, or of anyPort, and returns those for which
-// stale returns true. A kernel before Linux 5.8 ignores the filter, and dumps the
-// whole family.
+// find dumps the UDP entries of a port, or of anyPort, and returns those for which stale
+// returns true. Before Linux 5.8 the kernel ignores the filter, and dumps the whole family.
 func find(ctx context.Context, f hostport.Family, port uint16, stale func(entry []byte) bool) (found [][]byte, err error) {
 	for range 5 {
 		found = nil
