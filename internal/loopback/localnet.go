@@ -2,12 +2,9 @@
 // clears route_localnet on the node's interface to the pod.
 //
 // The kernel routes packets from or to 127.0.0.0/8 only over lo, unless
-// net.ipv4.conf.IFNAME.route_localnet is set (Linux 3.6). That setting also
-// lets the neighbours on that interface reach services on the node's 127.0.0.1
-// (CVE-2020-8558): the backend's guard must be in place before it is set. The
-// guard is not in this package.
-//
-// It covers IPv4 only: the kernel has no such setting for [::1].
+// net.ipv4.conf.IFNAME.route_localnet is set (Linux 3.6). That setting also lets the
+// neighbours on that interface reach services on the node's 127.0.0.1 (CVE-2020-8558):
+// the backend's guard must be in place before. The kernel has no such setting for [::1].
 package loopback
 
 import (
@@ -23,10 +20,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// Interface returns the name of the node's interface to the pod, from the
-// kernel's route lookup in the calling thread's network namespace. It fails if
-// there is no route, or it does not leave the node: the address is the node's
-// own, or is rejected.
+// Interface returns the name of the node's interface to the pod, from the kernel's route
+// lookup in the calling thread's network namespace. It fails if there is no route, or it
+// does not leave the node: the address is the node's own, or is rejected.
 func Interface(pod netip.Addr) (string, error) {
 	routes, err := netlink.RouteGet(pod.AsSlice())
 	if err != nil {
@@ -42,13 +38,11 @@ func Interface(pod netip.Addr) (string, error) {
 	return link.Attrs().Name, nil
 }
 
-// Open sets net.ipv4.conf.IFNAME.route_localnet to 1 in the calling thread's
-// network namespace. It is idempotent. An interface that does not exist is an error
-// for which errors.Is(err, fs.ErrNotExist) holds.
+// Open sets route_localnet to 1 in the calling thread's network namespace. It is
+// idempotent. The error for an interface that does not exist wraps fs.ErrNotExist.
 func Open(ifname string) error { return set(ifname, "1") }
 
-// Close sets net.ipv4.conf.IFNAME.route_localnet to 0. It is idempotent. An
-// interface that no longer exists is not an error.
+// Close sets route_localnet to 0. It is idempotent. An interface that is gone is no error.
 func Close(ifname string) error {
 	if err := set(ifname, "0"); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -56,8 +50,7 @@ func Close(ifname string) error {
 	return nil
 }
 
-// Check returns nil if route_localnet is on for the interface, and an error
-// that names the difference if it is not.
+// Check returns an error if route_localnet is 0 or cannot be read.
 func Check(ifname string) error {
 	value, err := access(ifname)
 	if err == nil && value == "0" {
@@ -66,7 +59,6 @@ func Check(ifname string) error {
 	return err
 }
 
-// set writes the setting if it differs.
 func set(ifname, value string) error {
 	before, err := access(ifname)
 	if err != nil || before == value {
@@ -82,18 +74,15 @@ func set(ifname, value string) error {
 	return err
 }
 
-// access reads the setting, or writes it. Its path uses slashes, so the dot of
-// an interface like eth0.100 is not a separator.
-//
-// It refuses names that are invalid for the kernel (dev_valid_name), because
-// they would lead to another file, and the two names in that directory that are
-// not interfaces, because they would open 127.0.0.0/8 on every interface.
+// access reads the setting, or writes it. It refuses names that are invalid for the
+// kernel (dev_valid_name), because they would lead to another file, and the two names in
+// that directory that are not interfaces, because they would open 127.0.0.0/8 on all.
 func access(ifname string, value ...string) (string, error) {
 	const maxName = 15 // IFNAMSIZ less the terminating NUL
 	if len(ifname) > maxName || slices.Contains([]string{"", ".", "..", "all", "default"}, ifname) || strings.ContainsAny(ifname, "/:\x00 \t\n\v\f\r") {
 		return "", fmt.Errorf("refuse %q: not the name of an interface", ifname)
 	}
-	is, err := sysctl.Sysctl("net/ipv4/conf/"+ifname+"/route_localnet", value...)
+	is, err := sysctl.Sysctl("net/ipv4/conf/"+ifname+"/route_localnet", value...) // with slashes: eth0.100 has a dot
 	if err != nil {
 		return "", fmt.Errorf("route_localnet of interface %s: %w", ifname, err)
 	}
