@@ -1,7 +1,6 @@
-// Package backend is the contract between internal/node, which decides which
-// attachment holds which host port, and the backends, which write the rules:
-// iptables and nftables. It holds the types of the contract, the names of the
-// backends, and what both need. By itself it changes nothing on the node.
+// Package backend is the contract between internal/node, which decides which attachment
+// holds which host port, and the backends, which write the rules. It also holds what both
+// backends need. By itself it changes nothing on the node.
 package backend
 
 import (
@@ -31,9 +30,8 @@ const Layout = 4 + next
 
 // Errors that callers tell apart. Each may be wrapped.
 var (
-	// ErrDrift means that the kernel may not hold the rules of Change.Before:
-	// another program changed them, or another version of the plugin wrote
-	// them. What the change did is unknown; Rewrite recovers.
+	// ErrDrift means that the kernel may not hold the rules of Change.Before: another
+	// program changed them, or another version of the plugin wrote them.
 	ErrDrift = errors.New("the rules in the kernel are not those on record")
 	// ErrMissing means that the backend's tools are not installed.
 	ErrMissing = errors.New("iptables is not installed")
@@ -53,8 +51,7 @@ type Change struct {
 	Add    []*hostport.Attachment
 	// Before and After identify the kernel's rules before and after the change.
 	Before, After hostport.Fingerprint
-	// Seen is what the backend's last Apply or Rewrite on this node returned,
-	// "" if unknown.
+	// Seen is what the backend's last Apply or Rewrite returned, "" if unknown.
 	Seen string
 	// Others are the backend's attachments that do not change.
 	Others Others
@@ -88,8 +85,7 @@ type HostSide struct {
 	Mapping hostport.Mapping
 }
 
-// Connections counts the connections, or flows, that the kernel has sent to each
-// mapping since its rule was written.
+// Connections counts the connections that each mapping got since its rule was written.
 type Connections map[HostSide]uint64
 
 // Of returns the number of a mapping in both families, and whether it is known.
@@ -109,30 +105,26 @@ type Backend interface {
 	// Apply carries out one change, in both families. It reads nothing unless another
 	// program changes the rules: the transaction itself fails if the kernel is not at
 	// c.Before, and the error then wraps ErrDrift. After any error the rules of either
-	// family may or may not have changed, and the caller calls Rewrite. seen is Seen
-	// of the next Change.
+	// family may or may not have changed: Rewrite recovers. seen is for the next Change.
 	Apply(ctx context.Context, c Change) (seen string, err error)
-	// Rewrite makes the kernel hold the rules of exactly these attachments,
-	// whatever was there before, also in another layout. Without attachments it
+	// Rewrite makes the kernel hold the rules of exactly these attachments, whatever was
+	// there before, also in another layout. It is idempotent. Without attachments it
 	// removes every trace. Established connections continue. An attachment that the
 	// kernel refuses, because its conditions name something that is gone, is left out
-	// with a warning, and Check names it. It is idempotent. The rules of the families
-	// in except are left as they are; a backend that cannot do that returns an error.
-	// was are the owners of the rules that it replaced: a process with another state
-	// directory may have added one since Owners was called.
+	// with a warning, and Check names it. The rules of the families in except are left
+	// as they are; a backend that cannot do that returns an error. was are the owners of
+	// the rules that it replaced: a process with another state directory may have added
+	// one since Owners was called.
 	Rewrite(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint, except ...hostport.Family) (seen string, was []*hostport.Attachment, err error)
-	// Owners returns the attachments that the backend's rules in the kernel
-	// name, of this boot or another, with what rules contain: key, inode and boot of
-	// the sandbox, network, pod, addresses, mappings, options. On error it still
-	// returns those that could be read, see Concerns. It starts no process on a node
-	// without rules of this backend.
+	// Owners returns the attachments that the backend's rules in the kernel name, of this
+	// boot or another, with what rules contain: key, inode and boot of the sandbox,
+	// network, pod, addresses, mappings, options. On error it still returns those that
+	// could be read, see Concerns. Without rules of this backend it starts no process.
 	Owners(ctx context.Context) ([]*hostport.Attachment, error)
-	// Check compares the kernel's rules for some of the backend's attachments,
-	// and those that they share, with what they should be.
+	// Check compares the kernel with the rules of some attachments and those they share.
 	Check(ctx context.Context, some []*hostport.Attachment, fp hostport.Fingerprint) ([]Difference, error)
-	// Audit compares all rules of the backend in the kernel with those of all its
-	// attachments, and reports what is missing, what differs, and what belongs to
-	// none. Without attachments, every rule of the backend is a difference.
+	// Audit compares the kernel with the rules of all attachments, and also reports rules
+	// that belong to none: without attachments, every rule of the backend.
 	Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) ([]Difference, error)
 	// Connections returns what the kernel sent to each mapping. On error it still
 	// returns what could be read.
@@ -151,10 +143,8 @@ type FamilyError struct {
 	Err    error
 }
 
-// Error begins with the family.
 func (e *FamilyError) Error() string { return e.Family.String() + ": " + e.Err.Error() }
 
-// Unwrap returns the error without the family.
 func (e *FamilyError) Unwrap() error { return e.Err }
 
 // Concerns reports whether an error, or one of those that it joins, may be about a family:

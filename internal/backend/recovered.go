@@ -12,11 +12,9 @@ import (
 // Recovered are the attachments that are read back from a backend's rules.
 type Recovered map[hostport.Key]*hostport.Attachment
 
-// Add adds a mapping to the attachment that a rule's comment names, and returns the
-// attachment. A mapping for every address of the node becomes one for 0.0.0.0 or
-// ::, because a rule has one family. Add returns nil for a rule that names no
-// owner, has no destination, or has another destination address of the family than
-// the attachment's earlier ones.
+// Add adds a mapping, with an explicit host IP, to the attachment that a rule's comment
+// names, and returns the attachment. It returns nil for a rule that names no owner, has
+// no destination, or has another one of the family than the attachment's earlier rules.
 func (r Recovered) Add(comment string, m hostport.Mapping, to netip.AddrPort) *hostport.Attachment {
 	owner, ok := hostport.ParseTag(comment)
 	if !ok || !to.IsValid() || to.Port() == 0 || to.Addr().IsUnspecified() {
@@ -55,11 +53,10 @@ func (r Recovered) All(backend string) []*hostport.Attachment {
 	})
 }
 
-// JoinFamilies returns the mappings of a, which has mappings for 0.0.0.0 and ::
-// apart. Two that differ only in that are joined into one for both families. For a
-// pod with addresses of one family, a single one is joined as well, unless an
-// attachment holds its counterpart of the other family: held has their mappings
-// without container port.
+// JoinFamilies returns the mappings of a, in which those for 0.0.0.0 and :: that differ
+// only in that are joined into one for both families. For a pod with addresses of one
+// family, a single one is joined as well, unless an attachment holds its counterpart of
+// the other family: held has their mappings without container port.
 func JoinFamilies(a *hostport.Attachment, held map[hostport.Mapping]bool) (out []hostport.Mapping) {
 	all, done := make(map[hostport.Mapping]bool), make(map[hostport.Mapping]bool)
 	for _, m := range a.Mappings {
