@@ -1,9 +1,6 @@
-// Package nftables is the backend that programs attachments as elements of
-// nftables maps, in table "inet hostport", over netlink. Every change is one transaction
-// for both families, and the number of rules does not depend on the number of mappings:
-// docs/design.md has the rules, and why they are so.
-//
-// The package starts no process and keeps nothing between calls.
+// Package nftables is the backend that programs attachments as elements of nftables maps,
+// in table "inet hostport", over netlink. docs/design.md has the rules, and why they are
+// so. The package starts no process and keeps nothing between calls.
 package nftables
 
 import (
@@ -19,8 +16,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Backend programs attachments into table inet hostport of the calling thread's
-// network namespace. It holds no connection and no state, and costs nothing to create.
+// Backend programs attachments in the calling thread's network namespace.
 type Backend struct {
 	// Log receives what an operator should know.
 	Log *slog.Logger

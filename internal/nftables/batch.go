@@ -9,25 +9,23 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// batch collects the messages of one transaction. The kernel executes all of them
-// or none. An object that cannot be encoded makes sending it fail: the library
-// keeps the error.
+// batch collects the messages of one transaction. An object that cannot be encoded makes
+// sending it fail: the library keeps the error.
 type batch struct {
 	conn  *nftables.Conn
 	table *nftables.Table
 }
 
-// dropTable deletes the table with all its objects, or does nothing if there is
-// none: adding it first makes the deletion safe. (A message that ignores a
-// missing table exists only from Linux 6.3 on.)
+// dropTable deletes the table with all its objects, or does nothing if there is none:
+// adding it first makes the deletion safe. (A message that ignores a missing table exists
+// only from Linux 6.3 on.)
 func (b *batch) dropTable() {
 	b.conn.AddTable(b.table)
 	b.conn.DelTable(b.table)
 }
 
-// add adds the table, sets, chains with exactly these rules, and elements last. The
-// transaction fails if there is a table. An element that exists already is left
-// alone if it has the same value, else the transaction fails.
+// add adds the table, sets, chains with exactly these rules, and elements last. It fails
+// the transaction if the table exists, or an element with another value.
 func (b *batch) add(objects []object) {
 	for _, o := range objects {
 		switch o := o.(type) {

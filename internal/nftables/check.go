@@ -10,14 +10,13 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Check compares the table with what these attachments and the base need. It also
-// reports an element that wrongly names one of them as its owner, or that takes packets
-// to their host ports.
+// Check also reports an element that wrongly names one of these attachments as its owner,
+// or that takes packets to their host ports.
 func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, _ hostport.Fingerprint) ([]backend.Difference, error) {
 	return b.compare(ctx, some, false)
 }
 
-// Audit compares the whole table with the rules of all attachments.
+// Audit compares the whole table.
 func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint) ([]backend.Difference, error) {
 	return b.compare(ctx, all, true)
 }
@@ -29,9 +28,7 @@ func (b *Backend) compare(ctx context.Context, atts []*hostport.Attachment, whol
 	}
 	var others clientSets
 	if !whole {
-		// What other attachments need is unknown. It assumes that an existing set of
-		// clients is needed: its rule must exist too.
-		others = clientSetsIn(have)
+		others = clientSetsIn(have) // assume that others need them: their rules must exist too
 	}
 	want, owners := contents(others, atts), make(map[hostport.Key]bool)
 	for _, a := range atts {

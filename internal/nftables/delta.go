@@ -14,8 +14,7 @@ import (
 // delta is a change as objects of the table.
 type delta struct {
 	// before is what the table should hold before the change: the objects of its
-	// attachments, and the base if the change replaces it because a set of clients
-	// is added or deleted.
+	// attachments, and the base if a set of clients is added or deleted.
 	before []object
 	// gone and come are what is deleted and written, the whole table if it is among
 	// them. A chain whose rules change is only in come.

@@ -14,10 +14,8 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// The kernel's registers, as nft numbers them: 1 is the first, of 16 bytes;
-// reg32 returns its four-byte quarters and those of the following ones. Rules use
-// the registers that nft would use, so that a rule that was listed and loaded
-// again is still the same.
+// reg1 is the kernel's first register of 16 bytes. Rules use the registers that nft would
+// use, so that a rule that was listed and loaded again is still the same.
 const reg1 = 1
 
 // reg32 returns the n-th register of four bytes. The kernel reports the first

@@ -62,9 +62,7 @@ func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
 }
 
 type table struct {
-	// handle is "" if unknown. The kernel never reuses one: a table that was
-	// restored has another handle, whatever it contains (Linux 4.16).
-	handle string
+	handle string // "" if unknown; the kernel never reuses one (see seen)
 	// flags are the kernel's table flags. Ours has none: the rules of a dormant table
 	// are not run.
 	flags uint32

@@ -10,10 +10,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Owners reads the table, of layout 1 and later: mappings and pod addresses from
-// the maps, the prefix length and the masqueraded clients from the sets of
-// clients, conditions from the comments of their rules. Without masquerading, a
-// pod gets an address without its prefix length.
+// Owners reads the table, of layout 1 and later: mappings and pod addresses from the maps,
+// the prefix length and the masqueraded clients from the sets of clients, conditions from
+// the comments of their rules. Without masquerading, a pod's address has no prefix length.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	have, err := b.read(ctx, nil)
 	return ownersIn(have), err

@@ -50,9 +50,8 @@ func mapName(to string, f hostport.Family, hostIP bool) string {
 	return name
 }
 
-// Bits of the connection tracking label, which has 128. Packets are not
-// marked, and other software that labels connections (Open vSwitch) does so in
-// zones of its own.
+// Bits of the connection tracking label, which has 128. Other software that labels
+// connections (Open vSwitch) does so in zones of its own.
 const (
 	labelSeen     = 121 // passed through hostports
 	labelUnmapped = 122 // and left it untranslated
@@ -61,18 +60,17 @@ const (
 // maxComment is the longest comment that nft reads back, in bytes.
 const maxComment = 128
 
-// Five after and five before the usual priorities: kube-proxy, in its iptables
-// and in its nftables mode, has translated its Services before our lookup, and we
-// masquerade before a main plugin does.
+// Five after and five before the usual priorities: kube-proxy has translated its Services
+// before our lookup, and we masquerade before a main plugin does.
 const (
 	priorityDNAT = nftables.ChainPriority(-95)
 	prioritySNAT = nftables.ChainPriority(95)
 	priorityRaw  = nftables.ChainPriority(-300)
 )
 
-// base returns the objects of a table with these sets of clients: the table, all sets,
-// and all chains except those of attachments' conditions. Each object follows those
-// that it refers to, and the sets are in the order in which nft lists them.
+// base returns the objects of a table with these sets of clients, except elements and the
+// chains of conditions. Each follows those that it refers to, and the sets are in the
+// order in which nft lists them.
 func base(clients clientSets) []object {
 	out := []object{table{}}
 	addrs := map[hostport.Family]nftables.SetDatatype{hostport.IPv4: nftables.TypeIPAddr, hostport.IPv6: nftables.TypeIP6Addr}
@@ -180,9 +178,8 @@ func lookup(to string, f hostport.Family, hostIP bool) rule {
 	})
 }
 
-// clientSet is a set of clients to masquerade, of one family and prefix length:
-// client network . pod. Sets of length 0 hold only pods, whose clients are all
-// masqueraded. docs/design.md says why there is not one interval set for all lengths.
+// clientSet is a set of clients to masquerade, of one family and prefix length: client
+// network . pod. Sets of length 0 hold only pods, whose clients are all masqueraded.
 type clientSet struct {
 	family hostport.Family
 	bits   int

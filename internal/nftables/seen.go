@@ -13,11 +13,10 @@ import (
 
 // seen identifies the state of the kernel after a change, for the next one.
 type seen struct {
-	// generation of the ruleset, 0 if unknown: the kernel counts the commits in a
-	// network namespace, by any program, and a transaction may specify the
-	// generation it is for (Linux 4.12).
+	// generation of the ruleset, 0 if unknown: the kernel counts the commits in a network
+	// namespace, and a transaction may specify the generation it is for (Linux 4.12).
 	generation uint32
-	table      string // its handle
+	table      string // its handle: a restored table has another one (Linux 4.16)
 }
 
 func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.table) }
@@ -37,11 +36,9 @@ func (b *Backend) generation() uint32 {
 	return gen.ID
 }
 
-// commit commits to generation g if that is still current, to any if g is 0: only then
-// is what was read at g still true, and the next generation worth recording. If other
-// programs commit meanwhile, it fails, or with always, commits to any generation instead
-// of waiting for a pause. It returns the new generation, 0 if others may have committed
-// since.
+// commit commits to generation g, to any if g is 0. If other programs commit meanwhile, it
+// fails, or with always, commits to any generation instead of waiting for a pause. It
+// returns the new generation, 0 if others may have committed since what was read at g.
 func (b *Backend) commit(ctx context.Context, build func(*batch), g uint32, always bool) (uint32, error) {
 	err := b.send(tableName, build, g)
 	if always && nfnetlink.Transient(err) {
@@ -56,11 +53,10 @@ func (b *Backend) commit(ctx context.Context, build func(*batch), g uint32, alwa
 	return 0, err
 }
 
-// verify checks that the table is the one of s and of d.before, and stores its
-// handle in s. It detects a flushed table, which keeps its elements, a table that
-// was restored from an older snapshot, and rules of another version of this
-// package. The kernel checks elements when they are written, except those of a
-// set that is deleted as a whole.
+// verify checks that the table is the one of s and of d.before, and stores its handle in
+// s. It detects a flushed table, which keeps its elements, a table that was restored from
+// a snapshot, and rules of another version. The kernel checks elements when they are
+// written, except those of a set that is deleted as a whole.
 func (b *Backend) verify(ctx context.Context, d delta, s *seen) error {
 	if d.creates() {
 		return nil // the transaction fails if there is a table

@@ -23,9 +23,9 @@ type feature struct {
 	uses                []object
 }
 
-// features returns the features in the order in which they are probed, so that
-// the first that is missing is the one to report. The newest determines the
-// oldest supported kernel: counters on the elements of maps.
+// features returns the features in the order in which they are probed: the first that is
+// missing is reported. The newest, counters on the elements of maps, determines the oldest
+// supported kernel.
 func features() []feature {
 	whole := base(clientSets{{hostport.IPv4, 24}: true})[1:]
 	one := func(expressions []expr.Any) []object {
@@ -43,9 +43,8 @@ func features() []feature {
 	}
 }
 
-// Status returns an error if the kernel lacks a feature that the backend needs.
-// It sends transactions that use the features and are certain to be aborted:
-// nothing is left behind, and no other program sees any of it. advice names
+// Status sends transactions that use the features that the backend needs and are certain
+// to be aborted: nothing is left behind, and no other program sees any of it. advice names
 // settings that kube-proxy's IPVS mode needs.
 func (b *Backend) Status(ctx context.Context) (advice []string, err error) {
 	if err := b.lacks(ctx, features()); err != nil {
@@ -74,10 +73,9 @@ func (b *Backend) lacks(ctx context.Context, all []feature) error {
 	return whole
 }
 
-// reason returns why a transaction failed: the error names the feature that the
-// kernel lacks, or wraps drift, unless that is nil, if the transaction met a
-// different table. A transaction that creates the table may fail in the same way:
-// without the module of an expression the kernel returns ENOENT.
+// reason returns why a transaction failed: the error names the feature that the kernel
+// lacks, or wraps drift, unless that is nil, if the transaction met a different table. One
+// that makes the table also gets ENOENT without the module of an expression.
 func (b *Backend) reason(ctx context.Context, err error, makes bool, drift error) error {
 	// Something is missing, exists already, or has another type.
 	mismatch := nfnetlink.HasErrno(err, unix.ENOENT, unix.EEXIST, unix.EBUSY, unix.EINVAL, unix.ENOTEMPTY)
