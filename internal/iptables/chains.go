@@ -33,8 +33,7 @@ const (
 	masqChain  = prefix + "MASQ"  // gets all packets in POSTROUTING, dispatches them by mark bit
 	guardChain = prefix + "GUARD" // in table raw: gets packets that did not come from lo, drops those from or to 127.0.0.0/8
 
-	// Per mark bit, prefix + "MASQ-13": clears the mark and masquerades. A chain for
-	// each bit, so that the jump to it is unique by its target.
+	// Per mark bit, prefix + "MASQ-13": clears the mark and masquerades.
 	//
 	// Per protocol and the first hexadecimal digit of the host port, prefix + "TCP-1",
 	// and per the first two, prefix + "TCP-1F": dispatch by the next digit. Per the
@@ -45,13 +44,11 @@ const (
 	// when that is gone, because the rules in shared chains do not reference it.
 	ownPrefix = prefix + "OWN-"
 
-	// Per attachment with conditions, jumps to its own chain for packets that meet
-	// them. The conditions have rules of their own so that they can match on addresses
-	// without conflicting with our matches.
+	// Per attachment with conditions, jumps to its own chain for packets that meet them,
+	// in rules of their own: matches on addresses would conflict with ours.
 	conditionPrefix = prefix + "IF-"
 
-	// Empty, and not jumped to, see history: the fingerprint of the attachments that
-	// have rules, and those that another followed since the last deletion.
+	// Empty, and not jumped to, see history.
 	fingerprintPrefix = prefix + "V-"
 	followedPrefix    = prefix + "OLD-"
 )
@@ -83,8 +80,8 @@ func Concerned(family uint8, table, chain string) bool {
 	}) && (strings.HasPrefix(chain, prefix) || slices.Contains([]string{"", preroutingChain, outputChain, postroutingChain}, chain))
 }
 
-// OfAdd reports whether a new chain is one that only an ADD creates (see history),
-// provided that the same transaction deletes nothing, as restoring a snapshot does.
+// OfAdd reports whether a new chain is one that only an ADD creates, provided that the same
+// transaction deletes nothing, as restoring a snapshot does.
 func OfAdd(table, chain string) bool {
 	return table == natTable && strings.HasPrefix(chain, followedPrefix)
 }
@@ -94,8 +91,7 @@ func OfAdd(table, chain string) bool {
 // looks it up in the main ones.
 const toInterface = "-m addrtype ! --dst-type LOCAL -m addrtype --dst-type LOCAL --limit-iface-in"
 
-// share adds the shared chains that attachment a needs in family f, except those
-// of port ranges.
+// share adds the shared chains that attachment a needs, except those of port ranges.
 func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 	if needsGuard(f, a) {
 		// With route_localnet the kernel accepts 127.0.0.0/8 from the wire (CVE-2020-8558).

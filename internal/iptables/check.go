@@ -12,8 +12,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Check compares the rules of these attachments, and the shared chains that lead
-// to them, with what they should be. It reads each family that they use once.
+// Check reads each family that these attachments use once.
 func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
 	err = eachFamily(func(f hostport.Family) error {
 		if !uses(f, some) {
@@ -31,10 +30,9 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 	return found, err
 }
 
-// look reads the chains that Check compares, with one process. If one of them
-// cannot be listed, because it does not exist or holds rules that the tool does
-// not understand, it calls read, which returns more. read also works while
-// another program holds the lock, because it takes none.
+// look reads the chains that Check compares, with one process. If one of them cannot be
+// listed, because it does not exist, it holds rules that the tool does not understand, or
+// another program has the lock, it calls read, which returns more.
 func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*ruleset, error) {
 	var asked []chainID
 	for _, ch := range want.chains {
@@ -57,8 +55,7 @@ func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*r
 	return b.read(ctx, v, false)
 }
 
-// Audit compares all rules of ours in the kernel, of either variant, with those
-// of all attachments.
+// Audit compares the rules in both variants.
 func (b *Backend) Audit(ctx context.Context, all []*hostport.Attachment, fp hostport.Fingerprint) (found []backend.Difference, err error) {
 	unread, err := b.saved(ctx, all, false, func(v variant, there *ruleset) {
 		c, want := b.comparison(ctx, v.family, there), v.want(all, fp)
@@ -121,11 +118,9 @@ func (b *Backend) saved(ctx context.Context, all []*hostport.Attachment, counted
 // comparison collects the differences of one family in one variant.
 type comparison struct {
 	// scope begins each text: the family, and the variant if it is not in use.
-	scope string
-	there *ruleset
-	// confirm asks the tool whether a rule of table nat exists that is not listed as
-	// it was written.
-	confirm func(rule) error
+	scope   string
+	there   *ruleset
+	confirm func(rule) error // asks the tool whether a rule exists, however it is listed
 	found   []backend.Difference
 	// fields are the rules of chains in table nat, each parsed once: a check of
 	// thousands of attachments looks at each many times.
@@ -142,7 +137,6 @@ func (c *comparison) differ(owner *hostport.Attachment, format string, args ...a
 	c.found = append(c.found, d)
 }
 
-// compare compares the kernel's rules with those that some attachments should have.
 func (c *comparison) compare(want *wanted) {
 	for _, ch := range want.chains {
 		if !c.there.has(ch.chainID) {

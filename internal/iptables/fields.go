@@ -85,8 +85,8 @@ func (x *Fields) take(option, value string) bool {
 	return err == nil
 }
 
-// MarkBit returns the single bit that MARK sets: 13 for "0x2000/0x2000".
-func (x Fields) MarkBit() (int, bool) {
+// markBit returns the single bit that MARK sets: 13 for "0x2000/0x2000".
+func (x Fields) markBit() (int, bool) {
 	value, mask, _ := strings.Cut(x.Mark, "/")
 	n, err := strconv.ParseUint(value, 0, 32)
 	return bits.TrailingZeros64(n), err == nil && value == mask && bits.OnesCount64(n) == 1

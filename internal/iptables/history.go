@@ -8,12 +8,10 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// history is the fingerprints of one family's rules since the last deletion, the
-// oldest first and the current one last. It is empty without rules.
-//
-// For each, the kernel has a chain (fingerprintPrefix), and for each but the last
-// another that says that more rules followed (followedPrefix). So an ADD only adds
-// chains: docs/design.md says what it costs to rename or delete one (Linux 6.18).
+// history is the fingerprints of one family's rules since the last deletion, the oldest
+// first and the current one last. It is empty without rules. For each, the kernel has a
+// chain (fingerprintPrefix), and for each but the last another that says that more rules
+// followed (followedPrefix). docs/design.md says why.
 type history []uint64
 
 // maxHistory bounds how many empty chains accumulate in the kernel: an ADD beyond it
@@ -56,10 +54,10 @@ func (h histories) String() string {
 	return string(b)
 }
 
-// follow adds to s the lines that turn the chains of h into those of after, which is
-// 0 if no rules are left, and returns the new history. The lines fail unless the
-// kernel is at the end of h: its chain exists, and none says that more followed.
-// grows is set for a change that only adds.
+// follow adds to s the lines that turn the chains of h into those of after, which is 0 if
+// no rules are left, and returns the new history. The lines fail unless the kernel is at
+// the end of h: its chain exists, and none says that more followed. grows is set for a
+// change that only adds.
 func (h history) follow(s script, after uint64, grows bool) (next history) {
 	line := func(verb, prefix string, fp uint64, more ...string) {
 		s.line(guarding, natTable, append([]string{verb, numbered(prefix, fp)}, more...)...)

@@ -10,10 +10,9 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// Owners reads the rules of both variants of iptables, of layout 1 and later. A pod
-// whose clients are not masqueraded by subnet gets an address without its prefix
-// length. Rules of a variant that is not in use and has no tools are not read. That
-// is no error: otherwise each call would try again.
+// Owners reads the rules of both variants, of layout 1 and later. A pod whose clients are
+// not masqueraded by subnet gets an address without its prefix length. Rules of a variant
+// that is not in use and has no tools are no error: otherwise each call would try again.
 func (b *Backend) Owners(ctx context.Context) ([]*hostport.Attachment, error) {
 	found := make(backend.Recovered)
 	_, err := b.saved(ctx, nil, false, func(v variant, there *ruleset) { readOwners(found, v.family, there) })
@@ -72,7 +71,7 @@ func hostSide(f hostport.Family, x Fields) hostport.Mapping {
 // readMarks reads the masquerading options from the rules before a mapping.
 func readMarks(a *hostport.Attachment, f hostport.Family, dnat Fields, marks []Fields) {
 	for _, m := range marks {
-		switch bit, ok := m.MarkBit(); {
+		switch bit, ok := m.markBit(); {
 		case m.Protocol != dnat.Protocol || m.Port != dnat.Port || m.Destination != dnat.Destination:
 			continue
 		case m.Target == "MARK" && ok:

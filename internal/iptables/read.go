@@ -13,13 +13,11 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// read reads the tables of a family that may hold rules of ours, with counters or
-// without: all chains, and the rules of those that matter. Of other programs' chains,
-// these are the built-in ones and those with rules that name a chain of ours.
-//
-// The nf_tables variant is asked only for these chains, which nf_tables itself lists: its
-// iptables-save (1.8.9) takes a second for the rules of 5,000 Services. If that fails,
-// iptables-save is run, and returns the rules or says why not.
+// read reads the tables that may hold rules of ours: all chains, and the rules of those
+// that matter. Of other programs' chains, these are the built-in ones and those with rules
+// that name a chain of ours. The nf_tables variant is asked only for these, which
+// nf_tables itself lists: its iptables-save (1.8.9) takes a second for the rules of 5,000
+// Services. If that fails, iptables-save is run, and returns the rules or says why not.
 func (b *Backend) read(ctx context.Context, v variant, counted bool) (*ruleset, error) {
 	if !v.nft {
 		return b.save(ctx, v, counted)
@@ -103,8 +101,7 @@ func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []chainI
 	return r, matter, err
 }
 
-// list calls each for every chain, or every rule, that nf_tables has in the tables that
-// may hold rules of ours.
+// list calls each for every chain, or every rule, in the tables of the nf_tables variant.
 func list(ctx context.Context, f hostport.Family, kind uint16, each func(table string, as nfnetlink.Attributes)) error {
 	conn, err := nfnetlink.Dial()
 	if err != nil {
@@ -127,7 +124,6 @@ type ruleset struct {
 	rules  map[chainID][]string
 }
 
-// chainID is a chain of a table.
 type chainID struct{ table, name string }
 
 func inNat(chain string) chainID { return chainID{natTable, chain} }

@@ -47,10 +47,9 @@ func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Dura
 	return err
 }
 
-// drift reports whether a tool failed in a line of text that depends on what is
-// there, or misses a chain of ours. Versions differ: 1.8.7 (nf_tables) fails in the
-// line COMMIT, whichever line was wrong, and reports a bad rule not as "line 3
-// failed" but as "Error occurred at line: 3", which may be the next line.
+// drift reports whether a tool failed in a line of text that depends on what is there, or
+// misses a chain of ours. 1.8.7 (nf_tables) fails in the line COMMIT, whichever line was
+// wrong, and reports a bad rule as "Error occurred at line: 3", which may be the next line.
 func drift(err error, text string) bool {
 	for complaint := range strings.SplitSeq(err.Error(), "; ") {
 		var n int
@@ -89,10 +88,9 @@ func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (
 	cmd := exec.CommandContext(ctx, path, args...)
 	var said strings.Builder
 	cmd.Stdin, cmd.Stderr = strings.NewReader(stdin), &said
-	// A process group of its own: when the tool hangs, the processes that it
-	// started are killed too. It also dies with us, so that it does not commit while
-	// the next invocation changes the node. The signal is bound to the thread that
-	// starts the process.
+	// A process group of its own, so that the processes that it started are killed too. It
+	// also dies with us, so that it does not commit while the next invocation changes the
+	// node. The signal is bound to the thread that starts the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -43,10 +43,9 @@ func (s script) drop(p chainID) {
 	s.line(dropping, p.table, "-X", p.name)
 }
 
-// String returns the input for iptables-restore, "" if there is nothing to do.
-// Each table is a transaction of its own. The guard of 127.0.0.0/8 is added
-// before the first mapping that needs it, and deleted after the last, so that a
-// process that dies in between leaves the node closed.
+// String returns the input for iptables-restore, "" if there is nothing to do. Each table
+// is a transaction of its own: the guard is added before the first mapping that needs it,
+// and deleted after the last. A process that dies in between leaves the node closed.
 func (s script) String() string {
 	order := []string{rawTable, natTable}
 	if raw := s[rawTable]; raw != nil && len(raw[dropping]) > 0 {

@@ -54,8 +54,7 @@ func command(f hostport.Family) string {
 	return "iptables"
 }
 
-// current returns the variant in use. It asks the tool: the name may be a link to
-// it, or a script that chooses.
+// current asks the tool which variant is in use: its name may be a link, or a script.
 func (b *Backend) current(ctx context.Context, f hostport.Family) (variant, error) {
 	v := variant{family: f, name: command(f), minor: -1}
 	if err := v.missing(); err != nil {
