@@ -70,6 +70,10 @@ func validateConditions(words []string) error {
 		if w == "comment" && i > 0 && (words[i-1] == "-m" || words[i-1] == "--match") {
 			return fmt.Errorf("element %d: comments tell the owner of a rule and cannot be matched", i)
 		}
+		if i > 1 && words[i-2] == "!" && addressOption(words[i-1]) && strings.Contains(w, ",") {
+			// Of a rule for each address, one would always match. The tool refuses it too.
+			return fmt.Errorf("element %d: a list of addresses cannot be negated", i)
+		}
 		size += len(quote(w)) + 1
 	}
 	if size > maxConditions {
