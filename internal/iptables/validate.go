@@ -59,7 +59,7 @@ func plainRune(r rune) bool {
 // validateConditions accepts iptables matches, one word an element. It refuses
 // words that could add anything else to the rule, wherever they are.
 func validateConditions(words []string) error {
-	size := 0
+	size, rules := 0, 1
 	for i, w := range words {
 		if err := validateWord(w); err != nil {
 			return fmt.Errorf("element %d: %w", i, err)
@@ -69,6 +69,11 @@ func validateConditions(words []string) error {
 		}
 		if w == "comment" && i > 0 && (words[i-1] == "-m" || words[i-1] == "--match") {
 			return fmt.Errorf("element %d: comments tell the owner of a rule and cannot be matched", i)
+		}
+		if i > 0 && addressOption(words[i-1]) {
+			if rules *= 1 + strings.Count(w, ","); rules > maxAlternatives {
+				return fmt.Errorf("the lists of addresses make %d rules a port: want at most %d", rules, maxAlternatives)
+			}
 		}
 		if i > 1 && words[i-2] == "!" && addressOption(words[i-1]) && strings.Contains(w, ",") {
 			// Of a rule for each address, one would always match. The tool refuses it too.
@@ -81,9 +86,6 @@ func validateConditions(words []string) error {
 	}
 	if n := len(words); n > 0 && (slices.Contains([]string{"!", "-m", "-i", "-o"}, words[n-1]) || addressOption(words[n-1])) {
 		return fmt.Errorf("element %d: %q needs something after it", n-1, words[n-1])
-	}
-	if n := len(alternatives(words)); n > maxAlternatives {
-		return fmt.Errorf("the lists of addresses make %d rules a port: want at most %d", n, maxAlternatives)
 	}
 	return nil
 }

@@ -68,6 +68,7 @@ func TestValidateConditions(t *testing.T) {
 		"too long":            {[]string{"-s", strings.Repeat("a", 1001)}, "element 1"},
 		"too many":            {slicesRepeat([]string{"-m", "x"}, 4000), "bytes"},
 		"too many addresses":  {[]string{"-s", strings.Repeat("192.0.2.1,", 70) + "192.0.2.2"}, "rules a port"},
+		"many lists":          {slicesRepeat([]string{"-s", "a,b"}, 500), "rules a port"},
 		"negated address":     {[]string{"!", "-s", "192.0.2.1"}, ""},
 		"negated list":        {[]string{"!", "-s", "192.0.2.1,192.0.2.2"}, "element 2"},
 		"negated long list":   {[]string{"-i", "eth0", "!", "--destination", "192.0.2.1,192.0.2.2"}, "element 4"},
