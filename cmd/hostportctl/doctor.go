@@ -64,6 +64,12 @@ func newDoctor(w *where) *cobra.Command {
 	return cmd
 }
 
+// diagnosis is the output of doctor.
+type diagnosis struct {
+	Version int             `json:"version"`
+	Checks  []explain.Check `json:"checks"`
+}
+
 func writeChecks(p *page, checks []explain.Check) {
 	width := 0
 	for _, c := range checks {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -20,11 +19,7 @@ func newPrune(w *where) *cobra.Command {
 				return unlessNoState(cmd, err)
 			}
 			for _, a := range gone {
-				ports := make([]string, len(a.Mappings))
-				for i, m := range a.Mappings {
-					ports[i] = m.String()
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "removed %s: %s\n", printable(a.Owner()), strings.Join(ports, " "))
+				fmt.Fprintf(cmd.OutOrStdout(), "removed %s: %s\n", printable(a.Owner()), portsOf(a))
 			}
 			if len(gone) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "every owner is alive")
