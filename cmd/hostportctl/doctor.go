@@ -25,12 +25,8 @@ func newDoctor(w *where) *cobra.Command {
 				return err
 			}
 			// Some nodes to diagnose have no state, or one that cannot be read.
-			records := explain.Records{}
-			recorded, unread := w.reader(cmd).Snapshot(cmd.Context(), nil)
-			if unread == nil {
-				records = explain.Records{Attachments: recorded.Attachments, Rewritten: recorded.Rewritten, Other: recorded.Other}
-			}
-			records.Unread = unread
+			s, unread := w.reader(cmd).Snapshot(cmd.Context(), nil)
+			records := explain.Records{Attachments: s.Attachments, Rewritten: s.Rewritten, Other: s.Other, Unread: unread}
 			c, err := explain.NewCollector()
 			if err != nil {
 				return err

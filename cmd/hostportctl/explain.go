@@ -200,10 +200,7 @@ func writeReport(w io.Writer, r *explain.Report, output string, verbose bool) er
 
 // writeYAML prints v as YAML with the same keys as JSON.
 func writeYAML(w io.Writer, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
+	b, _ := json.Marshal(v) // cannot fail
 	// JSON is YAML: a node keeps the order of the keys.
 	var n yaml.Node
 	if err := yaml.Unmarshal(b, &n); err != nil {

@@ -29,8 +29,7 @@ func newInstall(w *where) *cobra.Command {
 			"  hostportctl install --network podnet --config backend=nftables",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			write, err := reportWriter(output)
-			if err != nil {
+			if err := knownOutput(output, "text", "json"); err != nil {
 				return err
 			}
 			for _, s := range settings {
@@ -41,6 +40,7 @@ func newInstall(w *where) *cobra.Command {
 				o.Settings = append(o.Settings, setting)
 			}
 			o.Mode = install.Mode(mode)
+			var err error
 			if o.Binaries, err = binaries(); err != nil {
 				return err
 			}
@@ -49,7 +49,7 @@ func newInstall(w *where) *cobra.Command {
 				done.Adoption, err = adoptInstalled(cmd, w, o, done.Report.Networks)
 			}
 			done.failed = err != nil
-			return errors.Join(write(cmd.OutOrStdout(), done), whichDirectory(err))
+			return errors.Join(writeInstallation(cmd.OutOrStdout(), done, output), whichDirectory(err))
 		},
 	}
 	flags := cmd.Flags()
@@ -125,25 +125,14 @@ func binaries() ([]string, error) {
 	return out, nil
 }
 
-// reportWriter returns the function that prints a report in a format of the flag
-// --output.
-func reportWriter(output string) (func(io.Writer, installation) error, error) {
-	if err := knownOutput(output, "text", "json"); err != nil {
-		return nil, err
+// writeInstallation prints a report, if there is one, in a format of the flag --output.
+func writeInstallation(w io.Writer, r installation, output string) error {
+	if r.Report == nil {
+		return nil
 	}
-	write := map[string]func(io.Writer, installation) error{
-		"text": writeInstallation,
-		"json": func(w io.Writer, r installation) error { return writeJSON(w, r) },
-	}[output]
-	return func(w io.Writer, r installation) error {
-		if r.Report == nil {
-			return nil
-		}
-		return write(w, r)
-	}, nil
-}
-
-func writeInstallation(w io.Writer, r installation) error {
+	if output == "json" {
+		return writeJSON(w, r)
+	}
 	var b strings.Builder
 	for _, text := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", text)

@@ -43,8 +43,7 @@ func newList(w *where) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			write, err := writerOf(output)
-			if err != nil {
+			if err := knownOutput(output, "table", "wide", "json", "yaml"); err != nil {
 				return err
 			}
 			list := func(out io.Writer) error {
@@ -62,7 +61,7 @@ func newList(w *where) *cobra.Command {
 					}
 					return nil
 				}
-				return write(out, rows)
+				return writeRows(out, rows, output)
 			}
 			if !watch {
 				return list(cmd.OutOrStdout())

@@ -15,19 +15,17 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// writerOf returns the function that prints rows in a format of the flag --output.
-func writerOf(output string) (func(io.Writer, []row) error, error) {
+// writeRows prints rows in a format of the flag --output.
+func writeRows(w io.Writer, rows []row, output string) error {
 	switch output {
 	case "table":
-		return writeTable, nil
+		return writeTable(w, rows)
 	case "wide":
-		return writeWide, nil
+		return writeWide(w, rows)
 	case "json":
-		return func(w io.Writer, rows []row) error { return writeJSON(w, listingOf(rows)) }, nil
-	case "yaml":
-		return func(w io.Writer, rows []row) error { return writeYAML(w, listingOf(rows)) }, nil
+		return writeJSON(w, listingOf(rows))
 	default:
-		return nil, knownOutput(output, "table", "wide", "json", "yaml")
+		return writeYAML(w, listingOf(rows))
 	}
 }
 
@@ -160,11 +158,8 @@ func listingOf(rows []row) listing {
 // writeJSON prints output for programs. docs/json.md describes that of list,
 // explain, trace and doctor.
 func writeJSON(w io.Writer, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write JSON: %w", err)
-	}
-	_, err = w.Write(append(escaped(b), '\n'))
+	b, _ := json.MarshalIndent(v, "", "  ") // cannot fail
+	_, err := w.Write(append(escaped(b), '\n'))
 	return err
 }
 

@@ -99,14 +99,11 @@ func writeTraced(p *page, t explain.Traced) {
 	}
 	p.paragraph(0, 2, bold, title)
 	for _, r := range t.Rules {
-		place := fmt.Sprintf("%s %s %s", r.Family, r.Table, r.Chain)
-		text := r.Rule
-		if text == "" {
-			text = r.Verdict
-		} else {
-			text += " -> " + r.Verdict
+		text := r.Verdict
+		if r.Rule != "" {
+			text = r.Rule + " -> " + r.Verdict
 		}
-		p.paragraph(2, 4, "", fmt.Sprintf("%s [%s]: %s", place, r.Component, text))
+		p.paragraph(2, 4, "", fmt.Sprintf("%s %s %s [%s]: %s", r.Family, r.Table, r.Chain, r.Component, text))
 	}
 	p.paragraph(2, 2, bold, "= "+t.End)
 	p.line("")

@@ -25,8 +25,7 @@ func newUninstall(w *where) *cobra.Command {
 			"  hostportctl uninstall --drain-timeout 10m",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			write, err := reportWriter(output)
-			if err != nil {
+			if err := knownOutput(output, "text", "json"); err != nil {
 				return err
 			}
 			names, err := w.dataDirs(cmd, o.ConfDir)
@@ -44,7 +43,7 @@ func newUninstall(w *where) *cobra.Command {
 			o.Holders, o.Release = dirs.Holders, dirs.Release
 			o.Clean = func(context.Context) error { return dirs.Remove() }
 			r, err := install.Uninstall(cmd.Context(), o)
-			err = errors.Join(write(cmd.OutOrStdout(), installation{Report: r, failed: err != nil}), whichDirectory(err))
+			err = errors.Join(writeInstallation(cmd.OutOrStdout(), installation{Report: r, failed: err != nil}, output), whichDirectory(err))
 			if held, ok := errors.AsType[*install.HeldError](err); ok && held.Removed {
 				fmt.Fprintln(cmd.ErrOrStderr(), printable(held.Error()))
 				return errDiffers
