@@ -50,12 +50,11 @@ func (w *where) completePods(cmd *cobra.Command, _ []string, _ string) ([]string
 }
 
 // completeFrom completes the flag --from.
-func (w *where) completeFrom(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	out, directive := w.completion(cmd, func(a *hostport.Attachment) []string {
-		if a.Pod.Name == "" {
-			return nil
-		}
-		return []string{"pod:" + a.Pod.String()}
-	})
-	return append([]string{"node"}, out...), directive
+func (w *where) completeFrom(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	pods, directive := w.completePods(cmd, args, word)
+	out := []string{"node"}
+	for _, p := range pods {
+		out = append(out, "pod:"+p)
+	}
+	return out, directive
 }

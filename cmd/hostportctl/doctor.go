@@ -72,8 +72,7 @@ func writeChecks(p *page, checks []explain.Check) {
 		width = max(width, len(c.Name))
 	}
 	for _, c := range checks {
-		mark := markOf(c.Mark)
-		p.prefixed(0, p.paint(mark.colour, mark.text)+" "+c.Name+strings.Repeat(" ", width-len(c.Name)+2), 1+1+width+2, c.Text)
+		p.marked(0, c.Mark, c.Name, width, c.Text)
 		if c.Command != "" {
 			p.line(strings.Repeat(" ", width+4) + "> " + printable(c.Command))
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -225,10 +226,7 @@ func blockStyle(n *yaml.Node) {
 // writeStages prints a report for people.
 func writeStages(p *page, r *explain.Report, verbose bool) {
 	colour := map[explain.Verdict]string{explain.Reaches: green, explain.DoesNotReach: red}[r.Verdict]
-	if colour == "" {
-		colour = yellow
-	}
-	p.paragraph(0, 0, bold+colour, r.Sentence)
+	p.paragraph(0, 0, bold+cmp.Or(colour, yellow), r.Sentence)
 	if r.Question.Assumed && r.Verdict != explain.Reaches {
 		p.paragraph(0, 0, "", fmt.Sprintf("(for a client outside such as %s; --from asks for another one)", r.Question.From))
 	}
@@ -243,8 +241,7 @@ func writeStages(p *page, r *explain.Report, verbose bool) {
 		if s.Component != "" && s.Component != "kernel" {
 			text += " [" + s.Component + "]"
 		}
-		mark := markOf(s.Mark)
-		p.prefixed(indent, p.paint(mark.colour, mark.text)+" "+s.Name+strings.Repeat(" ", width-len(s.Name)+2), 1+1+width+2, text)
+		p.marked(indent, s.Mark, s.Name, width, text)
 		if verbose && s.Rule != nil && s.Rule.Rule != "" {
 			p.paragraph(indent+width+4, 2, dim, s.Rule.Rule)
 		}
@@ -261,20 +258,5 @@ func writeStages(p *page, r *explain.Report, verbose bool) {
 		if a.Command != "" {
 			p.line("    " + p.paint(bold, printable(a.Command)))
 		}
-	}
-}
-
-type markText struct{ text, colour string }
-
-func markOf(m explain.Mark) markText {
-	switch m {
-	case explain.MarkOK:
-		return markText{"✓", green}
-	case explain.MarkFail:
-		return markText{"✗", red}
-	case explain.MarkWarn:
-		return markText{"!", yellow}
-	default:
-		return markText{"?", yellow}
 	}
 }

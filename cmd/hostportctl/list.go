@@ -250,7 +250,6 @@ func (o once) Write(b []byte) (int, error) {
 // redraw calls list every second and prints its output if that has changed: in
 // place on a terminal, otherwise below the last one.
 func redraw(ctx context.Context, out io.Writer, list func(io.Writer) error) error {
-	const clearScreen = "\x1b[H\x1b[2J"
 	last := ""
 	for {
 		var b strings.Builder
@@ -260,7 +259,7 @@ func redraw(ctx context.Context, out io.Writer, list func(io.Writer) error) erro
 		if b.String() != last {
 			last = b.String()
 			if newPage(out).terminal {
-				fmt.Fprint(out, clearScreen)
+				fmt.Fprint(out, "\x1b[H\x1b[2J") // clears the screen
 			}
 			fmt.Fprint(out, last)
 		}

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hostport-cni/hostport/internal/explain"
 )
 
 // Colours, as terminal escape sequences.
@@ -29,15 +31,10 @@ type page struct {
 	terminal bool
 }
 
-const (
-	defaultWidth = 80
-	minWidth     = 40
-)
-
 // newPage returns a page for w. COLUMNS sets the width; NO_COLOR turns off
 // colours, which are for terminals only.
 func newPage(w io.Writer) *page {
-	p := &page{w: w, width: defaultWidth}
+	p := &page{w: w, width: 80}
 	if f, ok := w.(*os.File); ok {
 		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
 			p.terminal = true
@@ -50,7 +47,7 @@ func newPage(w io.Writer) *page {
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
 		p.width = n
 	}
-	p.width = max(p.width, minWidth)
+	p.width = max(p.width, 40)
 	return p
 }
 
@@ -75,11 +72,21 @@ func (p *page) paragraph(indent, hang int, colour, text string) {
 	}
 }
 
-// prefixed prints a prefix, padded to width, and wrapped text beside it.
-func (p *page) prefixed(indent int, prefix string, width int, text string) {
-	for i, l := range wrap(printable(text), p.width-indent-width) {
+// marked prints a mark, a name padded to width, and wrapped text beside them.
+func (p *page) marked(indent int, m explain.Mark, name string, width int, text string) {
+	sign, colour := "?", yellow
+	switch m {
+	case explain.MarkOK:
+		sign, colour = "✓", green
+	case explain.MarkFail:
+		sign, colour = "✗", red
+	case explain.MarkWarn:
+		sign = "!"
+	}
+	prefix := p.paint(colour, sign) + " " + name + strings.Repeat(" ", width-len(name)+2)
+	for i, l := range wrap(printable(text), p.width-indent-width-4) {
 		if i > 0 {
-			prefix = strings.Repeat(" ", width)
+			prefix = strings.Repeat(" ", width+4)
 		}
 		p.line(strings.Repeat(" ", indent) + prefix + l)
 	}

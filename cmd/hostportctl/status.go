@@ -34,29 +34,24 @@ func newStatus(w *where) *cobra.Command {
 				return errDiffers
 			}
 			fmt.Fprintln(out, "ready:       yes")
-			return w.writeCounts(cmd)
+			records, _, err := w.records(cmd)
+			if err != nil {
+				return err
+			}
+			ports := 0
+			per := map[string]int{}
+			for _, a := range records.Attachments {
+				per[a.Backend]++
+				ports += len(a.Mappings)
+			}
+			var on []string
+			for _, name := range backend.Names() {
+				on = append(on, fmt.Sprintf("%s %d", name, per[name]))
+			}
+			_, err = fmt.Fprintf(out, "attachments: %d (%s)\nhost ports:  %d\n", len(records.Attachments), strings.Join(on, ", "), ports)
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&asked, "backend", "", "ask about this `backend` and not the one chosen by default: "+strings.Join(backend.Names(), " or "))
 	return cmd
-}
-
-func (w *where) writeCounts(cmd *cobra.Command) error {
-	records, _, err := w.records(cmd)
-	if err != nil {
-		return err
-	}
-	all := records.Attachments
-	ports := 0
-	per := map[string]int{}
-	for _, a := range all {
-		per[a.Backend]++
-		ports += len(a.Mappings)
-	}
-	var on []string
-	for _, name := range backend.Names() {
-		on = append(on, fmt.Sprintf("%s %d", name, per[name]))
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "attachments: %d (%s)\nhost ports:  %d\n", len(all), strings.Join(on, ", "), ports)
-	return err
 }
