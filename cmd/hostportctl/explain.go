@@ -169,8 +169,7 @@ func setFrom(q *explain.Question, from string, all []explain.Attachment) error {
 		return fmt.Errorf("--from %s is the node: say --from node", q.From)
 	case q.From.IsUnspecified(), q.From.IsMulticast():
 		return fmt.Errorf("--from %s: want the address of one client", q.From)
-	}
-	if q.Address.IsValid() && q.Address.Is4() != q.From.Is4() {
+	case q.Address.IsValid() && q.Address.Is4() != q.From.Is4():
 		return fmt.Errorf("--from %s and --address %s are of different families", q.From, q.Address)
 	}
 	return nil
