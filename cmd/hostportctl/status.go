@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/node"
 )
 
 func newStatus(w *where) *cobra.Command {
@@ -20,10 +21,8 @@ func newStatus(w *where) *cobra.Command {
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n := w.reader(cmd)
-			if asked == backend.Iptables {
-				n.AdviseOnIptables()
-			}
-			name := n.Choose(asked)
+			n.Advise(asked)
+			name := node.Choose(asked)
 			if _, err := n.Backend(name); err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hostport-cni/hostport/internal/backend"
+	"github.com/hostport-cni/hostport/internal/node"
 )
 
 // ready is the state that readiness depends on.
@@ -86,10 +87,8 @@ func (a *Agent) watchStatus(ctx context.Context) {
 		}
 		advised = true
 		configured := a.place.value.Load().backend
-		if configured == backend.Iptables {
-			n.AdviseOnIptables()
-		}
-		chosen := n.Choose(configured)
+		n.Advise(configured)
+		chosen := node.Choose(configured)
 		used := map[string]bool{chosen: true}
 		for _, o := range a.metrics.snapshot().Attachments {
 			used[o.Backend] = true

@@ -7,9 +7,9 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/crio"
 	"github.com/hostport-cni/hostport/internal/netconf"
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/internal/podports"
 	"github.com/hostport-cni/hostport/internal/sandbox"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -79,10 +79,8 @@ func status(ctx context.Context, c *call) error {
 // backend returns the name of the backend that serves a new attachment. It
 // refuses options that this backend does not support.
 func (c *call) backend() (string, error) {
-	if c.config.Backend == backend.Iptables {
-		c.aside.Go(c.AdviseOnIptables)
-	}
-	name := c.Choose(c.config.Backend)
+	c.aside.Go(func() { c.Advise(c.config.Backend) })
+	name := node.Choose(c.config.Backend)
 	b, err := c.Backend(name)
 	if err != nil {
 		return "", err

@@ -125,7 +125,7 @@ func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) err
 		a.Backend = name
 		return nil
 	}
-	err := choose(n.Choose(n.AdoptInto))
+	err := choose(Choose(n.AdoptInto))
 	if err != nil && choose(s.Backend) == nil {
 		err = nil // the backend of portmap's rules accepts what the chosen one refuses
 	}

@@ -46,7 +46,7 @@ type Node struct {
 // iptables if its tools are installed, else nftables, which needs none. With
 // kube-proxy in nftables mode it is nftables too, because iptables rules cannot
 // be ordered after kube-proxy's there.
-func (n *Node) Choose(configured string) string {
+func Choose(configured string) string {
 	switch {
 	case configured != "":
 		return configured
@@ -57,10 +57,9 @@ func (n *Node) Choose(configured string) string {
 	}
 }
 
-// AdviseOnIptables warns if kube-proxy is in nftables mode. It is called if the
-// configuration names iptables.
-func (n *Node) AdviseOnIptables() {
-	if nftables.KubeProxy() {
+// Advise warns if the configuration names iptables, and kube-proxy is in nftables mode.
+func (n *Node) Advise(configured string) {
+	if configured == backend.Iptables && nftables.KubeProxy() {
 		n.Log.Warn("kube-proxy is in nftables mode: use the nftables backend, or a host port may win over a Service of the same number", "backend", backend.Iptables)
 	}
 }
