@@ -39,7 +39,6 @@ func (w *where) completePorts(cmd *cobra.Command, args []string, _ string) ([]st
 	})
 }
 
-// completePods completes with recorded pods.
 func (w *where) completePods(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return w.completion(cmd, func(a *hostport.Attachment) []string {
 		if a.Pod.Name == "" {
@@ -49,7 +48,6 @@ func (w *where) completePods(cmd *cobra.Command, _ []string, _ string) ([]string
 	})
 }
 
-// completeFrom completes the flag --from.
 func (w *where) completeFrom(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	pods, directive := w.completePods(cmd, args, word)
 	out := []string{"node"}

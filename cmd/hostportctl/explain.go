@@ -134,7 +134,6 @@ func (w *where) examined(cmd *cobra.Command, q *explain.Question) ([]explain.Att
 	return out, nil
 }
 
-// setFrom reads the flag --from.
 func setFrom(q *explain.Question, from string, all []explain.Attachment) error {
 	name, isPod := strings.CutPrefix(from, "pod ")
 	if !isPod {
@@ -222,7 +221,6 @@ func blockStyle(n *yaml.Node) {
 	}
 }
 
-// writeStages prints a report for people.
 func writeStages(p *page, r *explain.Report, verbose bool) {
 	colour := map[explain.Verdict]string{explain.Reaches: green, explain.DoesNotReach: red}[r.Verdict]
 	p.paragraph(0, 0, bold+cmp.Or(colour, yellow), r.Sentence)

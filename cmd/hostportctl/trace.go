@@ -91,7 +91,6 @@ func newTrace(w *where) *cobra.Command {
 	return cmd
 }
 
-// writeTraced prints one packet.
 func writeTraced(p *page, t explain.Traced) {
 	title := fmt.Sprintf("%s -> %s", t.From, t.To)
 	if t.Interface != "" {

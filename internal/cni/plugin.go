@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -87,18 +86,6 @@ func (c *call) verb(name string, fn func(context.Context, *call) error) func(*sk
 
 func (c *call) key() hostport.Key {
 	return hostport.Key{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
-}
-
-// pass prints prevResult unchanged.
-func (c *call) pass() error {
-	result, err := c.config.Result()
-	if err != nil {
-		return err
-	}
-	if _, err := c.stdout.Write(slices.Concat(result, []byte{'\n'})); err != nil {
-		return types.NewError(types.ErrIOFailure, "print result: "+err.Error(), "")
-	}
-	return nil
 }
 
 // fail prints a CNI error object and returns the exit status. Some errors quote

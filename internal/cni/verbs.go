@@ -2,6 +2,7 @@ package cni
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -28,7 +29,14 @@ func add(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.pass()
+	prevResult, err := c.config.Result()
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(c.stdout, "%s\n", prevResult); err != nil {
+		return types.NewError(types.ErrIOFailure, "print result: "+err.Error(), "")
+	}
+	return nil
 }
 
 // del deletes the attachment's record and rules, even for a pod in the node's own

@@ -58,7 +58,6 @@ type FieldError struct {
 	Reason string
 }
 
-// Error begins with the field.
 func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
 
 func fieldErrorf(field, format string, args ...any) *FieldError {

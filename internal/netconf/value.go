@@ -84,7 +84,6 @@ func wants(k reflect.Kind) string {
 	}
 }
 
-// outside returns an error if a number is not one from lo to hi.
 func outside(n, lo, hi int) error {
 	if n < lo || n > hi {
 		return fmt.Errorf("%d is outside %d-%d", n, lo, hi)

@@ -33,9 +33,8 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 	}
 }
 
-// execute carries out one planned change: it writes the records and the pending
-// marker, changes the kernel, removes stale flows and clears the marker. After an
-// error the records are restored and the kernel is resynced.
+// execute carries out one planned change. After an error the records are restored and the
+// kernel is resynced.
 func (s *session) execute(ctx context.Context, p plan) error {
 	fault.Point(fault.BeforeRecord)
 	marked := slices.Clone(s.pending.Backends) // by a failed resync, which a change alone does not repair

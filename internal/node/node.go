@@ -1,9 +1,7 @@
 // Package node is the only place where records and rules change. It combines the records
 // (internal/state), the backends that write the rules, connection tracking, the sysctl that
-// lets 127.0.0.1 reach pods, and the liveness of sandboxes.
-//
-// A change is planned from the records alone (plan), recorded, and then executed. Every
-// failure ends in one place: resync makes the kernel match the records again.
+// lets 127.0.0.1 reach pods, and the liveness of sandboxes. docs/design.md has the steps of
+// a change in "An ADD", and those of a resync in "One way to recover".
 package node
 
 import (

@@ -106,8 +106,7 @@ func conflict(want, a *hostport.Attachment, overlap func(x, y hostport.Mapping) 
 	return nil
 }
 
-// planGC plans Node.GC: with a list of the valid attachments it removes the others of
-// the network, and without one, or if the network of a record is unknown, the dead.
+// planGC plans Node.GC.
 func planGC(records []*hostport.Attachment, network string, valid []hostport.Key, listed bool, dead deadFunc) (plan, error) {
 	return planRemove(records, func(a *hostport.Attachment) (bool, error) {
 		switch {

@@ -16,8 +16,7 @@ import (
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
-// resync brings records and kernel into agreement, in the steps of docs/design.md, "One
-// way to recover".
+// resync brings records and kernel into agreement. Every failure ends here.
 func (s *session) resync(ctx context.Context) error {
 	found, unread := s.owners(ctx)
 	if len(unread) > 0 {
@@ -199,10 +198,8 @@ type NoStateError struct {
 	Unread error
 }
 
-// Unwrap returns Unread.
 func (e *NoStateError) Unwrap() error { return e.Unread }
 
-// Error says what is known without the state.
 func (e *NoStateError) Error() string {
 	s := fmt.Sprintf("no state in %s", e.Dir)
 	if n := len(e.Owners); n > 0 {

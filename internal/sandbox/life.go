@@ -150,7 +150,6 @@ func (s *search) visit(pid string, seen map[uint64]bool) error {
 	return err
 }
 
-// readMounts reads a mountinfo file.
 func (s *search) readMounts(name string) error {
 	b, err := os.ReadFile(name)
 	s.mounts = append(s.mounts, mountPoints(b, s.inode)...)
