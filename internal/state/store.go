@@ -122,28 +122,26 @@ func (s *Store) Rebuild() error {
 
 // open opens the file and converts its contents to this boot, schema and layout.
 func (s *Store) open() error {
-	fresh := !Exists(s.opts.Dir)
+	fi, err := os.Lstat(s.path)
+	fresh := errors.Is(err, os.ErrNotExist)
 	if s.deaths >= 3 && !fresh {
 		return damagef("%d processes died while they used it", s.deaths)
 	}
-	if s.opts.ReadOnly {
-		if fi, err := os.Lstat(s.path); err == nil && fi.Size() == 0 {
-			return newFile() // bbolt would write into it
-		}
+	if s.opts.ReadOnly && err == nil && fi.Size() == 0 {
+		return newFile() // bbolt would write into it
 	}
-	err := s.guard(func() (err error) {
+	err = s.guard(func() (err error) {
 		s.db, err = bolt.Open(s.path, 0o600, &bolt.Options{
 			// Only a tool that examines the file takes this lock.
 			Timeout:  min(s.opts.Timeout, patience/2),
 			NoSync:   true,
 			ReadOnly: s.opts.ReadOnly,
-			OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+			OpenFile: func(name string, flag int, perm os.FileMode) (_ *os.File, err error) {
 				if s.opts.ReadOnly {
 					perm = 0
 				}
-				f, err := openOwn(name, flag, perm)
-				s.file = f
-				return f, err
+				s.file, err = openOwn(name, flag, perm)
+				return s.file, err
 			},
 		})
 		if err != nil {

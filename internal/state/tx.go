@@ -113,11 +113,11 @@ func (t *Tx) Has(k hostport.Key) bool {
 // fingerprint, or removes it.
 func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []byte) error) error {
 	fp, err := t.Fingerprint(a.Backend)
-	fp = fp.Toggle(t.s.opts.Layout, a)
+	stored, _ := binary.Append(nil, binary.BigEndian, fp.Toggle(t.s.opts.Layout, a)) // cannot fail
 	errs := []error{
 		err,
 		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), encode(a)),
-		t.setFingerprint(a.Backend, fp),
+		t.tx.Bucket(bucketMeta).Put([]byte(keyFingerprint+a.Backend), seal(stored)),
 	}
 	for _, e := range indexEntries(a) {
 		errs = append(errs, do(t.tx.Bucket(e.bucket), e.key(a), nil))
@@ -193,11 +193,6 @@ func (t *Tx) Fingerprint(backend string) (p hostport.Fingerprint, err error) {
 		return p, fmt.Errorf("read fingerprint of backend %s: %w", backend, err)
 	}
 	return hostport.Fingerprint{V4: binary.BigEndian.Uint64(b), V6: binary.BigEndian.Uint64(b[8:])}, nil
-}
-
-func (t *Tx) setFingerprint(backend string, p hostport.Fingerprint) error {
-	b := binary.BigEndian.AppendUint64(nil, p.V4)
-	return t.tx.Bucket(bucketMeta).Put([]byte(keyFingerprint+backend), seal(binary.BigEndian.AppendUint64(b, p.V6)))
 }
 
 // Pending returns what must be recovered.
