@@ -64,10 +64,9 @@ func fieldErrorf(field, format string, args ...any) *FieldError {
 	return &FieldError{field, fmt.Sprintf(format, args...)}
 }
 
-// Parse reads a configuration. Even with an error it returns a Config, with
-// defaults for wrong keys: DEL continues with it, because a record must be
-// removable even if the configuration has become invalid. The error joins one
-// FieldError for each wrong key.
+// Parse reads a configuration. The error joins one FieldError for each wrong key. Even then
+// it returns a Config, with their defaults: DEL continues with it, because a record must be
+// removable even if the configuration has become invalid.
 func Parse(data []byte) (*Config, error) {
 	c := &Config{
 		DataDir:     DefaultDataDir,

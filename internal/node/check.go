@@ -105,11 +105,10 @@ func (n *Node) Examine(ctx context.Context, match func(*hostport.Attachment) boo
 	return all, out, err
 }
 
-// Audit compares the kernel with every record, and the records with the
-// sandboxes. It reports rules that are missing, differ or have no owner, and attachments
-// whose sandbox is gone. It changes nothing, and holds the lock only if other calls keep
-// changing the node. all is what was compared. Without state the error is a
-// *NoStateError.
+// Audit compares the kernel with every record (all), and the records with the sandboxes. It
+// reports rules that are missing, differ or have no owner, and attachments whose sandbox is
+// gone. It changes nothing, and holds the lock only if other calls keep changing the node.
+// Without state the error is a *NoStateError.
 func (n *Node) Audit(ctx context.Context) (all *Snapshot, differences []Difference, err error) {
 	if err := n.hasState(ctx); err != nil {
 		return &Snapshot{}, nil, err

@@ -102,9 +102,8 @@ func each[T any](all []T, fn func(T) error) error {
 	return nil
 }
 
-// program changes the kernel, and returns Seen of each backend's next change.
-// 127/8 is closed before the rules that guard it are removed, and opened after
-// they are added.
+// program changes the kernel, and returns Seen of each backend's next change. 127/8 is
+// closed before the rules that guard it are removed, and opened after they are added.
 func (s *session) program(ctx context.Context, p plan, changes map[string]*backend.Change) (seen map[string]string, err error) {
 	if err := each(s.closing, loopback.Close); err != nil {
 		return nil, err
@@ -206,11 +205,10 @@ func (n *Node) loopbackInterface(a *hostport.Attachment) string {
 	return ifname
 }
 
-// claimInterface records that we set route_localnet for an attachment, unless it
-// is set already: only what we set may be unset when it is no longer needed. For
-// an attachment that was read back from the kernel, it is unknown who set it.
-// Closing 127/8 with the last attachment is then the safe choice, because the
-// guard is removed with it.
+// claimInterface records that we set route_localnet for an attachment, unless it is set
+// already: only what we set may be unset. Who set it for an attachment that was read back
+// from the kernel is unknown. Closing 127/8 with the last attachment is then the safe
+// choice, because the guard is removed with it.
 func claimInterface(tx *state.Tx, a *hostport.Attachment) error {
 	ifname := a.LoopbackInterface
 	if ifname == "" || tx.Opened(ifname) || !a.AddedAt.IsZero() && loopback.Check(ifname) == nil {

@@ -96,9 +96,8 @@ func (n *Node) eachBackend(doing string, fn func(name string, b backend.Backend)
 	return failed
 }
 
-// Connections returns how many connections the kernel has sent to each mapping
-// since its rules were written. On error it still returns what could be read. It
-// takes no lock.
+// Connections returns how many connections the kernel has sent to each mapping since its
+// rules were written, on error as far as they could be read. It takes no lock.
 func (n *Node) Connections(ctx context.Context) (backend.Connections, error) {
 	all := make(backend.Connections)
 	failed := n.eachBackend("read the counters", func(_ string, b backend.Backend) error {

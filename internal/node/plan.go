@@ -165,12 +165,11 @@ func find(all []*hostport.Attachment, k hostport.Key) *hostport.Attachment {
 	return nil
 }
 
-// planAdopt plans what a resync does to the records. found are the owners that
-// the kernel's rules name. It adds those that are alive, of this boot and not
-// recorded, unless this state recorded them once: then they were deleted, and their
-// rules were restored from a snapshot or left by an interrupted change. It removes
-// records of the dead. The records win over the kernel: an owner whose port is
-// taken is not added (refused).
+// planAdopt plans what a resync does to the records. It removes those of the dead. Of the
+// owners that the kernel's rules name (found), it adds those that are alive, of this boot
+// and not recorded, unless this state recorded them once: then they were deleted, and their
+// rules were restored from a snapshot or left by an interrupted change. The records win over
+// the kernel: an owner whose port is taken is not added (refused).
 func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc) (p plan, refused []*ConflictError) {
 	gone := func(a *hostport.Attachment) bool {
 		is, _ := dead(a)

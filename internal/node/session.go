@@ -102,10 +102,9 @@ func (s *session) begin() error {
 	return s.Update(func(tx *state.Tx) error { return tx.SetText(state.KeyView, fmt.Sprint(own.PID, own.Mount)) })
 }
 
-// mark adds to what is pending the backends whose rules may differ from the
-// records, and the attachments whose flows may be stale. It must follow the
-// change of the records in a transaction, because it reads from them which
-// interfaces to close.
+// mark adds to what is pending the backends whose rules may differ from the records, and
+// the attachments whose flows may be stale. It must follow the change of the records in a
+// transaction: it reads from them which interfaces to close.
 func (s *session) mark(tx *state.Tx, names []string, changed []*hostport.Attachment) error {
 	s.closing = tx.Needless()
 	s.pending.Backends = append(s.pending.Backends, names...)

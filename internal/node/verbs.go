@@ -124,10 +124,9 @@ func (n *Node) Forget(ctx context.Context, k hostport.Key) (removed *hostport.At
 	return n.Delete(ctx, k, "", false)
 }
 
-// GC removes, in one change, the network's attachments that are not among
-// valid. If the runtime did not list the valid ones, or the network of an
-// attachment is unknown because the state was once lost, only those whose sandbox
-// is gone are removed.
+// GC removes, in one change, the network's attachments that are not among valid. Without
+// such a list, or if the network of an attachment is unknown because the state was once
+// lost, it removes only those whose sandbox is gone.
 func (n *Node) GC(ctx context.Context, network string, valid []hostport.Key, listed bool) error {
 	_, err := n.remove(ctx, func(s *session, records []*hostport.Attachment) (plan, error) {
 		return planGC(records, network, valid, listed, s.dead)

@@ -156,10 +156,9 @@ func (s *search) readMounts(name string) error {
 	return err
 }
 
-// mountPoints returns where a network namespace is mounted according to a
-// mountinfo file (proc_pid_mountinfo(5)). The root of such a mount is
-// "net:[INODE]", and only file system type nsfs has roots of this form that are
-// not file names.
+// mountPoints returns where a network namespace is mounted according to a mountinfo file
+// (proc_pid_mountinfo(5)). The root of such a mount is "net:[INODE]", and only file system
+// type nsfs has roots of this form that are not file names.
 func mountPoints(mountinfo []byte, inode uint64) (points []string) {
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	root := "net:[" + strconv.FormatUint(inode, 10) + "]"

@@ -94,8 +94,7 @@ func (t *Tx) Put(a *hostport.Attachment) error {
 	return t.write(a, (*bolt.Bucket).Put)
 }
 
-// Delete removes a record, which must be as it was stored, with its index
-// entries, and removes it from its backend's fingerprint. It does nothing if
+// Delete undoes the Put of a record, which must be as it was stored. It does nothing if
 // there is no such record.
 func (t *Tx) Delete(a *hostport.Attachment) error {
 	if !t.Has(a.Key) {
@@ -176,8 +175,7 @@ func (t *Tx) ID() string {
 	return fmt.Sprintf("%06x", crc32.ChecksumIEEE([]byte(t.Text(keyID)+" "+t.s.inode))>>8)
 }
 
-// Version identifies the contents: each transaction that changes the file changes
-// it, too.
+// Version identifies the contents: it differs after each transaction that writes.
 func (t *Tx) Version() string { return fmt.Sprint(t.ID(), " ", t.tx.ID()) }
 
 // Fingerprint returns the fingerprint of all records of a backend.
