@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -202,20 +203,27 @@ func writeYAML(w io.Writer, v any) error {
 	b, _ := json.Marshal(v) // cannot fail
 	// JSON is YAML: a node keeps the order of the keys.
 	var n yaml.Node
-	if err := yaml.Unmarshal(b, &n); err != nil {
+	if err := yaml.Unmarshal(escaped(b), &n); err != nil {
 		return err
 	}
 	blockStyle(&n)
-	e := yaml.NewEncoder(w)
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
-	if err := e.Encode(&n); err != nil {
+	if err := errors.Join(e.Encode(&n), e.Close()); err != nil {
 		return err
 	}
-	return e.Close()
+	_, err := w.Write(escaped(out.Bytes()))
+	return err
 }
 
+// blockStyle quotes only texts that need it: YAML has escape sequences between double
+// quotes alone.
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
+	if string(escaped([]byte(n.Value))) != n.Value {
+		n.Style = yaml.DoubleQuotedStyle
+	}
 	for _, c := range n.Content {
 		blockStyle(c)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/internal/backend"
@@ -289,17 +290,18 @@ func hostile(c tool) {
 		c.Fatalf("ADD: %s", out.Stdout)
 	}
 	a.Pod.Close()
-	for _, args := range [][]string{{"list"}, {"list", "-o", "wide"}, {"list", "-o", "json"}, {"check"}, {"prune"}} {
+	for _, args := range [][]string{{"list"}, {"list", "-o", "wide"}, {"list", "-o", "json"}, {"list", "-o", "yaml"}, {"check"}, {"prune"}} {
 		stdout, stderr, _ := c.run(args...)
 		if strings.ContainsAny(stdout+stderr, "\x1b\u009b\u202e") || !strings.Contains(stdout, "web") {
 			c.Errorf("%v: %q %q", args, stdout, stderr)
 		}
-		var got listing
-		if args[len(args)-1] != "json" {
-			continue
-		}
-		if err := json.Unmarshal([]byte(stdout), &got); err != nil || len(got.HostPorts) != 1 || got.HostPorts[0].Pod.Name != name {
-			c.Errorf("list -o json: %v, %q", err, stdout)
+		if format := args[len(args)-1]; format == "json" || format == "yaml" { // JSON is YAML
+			var got struct {
+				HostPorts []struct{ Pod struct{ Name string } } `yaml:"hostPorts"`
+			}
+			if err := yaml.Unmarshal([]byte(stdout), &got); err != nil || len(got.HostPorts) != 1 || got.HostPorts[0].Pod.Name != name {
+				c.Errorf("%v: %v, %q", args, err, stdout)
+			}
 		}
 	}
 }
