@@ -100,6 +100,7 @@ func TestCommands(t *testing.T) {
 		scene("names that are escape sequences", hostile)
 		scene("status", status)
 		scene("the state is where the conflists say", found)
+		scene("uninstall of two state directories", twoStates)
 		scene("a tool is missing", missingTools)
 		scene("a process without CAP_NET_ADMIN", incapable)
 		scene("a base rule is gone", unreached)

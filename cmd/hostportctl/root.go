@@ -36,8 +36,8 @@ func newRoot() *cobra.Command {
 			if !needsNode(cmd) {
 				return nil
 			}
-			if err := w.check(cmd); err != nil {
-				return err
+			if err := w.check(cmd); err != nil || cmd.LocalNonPersistentFlags().Lookup("conf-dir") != nil {
+				return err // install and uninstall have a --conf-dir of their own, and look there
 			}
 			return w.find()
 		},

@@ -120,3 +120,27 @@ func found(c tool) {
 		c.Errorf("a state directory was made: %v", err)
 	}
 }
+
+// twoStates takes the plugin out of two networks with a state directory each, where
+// --conf-dir is not given. Pods of either keep it there.
+func twoStates(c tool) {
+	first := c.w.NewNetwork(world.NetworkOptions{})
+	second := c.w.NewNetwork(world.NetworkOptions{Name: "second", Second: true, Hostport: world.Config{"dataDir": filepath.Join(c.TempDir(), "state")}})
+	a, b := first.MustAdd(c, "a", world.TCP(8080, 80)), second.MustAdd(c, "b", world.TCP(8081, 80))
+	conf := filepath.Join(c.w.ConfDir, "net.d")
+	for name, n := range map[string]*world.Network{"10-first.conflist": first, "20-second.conflist": second} {
+		if err := errors.Join(os.MkdirAll(conf, 0o755), os.WriteFile(filepath.Join(conf, name), n.Conflist, 0o600)); err != nil {
+			c.Fatal(err)
+		}
+	}
+	c.w.DataDir = "" // not given
+	c.env = []string{confDirVariable + "=" + conf, binDirVariable + "=" + c.TempDir()}
+	c.fails(2, "several state directories", "list")
+	c.fails(2, "holds 8080/tcp", "uninstall")
+	a.MustDel(c)
+	a.Pod.Close()
+	c.fails(2, "holds 8081/tcp", "uninstall")
+	b.MustDel(c)
+	b.Pod.Close()
+	c.fails(0, "20-second.conflist (without hostport)", "uninstall")
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostport-cni/hostport/internal/install"
+	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/node"
 )
 
@@ -28,7 +29,7 @@ func newUninstall(w *where) *cobra.Command {
 			if err := knownOutput(output, "text", "json"); err != nil {
 				return err
 			}
-			names, err := w.dataDirs(cmd, o.ConfDir)
+			names, err := w.dataDirs(o.ConfDir)
 			if err != nil {
 				return err
 			}
@@ -64,13 +65,13 @@ func newUninstall(w *where) *cobra.Command {
 
 // dataDirs returns the state directories that the networks' entries name, or the
 // one requested.
-func (w *where) dataDirs(cmd *cobra.Command, confDir string) ([]string, error) {
-	if cmd.Flags().Changed("data-dir") {
+func (w *where) dataDirs(confDir string) ([]string, error) {
+	if w.dir != "" {
 		return []string{w.dir}, nil
 	}
 	dirs, err := install.DataDirs(confDir)
 	if len(dirs) > 0 {
 		return dirs, nil // the report warns of what could not be read
 	}
-	return []string{w.dir}, err
+	return []string{netconf.DefaultDataDir}, err
 }
