@@ -65,7 +65,14 @@ type rewritten struct {
 	all    *Snapshot         // the records that the rules follow
 	seen   map[string]string // what Rewrite returned, by each backend that is in sync
 	failed failures
-	late   []*hostport.Attachment // unknown owners whose rules were replaced
+	late   []*hostport.Attachment // owners whose rules were replaced, and were not known in each family
+}
+
+// knows reports whether an attachment is among all, with as many addresses: one that was
+// added while the owners were read may be there with those of one family.
+func knows(all []*hostport.Attachment, a *hostport.Attachment) bool {
+	known := find(all, a.Key)
+	return known != nil && len(known.Addresses) >= len(a.Addresses)
 }
 
 // rewrite rewrites the rules of the pending backends from the records. found are the
@@ -88,7 +95,7 @@ func (s *session) rewrite(ctx context.Context, found []*hostport.Attachment, unr
 		rewrite := func() (string, error) {
 			seen, was, err := b.Rewrite(ctx, of(name, r.all.Attachments), r.all.fingerprints[name], except...)
 			r.late = append(r.late, slices.DeleteFunc(was, func(a *hostport.Attachment) bool {
-				return find(found, a.Key) != nil || find(r.all.Attachments, a.Key) != nil
+				return knows(found, a) || knows(r.all.Attachments, a)
 			})...)
 			return seen, err
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hostport-cni/hostport/internal/fault"
 	"github.com/hostport-cni/hostport/test/world"
@@ -123,6 +124,10 @@ func lostStateScenarios() []scenario {
 		}},
 		scenario{name: "two state directories on one node", tampers: true, run: twoStates},
 		scenario{name: "two state directories, and ADDs on both at once", tampers: true, run: twoStatesAtOnce},
+		scenario{
+			name: "a resync reads one family of a pod that another state directory adds", tampers: true,
+			backends: iptablesOnly, families: v4Only, run: halfOfOther,
+		},
 		scenario{
 			name: "a resync is killed that met a pod of another state directory", tampers: true,
 			backends: []world.Backend{world.IptablesLegacy}, families: v4Only, run: killedBesideOther,
@@ -275,6 +280,36 @@ func twoStatesAtOnce(e *env) {
 	if n := len(slices.DeleteFunc(added, func(ok bool) bool { return !ok })); n < len(pods)/2 {
 		e.Errorf("%d of %d ADDs succeeded", n, len(pods))
 	}
+}
+
+// halfOfOther has a pod of another state directory added while a resync reads the owners:
+// after the rules of IPv4, and before those of IPv6.
+func halfOfOther(e *env) {
+	second := e.network(world.NetworkOptions{Name: "second", Second: true, Families: world.Families, Hostport: world.Config{"dataDir": e.w.DataDir + "-second"}})
+	e.webTo(e.net, "first", 8080)
+	e.webTo(second, "second", 8081)
+	reached, added := filepath.Join(e.TempDir(), "reached"), filepath.Join(e.TempDir(), "added")
+	e.w.ReplaceTool("ip6tables-restore", fmt.Sprintf(`if /bin/mkdir %s 2>/dev/null; then while ! [ -e %s ]; do /bin/sleep 0.05; done; fi; exec "$REAL" "$@"`, reached, added))
+	done := make(chan world.Output)
+	go func() { done <- e.w.Ctl("sync") }()
+	for _, err := os.Stat(reached); err != nil; _, err = os.Stat(reached) {
+		select {
+		case out := <-done:
+			e.Fatalf("hostportctl sync does not read the rules of IPv6: %s%s", out.Stdout, out.Stderr)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	e.webTo(second, "late", 8082)
+	if err := os.WriteFile(added, nil, 0o600); err != nil {
+		e.Fatal(err)
+	}
+	if out := <-done; out.ExitCode != 0 {
+		e.Errorf("hostportctl sync: %s%s", out.Stdout, out.Stderr)
+	}
+	for _, a := range e.live[1:] {
+		e.bothReach(a)
+	}
+	e.allReached()
 }
 
 // killedBesideOther has a resync that does not read the rules of a pod of another state
