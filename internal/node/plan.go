@@ -185,8 +185,9 @@ func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc
 		case a.Boot != "" && a.Boot != here.boot: // restored from an earlier boot: inode numbers mean nothing
 		case gone(a):
 		case record != nil:
-			// One family could not be read when the record was made from the rules.
-			if record.AddedAt.IsZero() && record.Backend == a.Backend && len(record.Addresses) < len(a.Addresses) && inTheWay(a, kept) == nil {
+			// The record was made from the rules when those of one family could not be read, or
+			// while another process wrote them.
+			if record.AddedAt.IsZero() && record.Backend == a.Backend && forwards(record) < forwards(a) && inTheWay(a, kept) == nil {
 				a.Boot, a.State = here.boot, here.state
 				kept[slices.Index(kept, record)] = a
 			}
@@ -203,6 +204,10 @@ func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc
 	p.remove = without(records, kept)
 	p.add = without(kept, records)
 	return p, refused
+}
+
+func forwards(a *hostport.Attachment) int {
+	return len(a.Forwards(hostport.IPv4)) + len(a.Forwards(hostport.IPv6))
 }
 
 // without returns the elements of all that are not in some.

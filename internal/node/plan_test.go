@@ -208,6 +208,12 @@ func TestPlanAdopt(t *testing.T) {
 			})},
 			dead: lives("a", "b"), add: "b",
 		},
+		{
+			name:    "one of two mappings was not yet there",
+			records: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered)},
+			found:   []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80, 81), recovered)},
+			dead:    lives("a"), remove: "a", add: "a",
+		},
 		{name: "twice in the kernel", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered), with(pod("a", "10.0.0.2/24", 80), recovered)}, dead: lives("a"), add: "a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

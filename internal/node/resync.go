@@ -65,14 +65,14 @@ type rewritten struct {
 	all    *Snapshot         // the records that the rules follow
 	seen   map[string]string // what Rewrite returned, by each backend that is in sync
 	failed failures
-	late   []*hostport.Attachment // owners whose rules were replaced, and were not known in each family
+	late   []*hostport.Attachment // owners whose rules were replaced and were not all known
 }
 
-// knows reports whether an attachment is among all, with as many addresses: one that was
-// added while the owners were read may be there with those of one family.
+// knows reports whether an attachment is among all with each of its forwards. If it was
+// added while the owners were read, some of its rules may be missing there.
 func knows(all []*hostport.Attachment, a *hostport.Attachment) bool {
 	known := find(all, a.Key)
-	return known != nil && len(known.Addresses) >= len(a.Addresses)
+	return known != nil && forwards(known) >= forwards(a)
 }
 
 // rewrite rewrites the rules of the pending backends from the records. found are the
