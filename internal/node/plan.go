@@ -59,10 +59,10 @@ func held(kind, what string, by *hostport.Attachment) *ConflictError {
 // be determined.
 type deadFunc func(*hostport.Attachment) (bool, error)
 
-// planAdd plans the ADD of want. found are the records that may conflict with it: its own
-// earlier one, and those that have one of its ports or addresses. A record in conflict is
-// removed if its owner is dead, or is an earlier sandbox of the same pod, whose DEL is late.
-// Another living owner is a *ConflictError.
+// planAdd plans the ADD of want. found are the records that may conflict with it:
+// its own earlier one, and those that have one of its ports or addresses. A
+// record in conflict is removed if its owner is dead, or is an earlier sandbox of
+// the same pod, whose DEL is late. Another living owner is a *ConflictError.
 func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadFunc) (plan, error) {
 	p := plan{add: []*hostport.Attachment{want}}
 	for _, a := range found {
@@ -71,9 +71,6 @@ func planAdd(want *hostport.Attachment, found []*hostport.Attachment, dead deadF
 		case a.Key == want.Key:
 		case c == nil:
 			continue
-		// A namespace is one container (CNI spec, "Overview"), and the kernel
-		// gives the inode number of one that was freed to the next.
-		case a.ContainerID != want.ContainerID && a.Sandbox.Inode != 0 && a.Sandbox.Inode == want.Sandbox.Inode:
 		// A pod has one sandbox at a time. The runtime adds the new one before it
 		// deletes the old one, or never deletes it.
 		case want.Pod.UID == "" || a.Pod.UID != want.Pod.UID || a.ContainerID == want.ContainerID:
