@@ -217,8 +217,8 @@ func writeYAML(w io.Writer, v any) error {
 	return err
 }
 
-// blockStyle quotes only texts that need it: YAML has escape sequences between double
-// quotes alone.
+// blockStyle sets the block style, and double quotes for texts with characters to escape:
+// only there YAML has escape sequences.
 func blockStyle(n *yaml.Node) {
 	n.Style = 0
 	if string(escaped([]byte(n.Value))) != n.Value {

@@ -88,7 +88,7 @@ func whichDirectory(err error) error {
 
 // adoptInstalled adopts the pods that portmap served in the network of a report.
 func adoptInstalled(cmd *cobra.Command, w *where, o install.Options, networks []string) (*node.Adoption, error) {
-	installed := where{conf: o.ConfDir, lock: w.lock, cache: w.cache}
+	installed := where{dir: w.dir, conf: o.ConfDir, lock: w.lock, cache: w.cache}
 	if err := installed.find(); err != nil {
 		return nil, err
 	}

@@ -163,8 +163,8 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// escaped replaces characters that JSON allows but a terminal may obey by JSON
-// escape sequences.
+// escaped replaces characters that a terminal may obey by escape sequences, which JSON and
+// YAML have between double quotes.
 func escaped(b []byte) []byte {
 	var out bytes.Buffer
 	for _, r := range string(b) {

@@ -36,8 +36,11 @@ func newRoot() *cobra.Command {
 			if !needsNode(cmd) {
 				return nil
 			}
-			if err := w.check(cmd); err != nil || cmd.LocalNonPersistentFlags().Lookup("conf-dir") != nil {
-				return err // install and uninstall have a --conf-dir of their own, and look there
+			if err := w.check(cmd); err != nil {
+				return err
+			}
+			if cmd.LocalNonPersistentFlags().Lookup("conf-dir") != nil {
+				return nil // install and uninstall look in a --conf-dir of their own
 			}
 			return w.find()
 		},

@@ -124,8 +124,12 @@ func found(c tool) {
 // twoStates takes the plugin out of two networks with a state directory each, where
 // --conf-dir is not given. Pods of either keep it there.
 func twoStates(c tool) {
+	state, bin := c.w.DataDir, c.TempDir()
 	first := c.w.NewNetwork(world.NetworkOptions{})
 	second := c.w.NewNetwork(world.NetworkOptions{Name: "second", Second: true, Hostport: world.Config{"dataDir": filepath.Join(c.TempDir(), "state")}})
+	if err := os.Symlink(filepath.Join(c.w.PluginDir, "hostport"), filepath.Join(bin, "hostport")); err != nil {
+		c.Fatal(err)
+	}
 	a, b := first.MustAdd(c, "a", world.TCP(8080, 80)), second.MustAdd(c, "b", world.TCP(8081, 80))
 	conf := filepath.Join(c.w.ConfDir, "net.d")
 	for name, n := range map[string]*world.Network{"10-first.conflist": first, "20-second.conflist": second} {
@@ -134,8 +138,10 @@ func twoStates(c tool) {
 		}
 	}
 	c.w.DataDir = "" // not given
-	c.env = []string{confDirVariable + "=" + conf, binDirVariable + "=" + c.TempDir()}
+	c.env = []string{confDirVariable + "=" + conf, binDirVariable + "=" + bin}
 	c.fails(2, "several state directories", "list")
+	c.fails(2, "several state directories", "install", "--network", "podnet", "--replace-portmap")
+	c.fails(0, "", "install", "--network", "podnet", "--replace-portmap", "--data-dir", state)
 	c.fails(2, "holds 8080/tcp", "uninstall")
 	a.MustDel(c)
 	a.Pod.Close()

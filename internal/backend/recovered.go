@@ -12,9 +12,10 @@ import (
 // Recovered are the attachments that are read back from a backend's rules.
 type Recovered map[hostport.Key]*hostport.Attachment
 
-// Add adds a mapping, with an explicit host IP, to the attachment that a rule's comment
-// names, and returns the attachment. It returns nil for a rule that names no owner, has
-// no destination, or has another one of the family than the attachment's earlier rules.
+// Add adds a mapping to the attachment that a rule's comment names, and returns the
+// attachment. The host IP is explicit, 0.0.0.0 or :: for every address, because a rule has
+// one family. Add returns nil for a rule that names no owner, has no destination, or has
+// another destination address than the attachment's earlier rules of that family.
 func (r Recovered) Add(comment string, m hostport.Mapping, to netip.AddrPort) *hostport.Attachment {
 	owner, ok := hostport.ParseTag(comment)
 	if !ok || !to.IsValid() || to.Port() == 0 || to.Addr().IsUnspecified() {

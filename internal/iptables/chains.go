@@ -33,7 +33,8 @@ const (
 	masqChain  = prefix + "MASQ"  // gets all packets in POSTROUTING, dispatches them by mark bit
 	guardChain = prefix + "GUARD" // in table raw: gets packets that did not come from lo, drops those from or to 127.0.0.0/8
 
-	// Per mark bit, prefix + "MASQ-13": clears the mark and masquerades.
+	// Per mark bit, prefix + "MASQ-13": clears the mark and masquerades. A chain for
+	// each bit, so that the jump to it is unique by its target.
 	//
 	// Per protocol and the first hexadecimal digit of the host port, prefix + "TCP-1",
 	// and per the first two, prefix + "TCP-1F": dispatch by the next digit. Per the

@@ -32,7 +32,7 @@ func (b *Backend) Check(ctx context.Context, some []*hostport.Attachment, fp hos
 
 // look reads the chains that Check compares, with one process. If one of them cannot be
 // listed, because it does not exist, it holds rules that the tool does not understand, or
-// another program has the lock, it calls read, which returns more.
+// another program holds the lock, it calls read, which returns more and takes no lock.
 func (b *Backend) look(ctx context.Context, f hostport.Family, want *wanted) (*ruleset, error) {
 	var asked []chainID
 	for _, ch := range want.chains {

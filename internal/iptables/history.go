@@ -11,7 +11,8 @@ import (
 // history is the fingerprints of one family's rules since the last deletion, the oldest
 // first and the current one last. It is empty without rules. For each, the kernel has a
 // chain (fingerprintPrefix), and for each but the last another that says that more rules
-// followed (followedPrefix). docs/design.md says why.
+// followed (followedPrefix). So an ADD only adds chains: docs/design.md says what it costs
+// to rename or delete one.
 type history []uint64
 
 // maxHistory bounds how many empty chains accumulate in the kernel: an ADD beyond it

@@ -101,7 +101,8 @@ func chains(ctx context.Context, f hostport.Family) (r *ruleset, matter []chainI
 	return r, matter, err
 }
 
-// list calls each for every chain, or every rule, in the tables of the nf_tables variant.
+// list calls each for every chain, or every rule, that nf_tables has in the tables of
+// tablesOf.
 func list(ctx context.Context, f hostport.Family, kind uint16, each func(table string, as nfnetlink.Attributes)) error {
 	conn, err := nfnetlink.Dial()
 	if err != nil {

@@ -65,8 +65,8 @@ func fieldErrorf(field, format string, args ...any) *FieldError {
 }
 
 // Parse reads a configuration. The error joins one FieldError for each wrong key. Even then
-// it returns a Config, with their defaults: DEL continues with it, because a record must be
-// removable even if the configuration has become invalid.
+// it returns a Config, with defaults for the wrong keys: DEL continues with it, because a
+// record must be removable even if the configuration has become invalid.
 func Parse(data []byte) (*Config, error) {
 	c := &Config{
 		DataDir:     DefaultDataDir,

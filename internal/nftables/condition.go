@@ -17,10 +17,11 @@ import (
 )
 
 // conditionChain returns the chain that rejects packets which do not meet an attachment's
-// conditions of one family, before its mappings are looked up. Different conditions have a
-// chain of a different name, so that the elements that lead to it change too. Those that
-// cannot be parsed, perhaps because a newer version wrote them, let nothing pass: no
-// mapping is better than one that is open to all.
+// conditions of one family, before its mappings are looked up. Only packets to ports of the
+// attachment pass it. Different conditions have a chain of a different name, so that the
+// elements that lead to it change too. Conditions that cannot be parsed, perhaps because a
+// newer version wrote them, let nothing pass: no mapping is better than one that is open to
+// all.
 func conditionChain(owner hostport.Key, texts []string, f hostport.Family) chain {
 	h := fnv.New64a()
 	h.Write([]byte(owner.String() + "\x00" + strings.Join(texts, "\x00")))

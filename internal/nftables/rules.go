@@ -180,6 +180,7 @@ func lookup(to string, f hostport.Family, hostIP bool) rule {
 
 // clientSet is a set of clients to masquerade, of one family and prefix length: client
 // network . pod. Sets of length 0 hold only pods, whose clients are all masqueraded.
+// docs/design.md says why there is not one interval set for all lengths.
 type clientSet struct {
 	family hostport.Family
 	bits   int

@@ -36,9 +36,10 @@ func (b *Backend) generation() uint32 {
 	return gen.ID
 }
 
-// commit commits to generation g, to any if g is 0. If other programs commit meanwhile, it
-// fails, or with always, commits to any generation instead of waiting for a pause. It
-// returns the new generation, 0 if others may have committed since what was read at g.
+// commit commits only if g is still the current generation, or always if g is 0: only then
+// is what was read at g still true. If other programs commit meanwhile, it fails, or with
+// always, commits to any generation instead of waiting for a pause. It returns the new
+// generation, 0 if others may have committed since g.
 func (b *Backend) commit(ctx context.Context, build func(*batch), g uint32, always bool) (uint32, error) {
 	err := b.send(tableName, build, g)
 	if always && nfnetlink.Transient(err) {

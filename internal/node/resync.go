@@ -69,10 +69,12 @@ type rewritten struct {
 }
 
 // knows reports whether an attachment is among all with each of its forwards. If it was
-// added while the owners were read, some of its rules may be missing there.
+// added while the owners were read, some of its rules may be missing there. It may be
+// there twice, with rules of each backend.
 func knows(all []*hostport.Attachment, a *hostport.Attachment) bool {
-	known := find(all, a.Key)
-	return known != nil && forwards(known) >= forwards(a)
+	return slices.ContainsFunc(all, func(known *hostport.Attachment) bool {
+		return known.Key == a.Key && forwards(known) >= forwards(a)
+	})
 }
 
 // rewrite rewrites the rules of the pending backends from the records. found are the

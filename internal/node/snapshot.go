@@ -53,14 +53,14 @@ func (s *Snapshot) Dead() (dead []hostport.Key, err error) {
 
 // Snapshot reads the records and holds the lock meanwhile. If nothing has changed
 // since the snapshot before, which may be nil, it returns that one and reads no
-// record. A node without state has none.
+// record. A node without state has none. On error it returns before too, or an empty one.
 func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, err error) {
 	return n.look(ctx, before, func(*session, *Snapshot) error { return nil })
 }
 
 // look reads the records, and calls fn with them before it releases the lock. It does
-// not call fn without a state file, or with a void one. The Snapshot is never nil: on an
-// error it is before, or empty.
+// not call fn without a state file, or with a void one. The Snapshot is never nil: if
+// the records cannot be read, it is before, or empty.
 func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Snapshot) error) (out *Snapshot, err error) {
 	out = &Snapshot{}
 	if !state.Exists(n.Dir) {
