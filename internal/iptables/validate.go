@@ -74,11 +74,11 @@ func validateConditions(words []string) error {
 			if rules *= 1 + strings.Count(w, ","); rules > maxAlternatives {
 				return fmt.Errorf("the lists of addresses make more than %d rules a port", maxAlternatives)
 			}
-		}
-		if i > 1 && words[i-2] == "!" && addressOption(words[i-1]) && strings.Contains(w, ",") {
-			// We would write a rule for each address, and every packet meets one of them.
-			// The tool refuses such a list too.
-			return fmt.Errorf("element %d: a list of addresses cannot be negated", i)
+			if i > 1 && words[i-2] == "!" && strings.Contains(w, ",") {
+				// We would write a rule for each address, and every packet meets one of them.
+				// The tool refuses such a list too.
+				return fmt.Errorf("element %d: a list of addresses cannot be negated", i)
+			}
 		}
 		size += len(quote(w)) + 1
 	}
@@ -102,18 +102,17 @@ func validateWord(w string) error {
 		return fmt.Errorf("%q has a space: each word is an element of its own", w)
 	case w[0] == '-' && !matches(w):
 		return fmt.Errorf("%q is not a match", w)
-	case !addressOption(w) && shortens(w):
+	case w[0] == '-' && !addressOption(w) && shortens(w):
 		return fmt.Errorf("%q: write -s or -d, and the address as the next element", w)
 	}
 	return nil
 }
 
-// shortens reports whether getopt completes an option to one that addressOption knows, or
-// takes the address from the same word: "--sour", "--source=192.0.2.1".
+// shortens reports whether getopt completes an option to one of addressOptions, or takes
+// the address from the same word: "--sour", "--source=192.0.2.1".
 func shortens(option string) bool {
-	long, ok := strings.CutPrefix(option, "--")
-	name, _, _ := strings.Cut(long, "=")
-	return ok && name != "" && slices.ContainsFunc([]string{"src", "source", "dst", "destination"}, func(whole string) bool { return strings.HasPrefix(whole, name) })
+	name, _, _ := strings.Cut(option, "=")
+	return slices.ContainsFunc(addressOptions[:], func(whole string) bool { return strings.HasPrefix(whole, name) })
 }
 
 // matches reports whether an option is part of a match, and is not completed by

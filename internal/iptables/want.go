@@ -151,6 +151,7 @@ func alternatives(words []string) []string {
 	return out
 }
 
-func addressOption(w string) bool {
-	return slices.Contains([]string{"-s", "--src", "--source", "-d", "--dst", "--destination"}, w)
-}
+// addressOptions are followed by an address, or by a list of them.
+var addressOptions = [...]string{"-s", "--src", "--source", "-d", "--dst", "--destination"}
+
+func addressOption(w string) bool { return slices.Contains(addressOptions[:], w) }
