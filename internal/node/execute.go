@@ -132,13 +132,7 @@ func (s *session) program(ctx context.Context, p plan, changes map[string]*backe
 // going to the former destination. It logs errors only: the change cannot fail
 // any more, because the kernel has accepted it.
 func (s *session) flush(ctx context.Context, changed []*hostport.Attachment) {
-	var forwards []hostport.Forward
-	for _, a := range changed {
-		for _, f := range hostport.Families() {
-			forwards = append(forwards, a.Forwards(f)...)
-		}
-	}
-	if err := conntrack.Flush(ctx, forwards); err != nil {
+	if err := conntrack.Flush(ctx, forwards(changed...)); err != nil {
 		s.Log.Warn("stale UDP flows may remain", "reason", err)
 	}
 }

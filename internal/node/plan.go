@@ -187,7 +187,7 @@ func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc
 		case record != nil:
 			// The record was made from the rules when those of one family could not be read, or
 			// while another process wrote them.
-			if record.AddedAt.IsZero() && record.Backend == a.Backend && forwards(record) < forwards(a) && inTheWay(a, kept) == nil {
+			if record.AddedAt.IsZero() && record.Backend == a.Backend && len(forwards(record)) < len(forwards(a)) && inTheWay(a, kept) == nil {
 				a.Boot, a.State = here.boot, here.state
 				kept[slices.Index(kept, record)] = a
 			}
@@ -206,8 +206,14 @@ func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc
 	return p, refused
 }
 
-func forwards(a *hostport.Attachment) int {
-	return len(a.Forwards(hostport.IPv4)) + len(a.Forwards(hostport.IPv6))
+// forwards returns the forwards of attachments in both families.
+func forwards(all ...*hostport.Attachment) (out []hostport.Forward) {
+	for _, a := range all {
+		for _, f := range hostport.Families() {
+			out = append(out, a.Forwards(f)...)
+		}
+	}
+	return out
 }
 
 // without returns the elements of all that are not in some.

@@ -73,7 +73,7 @@ type rewritten struct {
 // there twice, with rules of each backend.
 func knows(all []*hostport.Attachment, a *hostport.Attachment) bool {
 	return slices.ContainsFunc(all, func(known *hostport.Attachment) bool {
-		return known.Key == a.Key && forwards(known) >= forwards(a)
+		return known.Key == a.Key && len(forwards(known)) >= len(forwards(a))
 	})
 }
 
