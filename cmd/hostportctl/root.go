@@ -60,20 +60,25 @@ func newRoot() *cobra.Command {
 
 // find sets the state directory to that of the conflists, unless it was given.
 func (w *where) find() error {
-	if w.dir != "" {
-		return nil
-	}
-	// An unreadable file may be another plugin's.
-	dirs, _ := install.DataDirs(w.conf)
-	switch len(dirs) {
-	case 0:
-		w.dir = netconf.DefaultDataDir
-	case 1:
-		w.dir = dirs[0]
-	default:
+	dirs, _ := w.dataDirs(w.conf) // an unreadable file may be another plugin's
+	if len(dirs) > 1 {
 		return fmt.Errorf("the conflists in %s have several state directories: choose one of %s with --data-dir", w.conf, strings.Join(dirs, ", "))
 	}
+	w.dir = dirs[0]
 	return nil
+}
+
+// dataDirs returns the state directory that was given, else those of the conflists, else
+// the default one. An error says what could not be read if no conflist names one.
+func (w *where) dataDirs(conf string) ([]string, error) {
+	if w.dir != "" {
+		return []string{w.dir}, nil
+	}
+	dirs, err := install.DataDirs(conf)
+	if len(dirs) > 0 {
+		return dirs, nil
+	}
+	return []string{netconf.DefaultDataDir}, err
 }
 
 // unlessNoState returns err, unless it says that the node has no state and no

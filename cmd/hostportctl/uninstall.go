@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hostport-cni/hostport/internal/install"
-	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/internal/node"
 )
 
@@ -29,7 +28,7 @@ func newUninstall(w *where) *cobra.Command {
 			if err := knownOutput(output, "text", "json"); err != nil {
 				return err
 			}
-			names, err := w.dataDirs(o.ConfDir)
+			names, err := w.dataDirs(o.ConfDir) // what else could not be read is in the report
 			if err != nil {
 				return err
 			}
@@ -61,17 +60,4 @@ func newUninstall(w *where) *cobra.Command {
 	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be done")
 	addOutput(cmd, &output)
 	return cmd
-}
-
-// dataDirs returns the state directories that the networks' entries name, or the
-// one requested.
-func (w *where) dataDirs(confDir string) ([]string, error) {
-	if w.dir != "" {
-		return []string{w.dir}, nil
-	}
-	dirs, err := install.DataDirs(confDir)
-	if len(dirs) > 0 {
-		return dirs, nil // the report warns of what could not be read
-	}
-	return []string{netconf.DefaultDataDir}, err
 }
