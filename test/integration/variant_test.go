@@ -58,11 +58,7 @@ func variantScenarios() []scenario {
 		scenario{name: "iptables changes its variant and the rules are moved along", backends: iptablesOnly, run: func(e *env) {
 			e.w.InstallVariants()
 			goes, stays := e.both("goes", 8080), e.both("stays", 8081)
-			saved, tool := e.w.Save(e.f), toolsOf(e.f)[1]
-			e.w.UseVariant(otherVariant(e.w.Backend))
-			if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, tool), "--wait"); err != nil {
-				e.Fatal(err)
-			}
+			e.moveRules()
 			e.without(goes, "of rules in both variants")
 			e.listens(8080)
 			e.served(map[uint16]string{8080: "node", 8081: "stays"})
@@ -72,11 +68,7 @@ func variantScenarios() []scenario {
 		scenario{name: "rules are moved to the other variant, and the tools of the earlier one fail", backends: iptablesOnly, run: func(e *env) {
 			e.w.InstallVariants()
 			stays := e.both("stays", 8081)
-			saved, tool := e.w.Save(e.f), toolsOf(e.f)[1]
-			e.w.UseVariant(otherVariant(e.w.Backend))
-			if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, tool), "--wait"); err != nil {
-				e.Fatal(err)
-			}
+			e.moveRules()
 			earlier := strings.TrimPrefix(string(e.w.Backend), "iptables")
 			for _, tool := range toolsOf(e.f) {
 				command, verb, _ := strings.Cut(tool, "-")
@@ -131,6 +123,17 @@ func otherVariant(b world.Backend) world.Backend {
 		return world.IptablesNFT
 	}
 	return world.IptablesLegacy
+}
+
+// moveRules changes the variant of iptables, and loads the rules of the earlier one into
+// the new one.
+func (e *env) moveRules() {
+	e.Helper()
+	saved := e.w.Save(e.f)
+	e.w.UseVariant(otherVariant(e.w.Backend))
+	if _, err := e.w.Node.TryCommand(saved, filepath.Join(e.w.ToolDir, toolsOf(e.f)[1]), "--wait"); err != nil {
+		e.Fatal(err)
+	}
 }
 
 // withPod is an invocation of hostport alone for a pod with an address that
