@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -177,13 +178,18 @@ func TestForeignOwnerIsRefused(t *testing.T) {
 	}
 }
 
-// TestMentions finds a container ID wherever it is in the file, also across the pieces in
-// which the file is read.
+// TestMentions finds a container ID wherever it is in the file.
 func TestMentions(t *testing.T) {
 	dir := t.TempDir()
 	const id = "0123456789abcdef"
 	if state.Mentions(dir, id) {
 		t.Error("a file that is not there mentions a container")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "state.db"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if state.Mentions(dir, id) {
+		t.Error("an empty file mentions a container")
 	}
 	for _, before := range []int{0, 1, 64<<10 - 5, 64 << 10, 64<<10 + len(id) - 5, 300_000} {
 		text := strings.Repeat("x", before) + id + strings.Repeat("y", 100_000)
@@ -196,6 +202,33 @@ func TestMentions(t *testing.T) {
 		if state.Mentions(dir, "0123456789abcdee") {
 			t.Error("another ID is found")
 		}
+	}
+}
+
+// TestMentionsCut reads a file that somebody cuts and writes again, as cp does: a pod
+// without host ports must not fail for it.
+func TestMentionsCut(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state.db")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var cutting sync.WaitGroup
+	defer cutting.Wait()
+	defer close(done)
+	cutting.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = errors.Join(os.Truncate(path, 1<<20), os.Truncate(path, 0))
+			}
+		}
+	})
+	for range 5000 {
+		state.Mentions(dir, "c1")
 	}
 }
 
