@@ -2,7 +2,6 @@ package cni
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -33,7 +32,7 @@ func add(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(c.stdout, "%s\n", prevResult); err != nil {
+	if _, err := c.stdout.Write(append(prevResult, '\n')); err != nil {
 		return types.NewError(types.ErrIOFailure, "print result: "+err.Error(), "")
 	}
 	return nil
