@@ -15,7 +15,7 @@ import (
 
 // schema is the version of the file. The facts of all schemas, older and newer, are read
 // alike: unknown fields are ignored, and everything but the facts is rewritten.
-const schema = "3"
+const schema = "4"
 
 // differs returns why the contents cannot be used as they are, or nil if they are
 // of this boot, schema and layout.
@@ -99,7 +99,7 @@ func (t *Tx) facts() (f facts, err error) {
 			LocalnetVia string
 			Since       time.Time
 		}
-		err := decodeRecord(string(k), v, &r, &r.Key)
+		err := t.decodeRecord(string(k), v, &r, &r.Key)
 		a := &r.Attachment
 		a.Boot, a.LoopbackInterface = hostport.BootHash(t.s.opts.BootID), cmp.Or(a.LoopbackInterface, r.LocalnetVia)
 		if a.AddedAt.IsZero() {
