@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/google/nftables"
 
@@ -23,8 +25,9 @@ func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.tabl
 
 // parseSeen returns the zero seen for a text of another version.
 func parseSeen(text string) (s seen) {
-	_, _ = fmt.Sscanf(text, "%d %s", &s.generation, &s.table)
-	return s
+	generation, table, _ := strings.Cut(text, " ")
+	n, _ := strconv.ParseUint(generation, 10, 32)
+	return seen{uint32(n), table}
 }
 
 // generation returns the ruleset's generation, 0 if it cannot be read.

@@ -115,10 +115,10 @@ func (s *session) program(ctx context.Context, p plan, changes map[string]*backe
 			return nil, err
 		}
 		seen[name], err = b.Apply(ctx, *changes[name])
-		if old := backend.OldKernel(); err != nil && old != "" && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
-			err = fmt.Errorf("%w (%s)", err, old)
-		}
 		if err != nil {
+			if old := backend.OldKernel(); old != "" && !errors.Is(err, backend.ErrDrift) && !Busy(err) {
+				err = fmt.Errorf("%w (%s)", err, old)
+			}
 			return nil, err
 		}
 	}

@@ -88,18 +88,23 @@ func (s *session) begin() error {
 	if err != nil {
 		return err
 	}
-	var recorded sandbox.View
+	var recorded string
 	err = s.Read(func(tx *state.Tx) error {
-		_, _ = fmt.Sscan(tx.Text(state.KeyView), &recorded.PID, &recorded.Mount) // zeros if it is unknown
-		s.id = tx.ID()
+		recorded, s.id = tx.Text(state.KeyView), tx.ID()
 		s.pending, err = tx.Pending()
 		return err
 	})
-	s.sight = sight(s.Runtime || own.Sees(recorded))
-	if err != nil || !s.Runtime || own == recorded {
+	if !s.Runtime {
+		var v sandbox.View
+		_, _ = fmt.Sscan(recorded, &v.PID, &v.Mount) // zeros if it is unknown
+		s.sight = sight(own.Sees(v))
 		return err
 	}
-	return s.Update(func(tx *state.Tx) error { return tx.SetText(state.KeyView, fmt.Sprint(own.PID, own.Mount)) })
+	s.sight = true
+	if view := fmt.Sprint(own.PID, own.Mount); err == nil && view != recorded {
+		err = s.Update(func(tx *state.Tx) error { return tx.SetText(state.KeyView, view) })
+	}
+	return err
 }
 
 // mark adds to what is pending the backends whose rules may differ from the records, and

@@ -1,4 +1,4 @@
-// Package stack gives the main goroutine a stack of 32 KiB when a program starts. The
+// Package stack gives the main goroutine a stack of 128 KiB when a program starts. The
 // goroutine starts with a small one, and the Go runtime doubles it whenever it is full,
 // each time walking and copying all of its frames: in a CNI call without mappings this
 // takes 2 to 3 percent of the time. When this package grows the stack there is hardly a
@@ -17,7 +17,7 @@ var (
 //go:noinline
 func grow() bool {
 	if used {
-		var frame [30 << 10]byte
+		var frame [120 << 10]byte
 		fill(frame[:])
 	}
 	return used

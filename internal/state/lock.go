@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,15 +75,20 @@ func flock(f *os.File, how int) error {
 	}
 }
 
+const deathsKey = "deaths="
+
 // deaths returns the number of processes that died while using the state file,
 // from the lock file. Layout 1 kept something else in it, which counts as 0.
 func deaths(lock *os.File) (count int) {
-	_, _ = fmt.Fscanf(io.NewSectionReader(lock, 0, 16), "deaths=%1d", &count)
+	b := make([]byte, len(deathsKey)+1)
+	if _, err := lock.ReadAt(b, 0); err == nil && strings.HasPrefix(string(b), deathsKey) {
+		count, _ = strconv.Atoi(string(b[len(deathsKey):]))
+	}
 	return count
 }
 
 // setDeaths writes the count. It ignores errors: on a full disk, a process that
 // dies is not counted, nor is one that only reads.
 func setDeaths(lock *os.File, count int) {
-	_, _ = lock.WriteAt(fmt.Appendf(nil, "deaths=%d\n", min(count, 9)), 0)
+	_, _ = lock.WriteAt([]byte(deathsKey+strconv.Itoa(min(count, 9))+"\n"), 0)
 }
