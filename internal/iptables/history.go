@@ -1,8 +1,9 @@
 package iptables
 
 import (
-	"encoding/json"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -22,8 +23,7 @@ const maxHistory = 64
 
 // histories has the history of each family, as kept in Change.Seen.
 type histories struct {
-	V4 history `json:"v4,omitempty"`
-	V6 history `json:"v6,omitempty"`
+	V4, V6 history
 }
 
 func (h *histories) of(f hostport.Family) *history {
@@ -36,8 +36,7 @@ func (h *histories) of(f hostport.Family) *history {
 // historiesBefore returns the histories of the kernel before c. Where the history
 // is unknown, or is not that of c.Before, it is the fingerprint alone.
 func historiesBefore(c backend.Change) histories {
-	var h histories
-	_ = json.Unmarshal([]byte(c.Seen), &h) // unknown if it cannot be decoded
+	h := parseHistories(c.Seen)
 	for _, f := range hostport.Families() {
 		now := c.Before.Of(f)
 		switch known := h.of(f); {
@@ -50,9 +49,30 @@ func historiesBefore(c backend.Change) histories {
 	return h
 }
 
-func (h histories) String() string {
-	b, _ := json.Marshal(h) // numbers
+// String returns the histories as two lines of hexadecimal numbers.
+func (h histories) String() string { return h.V4.String() + "\n" + h.V6.String() }
+
+func (h history) String() string {
+	var b []byte
+	for _, fp := range h {
+		b = append(strconv.AppendUint(b, fp, 16), ' ')
+	}
 	return string(b)
+}
+
+// parseHistories returns the zero histories for a text of another version.
+func parseHistories(text string) (h histories) {
+	v4, v6, _ := strings.Cut(text, "\n")
+	for f, line := range map[hostport.Family]string{hostport.IPv4: v4, hostport.IPv6: v6} {
+		for number := range strings.FieldsSeq(line) {
+			fp, err := strconv.ParseUint(number, 16, 64)
+			if err != nil {
+				return histories{}
+			}
+			*h.of(f) = append(*h.of(f), fp)
+		}
+	}
+	return h
 }
 
 // follow adds to s the lines that turn the chains of h into those of after, which is 0 if
