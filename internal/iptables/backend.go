@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,19 +48,31 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 		return "", err
 	}
 	defer unlock()
-	errs := make([]error, 2*len(scripts))
-	var wg sync.WaitGroup
-	for i, f := range hostport.Families() {
-		wg.Go(func() {
+	var work []func() error
+	for _, f := range hostport.Families() {
+		if len(scripts[f]) == 0 {
+			continue
+		}
+		work = append(work, func() error {
 			if err := b.restore(ctx, command(f)+"-restore", scripts[f].String(), b.Wait); err != nil {
-				errs[2*i] = fmt.Errorf("program %s: %w", f, err)
+				return fmt.Errorf("program %s: %w", f, err)
 			}
-		})
-		wg.Go(func() { // beside the process: on legacy it takes 5 % of its time
-			if len(scripts[f]) > 0 && b.inBoth(ctx, f) {
-				errs[2*i+1] = fmt.Errorf("program %s: %w: both variants of iptables hold rules", f, backend.ErrDrift)
+			return nil
+		}, func() error { // beside the process: on legacy it takes 5 % of its time
+			if b.inBoth(ctx, f) {
+				return fmt.Errorf("program %s: %w: both variants of iptables hold rules", f, backend.ErrDrift)
 			}
+			return nil
 		})
+	}
+	errs := make([]error, len(work))
+	var wg sync.WaitGroup
+	for i, do := range slices.Backward(work) {
+		if i > 0 {
+			wg.Go(func() { errs[i] = do() })
+		} else { // here, because another goroutine would have to grow its stack
+			errs[i] = do()
+		}
 	}
 	wg.Wait()
 	return after.String(), errors.Join(errs...)
