@@ -15,7 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -52,11 +53,10 @@ func IsHost(path string) bool {
 const ownNamespace = "/proc/thread-self/ns/net"
 
 func stat(path string) (hostport.Sandbox, error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return hostport.Sandbox{}, err
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return hostport.Sandbox{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	st := fi.Sys().(*syscall.Stat_t)
 	return hostport.Sandbox{Path: path, Device: uint64(st.Dev), Inode: st.Ino}, nil
 }
 
