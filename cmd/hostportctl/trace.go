@@ -39,6 +39,7 @@ func newTrace(w *where) *cobra.Command {
 				if q.From, err = netip.ParseAddr(o.from); err != nil {
 					return fmt.Errorf("--from %q: want an IP address", o.from)
 				}
+				q.From = q.From.Unmap()
 			}
 			if err := knownOutput(o.output, "table", "json"); err != nil {
 				return err

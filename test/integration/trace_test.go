@@ -4,6 +4,7 @@ package integration
 
 import (
 	"encoding/json"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,8 +23,9 @@ func TestTrace(t *testing.T) {
 				e := newEnv(t, world.Options{Backend: b}, f)
 				e.web()
 				done := make(chan world.Output)
+				client := netip.AddrFrom16(f.Client().As16()) // of IPv4, as sockets of IPv6 show it
 				go func() {
-					done <- e.w.Ctl("trace", "8080", "-n", "1", "-o", "json", "--from", f.Client().String(), "--timeout", "60s")
+					done <- e.w.Ctl("trace", "8080", "-n", "1", "-o", "json", "--from", client.String(), "--timeout", "60s")
 				}()
 				var out world.Output
 				for traced := false; !traced; {
