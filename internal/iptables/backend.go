@@ -70,7 +70,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 	for i, do := range slices.Backward(work) {
 		if i > 0 {
 			wg.Go(func() { errs[i] = do() })
-		} else { // here, because another goroutine would have to grow its stack
+		} else { // here, where the stack is large already: a new goroutine would have to grow one
 			errs[i] = do()
 		}
 	}

@@ -62,9 +62,9 @@ func (h history) String() string {
 
 // parseHistories returns the zero histories for a text of another version.
 func parseHistories(text string) (h histories) {
-	v4, v6, _ := strings.Cut(text, "\n")
-	for f, line := range map[hostport.Family]string{hostport.IPv4: v4, hostport.IPv6: v6} {
-		for number := range strings.FieldsSeq(line) {
+	lines := strings.SplitN(text+"\n", "\n", 3)
+	for i, f := range hostport.Families() {
+		for number := range strings.FieldsSeq(lines[i]) {
 			fp, err := strconv.ParseUint(number, 16, 64)
 			if err != nil {
 				return histories{}

@@ -89,9 +89,10 @@ func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (
 	cmd.Stdin, cmd.Stderr = strings.NewReader(stdin), &said
 	// A process group of its own, so that the processes that it started are killed too. It
 	// also dies with us, so that it does not commit while the next invocation changes the
-	// node. The signal is bound to the thread that starts the process: the Go runtime ends
-	// none but those of goroutines that end locked (golang/go#27505), and to lock this one
-	// costs another thread, 2 percent of a DEL.
+	// node. The kernel sends the signal when the thread that started the process ends. The
+	// Go runtime ends a thread only if a goroutine ends locked to it (golang/go#27505), and
+	// none does beside a tool that changes rules. To lock this one would start another
+	// thread, which takes 2 percent of a DEL.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second // for processes that it started and that hold its pipes open

@@ -26,8 +26,10 @@ func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.tabl
 // parseSeen returns the zero seen for a text of another version.
 func parseSeen(text string) (s seen) {
 	generation, table, _ := strings.Cut(text, " ")
-	n, _ := strconv.ParseUint(generation, 10, 32)
-	return seen{uint32(n), table}
+	if n, err := strconv.ParseUint(generation, 10, 32); err == nil {
+		s = seen{uint32(n), table}
+	}
+	return s
 }
 
 // generation returns the ruleset's generation, 0 if it cannot be read.

@@ -64,11 +64,12 @@ func Mentions(dir, containerID string) (may bool) {
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		may = recover() != nil || may // somebody has cut the file, as cp does
+		may = recover() != nil || may // the file was truncated meanwhile, as by cp
 		_ = unix.Munmap(content)
 	}()
 	id := []byte(containerID)
-	return bytes.Contains(content, id[max(0, len(id)-32):]) // three times as long for more than 63
+	id = id[max(0, len(id)-32):] // bytes.Contains takes three times as long for more than 63
+	return bytes.Contains(content, id)
 }
 
 // Usable returns an error if dir cannot hold the state: it belongs to another user, it

@@ -109,9 +109,11 @@ func Refusals(dir string) (all []Refusal, err error) {
 // writeBeside calls fn to write a file beside the records, with a lock on that
 // file alone. Without a directory it does nothing.
 func writeBeside(dir, name string, fn func(*os.File) error) error {
-	if err := ownDir(dir, 0o700); errors.Is(err, os.ErrNotExist) {
+	err := ownDir(dir, 0o700)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return err
 	}
 	f, err := openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)

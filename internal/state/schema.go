@@ -99,7 +99,7 @@ func (t *Tx) facts() (f facts, err error) {
 			LocalnetVia string
 			Since       time.Time
 		}
-		err := t.decodeRecord(string(k), v, &r, &r.Key)
+		err := decodeRecord(string(k), v, &r, &r.Key)
 		a := &r.Attachment
 		a.Boot, a.LoopbackInterface = hostport.BootHash(t.s.opts.BootID), cmp.Or(a.LoopbackInterface, r.LocalnetVia)
 		if a.AddedAt.IsZero() {
