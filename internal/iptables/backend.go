@@ -37,24 +37,18 @@ type Backend struct {
 // Apply carries out one change: one iptables-restore process for each family
 // that it touches, both in parallel. seen is the histories of both.
 func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err error) {
-	after, scripts := historiesBefore(c), make(map[hostport.Family]script)
-	for _, f := range hostport.Families() {
-		if scripts[f], err = changeScript(f, c, after.of(f)); err != nil {
-			return "", fmt.Errorf("program %s: %w", f, err)
-		}
-	}
-	unlock, err := b.lock(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
+	after := historiesBefore(c)
 	var work []func() error
 	for _, f := range hostport.Families() {
-		if len(scripts[f]) == 0 {
+		s, err := changeScript(f, c, after.of(f))
+		if err != nil {
+			return "", fmt.Errorf("program %s: %w", f, err)
+		}
+		if len(s) == 0 {
 			continue
 		}
 		work = append(work, func() error {
-			if err := b.restore(ctx, command(f)+"-restore", scripts[f].String(), b.Wait); err != nil {
+			if err := b.restore(ctx, command(f)+"-restore", s.String(), b.Wait); err != nil {
 				return fmt.Errorf("program %s: %w", f, err)
 			}
 			return nil
@@ -65,6 +59,11 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 			return nil
 		})
 	}
+	unlock, err := b.lock(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	errs := make([]error, len(work))
 	var wg sync.WaitGroup
 	for i, do := range slices.Backward(work) {
