@@ -114,7 +114,7 @@ func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []
 	stored, _ := binary.Append(nil, binary.BigEndian, fp.Toggle(t.s.opts.Layout, a)) // cannot fail
 	errs := []error{
 		err,
-		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), encode(a)),
+		do(t.tx.Bucket(bucketAttachments), []byte(a.Key.String()), seal(a.AppendJSON(nil))),
 		t.tx.Bucket(bucketMeta).Put([]byte(keyFingerprint+a.Backend), seal(stored)),
 	}
 	for _, e := range indexEntries(a) {
@@ -210,7 +210,16 @@ func (t *Tx) SetPending(p *Pending) error {
 	}
 	slices.Sort(p.Backends)
 	p.Backends = slices.Compact(p.Backends)
-	return t.tx.Bucket(bucketMeta).Put([]byte(keyPending), encode(p))
+	names, _ := json.Marshal(p.Backends) // cannot fail
+	b := append(append([]byte(`{"backends":`), names...), `,"changed":[`...)
+	for i, a := range p.Changed {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = a.AppendJSON(b)
+	}
+	b = append(b, "]}"...)
+	return t.tx.Bucket(bucketMeta).Put([]byte(keyPending), seal(b))
 }
 
 // Opened reports whether we set route_localnet on the interface.
@@ -232,12 +241,6 @@ func (t *Tx) Text(key string) string { return string(t.tx.Bucket(bucketMeta).Get
 // SetText stores a text.
 func (t *Tx) SetText(key, text string) error {
 	return t.tx.Bucket(bucketMeta).Put([]byte(key), []byte(text))
-}
-
-// encode returns v in JSON after a checksum.
-func encode(v any) []byte {
-	b, _ := json.Marshal(v) // cannot fail
-	return seal(b)
 }
 
 func decode(b []byte, v any) error {

@@ -3,7 +3,6 @@ package hostport
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"strconv"
 	"time"
 )
@@ -31,8 +30,7 @@ func (p Fingerprint) Toggle(layout int, all ...*Attachment) Fingerprint {
 	for _, a := range all {
 		c := *a
 		c.AddedAt, c.Sandbox.Path = time.Time{}, ""
-		b, _ := json.Marshal(&c) // cannot fail
-		b = append(b, 0)
+		b := append(c.AppendJSON(nil), 0)
 		sum := sha256.Sum256(strconv.AppendInt(b, int64(layout), 10))
 		hash := binary.BigEndian.Uint64(sum[:])
 		if len(a.Forwards(IPv4)) > 0 {
