@@ -18,17 +18,23 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/utils/sysctl"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Interface returns the name of the node's interface to the pod, from the kernel's route
 // lookup in the calling thread's network namespace. It fails if there is no route, or it
 // does not leave the node: the address is the node's own, or is rejected.
 func Interface(pod netip.Addr) (string, error) {
-	routes, err := netlink.RouteGet(pod.AsSlice())
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE) // both on one socket
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	routes, err := h.RouteGet(pod.AsSlice())
 	if err != nil {
 		return "", fmt.Errorf("look up route to pod %s: %w", pod, err)
 	}
-	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	link, err := h.LinkByIndex(routes[0].LinkIndex)
 	if err != nil {
 		return "", fmt.Errorf("look up interface %d on the route to pod %s: %w", routes[0].LinkIndex, pod, err)
 	}
