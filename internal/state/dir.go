@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -44,7 +43,7 @@ func Written(dir string) time.Time {
 // is pending. It looks for the end of the ID without the lock, so it may find what was
 // deleted, and miss what is being written or what two transactions move while it reads.
 // For a file that it cannot read it returns true: Open will return the error.
-func Mentions(dir, containerID string) (may bool) {
+func Mentions(dir, containerID string) bool {
 	// A file of package os is slower to open: it would make an epoll instance first.
 	fd, err := unix.Open(filepath.Join(dir, dbName), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -55,21 +54,20 @@ func Mentions(dir, containerID string) (may bool) {
 	if err := unix.Fstat(fd, &fi); err != nil || fi.Mode&unix.S_IFMT != unix.S_IFREG {
 		return true
 	}
-	if fi.Size == 0 { // cannot be mapped
-		return false
-	}
-	content, err := unix.Mmap(fd, 0, int(fi.Size), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return true
-	}
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		may = recover() != nil || may // the file was truncated meanwhile, as by cp
-		_ = unix.Munmap(content)
-	}()
 	id := []byte(containerID)
 	id = id[max(0, len(id)-32):] // bytes.Contains takes three times as long for more than 63
-	return bytes.Contains(content, id)
+	var b [16 << 10]byte
+	for kept := 0; ; { // bytes of the read before, which may have ended within the ID
+		n, err := unix.Read(fd, b[kept:])
+		if n <= 0 {
+			return err != nil
+		}
+		n += kept
+		if bytes.Contains(b[:n], id) {
+			return true
+		}
+		kept = copy(b[:], b[max(0, n-len(id)):n])
+	}
 }
 
 // Usable returns an error if dir cannot hold the state: it belongs to another user, it

@@ -191,7 +191,13 @@ func TestMentions(t *testing.T) {
 	if state.Mentions(dir, id) {
 		t.Error("an empty file mentions a container")
 	}
-	for _, before := range []int{0, 1, 64<<10 - 5, 64 << 10, 64<<10 + len(id) - 5, 300_000} {
+	offsets := []int{0, 1, 300_000}
+	for border := 16 << 10; border < 70<<10; border += 16<<10 - len(id) { // of two reads
+		for n := range 2 * len(id) {
+			offsets = append(offsets, border-n+5)
+		}
+	}
+	for _, before := range offsets {
 		text := strings.Repeat("x", before) + id + strings.Repeat("y", 100_000)
 		if err := os.WriteFile(filepath.Join(dir, "state.db"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
