@@ -220,7 +220,7 @@ func TestPodsKeepTheirPorts(t *testing.T) {
 }
 
 // The first call of any verb, for a pod with mappings, brings the rules to the later
-// layout, also on a node where no pod comes or goes.
+// layout, also on a node where no pod comes or goes. Rules of the same layout are kept.
 func TestFirstCallRewrites(t *testing.T) {
 	// Each returns the pods that live then.
 	for verb, call := range map[string]func(n *node, a, b *world.Attachment) []*world.Attachment{
@@ -267,12 +267,16 @@ func TestFirstCallRewrites(t *testing.T) {
 		t.Run(verb, func(t *testing.T) {
 			everyPair(t, func(n *node) {
 				a, b := n.add(n.old, "a", 8080), n.add(n.oldAll, "b", 0x1f00)
-				rules, layout := n.w.Ruleset(), n.w.State()["meta/layout"]
+				rules, layout, rewritten := n.w.Ruleset(), n.w.State()["meta/layout"], n.w.State()["meta/rewritten"]
 				live := call(n, a, b)
-				if cmp.Equal(rules, n.w.Ruleset()) && !(n.earlier == layout3 && n.w.Backend == world.NFTables) {
+				if n.earlier == layout4 {
+					if now := n.w.State()["meta/rewritten"]; now != rewritten {
+						n.Errorf("the rules were rewritten at %s, and before at %q", now, rewritten)
+					}
+				} else if cmp.Equal(rules, n.w.Ruleset()) && !(n.earlier == layout3 && n.w.Backend == world.NFTables) {
 					n.Errorf("the rules are those of the earlier version")
 				}
-				if layout == n.w.State()["meta/layout"] {
+				if n.earlier != layout4 && layout == n.w.State()["meta/layout"] {
 					n.Errorf("the state is that of the earlier version, of layout %q", layout)
 				}
 				n.serves(live...)
