@@ -40,7 +40,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 	after := historiesBefore(c)
 	var work []func() error
 	for _, f := range hostport.Families() {
-		s, err := changeScript(f, c, after.of(f))
+		s, err := changeScript(f, c, after)
 		if err != nil {
 			return "", fmt.Errorf("program %s: %w", f, err)
 		}

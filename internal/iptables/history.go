@@ -22,35 +22,28 @@ type history []uint64
 const maxHistory = 64
 
 // histories has the history of each family, as kept in Change.Seen.
-type histories struct {
-	V4, V6 history
-}
-
-func (h *histories) of(f hostport.Family) *history {
-	if f == hostport.IPv4 {
-		return &h.V4
-	}
-	return &h.V6
-}
+type histories map[hostport.Family]history
 
 // historiesBefore returns the histories of the kernel before c. Where the history
 // is unknown, or is not that of c.Before, it is the fingerprint alone.
 func historiesBefore(c backend.Change) histories {
-	h := parseHistories(c.Seen)
+	all := parseHistories(c.Seen)
 	for _, f := range hostport.Families() {
 		now := c.Before.Of(f)
-		switch known := h.of(f); {
+		switch known := all[f]; {
 		case now == 0:
-			*known = nil
-		case len(*known) == 0 || (*known)[len(*known)-1] != now:
-			*known = history{now}
+			all[f] = nil
+		case len(known) == 0 || known[len(known)-1] != now:
+			all[f] = history{now}
 		}
 	}
-	return h
+	return all
 }
 
 // String returns the histories as two lines of hexadecimal numbers.
-func (h histories) String() string { return h.V4.String() + "\n" + h.V6.String() }
+func (all histories) String() string {
+	return all[hostport.IPv4].String() + "\n" + all[hostport.IPv6].String()
+}
 
 func (h history) String() string {
 	var b []byte
@@ -60,8 +53,9 @@ func (h history) String() string {
 	return string(b)
 }
 
-// parseHistories returns the zero histories for a text of another version.
-func parseHistories(text string) (h histories) {
+// parseHistories returns no histories for a text of another version.
+func parseHistories(text string) histories {
+	all := make(histories)
 	lines := strings.SplitN(text+"\n", "\n", 3)
 	for i, f := range hostport.Families() {
 		for number := range strings.FieldsSeq(lines[i]) {
@@ -69,10 +63,10 @@ func parseHistories(text string) (h histories) {
 			if err != nil {
 				return histories{}
 			}
-			*h.of(f) = append(*h.of(f), fp)
+			all[f] = append(all[f], fp)
 		}
 	}
-	return h
+	return all
 }
 
 // follow adds to s the lines that turn the chains of h into those of after, which is 0 if

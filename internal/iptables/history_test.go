@@ -70,7 +70,7 @@ func TestHistory(t *testing.T) {
 				t.Fatalf("seed %d, step %d: %v in\n%s", seed, step, err, text)
 			}
 			n.atts, n.seen = append(n.without(remove), add...), seen
-			longest = max(longest, len(historiesBefore(backend.Change{Before: c.After, Seen: seen}).V4))
+			longest = max(longest, len(historiesBefore(backend.Change{Before: c.After, Seen: seen})[hostport.IPv4]))
 			if found := audited(hostport.IPv4, now.ruleset(), n.atts, conformance.Fingerprint(n.atts).V4); len(found) > 0 {
 				t.Fatalf("seed %d, step %d: %v", seed, step, found)
 			}

@@ -60,15 +60,15 @@ func (s script) String() string {
 	return b.String()
 }
 
-// changeScript returns the script that carries out c in family f, and appends the
-// new fingerprint to the family's history h. The script fails in the kernel unless
-// that is at the end of h. It is empty if c does not touch the family.
-func changeScript(f hostport.Family, c backend.Change, h *history) (script, error) {
+// changeScript returns the script that carries out c in family f, and adds the new
+// fingerprint to the family's history. The script fails in the kernel unless that is at
+// the end of the history. It is empty if c does not touch the family.
+func changeScript(f hostport.Family, c backend.Change, all histories) (script, error) {
 	s := make(script)
 	if !uses(f, c.Remove) && !uses(f, c.Add) {
 		return s, nil
 	}
-	*h = h.follow(s, c.After.Of(f), !uses(f, c.Remove))
+	all[f] = all[f].follow(s, c.After.Of(f), !uses(f, c.Remove))
 	before, after := wantRules(f, c.Remove, 0), wantRules(f, c.Add, 0)
 	alone := c.Before.Of(f) == 0 || c.After.Of(f) == 0 // no other attachment uses any chain
 	going := make(map[chainID]bool)

@@ -197,7 +197,7 @@ func (n *node) change(remove, add []*hostport.Attachment) backend.Change {
 func scriptsFor(t testing.TB, f hostport.Family, c backend.Change) (text, seen string) {
 	t.Helper()
 	h := historiesBefore(c)
-	s, err := changeScript(f, c, h.of(f))
+	s, err := changeScript(f, c, h)
 	if err != nil {
 		t.Fatal(err)
 	}
