@@ -167,23 +167,21 @@ type process struct {
 // caller may not read are omitted, and those that have exited meanwhile, such as a child
 // of the listener that has not yet executed another program.
 func holders(proc string) map[string]process {
-	out, commands := map[string]process{}, map[int]string{}
-	fds, _ := filepath.Glob(filepath.Join(proc, "[0-9]*/fd/*"))
-	for _, fd := range fds {
-		dir := filepath.Dir(filepath.Dir(fd))
-		pid, _ := strconv.Atoi(filepath.Base(dir))
-		link, _ := os.Readlink(fd)
-		if other, known := out[link]; !strings.HasPrefix(link, "socket:") || known && other.pid < pid {
+	out := make(map[string]process)
+	dirs, _ := filepath.Glob(filepath.Join(proc, "[0-9]*"))
+	for _, dir := range dirs {
+		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
+		if err != nil {
 			continue
 		}
-		command, read := commands[pid]
-		if !read {
-			comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-			command = strings.TrimSuffix(string(comm), "\n")
-			commands[pid] = command
-		}
-		if command != "" {
-			out[link] = process{pid, command}
+		by := process{command: strings.TrimSuffix(string(comm), "\n")}
+		by.pid, _ = strconv.Atoi(filepath.Base(dir))
+		fds, _ := filepath.Glob(filepath.Join(dir, "fd/*"))
+		for _, fd := range fds {
+			link, _ := os.Readlink(fd)
+			if other, known := out[link]; strings.HasPrefix(link, "socket:") && (!known || by.pid < other.pid) {
+				out[link] = by
+			}
 		}
 	}
 	return out
