@@ -79,7 +79,7 @@ func TestForeignCommits(t *testing.T) {
 
 // foreignCommit is one transaction of somebody else's.
 func (w *world) foreignCommit() error {
-	return w.do(func() error { return new(Backend).send("somebody", (*batch).dropTable, 0) })
+	return w.do(func() error { return new(Backend).send("somebody", delta{gone: []object{table{}}}.write, 0) })
 }
 
 // A random sequence of changes and damage, each followed by a change, leaves
