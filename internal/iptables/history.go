@@ -12,8 +12,7 @@ import (
 // history is the fingerprints of one family's rules since the last deletion, the oldest
 // first and the current one last. It is empty without rules. For each, the kernel has a
 // chain (fingerprintPrefix), and for each but the last another that says that more rules
-// followed (followedPrefix). So an ADD only adds chains: docs/design.md says what it costs
-// to rename or delete one.
+// followed (followedPrefix), see docs/design.md.
 type history []uint64
 
 // maxHistory bounds how many empty chains accumulate in the kernel: an ADD beyond it
@@ -24,11 +23,21 @@ const maxHistory = 64
 // histories has the history of each family, as kept in Change.Seen.
 type histories map[hostport.Family]history
 
-// historiesBefore returns the histories of the kernel before c. Where the history
-// is unknown, or is not that of c.Before, it is the fingerprint alone.
+// historiesBefore returns the histories of the kernel before c. Where the history is
+// unknown, as after another version, or is not that of c.Before, it is the fingerprint
+// alone.
 func historiesBefore(c backend.Change) histories {
-	all := parseHistories(c.Seen)
-	for _, f := range hostport.Families() {
+	all := make(histories)
+	lines := strings.SplitN(c.Seen+"\n", "\n", 3)
+	for i, f := range hostport.Families() {
+		for number := range strings.FieldsSeq(lines[i]) {
+			fp, err := strconv.ParseUint(number, 16, 64)
+			if err != nil {
+				all[f] = nil
+				break
+			}
+			all[f] = append(all[f], fp)
+		}
 		now := c.Before.Of(f)
 		switch known := all[f]; {
 		case now == 0:
@@ -40,33 +49,17 @@ func historiesBefore(c backend.Change) histories {
 	return all
 }
 
-// String returns the histories as two lines of hexadecimal numbers.
+// String returns a line of hexadecimal numbers for each family.
 func (all histories) String() string {
-	return all[hostport.IPv4].String() + "\n" + all[hostport.IPv6].String()
-}
-
-func (h history) String() string {
-	var b []byte
-	for _, fp := range h {
-		b = append(strconv.AppendUint(b, fp, 16), ' ')
-	}
-	return string(b)
-}
-
-// parseHistories returns no histories for a text of another version.
-func parseHistories(text string) histories {
-	all := make(histories)
-	lines := strings.SplitN(text+"\n", "\n", 3)
-	for i, f := range hostport.Families() {
-		for number := range strings.FieldsSeq(lines[i]) {
-			fp, err := strconv.ParseUint(number, 16, 64)
-			if err != nil {
-				return histories{}
-			}
-			all[f] = append(all[f], fp)
+	var lines []string
+	for _, f := range hostport.Families() {
+		var b []byte
+		for _, fp := range all[f] {
+			b = append(strconv.AppendUint(b, fp, 16), ' ')
 		}
+		lines = append(lines, string(b))
 	}
-	return all
+	return strings.Join(lines, "\n")
 }
 
 // follow adds to s the lines that turn the chains of h into those of after, which is 0 if
