@@ -4,7 +4,7 @@
 // process there, so that tests can show what each crash leaves behind.
 package fault
 
-// Points of a change, in the order in which they are passed.
+// Points of a change, in the order in which they are passed, and of a resync.
 const (
 	BeforeRecord = "before-record"
 	AfterRecord  = "after-record"
@@ -12,12 +12,9 @@ const (
 	AfterSysctl  = "after-sysctl"
 	AfterFlows   = "after-flows"
 	AfterDone    = "after-done" // pending is cleared
-)
 
-// Points of a resync: unknown owners are on record, the rules are rewritten.
-const (
-	AfterAdopt   = "after-adopt"
-	AfterRewrite = "after-rewrite"
+	AfterAdopt   = "after-adopt"   // unknown owners are on record
+	AfterRewrite = "after-rewrite" // the rules are rewritten
 )
 
 // Points lists the points of a change.

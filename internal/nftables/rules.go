@@ -212,8 +212,7 @@ func (c clientSet) rule() rule {
 	return newRule(key, []expr.Any{&expr.Lookup{SourceRegister: reg1, SetName: c.name()}, &expr.Masq{}})
 }
 
-// clientSets are the sets that attachments use. The table has a set and a rule for each:
-// the lookups cost the same for one pod and for thousands.
+// clientSets are the sets that attachments use. The table has a set and a rule for each.
 type clientSets map[clientSet]bool
 
 // clientSetsIn returns the sets of clients among some objects.
