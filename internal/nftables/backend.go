@@ -110,7 +110,9 @@ func (b *Backend) send(table string, build func(*batch), g uint32) error {
 
 // seen identifies the state of the kernel after a change, for the next one.
 type seen struct {
-	generation uint32 // of the ruleset, 0 if unknown
+	// generation of the ruleset, 0 if unknown: the kernel counts the commits in a network
+	// namespace, and a transaction may specify the generation it is for (Linux 4.12).
+	generation uint32
 	table      string // its handle: a restored table has another one (Linux 4.16)
 }
 
