@@ -109,16 +109,9 @@ func Remove(dir string) error {
 	return errors.Join(errs...)
 }
 
-// openIn opens a file in the directory, and creates what is missing.
+// openIn opens a file in the directory, and creates the file if it is missing.
 func openIn(dir, name string) (*os.File, error) {
-	err := ownDir(dir, 0o700)
-	if errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("create state directory: %w", err)
-		}
-		err = ownDir(dir, 0o700)
-	}
-	if err != nil {
+	if err := ownDir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	return openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)

@@ -12,8 +12,6 @@ import (
 // attachment's key.
 type indexEntry struct{ bucket, prefix []byte }
 
-func (e indexEntry) key(a *hostport.Attachment) []byte { return append(e.prefix, a.Key.String()...) }
-
 func indexEntries(a *hostport.Attachment) []indexEntry {
 	var out []indexEntry
 	for _, m := range a.Mappings {

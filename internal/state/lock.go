@@ -54,6 +54,13 @@ func lock(ctx context.Context, o Options) (*os.File, error) {
 // the directory instead: bbolt's own lock on the state file must then suffice.
 func openLock(o Options) (*os.File, error) {
 	if !o.ReadOnly {
+		f, err := openIn(o.Dir, lockName)
+		if !errors.Is(err, os.ErrNotExist) {
+			return f, err
+		}
+		if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("create state directory: %w", err)
+		}
 		return openIn(o.Dir, lockName)
 	}
 	if err := ownDir(o.Dir, 0); err != nil {

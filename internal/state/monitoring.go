@@ -109,14 +109,10 @@ func Refusals(dir string) (all []Refusal, err error) {
 // writeBeside calls fn to write a file beside the records, with a lock on that
 // file alone. Without a directory it does nothing.
 func writeBeside(dir, name string, fn func(*os.File) error) error {
-	err := ownDir(dir, 0o700)
+	f, err := openIn(dir, name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	f, err := openOwn(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}

@@ -118,7 +118,7 @@ func (t *Tx) write(a *hostport.Attachment, do func(b *bolt.Bucket, key, value []
 		t.tx.Bucket(bucketMeta).Put([]byte(keyFingerprint+a.Backend), seal(stored)),
 	}
 	for _, e := range indexEntries(a) {
-		errs = append(errs, do(t.tx.Bucket(e.bucket), e.key(a), nil))
+		errs = append(errs, do(t.tx.Bucket(e.bucket), append(e.prefix, a.Key.String()...), nil))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write or delete record of %s: %w", a.Key, err)
