@@ -51,7 +51,7 @@ func (n *Node) holders(ctx context.Context) (all []*hostport.Attachment, err err
 				return err
 			}
 		}
-		p, _ := planAdopt(recorded.Attachments, found, origin{s.boot, s.id, s.pending.Changed}, s.dead)
+		p, _ := planAdopt(recorded.Attachments, found, s.pending.Changed, s.origin, s.dead)
 		all = append(without(recorded.Attachments, p.remove), p.add...)
 		if len(all) > 0 && !bool(s.sight) {
 			return ErrUnseen

@@ -149,13 +149,8 @@ func (s *session) rollBack(ctx context.Context, p plan, reason error) error {
 	return errors.Join(reason, s.resync(ctx))
 }
 
-func of(name string, all []*hostport.Attachment) (out []*hostport.Attachment) {
-	for _, a := range all {
-		if a.Backend == name {
-			out = append(out, a)
-		}
-	}
-	return out
+func of(name string, all []*hostport.Attachment) []*hostport.Attachment {
+	return slices.DeleteFunc(slices.Clone(all), func(a *hostport.Attachment) bool { return a.Backend != name })
 }
 
 // others answers a backend's questions from the records, which no longer contain

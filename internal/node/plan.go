@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -39,12 +40,9 @@ const (
 
 // ConflictError says that a port or address that an attachment needs is in use.
 type ConflictError struct {
-	Kind string
-	text string
+	Kind  string
+	error // names the port or address and the holder, or each socket with its process
 }
-
-// Error names the port or address and the holder, or each socket with its process.
-func (e *ConflictError) Error() string { return e.text }
 
 // held returns the conflict with the attachment that holds a port or an address.
 func held(kind, what string, by *hostport.Attachment) *ConflictError {
@@ -52,7 +50,7 @@ func held(kind, what string, by *hostport.Attachment) *ConflictError {
 	if !by.AddedAt.IsZero() {
 		text += ", since " + by.AddedAt.UTC().Format(time.RFC3339)
 	}
-	return &ConflictError{kind, text}
+	return &ConflictError{kind, errors.New(text)}
 }
 
 // deadFunc reports whether the sandbox of an attachment is gone, or why that cannot
@@ -151,11 +149,8 @@ func planRemove(records []*hostport.Attachment, stale func(*hostport.Attachment)
 
 // origin tells where an owner that is read from the kernel comes from.
 type origin struct {
-	boot  string // the hash of this boot's ID
-	state string // the ID of this state file
-	// changed are the attachments of an interrupted change. Rules of one that it
-	// removed may still exist.
-	changed []*hostport.Attachment
+	boot  string // the hash of the boot's ID
+	state string // the ID of the state file
 }
 
 func find(all []*hostport.Attachment, k hostport.Key) *hostport.Attachment {
@@ -168,9 +163,9 @@ func find(all []*hostport.Attachment, k hostport.Key) *hostport.Attachment {
 // planAdopt plans what a resync does to the records. It removes those of the dead. Of the
 // owners that the kernel's rules name (found), it adds those that are alive, of this boot
 // and not recorded, unless this state recorded them once: then they were deleted, and their
-// rules were restored from a snapshot or left by an interrupted change. The records win over
-// the kernel: an owner whose port is taken is not added (refused).
-func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc) (p plan, refused []*ConflictError) {
+// rules were restored from a snapshot or left by an interrupted change (changed). The records
+// win over the kernel: an owner whose port is taken is not added (refused).
+func planAdopt(records, found, changed []*hostport.Attachment, here origin, dead deadFunc) (p plan, refused []*ConflictError) {
 	gone := func(a *hostport.Attachment) bool {
 		is, _ := dead(a)
 		return is
@@ -191,7 +186,7 @@ func planAdopt(records, found []*hostport.Attachment, here origin, dead deadFunc
 				a.Boot, a.State = here.boot, here.state
 				kept[slices.Index(kept, record)] = a
 			}
-		case a.State != "" && a.State == here.state || find(here.changed, a.Key) != nil: // it was deleted
+		case a.State != "" && a.State == here.state || find(changed, a.Key) != nil: // it was deleted
 		default:
 			if c := inTheWay(a, kept); c != nil {
 				refused = append(refused, c)

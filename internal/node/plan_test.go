@@ -217,7 +217,7 @@ func TestPlanAdopt(t *testing.T) {
 		{name: "twice in the kernel", found: []*hostport.Attachment{with(pod("a", "10.0.0.2/24", 80), recovered), with(pod("a", "10.0.0.2/24", 80), recovered)}, dead: lives("a"), add: "a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, refused := planAdopt(tc.records, tc.found, here, tc.dead)
+			p, refused := planAdopt(tc.records, tc.found, nil, here, tc.dead)
 			if ids(p.remove) != tc.remove || ids(p.add) != tc.add || len(refused) != tc.refused {
 				t.Errorf("removes %q, adds %q, refuses %d; want %q, %q, %d", ids(p.remove), ids(p.add), len(refused), tc.remove, tc.add, tc.refused)
 			}
@@ -237,13 +237,13 @@ func TestAdoptTheOtherFamilyLater(t *testing.T) {
 	whole := with(half, func(a *hostport.Attachment) {
 		a.Addresses = append(slices.Clone(a.Addresses), netip.MustParsePrefix("fd00::2/64"))
 	})
-	p, _ := planAdopt([]*hostport.Attachment{half}, []*hostport.Attachment{whole}, here, lives("a"))
+	p, _ := planAdopt([]*hostport.Attachment{half}, []*hostport.Attachment{whole}, nil, here, lives("a"))
 	if len(p.add) != 1 || len(p.add[0].Forwards(hostport.IPv6)) != 1 || len(p.add[0].Forwards(hostport.IPv4)) != 1 || ids(p.remove) != "a" {
 		t.Errorf("plan = %+v", p)
 	}
 	// What an ADD recorded is whole, and so is what the kernel knows less of.
 	for _, tc := range [][2]*hostport.Attachment{{pod("a", "10.0.0.2/24", 80), whole}, {whole, half}} {
-		p, _ = planAdopt(tc[:1], tc[1:], here, lives("a"))
+		p, _ = planAdopt(tc[:1], tc[1:], nil, here, lives("a"))
 		if !p.empty() {
 			t.Errorf("plan = %+v, want none", p)
 		}
@@ -264,7 +264,7 @@ func TestStrangersAreRewritten(t *testing.T) {
 		{"recorded for the other backend", []*hostport.Attachment{a}, []*hostport.Attachment{with(a, onNftables)}, "nftables"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, _ := planAdopt(tc.records, tc.found, here, lives("a", "b"))
+			p, _ := planAdopt(tc.records, tc.found, nil, here, lives("a", "b"))
 			if got := strings.Join(p.strange, " "); got != tc.want {
 				t.Errorf("rewrites %q, want %q", got, tc.want)
 			}
@@ -325,9 +325,8 @@ func TestDeletedStaysDeleted(t *testing.T) {
 		{"not in the interrupted change", []*hostport.Attachment{pod("db", "10.0.0.3/24", 81)}, nil, "web"},
 		{"no change was interrupted", nil, nil, "web"},
 	} {
-		at := origin{here.boot, here.state, tc.changed}
 		found := with(web, func(*hostport.Attachment) {})
-		if p, _ := planAdopt(tc.records, []*hostport.Attachment{found}, at, lives("web")); ids(p.add) != tc.add || len(p.remove) > 0 {
+		if p, _ := planAdopt(tc.records, []*hostport.Attachment{found}, tc.changed, here, lives("web")); ids(p.add) != tc.add || len(p.remove) > 0 {
 			t.Errorf("%s: adds %q, removes %q, want %q added", tc.name, ids(p.add), ids(p.remove), tc.add)
 		}
 	}

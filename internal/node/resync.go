@@ -173,7 +173,7 @@ func (s *session) adopt(found []*hostport.Attachment) error {
 			return err
 		}
 		var refused []*ConflictError
-		p, refused = planAdopt(records, found, origin{s.boot, s.id, s.pending.Changed}, s.dead)
+		p, refused = planAdopt(records, found, s.pending.Changed, s.origin, s.dead)
 		for _, r := range refused {
 			s.Log.Warn("rules of an unknown attachment are removed: its port is held", "reason", r)
 		}

@@ -20,8 +20,7 @@ type session struct {
 	*Node
 	*state.Store
 	sight
-	boot    string        // the hash of the boot ID
-	id      string        // identifies the state file
+	origin
 	pending state.Pending // what is recorded as pending
 	closing []string      // the interfaces that no record needs any more
 }
@@ -57,7 +56,7 @@ func (n *Node) open(ctx context.Context, resync bool, fn func(*session) error) e
 	if st.Aside != "" {
 		n.Log.Warn("state file could not be read: moved aside, rebuilding it from the kernel", "aside", st.Aside)
 	}
-	s := &session{Node: n, Store: st, boot: hostport.BootHash(bootID)}
+	s := &session{Node: n, Store: st, origin: origin{boot: hostport.BootHash(bootID)}}
 	run := func() error {
 		if err := s.begin(); err != nil {
 			return err
@@ -90,7 +89,7 @@ func (s *session) begin() error {
 	}
 	var recorded string
 	err = s.Read(func(tx *state.Tx) error {
-		recorded, s.id = tx.Text(state.KeyView), tx.ID()
+		recorded, s.state = tx.Text(state.KeyView), tx.ID()
 		s.pending, err = tx.Pending()
 		return err
 	})

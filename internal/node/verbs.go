@@ -28,7 +28,7 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 			for _, l := range found {
 				all = append(all, l.String())
 			}
-			err = &ConflictError{KindListener, "a process on the node already listens: " + strings.Join(all, "; ")}
+			err = &ConflictError{KindListener, errors.New("a process on the node already listens: " + strings.Join(all, "; "))}
 		}
 	}
 	if err == nil {
@@ -52,7 +52,7 @@ func (n *Node) Listeners(mappings []hostport.Mapping) ([]listener.Listener, erro
 func (n *Node) addOne(ctx context.Context, want *hostport.Attachment) error {
 	want.LoopbackInterface = n.loopbackInterface(want)
 	return n.change(ctx, func(s *session) error {
-		want.Boot, want.State = s.boot, s.id
+		want.Boot, want.State = s.boot, s.state
 		err := s.add(ctx, want)
 		if errors.Is(err, backend.ErrNoGuard) && want.LoopbackInterface != "" {
 			s.Log.Warn("127.0.0.1 will not reach the pod: 127.0.0.0/8 cannot be guarded", "owner", want.Owner(), "reason", err)
