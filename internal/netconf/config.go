@@ -24,7 +24,6 @@ import (
 const (
 	DefaultDataDir     = "/run/hostport"
 	DefaultLockTimeout = 30 * time.Second
-	DefaultMarkMasqBit = 13
 )
 
 // Versions returns the supported versions of the CNI specification, the newest last.
@@ -71,7 +70,7 @@ func Parse(data []byte) (*Config, error) {
 	c := &Config{
 		DataDir:     DefaultDataDir,
 		LockTimeout: DefaultLockTimeout,
-		Options:     hostport.Options{SNAT: true, MarkMasqBit: DefaultMarkMasqBit},
+		Options:     hostport.Options{SNAT: true, MarkMasqBit: 13},
 	}
 	var r reader
 	if !r.decode("network configuration", data, &r.document) {

@@ -1,6 +1,7 @@
 package netconf
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,7 +47,10 @@ func (r *reader) decode(field string, raw json.RawMessage, to any) bool {
 		if wrong.Field != "" {
 			field += "." + wrong.Field
 		}
-		err = fmt.Errorf("want %s, got %s", wants(wrong.Type.Kind()), backend.OneLine(wrong.Value, 60))
+		words := map[reflect.Kind]string{
+			reflect.String: "a string", reflect.Bool: "true or false", reflect.Int: "a whole number", reflect.Slice: "a list",
+		}
+		err = fmt.Errorf("want %s, got %s", cmp.Or(words[wrong.Type.Kind()], "an object"), backend.OneLine(wrong.Value, 60))
 	}
 	if err != nil {
 		r.failf(field, "%v", err)
@@ -66,22 +70,6 @@ func decodeList[T any](r *reader, field string, raw json.RawMessage) (list []T) 
 		r.decode(fmt.Sprintf("%s[%d]", field, i), e, new(T))
 	}
 	return nil
-}
-
-// wants describes a type for people.
-func wants(k reflect.Kind) string {
-	switch k {
-	case reflect.String:
-		return "a string"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Int:
-		return "a whole number"
-	case reflect.Slice:
-		return "a list"
-	default:
-		return "an object"
-	}
 }
 
 func outside(n, lo, hi int) error {
