@@ -68,18 +68,11 @@ type search struct {
 	inhabited bool     // a process is in it
 }
 
-// ownMounts lists the mounts that the calling thread sees.
-const ownMounts = "/proc/thread-self/mountinfo"
-
-// patience is how often reading a process is retried: one that is executing a
-// program or exiting cannot be read for a moment (EACCES).
-const patience = 10
-
 // run looks for the namespace in the caller's mounts, then at the main threads of
 // all processes and in the mounts of their mount namespaces. It stops when it is
 // found. The error is one of those that remain after the last try.
 func (s *search) run() error {
-	if err := s.readMounts(ownMounts); err != nil {
+	if err := s.readMounts("thread-self"); err != nil {
 		return err
 	}
 	if len(s.mounts) > 0 {
@@ -94,6 +87,7 @@ func (s *search) run() error {
 		return err
 	}
 	seen := map[uint64]bool{view.Mount: true} // mount namespaces
+	// A process that is executing a program or exiting cannot be read for a moment (EACCES).
 	for round := 0; ; round++ {
 		var refused []os.DirEntry
 		for _, process := range processes {
@@ -106,11 +100,11 @@ func (s *search) run() error {
 		}
 		if len(refused) == 0 {
 			if s.inhabited {
-				return s.readMounts(ownMounts) // it may have been mounted there since
+				return s.readMounts("thread-self") // it may have been mounted there since
 			}
 			return nil
 		}
-		if round == patience {
+		if round == 10 {
 			return err
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -139,7 +133,7 @@ func (s *search) visit(pid string, seen map[uint64]bool) error {
 	mount, merr := stat("/proc/" + pid + "/ns/mnt")
 	s.inhabited = s.inhabited || network.Inode == s.inode
 	if err = cmp.Or(err, merr); err == nil && !seen[mount.Inode] {
-		err = s.readMounts("/proc/" + pid + "/mountinfo")
+		err = s.readMounts(pid)
 		seen[mount.Inode] = err == nil
 	}
 	// Init may be hidden even from root, by another user namespace or a security
@@ -150,8 +144,9 @@ func (s *search) visit(pid string, seen map[uint64]bool) error {
 	return err
 }
 
-func (s *search) readMounts(name string) error {
-	b, err := os.ReadFile(name)
+// readMounts reads the mounts that a process sees.
+func (s *search) readMounts(process string) error {
+	b, err := os.ReadFile("/proc/" + process + "/mountinfo")
 	s.mounts = append(s.mounts, mountPoints(b, s.inode)...)
 	return err
 }
