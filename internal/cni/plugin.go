@@ -63,9 +63,8 @@ type call struct {
 	aside sync.WaitGroup
 }
 
-// verb returns the function that skel calls for a verb: it reads the
-// configuration, runs fn, writes the log line and gives an error its code. Only
-// DEL continues with a wrong configuration: the record says what to delete.
+// verb returns the function that skel calls for a verb. Only DEL continues with a wrong
+// configuration: the record says what to delete.
 func (c *call) verb(name string, fn func(context.Context, *call) error) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		config, err := netconf.Parse(args.StdinData)

@@ -125,9 +125,8 @@ func Other(err error) bool {
 	return errors.As(err, new(*state.OtherError)) || errors.Is(err, state.ErrDamaged)
 }
 
-// Concerned returns the name of the backend whose rules a change of nf_tables may
-// have touched, "" for neither. The change was in a family (NFPROTO_*), a table
-// and a chain, which is "" if something else changed.
+// Concerned returns the name of the backend whose rules a change of nf_tables may have
+// touched, "" for neither. family is NFPROTO_*; chain is "" if none was changed.
 func Concerned(family uint8, table, chain string) string {
 	switch {
 	case nftables.Concerned(family, table):
@@ -139,13 +138,11 @@ func Concerned(family uint8, table, chain string) string {
 	}
 }
 
-// OfAdd reports whether a change of nf_tables that removes nothing and creates
-// this chain is an ADD's.
+// OfAdd is iptables.OfAdd.
 func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
 
-// LegacyDigest hashes the tables of iptables-legacy that may hold our rules,
-// without counters. It starts no process, takes no lock, loads no table, and
-// returns 0 if no table is loaded. Only digests of the same seed can be compared.
+// LegacyDigest is iptables.LegacyDigest. It starts no process, takes no lock and loads no
+// table.
 func LegacyDigest(seed maphash.Seed) (uint64, error) { return iptables.LegacyDigest(seed) }
 
 // Written returns when a record was last written, the zero Time on a node without state.
