@@ -42,10 +42,20 @@ func Main(build string) int {
 		GC:     c.verb("GC", gc),
 		Status: c.verb("STATUS", status),
 	}, version.PluginSupports(versions...), "CNI hostport plugin "+build)
-	if err != nil {
-		return c.fail(err)
+	if err == nil {
+		return 0
 	}
-	return 0
+	const most = 8 << 10 // what logs and events can hold
+	// Some errors quote container IDs and network names unescaped.
+	err.Msg, err.Details = backend.OneLine(err.Msg, most), backend.OneLine(err.Details, most)
+	object, _ := json.MarshalIndent(struct { // of text and a number, which cannot fail
+		CNIVersion string `json:"cniVersion"`
+		*types.Error
+	}{c.config.CNIVersion, err}, "", "    ")
+	if _, err := fmt.Fprintf(c.stdout, "%s\n", object); err != nil {
+		_, _ = fmt.Fprintln(c.stderr, err)
+	}
+	return 1
 }
 
 // call is one invocation: a process serves one verb.
@@ -84,21 +94,6 @@ func (c *call) verb(name string, fn func(context.Context, *call) error) func(*sk
 
 func (c *call) key() hostport.Key {
 	return hostport.Key{ContainerID: c.args.ContainerID, IfName: c.args.IfName}
-}
-
-// fail prints a CNI error object and returns the exit status. Some errors quote
-// container IDs and network names unescaped.
-func (c *call) fail(e *types.Error) int {
-	const most = 8 << 10 // what logs and events can hold
-	e.Msg, e.Details = backend.OneLine(e.Msg, most), backend.OneLine(e.Details, most)
-	object, _ := json.MarshalIndent(struct { // of text and a number, which cannot fail
-		CNIVersion string `json:"cniVersion"`
-		*types.Error
-	}{c.config.CNIVersion, e}, "", "    ")
-	if _, err := fmt.Fprintf(c.stdout, "%s\n", object); err != nil {
-		_, _ = fmt.Fprintln(c.stderr, err)
-	}
-	return 1
 }
 
 // logger returns a logger for the configured file, or for warnings on standard
