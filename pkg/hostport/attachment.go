@@ -91,15 +91,13 @@ type Attachment struct {
 	Mappings  []Mapping      `json:"mappings"`
 	Backend   string         `json:"backend"`
 	Options   Options        `json:"options"`
-	// LoopbackInterface is the node's interface that leads to the pod, if
-	// 127.0.0.1 on the node must reach it (route_localnet); else "".
+	// LoopbackInterface is the node's interface towards a pod that 127.0.0.1 must reach, or "".
 	LoopbackInterface string `json:"loopbackInterface,omitempty"`
-	// Boot is a short hash of the ID of the boot in which the attachment was
-	// added (see BootHash); "" if read back from rules of layout 1.
-	Boot string `json:"boot,omitempty"`
-	// State identifies the state file in which the attachment is recorded, six
-	// hexadecimal digits; "" if read back from rules of layout 1. An owner whose
-	// rules name this state but that has no record in it was deleted.
+	// Boot is the BootHash of the boot in which the attachment was added, and State, six
+	// hexadecimal digits, the state file in which it is recorded. Both are "" if read back
+	// from rules of layout 1. An owner whose rules name a state that has no record of it
+	// was deleted.
+	Boot  string `json:"boot,omitempty"`
 	State string `json:"state,omitempty"`
 	// AddedAt is the time of the ADD, the zero Time for an attachment that was
 	// read back from the kernel.
