@@ -30,5 +30,5 @@ func TestGrow(t *testing.T) {
 //go:noinline
 func deep() {
 	var frame [100 << 10]byte
-	fill(frame[:])
+	use(frame[:])
 }
