@@ -82,8 +82,8 @@ func paired(t *testing.T, c cell, before, now *twin) (ratios, b, n []float64) {
 func cells() []cell {
 	// One call scatters by a fifth: a DEL waits for one grace period of the kernel or two.
 	const short, long = 192, 64
-	verb := func(rounds int, name, verb string, of func(n *twin) call) cell {
-		return cell{name, rounds, func(t *testing.T, n *twin) float64 {
+	verb := func(name, verb string, of func(n *twin) call) cell {
+		return cell{name, short, func(t *testing.T, n *twin) float64 {
 			t.Helper()
 			c := of(n)
 			if verb == "DEL" {
@@ -98,8 +98,8 @@ func cells() []cell {
 	bare := func(n *twin) call { return n.bare }
 	one := func(n *twin) call { return n.one }
 	large := func(n *twin) call { return n.large }
-	again := func(rounds int, name string, of func(n *twin) call) cell { // as after a restart of the runtime
-		return cell{name, rounds, func(t *testing.T, n *twin) float64 {
+	again := func(name string, of func(n *twin) call) cell { // as after a restart of the runtime
+		return cell{name, long, func(t *testing.T, n *twin) float64 {
 			t.Helper()
 			c := of(n)
 			c.verb(t, "ADD")
@@ -128,10 +128,10 @@ func cells() []cell {
 		}}
 	}
 	return []cell{
-		verb(short, "ADD without mappings", "ADD", bare), verb(short, "DEL without mappings", "DEL", bare),
-		verb(short, "ADD", "ADD", one), verb(short, "DEL", "DEL", one),
-		verb(short, "ADD of 500 mappings", "ADD", large), verb(short, "DEL of 500 mappings", "DEL", large),
-		again(long, "second ADD", one), again(long, "second ADD of 500 mappings", large),
+		verb("ADD without mappings", "ADD", bare), verb("DEL without mappings", "DEL", bare),
+		verb("ADD", "ADD", one), verb("DEL", "DEL", one),
+		verb("ADD of 500 mappings", "ADD", large), verb("DEL of 500 mappings", "DEL", large),
+		again("second ADD", one), again("second ADD of 500 mappings", large),
 		crowd("ADD"), crowd("DEL"),
 		connection("tcp"), connection("udp"),
 	}
