@@ -73,7 +73,7 @@ func appendJSON(b []byte, v any) []byte {
 func (m Mapping) appendJSON(b []byte) []byte {
 	b = append(b, '{')
 	if m.HostIP.IsValid() {
-		b = append(m.HostIP.AppendTo(append(b, `"hostIP":"`...)), `",`...)
+		b = append(appendJSON(append(b, `"hostIP":`...), m.HostIP.String()), ',')
 	}
 	b = strconv.AppendUint(append(b, `"hostPort":`...), uint64(m.HostPort), 10)
 	b = strconv.AppendUint(append(b, `,"containerPort":`...), uint64(m.ContainerPort), 10)

@@ -1,6 +1,7 @@
 package hostport_test
 
 import (
+	"encoding"
 	"encoding/json"
 	"net/netip"
 	"reflect"
@@ -15,25 +16,53 @@ import (
 // Records of earlier versions have the fields, the order and the escapes of encoding/json,
 // and the fingerprints in the kernel are hashes of them.
 func TestAppendJSON(t *testing.T) {
-	strange := "a\"\\/<&>\u2028\x00\xff\u00e9"
 	samples := []*hostport.Attachment{
-		{},
 		{Addresses: []netip.Prefix{}, Mappings: []hostport.Mapping{}, Options: hostport.Options{ConditionsV4: []string{}}},
 		{Addresses: make([]netip.Prefix, 2), Mappings: make([]hostport.Mapping, 2)},
 		{Options: hostport.Options{MarkMasqBit: -1}, AddedAt: time.Date(2026, 1, 2, 3, 4, 5, 678, time.FixedZone("", 3600))},
 		mapped("a", 80, "10.0.0.2/24", "::ffff:10.0.0.3/112", "fd00::3/64"),
 	}
-	full := new(hostport.Attachment)
-	fill(t, reflect.ValueOf(full).Elem(), strange)
-	samples = append(samples, full)
-	for i := range reflect.TypeFor[hostport.Attachment]().NumField() { // each field alone
-		one := new(hostport.Attachment)
-		fill(t, reflect.ValueOf(one).Elem().Field(i), strange)
-		samples = append(samples, one)
+	for _, text := range []string{"plain", "\"", "\\", "/", "<", ">", "&", "\x00", "\x1f", "\x7f", "\u00e9", "\u2028", "\xff"} {
+		samples = append(samples, filled[hostport.Attachment](t, text))
+	}
+	for _, at := range leaves(reflect.TypeFor[hostport.Attachment]()) {
+		alone, missing := new(hostport.Attachment), filled[hostport.Attachment](t, "plain")
+		fill(t, reflect.ValueOf(alone).Elem().FieldByIndex(at), "plain")
+		reflect.ValueOf(missing).Elem().FieldByIndex(at).SetZero()
+		samples = append(samples, alone, missing)
+	}
+	for _, at := range leaves(reflect.TypeFor[hostport.Mapping]()) {
+		alone, missing := hostport.Mapping{}, filled[hostport.Mapping](t, "plain")
+		fill(t, reflect.ValueOf(&alone).Elem().FieldByIndex(at), "plain")
+		reflect.ValueOf(missing).Elem().FieldByIndex(at).SetZero()
+		samples = append(samples, &hostport.Attachment{Mappings: []hostport.Mapping{alone, *missing}})
 	}
 	for _, a := range samples {
 		same(t, a, a.AppendJSON([]byte("before")))
 	}
+}
+
+// leaves returns the indexes of the fields in a struct that are not structs themselves, for
+// reflect.Value.FieldByIndex.
+func leaves(s reflect.Type) (all [][]int) {
+	for i := range s.NumField() {
+		f := s.Field(i).Type
+		if f.Kind() != reflect.Struct || f.Implements(reflect.TypeFor[encoding.TextMarshaler]()) {
+			all = append(all, []int{i})
+			continue
+		}
+		for _, below := range leaves(f) {
+			all = append(all, append([]int{i}, below...))
+		}
+	}
+	return all
+}
+
+func filled[T any](t *testing.T, text string) *T {
+	t.Helper()
+	v := new(T)
+	fill(t, reflect.ValueOf(v).Elem(), text)
+	return v
 }
 
 func same(t *testing.T, v any, got []byte) {
