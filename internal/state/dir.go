@@ -60,8 +60,9 @@ func Mentions(dir, containerID string) bool {
 	for kept := 0; ; { // bytes of the read before, which may have ended within the ID
 		n, err := unix.Read(fd, b[kept:])
 		if n <= 0 {
-			return err != nil
+			return err != nil || fi.Size > 0 // it was cut meanwhile, as by cp
 		}
+		fi.Size -= int64(n)
 		n += kept
 		if bytes.Contains(b[:n], id) {
 			return true
