@@ -170,17 +170,22 @@ func holders(proc string) map[string]process {
 	out := make(map[string]process)
 	dirs, _ := filepath.Glob(filepath.Join(proc, "[0-9]*"))
 	for _, dir := range dirs {
-		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
-		if err != nil {
-			continue
-		}
-		by := process{command: strings.TrimSuffix(string(comm), "\n")}
-		by.pid, _ = strconv.Atoi(filepath.Base(dir))
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		var sockets []string
 		fds, _ := filepath.Glob(filepath.Join(dir, "fd/*"))
 		for _, fd := range fds {
 			link, _ := os.Readlink(fd)
-			if other, known := out[link]; strings.HasPrefix(link, "socket:") && (!known || by.pid < other.pid) {
-				out[link] = by
+			if other, known := out[link]; strings.HasPrefix(link, "socket:") && (!known || pid < other.pid) {
+				sockets = append(sockets, link)
+			}
+		}
+		if len(sockets) == 0 {
+			continue
+		}
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		if command := strings.TrimSuffix(string(comm), "\n"); command != "" {
+			for _, link := range sockets {
+				out[link] = process{pid, command}
 			}
 		}
 	}
