@@ -43,8 +43,9 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, fp ho
 	return "", found.All(backend.Iptables), err
 }
 
-// rewrite makes one family hold these rules, and adds the owners of the rules that were
-// there to found. Attachments whose conditions the kernel refuses are left out.
+// rewrite makes one family hold these rules, and adds the owners of the rules that
+// were there to found. Attachments whose conditions the kernel refuses, because they
+// name something that is gone, are left out.
 func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted, found backend.Recovered) error {
 	err := b.write(ctx, v, want, found)
 	if !refused(err) {

@@ -27,7 +27,7 @@ import (
 func Interface(pod netip.Addr) (string, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE) // both on one socket
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("look up route to pod %s: %w", pod, err)
 	}
 	defer h.Close()
 	routes, err := h.RouteGet(pod.AsSlice())
