@@ -14,14 +14,14 @@ import (
 	"github.com/hostport-cni/hostport/test/world"
 )
 
-// past are commits before which the rules or the state had another form: the
-// last with 256 ports in a chain, the last that stored the names of chains, and
-// the last of the layouts 2 and 3; and the last whose records encoding/json wrote.
+// past are the last commit with 256 ports in a chain, the last that stored the names
+// of chains, the last of the layouts 2 and 3, and the last whose records encoding/json
+// wrote, which has this version's layout.
 var past = []string{"c97ecc5", "bada6ac", "c7ca5b6", layout3, layout4}
 
 const (
 	layout3 = "9ebd5f9" // wrote the rules of layout 4 on nftables
-	layout4 = "be2bba5" // has this version's layout
+	layout4 = "be2bba5"
 )
 
 // next is the name of the plugin of another layout.
