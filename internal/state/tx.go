@@ -211,15 +211,9 @@ func (t *Tx) SetPending(p *Pending) error {
 	slices.Sort(p.Backends)
 	p.Backends = slices.Compact(p.Backends)
 	names, _ := json.Marshal(p.Backends) // cannot fail
-	b := append(append([]byte(`{"backends":`), names...), `,"changed":[`...)
-	for i, a := range p.Changed {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = a.AppendJSON(b)
-	}
-	b = append(b, "]}"...)
-	return t.tx.Bucket(bucketMeta).Put([]byte(keyPending), seal(b))
+	b := append(append([]byte(`{"backends":`), names...), `,"changed":`...)
+	b = hostport.AppendList(b, p.Changed, (*hostport.Attachment).AppendJSON)
+	return t.tx.Bucket(bucketMeta).Put([]byte(keyPending), seal(append(b, '}')))
 }
 
 // Opened reports whether we set route_localnet on the interface.

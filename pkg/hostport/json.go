@@ -34,6 +34,21 @@ func (a *Attachment) AppendJSON(b []byte) []byte {
 	})
 }
 
+// AppendList appends to b a JSON list of what appendTo appends for each element.
+func AppendList[T any](b []byte, all []T, appendTo func(T, []byte) []byte) []byte {
+	if all == nil {
+		return append(b, "null"...)
+	}
+	b = append(b, '[')
+	for i, v := range all {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendTo(v, b)
+	}
+	return append(b, ']')
+}
+
 // object is a JSON object with its members in order.
 type object []struct {
 	name  string
@@ -54,13 +69,7 @@ func appendJSON(b []byte, v any) []byte {
 		}
 		return append(b, '}')
 	case []Mapping:
-		if len(v) > 0 {
-			next := byte('[')
-			for _, m := range v {
-				b, next = m.appendJSON(append(b, next)), ','
-			}
-			return append(b, ']')
-		}
+		return AppendList(b, v, Mapping.appendJSON)
 	case string:
 		if strings.IndexFunc(v, escaped) < 0 {
 			return append(append(append(b, '"'), v...), '"')

@@ -38,7 +38,13 @@ func TestAppendJSON(t *testing.T) {
 		samples = append(samples, &hostport.Attachment{Mappings: []hostport.Mapping{alone, *missing}})
 	}
 	for _, a := range samples {
-		same(t, a, a.AppendJSON([]byte("before")))
+		want, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff("before"+string(want), string(a.AppendJSON([]byte("before")))); diff != "" {
+			t.Errorf("%+v: not what encoding/json writes (-want +got):\n%s", a, diff)
+		}
 	}
 }
 
@@ -65,23 +71,12 @@ func filled[T any](t *testing.T, text string) *T {
 	return v
 }
 
-func same(t *testing.T, v any, got []byte) {
-	t.Helper()
-	want, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff("before"+string(want), string(got)); diff != "" {
-		t.Errorf("%+v: not what encoding/json writes (-want +got):\n%s", v, diff)
-	}
-}
-
 // fill gives each field in v, down to the last one, a value that is not zero.
 func fill(t *testing.T, v reflect.Value, text string) {
 	t.Helper()
 	switch x := v.Addr().Interface().(type) {
 	case *netip.Addr:
-		*x = netip.MustParseAddr("fe80::1%" + "eth0")
+		*x = netip.MustParseAddr("fe80::1%eth0")
 		return
 	case *netip.Prefix:
 		*x = netip.MustParsePrefix("10.0.0.2/24")
