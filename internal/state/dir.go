@@ -57,12 +57,13 @@ func Mentions(dir, containerID string) bool {
 	id := []byte(containerID)
 	id = id[max(0, len(id)-32):] // bytes.Contains takes three times as long for more than 63
 	var b [16 << 10]byte
+	left := fi.Size
 	for kept := 0; ; { // bytes of the read before, which may have ended within the ID
 		n, err := unix.Read(fd, b[kept:])
 		if n <= 0 {
-			return err != nil || fi.Size > 0 // it was cut meanwhile, as by cp
+			return err != nil || left > 0 // it was cut meanwhile, as by cp
 		}
-		fi.Size -= int64(n)
+		left -= int64(n)
 		n += kept
 		if bytes.Contains(b[:n], id) {
 			return true
