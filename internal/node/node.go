@@ -138,11 +138,13 @@ func Concerned(family uint8, table, chain string) string {
 	}
 }
 
-// OfAdd is iptables.OfAdd.
+// OfAdd reports whether a change of nf_tables that removes nothing and creates
+// this chain is an ADD's.
 func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
 
-// LegacyDigest is iptables.LegacyDigest. It starts no process, takes no lock and loads no
-// table.
+// LegacyDigest hashes the tables of iptables-legacy that may hold our rules,
+// without counters. It starts no process, takes no lock, loads no table, and
+// returns 0 if no table is loaded. Only digests of the same seed can be compared.
 func LegacyDigest(seed maphash.Seed) (uint64, error) { return iptables.LegacyDigest(seed) }
 
 // Written returns when a record was last written, the zero Time on a node without state.
