@@ -280,11 +280,13 @@ func TestFirstCallRewrites(t *testing.T) {
 					if now := n.w.State()["meta/rewritten"]; now != long {
 						n.Errorf("the rules were rewritten at %q", now)
 					}
-				} else if cmp.Equal(rules, n.w.Ruleset()) && !(n.earlier == layout3 && n.w.Backend == world.NFTables) {
-					n.Errorf("the rules are those of the earlier version")
-				}
-				if !n.sameLayout && layout == n.w.State()["meta/layout"] {
-					n.Errorf("the state is that of the earlier version, of layout %q", layout)
+				} else {
+					if cmp.Equal(rules, n.w.Ruleset()) && !(n.earlier == layout3 && n.w.Backend == world.NFTables) {
+						n.Errorf("the rules are those of the earlier version")
+					}
+					if layout == n.w.State()["meta/layout"] {
+						n.Errorf("the state is that of the earlier version, of layout %q", layout)
+					}
 				}
 				n.serves(live...)
 				// Nothing is left to do for the next call.
