@@ -208,22 +208,29 @@ func TestIPv6ToolsAreNotNeededWithoutIPv6(t *testing.T) {
 	})
 }
 
-func TestXtablesLock(t *testing.T) {
-	w := newWorld(t, "legacy") // the nf_tables variant has none
-	w.b.Wait = time.Second
+// holdXtablesLock does what a program does that changes rules of the legacy variant.
+func holdXtablesLock(t *testing.T) (unlock func()) {
+	t.Helper()
 	lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = lock.Close() }()
+	t.Cleanup(func() { _ = lock.Close() })
 	fd := int(lock.Fd()) // not asked for in a timer, beside Close
 	if err := syscall.Flock(fd, syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
+	return func() { _ = syscall.Flock(fd, syscall.LOCK_UN) }
+}
+
+func TestXtablesLock(t *testing.T) {
+	w := newWorld(t, "legacy") // the nf_tables variant has none
+	w.b.Wait = time.Second
+	unlock := holdXtablesLock(t)
 	n := &node{b: w.b}
 	a := attachment("a", maps("8080:80"))
 	start := time.Now()
-	_, err = w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
+	_, err := w.b.Apply(t.Context(), n.change(nil, []*hostport.Attachment{a}))
 	if !errors.Is(err, backend.ErrBusy) || !strings.Contains(err.Error(), "waited 1s") {
 		t.Errorf("Apply: %v", err)
 	}
@@ -231,8 +238,8 @@ func TestXtablesLock(t *testing.T) {
 		t.Errorf("Apply waited %s: once is enough", took)
 	}
 	w.b.Wait = 20 * time.Second
-	unlock := time.AfterFunc(time.Second, func() { _ = syscall.Flock(fd, syscall.LOCK_UN) })
-	defer unlock.Stop()
+	timer := time.AfterFunc(time.Second, unlock)
+	defer timer.Stop()
 	n.add(t, a)
 }
 

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -36,6 +37,8 @@ func (b *Backend) restore(ctx context.Context, tool, text string, wait time.Dura
 	// The nf_tables variant ignores --wait: there the kernel serialises.
 	_, err := b.Run(ctx, tool, text, "--noflush", "--wait", strconv.Itoa(max(1, int(wait/time.Second))))
 	switch {
+	case errors.Is(err, backend.ErrBusy):
+		return fmt.Errorf("%w: waited %s", err, wait)
 	case !refused(err):
 		return err
 	case names(err, rawTable+"'"):
@@ -104,7 +107,7 @@ func (b *Backend) Run(ctx context.Context, tool, stdin string, args ...string) (
 	case ctx.Err() != nil:
 		err = fmt.Errorf("killed: %w", context.Cause(ctx))
 	case strings.Contains(complaint, "holding the xtables lock"):
-		err = fmt.Errorf("%w: waited %s", backend.ErrBusy, b.Wait)
+		err = backend.ErrBusy
 	case complaint != "":
 		err = fmt.Errorf("%w: %s", err, complaint)
 	}

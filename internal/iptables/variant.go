@@ -120,7 +120,7 @@ func (b *Backend) inBoth(ctx context.Context, f hostport.Family) bool {
 		if err == nil {
 			err = b.restore(ctx, v.restore(), "*nat\nCOMMIT\n", time.Second)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, backend.ErrBusy) {
 			b.Log.Warn("both variants of iptables hold rules of host ports, and the tools of one fail", "variant", v.name, "reason", err)
 			return false
 		}

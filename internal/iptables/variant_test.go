@@ -56,6 +56,33 @@ func TestVariantChanges(t *testing.T) {
 	})
 }
 
+// TestRulesInBothVariants: an administrator copied them. That another program holds the
+// xtables lock says nothing about the tools.
+func TestRulesInBothVariants(t *testing.T) {
+	w := newWorld(t, "nft")
+	for _, v := range variants {
+		w.installVariant(v)
+	}
+	(&node{b: w.b}).add(t, attachment("a", maps("8080:80")))
+	both := func() bool { return w.b.inBoth(t.Context(), hostport.IPv4) }
+	if both() {
+		t.Error("rules are in one variant")
+	}
+	w.run(w.saved(hostport.IPv4)+"\n", "iptables-legacy-restore")
+	if !both() {
+		t.Error("rules are in both variants")
+	}
+	unlock := holdXtablesLock(t)
+	if !both() {
+		t.Error("rules are in both variants, beside a lock")
+	}
+	unlock()
+	w.stub("iptables-legacy-restore", "exit 1")
+	if both() {
+		t.Error("the tools of one variant fail")
+	}
+}
+
 // TestVariantWithoutTools: what cannot be removed is told once.
 func TestVariantWithoutTools(t *testing.T) {
 	eachVariant(t, func(t *testing.T, w *world) {
