@@ -201,12 +201,12 @@ func TestHeal(t *testing.T) {
 				w.nft(line)
 			}
 			n.add(pod(9))
-			got := w.ruleset()
+			got := w.unordered()
 
 			clean := newWorld(t)
 			m := &node{t: t, backend: new(Backend)}
 			m.add(pod(1), pod(2), pod(9))
-			if diff := cmp.Diff(clean.ruleset(), got); diff != "" {
+			if diff := cmp.Diff(clean.unordered(), got); diff != "" {
 				t.Errorf("healed ruleset (-want +got):\n%s", diff)
 			}
 		})
@@ -257,6 +257,69 @@ func TestListingLoads(t *testing.T) {
 	}
 	if diff := cmp.Diff(netns.NFTText(saved), w.ruleset()); diff != "" {
 		t.Errorf("listing after loading it (-saved +loaded):\n%s", diff)
+	}
+}
+
+// What is right already serves during a rewrite: it is not written again.
+func TestRewriteWritesWhatDiffers(t *testing.T) {
+	const none, some = "packets 0 bytes 0", "packets 7 bytes 7"
+	w := newWorld(t)
+	n := &node{t: t, backend: new(Backend)}
+	n.add(pod(1), pod(2), pod(3))
+	listing := w.nft("list table inet hostport")
+	w.nft("flush ruleset")
+	w.load(strings.ReplaceAll(listing, none, some))
+	kept := strings.Count(listing, none)
+	for _, damage := range []struct {
+		line     string
+		rewrites int // elements
+	}{
+		{"add chain inet hostport mine { type nat hook prerouting priority -96 ; }", 0},
+		{"add chain inet hostport mine ; add chain inet hostport another ; add rule inet hostport mine jump another", 0},
+		{"add set inet hostport mine { type inet_service ; }", 0},
+		{"insert rule inet hostport postrouting tcp dport { 80, 443 } accept", 0},
+		{"flush table inet hostport", 0},
+		{"flush chain inet hostport unmapped", 0},
+		{"delete chain inet hostport guard", 0},
+		{"add element inet hostport v4 { tcp . 9 : 10.9.9.9 . 80 }", 0},
+		{"flush map inet hostport cond4", 0},
+		{"delete element inet hostport v4 { tcp . 8001 }", 1},
+		{"delete element inet hostport v6 { tcp . 8001 } ; add element inet hostport v6 { tcp . 8001 : fd00::9 . 80 }", 1},
+	} {
+		w.nft(damage.line)
+		n.rewrite()
+		n.wantClean()
+		kept -= damage.rewrites
+		if got := strings.Count(w.nft("list table inet hostport"), some); got != kept {
+			t.Errorf("%s: %d elements were kept, want %d", damage.line, got, kept)
+		}
+	}
+}
+
+// Where the kernel cannot change what differs, the table is replaced.
+func TestRewriteReplacesWhatCannotChange(t *testing.T) {
+	for name, lines := range map[string][]string{
+		"map of another type":    {"delete table inet hostport", "add table inet hostport", "add map inet hostport v4 { type mark : mark ; }"},
+		"map without counters":   {"delete table inet hostport", "add table inet hostport", "add map inet hostport v4 { type inet_proto . inet_service : ipv4_addr . inet_service ; }"},
+		"chain at another hook":  {"delete chain inet hostport guard", "add chain inet hostport guard { type filter hook input priority raw ; }"},
+		"chain at no hook":       {"delete chain inet hostport guard", "add chain inet hostport guard"},
+		"chain that drops":       {"add chain inet hostport guard { policy drop ; }"},
+		"table that is not used": {"add table inet hostport { flags dormant ; }"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			n := &node{t: t, backend: new(Backend)}
+			n.add(pod(1), pod(2))
+			want := w.unordered()
+			for _, line := range lines {
+				w.nft(line)
+			}
+			n.rewrite()
+			n.wantClean()
+			if diff := cmp.Diff(want, w.unordered()); diff != "" {
+				t.Errorf("table (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -58,14 +58,15 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		return "", b.reason(ctx, err, d.creates(), backend.ErrDrift)
 	}
 	if d.creates() {
-		s.table, err = b.tableHandle(ctx)
+		s.handles, err = b.handles(ctx)
 	}
 	return s.String(), err
 }
 
-// Rewrite replaces the table in one transaction. A table that is right already is kept,
-// with its counters. If an attachment's conditions cannot be parsed, its ports are closed
-// to all clients. The table is for both families, so except must be empty.
+// Rewrite writes what differs: what is right already is kept, with its counters, and serves
+// meanwhile. It replaces the whole table if the rest cannot be changed, or not be read. If
+// an attachment's conditions cannot be parsed, its ports are closed to all clients. The
+// table is for both families, so except must be empty.
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint, except ...hostport.Family) (_ string, was []*hostport.Attachment, err error) {
 	if len(except) > 0 {
 		return "", nil, fmt.Errorf("rewrite table %s: it cannot be left as it is for %s alone", tableName, except[0])
@@ -75,22 +76,31 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	}
 	var s seen
 	want := contents(nil, all)
-	replace := delta{gone: []object{table{}}, come: want}.write
-	for n := range 3 { // another program may commit between the read and the write, or all the time
+	const last = 3
+	for n := range last + 1 { // another program may commit between the read and the write, or all the time
+		written := s.generation
 		s.generation = b.generation()
 		have, unread := b.read(ctx, nil)
-		was = append(was, ownersIn(have)...)
-		if err = nil; unread == nil && len(compare(have, want, func(object) bool { return true })) == 0 {
+		if s.generation == 0 || s.generation != written { // these rules are not ours of the last round
+			was = append(was, ownersIn(have)...)
+		}
+		d, more := difference(have, want).first()
+		if err = nil; unread == nil && !d.writes() {
 			break
 		}
-		if s.generation, err = b.commit(ctx, replace, s.generation, n == 2); !nfnetlink.Transient(err) {
+		whole := unread != nil || n == last
+		if whole {
+			d, more = delta{gone: []object{table{}}, come: want}, false
+		}
+		s.generation, err = b.commit(ctx, d.write, s.generation, n == last)
+		if err == nil && !more || whole && !nfnetlink.Transient(err) {
 			break
 		}
 	}
 	if err != nil {
 		return "", was, fmt.Errorf("rewrite table %s: %w", tableName, b.reason(ctx, err, true, nil))
 	}
-	s.table, err = b.tableHandle(ctx)
+	s.handles, err = b.handles(ctx)
 	return s.String(), was, err
 }
 

@@ -53,6 +53,12 @@ func newDelta(c backend.Change, ask bool) (delta, error) {
 	if reshape && !last {
 		after = slices.Concat(base(will), after)
 	}
+	return difference(before, after), nil
+}
+
+// difference returns what turns one list of objects into another: the whole table, if one
+// differs in what the kernel cannot change.
+func difference(before, after []object) delta {
 	gone, come, both := pair(before, after)
 	d := delta{before: before, gone: gone, come: come}
 	for _, x := range both {
@@ -62,11 +68,45 @@ func newDelta(c backend.Change, ask bool) (delta, error) {
 			d.kept = append(d.kept, x[1])
 		case isElement:
 			d.gone, d.come = append(d.gone, x[0]), append(d.come, x[1])
+		case !same && !sameHook(x[0], x[1]):
+			return delta{before: before, gone: []object{table{}}, come: after}
 		case !same:
 			d.come = append(d.come, x[1])
 		}
 	}
-	return d, nil
+	return d
+}
+
+// first returns what of a change to write first, and whether there is more to delete in
+// another transaction after it. A packet that is being evaluated while a transaction
+// commits follows the earlier rules to their end, but finds the sets as they are after it
+// (nft_do_chain and nft_genmask_cur of Linux). So chains and sets are deleted only when
+// the rules that use them are gone.
+func (d delta) first() (first delta, more bool) {
+	if slices.ContainsFunc(d.gone, is[table]) {
+		return d, false
+	}
+	going := make(map[string]bool)
+	for _, s := range only[set](d.gone) {
+		going[s.name] = true
+	}
+	first, rest := delta{come: d.come}, delta{}
+	for _, o := range d.gone {
+		if e, ok := o.(element); ok && !going[e.set] {
+			first.gone = append(first.gone, o)
+		} else {
+			rest.gone = append(rest.gone, o)
+		}
+	}
+	if !first.writes() {
+		return rest, false
+	}
+	// The rule of this chain gets another handle: see seen.
+	mark := unmapped()
+	if !slices.ContainsFunc(d.come, func(o object) bool { return o.id() == mark.id() }) {
+		first.come = append(first.come, mark)
+	}
+	return first, rest.writes()
 }
 
 // creates reports whether the change creates the table.
@@ -87,13 +127,17 @@ func (d delta) write(b *batch) {
 		d.gone = nil
 	}
 	b.eachSet(d.gone, b.conn.SetDeleteElements)
-	for _, c := range only[chain](d.gone) {
-		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: c.name})
-	}
 	// Kept elements are written again: that costs nothing if they exist, and
 	// restores what another program deleted.
 	b.add(slices.Concat(d.come, d.kept))
-	for _, s := range only[set](d.gone) { // no longer referenced
+	// Chains and sets are no longer referenced, except by other chains that go.
+	for _, c := range only[chain](d.gone) {
+		b.conn.FlushChain(&nftables.Chain{Table: b.table, Name: c.name})
+	}
+	for _, c := range only[chain](d.gone) {
+		b.conn.DelChain(&nftables.Chain{Table: b.table, Name: c.name})
+	}
+	for _, s := range only[set](d.gone) {
 		b.conn.DelSet(&nftables.Set{Table: b.table, Name: s.name})
 	}
 }

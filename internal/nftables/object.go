@@ -3,6 +3,7 @@ package nftables
 import (
 	"fmt"
 	"reflect"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -62,7 +63,9 @@ func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
 }
 
 type table struct {
-	handle string // "" if unknown; the kernel never reuses one (see seen)
+	// handles identify the table and its last rewrite, see seen. Of the wanted table they may
+	// be the first one alone, or "" if they are unknown.
+	handles string
 	// flags are the kernel's table flags. Ours has none: the rules of a dormant table
 	// are not run.
 	flags uint32
@@ -76,8 +79,8 @@ func (t table) differs(have object) string {
 	switch h := have.(table); {
 	case h.flags != t.flags:
 		return fmt.Sprintf("%s has flags %#x, such as dormant", t, h.flags)
-	case t.handle != "" && h.handle != t.handle:
-		return fmt.Sprintf("%s was restored from a snapshot", t)
+	case !strings.HasPrefix(h.handles, t.handles):
+		return fmt.Sprintf("%s was restored from a snapshot, or rewritten from another state directory", t)
 	}
 	return ""
 }
@@ -120,6 +123,13 @@ type hook struct {
 	number   nftables.ChainHook
 	priority nftables.ChainPriority
 	policy   nftables.ChainPolicy
+}
+
+// sameHook reports whether both are chains that are attached alike.
+func sameHook(x, y object) bool {
+	c, isChain := x.(chain)
+	other, both := y.(chain)
+	return isChain && both && c.hook == other.hook
 }
 
 // rule is the expressions of one rule, with the comment that nft shows.

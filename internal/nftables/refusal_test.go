@@ -173,8 +173,8 @@ func TestEndedContext(t *testing.T) {
 
 func TestNoTable(t *testing.T) {
 	newWorld(t)
-	if got, err := new(Backend).tableHandle(t.Context()); err != nil || got != "" {
-		t.Errorf("tableHandle = %q, %v", got, err)
+	if got, err := new(Backend).handles(t.Context()); err != nil || got != "" {
+		t.Errorf("handles = %q, %v", got, err)
 	}
 }
 

@@ -113,9 +113,7 @@ func base(clients clientSets) []object {
 	return append(out,
 		hooked(chainGuard, nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, priorityRaw,
 			fromLoopbackNet(false), fromLoopbackNet(true)),
-		// The verdict ends this table's base chain, from any depth; other chains at the
-		// same hook still see the packet.
-		chain{name: chainUnmapped, rules: []rule{newRule(setLabel(labelUnmapped), verdict(expr.VerdictAccept, ""))}},
+		unmapped(),
 		hostports,
 		hooked(chainPrerouting, nftables.ChainTypeNAT, unix.NF_INET_PRE_ROUTING, priorityDNAT,
 			toHostports,
@@ -130,6 +128,12 @@ func base(clients clientSets) []object {
 		hooked(chainPostrouting, nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, prioritySNAT,
 			newRule(isTranslated(), hasBits(expr.CtKeyLABELS, label(labelUnmapped)), verdict(expr.VerdictReturn, "")),
 			newRule(isTranslated(), hasBits(expr.CtKeyLABELS, label(labelSeen)), verdict(expr.VerdictJump, chainClients))))
+}
+
+// unmapped returns the chain that ends the lookups. Its verdict ends this table's base
+// chain, from any depth; other chains at the same hook still see the packet.
+func unmapped() chain {
+	return chain{name: chainUnmapped, rules: []rule{newRule(setLabel(labelUnmapped), verdict(expr.VerdictAccept, ""))}}
 }
 
 func newRule(parts ...[]expr.Any) rule { return rule{exprs: slices.Concat(parts...)} }

@@ -18,16 +18,18 @@ type seen struct {
 	// generation of the ruleset, 0 if unknown: the kernel counts the commits in a network
 	// namespace, and a transaction may specify the generation it is for (Linux 4.12).
 	generation uint32
-	table      string // its handle: a restored table has another one (Linux 4.16)
+	// handles are the table's, which changes when it is restored (Linux 4.16), and that of the
+	// rule in chainUnmapped, which changes in every rewrite. Earlier versions have the first.
+	handles string
 }
 
-func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.table) }
+func (s seen) String() string { return fmt.Sprintf("%d %s", s.generation, s.handles) }
 
 // parseSeen returns the zero seen for a text of another version.
 func parseSeen(text string) (s seen) {
-	generation, table, _ := strings.Cut(text, " ")
+	generation, handles, _ := strings.Cut(text, " ")
 	if n, err := strconv.ParseUint(generation, 10, 32); err == nil {
-		s = seen{uint32(n), table}
+		s = seen{uint32(n), handles}
 	}
 	return s
 }
@@ -59,9 +61,9 @@ func (b *Backend) commit(ctx context.Context, build func(*batch), g uint32, alwa
 	return 0, err
 }
 
-// verify checks that the table is the one of s and of d.before, and stores its handle in
+// verify checks that the table is the one of s and of d.before, and stores its handles in
 // s. It detects a flushed table, which keeps its elements, a table that was restored from
-// a snapshot, and rules of another version. The kernel checks elements when they are
+// a snapshot or rewritten, and rules of another version. The kernel checks elements when they are
 // written, except those of a set that is deleted as a whole.
 func (b *Backend) verify(ctx context.Context, d delta, s *seen) error {
 	if d.creates() {
@@ -83,10 +85,10 @@ func (b *Backend) verify(ctx context.Context, d delta, s *seen) error {
 		want = slices.Concat(base(clientSetsIn(have)), want)
 	}
 	want = slices.DeleteFunc(slices.Clone(want), is[element])
-	want[0] = table{handle: s.table}
+	want[0] = table{handles: s.handles}
 	if found := compare(have, want, func(object) bool { return false }); len(found) > 0 {
 		return fmt.Errorf("%w: %s", backend.ErrDrift, found[0].Text)
 	}
-	s.table = only[table](have)[0].handle
+	s.handles = only[table](have)[0].handles
 	return nil
 }

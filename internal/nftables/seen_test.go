@@ -51,7 +51,7 @@ func TestNothingIsRead(t *testing.T) {
 	if n.resyncs != 0 {
 		t.Errorf("%d resyncs, want none", n.resyncs)
 	}
-	if want := (seen{was.generation + 2, was.table}).String(); n.seen != want {
+	if want := (seen{was.generation + 2, was.handles}).String(); n.seen != want {
 		t.Errorf("seen is %q, want %q: a commit for each change", n.seen, want)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -72,6 +73,39 @@ func TestUpgrade(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, w.ruleset()); diff != "" {
 		t.Errorf("ruleset (-before +after):\n%s", diff)
+	}
+}
+
+// Packets that are evaluated while another layout is written follow the earlier rules to
+// their end: what these use is deleted only afterwards, whenever the rewrite ends.
+func TestUpgradeInTwoTransactions(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: new(Backend)}
+	n.held = layout1(t, w)
+	before, err := n.backend.read(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, more := difference(before, contents(nil, n.held)).first()
+	if _, err := n.backend.commit(t.Context(), d.write, 0, true); err != nil || !more {
+		t.Fatalf("first transaction: %v, more: %t", err, more)
+	}
+	after, err := n.backend.read(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range before {
+		if !slices.ContainsFunc(after, func(a object) bool { return a.id() == o.id() }) {
+			t.Errorf("%s is gone already", o)
+		}
+	}
+	n.rewrite() // as after a kill
+	n.wantClean()
+	got := w.unordered()
+	w.nft("flush ruleset")
+	n.rewrite()
+	if diff := cmp.Diff(w.unordered(), got); diff != "" {
+		t.Errorf("table (-new +upgraded):\n%s", diff)
 	}
 }
 
