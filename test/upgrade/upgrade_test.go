@@ -304,3 +304,36 @@ func TestFirstCallRewrites(t *testing.T) {
 		})
 	}
 }
+
+// However often all rules are rewritten, because of damage or for another layout, no
+// connection and no datagram is lost in the moment of it.
+func TestRewritesLoseNothing(t *testing.T) {
+	for b, rounds := range map[world.Backend]int{world.IptablesNFT: 40, world.IptablesLegacy: 40, world.NFTables: 300} {
+		t.Run(string(b), func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, b, "", "")
+			a := n.add(n.now, "a", 8080)
+			this := n.w.PluginDir
+			n.usePlugin(next)
+			versions := []string{n.w.PluginDir, this}
+			n.w.PluginDir = this
+			stop := n.watch(a)
+			for range rounds {
+				if b == world.NFTables {
+					n.w.Node.Command("nft", "add", "chain", "inet", "hostport", "mine")
+				} else {
+					n.w.Node.Command(string(b), "-t", "nat", "-N", "CNI-HP-MINE")
+				}
+				n.ctl("rules of 1 attachment written", "sync")
+				for _, n.w.PluginDir = range versions {
+					layout := n.w.State()["meta/layout"]
+					n.checks(a)
+					if n.w.State()["meta/layout"] == layout {
+						n.Fatalf("the first call of another version left layout %s", layout)
+					}
+				}
+			}
+			stop()
+		})
+	}
+}
