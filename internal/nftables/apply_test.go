@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 	"github.com/hostport-cni/hostport/test/netns"
 )
@@ -276,13 +277,14 @@ func TestRewriteWritesWhatDiffers(t *testing.T) {
 	}{
 		{"add chain inet hostport mine { type nat hook prerouting priority -96 ; }", 0},
 		{"add chain inet hostport mine ; add chain inet hostport another ; add rule inet hostport mine jump another", 0},
-		{"add set inet hostport mine { type inet_service ; }", 0},
+		{"add chain inet hostport mine ; add chain inet hostport another ; add rule inet hostport another jump mine", 0},
+		{"add set inet hostport mine { type inet_service ; flags interval ; } ; add element inet hostport mine { 80-90 }", 0},
+		{"add map inet hostport mine { type mark : verdict ; } ; add element inet hostport mine { 1 : goto hostports }", 0},
 		{"insert rule inet hostport postrouting tcp dport { 80, 443 } accept", 0},
 		{"flush table inet hostport", 0},
 		{"flush chain inet hostport unmapped", 0},
 		{"delete chain inet hostport guard", 0},
 		{"add element inet hostport v4 { tcp . 9 : 10.9.9.9 . 80 }", 0},
-		{"flush map inet hostport cond4", 0},
 		{"delete element inet hostport v4 { tcp . 8001 }", 1},
 		{"delete element inet hostport v6 { tcp . 8001 } ; add element inet hostport v6 { tcp . 8001 : fd00::9 . 80 }", 1},
 	} {
@@ -305,6 +307,9 @@ func TestRewriteReplacesWhatCannotChange(t *testing.T) {
 		"chain at no hook":       {"delete chain inet hostport guard", "add chain inet hostport guard"},
 		"chain that drops":       {"add chain inet hostport guard { policy drop ; }"},
 		"table that is not used": {"add table inet hostport { flags dormant ; }"},
+		"map that forgets":       {"delete table inet hostport", "add table inet hostport", "add map inet hostport v4 { type inet_proto . inet_service : ipv4_addr . inet_service ; counter ; timeout 3s ; }"},
+		"map of ranges":          {"delete table inet hostport", "add table inet hostport", "add map inet hostport v4 { type inet_proto . inet_service : ipv4_addr . inet_service ; counter ; flags interval ; }"},
+		"set that is full":       {"delete table inet hostport", "add table inet hostport", "add set inet hostport client4_24 { type ipv4_addr . ipv4_addr ; size 2 ; }"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -314,8 +319,53 @@ func TestRewriteReplacesWhatCannotChange(t *testing.T) {
 			for _, line := range lines {
 				w.nft(line)
 			}
+			have, err := n.backend.read(t.Context(), nil)
+			if d := difference(have, contents(nil, n.held)).first(); err != nil || !d.creates() {
+				t.Errorf("the kernel is asked for what it cannot do: %v", err)
+			}
 			n.rewrite()
 			n.wantClean()
+			if diff := cmp.Diff(want, w.unordered()); diff != "" {
+				t.Errorf("table (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What the kernel refuses to change otherwise is replaced too.
+func TestRewriteReplacesWhatIsRefused(t *testing.T) {
+	w := newWorld(t)
+	n := &node{t: t, backend: new(Backend)}
+	n.add(pod(1), pod(2))
+	want := w.unordered()
+	w.nft("add element inet hostport v4 { * : 10.9.9.9 . 80 }") // it has no key
+	n.rewrite()
+	n.wantClean()
+	if diff := cmp.Diff(want, w.unordered()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}
+
+// Conditions that another program changed a little are as wrong as any: they let packets
+// through, or cannot be read back after a lost state.
+func TestRewriteOfConditions(t *testing.T) {
+	only := pod(1, options(func(o *hostport.Options) { o.ConditionsV4 = []string{"ip saddr 10.0.0.0/8"} }))
+	chain := conditionChain(only.Key, only.Options.ConditionsV4, hostport.IPv4).name
+	for name, lines := range map[string][]string{
+		"goto":    {"delete element inet hostport cond4 { tcp . 8001 }", `add element inet hostport cond4 { tcp . 8001 comment "` + only.Tag(maxComment) + `" : goto ` + chain + " }"},
+		"comment": {"flush chain inet hostport " + chain, "add rule inet hostport " + chain + " ip saddr != 10.0.0.0/8 goto unmapped"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			n := &node{t: t, backend: new(Backend)}
+			n.add(only)
+			want := w.unordered()
+			w.load(strings.Join(lines, "\n"))
+			diff, err := n.backend.Check(t.Context(), n.held, conformance.Fingerprint(n.held))
+			if len(diff) == 0 || err != nil {
+				t.Errorf("Check = %v, %v", diff, err)
+			}
+			n.rewrite()
 			if diff := cmp.Diff(want, w.unordered()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)
 			}

@@ -64,9 +64,10 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 }
 
 // Rewrite writes what differs: what is right already is kept, with its counters, and serves
-// meanwhile. It replaces the whole table if the rest cannot be changed, or not be read. If
-// an attachment's conditions cannot be parsed, its ports are closed to all clients. The
-// table is for both families, so except must be empty.
+// meanwhile. It replaces the whole table if the kernel cannot change or not read the rest,
+// or if other programs commit all the time. If an attachment's conditions cannot be
+// parsed, its ports are closed to all clients. The table is for both families, so except
+// must be empty.
 func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hostport.Fingerprint, except ...hostport.Family) (_ string, was []*hostport.Attachment, err error) {
 	if len(except) > 0 {
 		return "", nil, fmt.Errorf("rewrite table %s: it cannot be left as it is for %s alone", tableName, except[0])
@@ -76,24 +77,24 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 	}
 	var s seen
 	want := contents(nil, all)
-	const last = 3
-	for n := range last + 1 { // another program may commit between the read and the write, or all the time
+	const last = 4
+	for n := range last + 1 {
 		written := s.generation
 		s.generation = b.generation()
 		have, unread := b.read(ctx, nil)
-		if s.generation == 0 || s.generation != written { // these rules are not ours of the last round
+		if s.generation == 0 || s.generation != written { // others have committed since
 			was = append(was, ownersIn(have)...)
 		}
-		d, more := difference(have, want).first()
+		d := difference(have, want).first()
 		if err = nil; unread == nil && !d.writes() {
-			break
+			s.handles = handlesIn(have)
+			return s.String(), was, nil
 		}
 		whole := unread != nil || n == last
 		if whole {
-			d, more = delta{gone: []object{table{}}, come: want}, false
+			d = delta{gone: []object{table{}}, come: want}
 		}
-		s.generation, err = b.commit(ctx, d.write, s.generation, n == last)
-		if err == nil && !more || whole && !nfnetlink.Transient(err) {
+		if s.generation, err = b.commit(ctx, d.write, s.generation, n == last); whole && !nfnetlink.Transient(err) {
 			break
 		}
 	}

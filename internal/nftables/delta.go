@@ -63,12 +63,14 @@ func difference(before, after []object) delta {
 	d := delta{before: before, gone: gone, come: come}
 	for _, x := range both {
 		same, isElement := x[1].differs(x[0]) == "", is[element](x[1])
+		was, isChain := x[0].(chain) // the kernel can change its rules, but not its hook
+		now, _ := x[1].(chain)
 		switch {
 		case same && isElement:
 			d.kept = append(d.kept, x[1])
 		case isElement:
 			d.gone, d.come = append(d.gone, x[0]), append(d.come, x[1])
-		case !same && !sameHook(x[0], x[1]):
+		case !same && (!isChain || was.hook != now.hook):
 			return delta{before: before, gone: []object{table{}}, come: after}
 		case !same:
 			d.come = append(d.come, x[1])
@@ -77,14 +79,13 @@ func difference(before, after []object) delta {
 	return d
 }
 
-// first returns what of a change to write first, and whether there is more to delete in
-// another transaction after it. A packet that is being evaluated while a transaction
-// commits follows the earlier rules to their end, but finds the sets as they are after it
-// (nft_do_chain and nft_genmask_cur of Linux). So chains and sets are deleted only when
-// the rules that use them are gone.
-func (d delta) first() (first delta, more bool) {
-	if slices.ContainsFunc(d.gone, is[table]) {
-		return d, false
+// first returns what of a change to write first: all of it, or all but the chains and sets
+// that go. A packet that is being evaluated while a transaction commits follows the earlier
+// rules to their end, but finds the sets as they are after it (nft_do_chain and
+// nft_genmask_cur of Linux). So what these rules use must not go together with them.
+func (d delta) first() delta {
+	if slices.ContainsFunc(d.gone, is[table]) || !d.writes() {
+		return d
 	}
 	going := make(map[string]bool)
 	for _, s := range only[set](d.gone) {
@@ -92,21 +93,22 @@ func (d delta) first() (first delta, more bool) {
 	}
 	first, rest := delta{come: d.come}, delta{}
 	for _, o := range d.gone {
-		if e, ok := o.(element); ok && !going[e.set] {
+		switch e, ok := o.(element); {
+		case ok && !going[e.set]:
 			first.gone = append(first.gone, o)
-		} else {
+		case !ok || e.jump != "": // others go with their set
 			rest.gone = append(rest.gone, o)
 		}
 	}
 	if !first.writes() {
-		return rest, false
+		first = rest
 	}
 	// The rule of this chain gets another handle: see seen.
 	mark := unmapped()
-	if !slices.ContainsFunc(d.come, func(o object) bool { return o.id() == mark.id() }) {
+	if !slices.ContainsFunc(first.come, func(o object) bool { return o.id() == mark.id() }) {
 		first.come = append(first.come, mark)
 	}
-	return first, rest.writes()
+	return first
 }
 
 // creates reports whether the change creates the table.

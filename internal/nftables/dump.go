@@ -81,7 +81,11 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 
 func decodeSet(as nfnetlink.Attributes) set {
 	// NFTA_SET_EXPR is an expression that every element has.
-	s := set{name: as.Text(unix.NFTA_SET_NAME), counters: as.Get(nftables.NFTA_SET_ELEM_EXPRESSIONS) != nil}
+	const flags = unix.NFT_SET_CONSTANT | unix.NFT_SET_INTERVAL | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL | unix.NFT_SET_OBJECT
+	s := set{
+		name: as.Text(unix.NFTA_SET_NAME), counters: as.Get(nftables.NFTA_SET_ELEM_EXPRESSIONS) != nil,
+		flags: as.Uint32(unix.NFTA_SET_FLAGS) & flags, size: as.Nested(unix.NFTA_SET_DESC).Uint32(unix.NFTA_SET_DESC_SIZE),
+	}
 	s.key.SetNFTMagic(as.Uint32(unix.NFTA_SET_KEY_TYPE))
 	s.key.Bytes = as.Uint32(unix.NFTA_SET_KEY_LEN)
 	s.data.SetNFTMagic(as.Uint32(unix.NFTA_SET_DATA_TYPE))
@@ -94,11 +98,16 @@ func decodeSet(as nfnetlink.Attributes) set {
 
 func decodeElement(set string, as nfnetlink.Attributes) element {
 	data := as.Nested(unix.NFTA_SET_ELEM_DATA)
+	verdict := data.Nested(unix.NFTA_DATA_VERDICT)
+	jump := verdict.Text(unix.NFTA_VERDICT_CHAIN)
+	if jump != "" && int32(verdict.Uint32(unix.NFTA_VERDICT_CODE)) != unix.NFT_JUMP {
+		jump = "goto " + jump
+	}
 	return element{
 		set:     set,
 		key:     string(as.Nested(unix.NFTA_SET_ELEM_KEY).Get(unix.NFTA_DATA_VALUE)),
 		value:   string(data.Get(unix.NFTA_DATA_VALUE)),
-		jump:    data.Nested(unix.NFTA_DATA_VERDICT).Text(unix.NFTA_VERDICT_CHAIN),
+		jump:    jump,
 		comment: nfnetlink.Comment(as.Get(unix.NFTA_SET_ELEM_USERDATA), userdata.NFTNL_UDATA_SET_ELEM_COMMENT),
 		packets: as.Nested(unix.NFTA_SET_ELEM_EXPR).Nested(unix.NFTA_EXPR_DATA).Uint64(unix.NFTA_COUNTER_PACKETS),
 	}

@@ -16,7 +16,7 @@ type element struct {
 	set     string
 	key     string // bytes
 	value   string // bytes; "" in sets and verdict maps
-	jump    string // the chain, in verdict maps
+	jump    string // the chain, in verdict maps, after "goto " if the verdict is that
 	comment string
 	of      hostport.Key // of one that should be there
 	packets uint64       // that matched it, when it was read

@@ -3,7 +3,6 @@ package nftables
 import (
 	"fmt"
 	"reflect"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -63,12 +62,19 @@ func pair(x, y []object) (onlyX, onlyY []object, both [][2]object) {
 }
 
 type table struct {
-	// handles identify the table and its last rewrite, see seen. Of the wanted table they may
-	// be the first one alone, or "" if they are unknown.
+	// handles identify the table and its last rewrite, see seen. "" if they are unknown.
 	handles string
 	// flags are the kernel's table flags. Ours has none: the rules of a dormant table
 	// are not run.
 	flags uint32
+}
+
+// handlesIn returns those of the table among some objects, "" if there is none.
+func handlesIn(objects []object) (handles string) {
+	for _, t := range only[table](objects) {
+		handles = t.handles
+	}
+	return handles
 }
 
 func (t table) String() string      { return "table inet " + tableName }
@@ -79,7 +85,7 @@ func (t table) differs(have object) string {
 	switch h := have.(table); {
 	case h.flags != t.flags:
 		return fmt.Sprintf("%s has flags %#x, such as dormant", t, h.flags)
-	case !strings.HasPrefix(h.handles, t.handles):
+	case t.handles != "" && h.handles != t.handles:
 		return fmt.Sprintf("%s was restored from a snapshot, or rewritten from another state directory", t)
 	}
 	return ""
@@ -90,6 +96,9 @@ type set struct {
 	name      string
 	key, data nftables.SetDatatype // data is zero in a set
 	counters  bool
+	// flags are those of the kernel that change what the set holds, and for how long, size
+	// is its limit. Ours have none.
+	flags, size uint32
 }
 
 func (s set) String() string {
@@ -125,13 +134,6 @@ type hook struct {
 	policy   nftables.ChainPolicy
 }
 
-// sameHook reports whether both are chains that are attached alike.
-func sameHook(x, y object) bool {
-	c, isChain := x.(chain)
-	other, both := y.(chain)
-	return isChain && both && c.hook == other.hook
-}
-
 // rule is the expressions of one rule, with the comment that nft shows.
 type rule struct {
 	exprs   []expr.Any
@@ -142,8 +144,8 @@ func (c chain) String() string      { return "chain " + c.name }
 func (c chain) id() string          { return c.String() }
 func (c chain) owner() hostport.Key { return c.of }
 
-// differs compares rules by their expressions, whatever tool wrote them: an unknown
-// expression is nil, and so equals none. Comments do not count.
+// differs compares rules by their expressions and comments, whatever tool wrote them: an
+// unknown expression is nil, and so equals none.
 func (c chain) differs(have object) string {
 	h := have.(chain)
 	if h.hook != c.hook {
@@ -153,7 +155,7 @@ func (c chain) differs(have object) string {
 		return fmt.Sprintf("%s has %d rules instead of %d", c, len(h.rules), len(c.rules))
 	}
 	for i, r := range c.rules {
-		if !reflect.DeepEqual(h.rules[i].exprs, r.exprs) {
+		if !reflect.DeepEqual(h.rules[i], r) {
 			return fmt.Sprintf("rule %d of %s differs", i+1, c)
 		}
 	}

@@ -19,7 +19,7 @@ type seen struct {
 	// namespace, and a transaction may specify the generation it is for (Linux 4.12).
 	generation uint32
 	// handles are the table's, which changes when it is restored (Linux 4.16), and that of the
-	// rule in chainUnmapped, which changes in every rewrite. Earlier versions have the first.
+	// rule in chainUnmapped, which changes whenever a rewrite writes something.
 	handles string
 }
 
@@ -89,6 +89,6 @@ func (b *Backend) verify(ctx context.Context, d delta, s *seen) error {
 	if found := compare(have, want, func(object) bool { return false }); len(found) > 0 {
 		return fmt.Errorf("%w: %s", backend.ErrDrift, found[0].Text)
 	}
-	s.handles = only[table](have)[0].handles
+	s.handles = handlesIn(have)
 	return nil
 }
