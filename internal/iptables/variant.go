@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -118,9 +117,9 @@ func (b *Backend) inBoth(ctx context.Context, f hostport.Family) bool {
 	for _, v := range both {
 		_, err := b.read(ctx, v, false)
 		if err == nil {
-			err = b.restore(ctx, v.restore(), "*nat\nCOMMIT\n", time.Second)
+			err = b.restore(ctx, v.restore(), "*nat\nCOMMIT\n", b.Wait)
 		}
-		if err != nil && !errors.Is(err, backend.ErrBusy) {
+		if err != nil {
 			b.Log.Warn("both variants of iptables hold rules of host ports, and the tools of one fail", "variant", v.name, "reason", err)
 			return false
 		}

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -72,11 +73,11 @@ func TestRulesInBothVariants(t *testing.T) {
 	if !both() {
 		t.Error("rules are in both variants")
 	}
-	unlock := holdXtablesLock(t)
+	timer := time.AfterFunc(1200*time.Millisecond, holdXtablesLock(t))
+	defer timer.Stop()
 	if !both() {
 		t.Error("rules are in both variants, beside a lock")
 	}
-	unlock()
 	w.stub("iptables-legacy-restore", "exit 1")
 	if both() {
 		t.Error("the tools of one variant fail")
