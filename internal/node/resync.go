@@ -29,43 +29,68 @@ func (s *session) resync(ctx context.Context) error {
 	if len(s.pending.Backends) == 0 {
 		return nil
 	}
-	r, err := s.rewrite(ctx, found, unread)
-	if err != nil {
+	all, err := s.snapshot(nil)
+	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
 		return err
 	}
-	if len(r.late) > 0 { // a process with another state directory has added them meanwhile
-		if err := s.adopt(r.late); err != nil {
+	seen := make(map[string]string) // what Rewrite returned, by each backend that is in sync
+	// late are owners that a process with another state directory has added meanwhile, so
+	// that their rules were replaced. guarded are those that 127.0.0.1 may reach, and
+	// unguarded those that it must not reach, as the kernel has no table raw.
+	var late, guarded, unguarded []*hostport.Attachment
+	failed := s.eachBackend("rewrite the rules", func(name string, b backend.Backend) error {
+		if !slices.Contains(s.pending.Backends, name) {
+			return nil
+		}
+		mine, except := of(name, all.Attachments), unread.families(name)
+		if len(except) == len(hostport.Families()) {
+			return unread[name]
+		}
+		returned, was, err := b.Rewrite(ctx, mine, all.fingerprints[name], except...)
+		late = append(late, slices.DeleteFunc(was, func(a *hostport.Attachment) bool {
+			return knows(found, a) || knows(all.Attachments, a)
+		})...)
+		switch {
+		case errors.Is(err, backend.ErrNoGuard):
+			s.Log.Warn("127.0.0.1 will not reach pods: 127.0.0.0/8 cannot be guarded", "backend", name, "reason", err)
+			unguarded = slices.DeleteFunc(mine, func(a *hostport.Attachment) bool { return a.LoopbackInterface == "" })
+		case errors.Is(err, backend.ErrMissing) && len(mine) == 0:
+			err = nil // nothing is recorded for it, and nothing can be written
+		}
+		if err != nil {
+			return err
+		}
+		seen[name] = returned
+		if !slices.Contains(except, hostport.IPv4) {
+			guarded = append(guarded, mine...)
+		}
+		return nil
+	})
+	if len(late)+len(unguarded) > 0 {
+		if err := s.keepOffLoopback(unguarded); err != nil {
+			return err
+		}
+		if err := s.adopt(late); err != nil {
 			return err
 		}
 		return s.resync(ctx)
 	}
 	fault.Point(fault.AfterRewrite)
-	guarded := slices.DeleteFunc(slices.Clone(r.all.Attachments), func(a *hostport.Attachment) bool {
-		return r.failed[a.Backend] != nil || slices.Contains(unread.families(a.Backend), hostport.IPv4)
-	})
 	if err := openInterfaces(guarded); err != nil {
 		s.Log.Warn("127.0.0.1 may not reach pods", "reason", err)
 	}
-	s.flush(ctx, unheld(s.pending.Changed, r.all.Attachments))
+	s.flush(ctx, unheld(s.pending.Changed, all.Attachments))
 	err = s.Update(func(tx *state.Tx) (err error) {
-		if len(r.seen) > 0 {
+		if len(seen) > 0 {
 			err = tx.SetText(state.KeyRewritten, time.Now().UTC().Format(time.RFC3339))
 		}
-		return errors.Join(err, s.finish(tx, r.seen, slices.Collect(maps.Keys(unread))))
+		return errors.Join(err, s.finish(tx, seen, slices.Collect(maps.Keys(unread))))
 	})
-	errs := []error{r.failed.join(), err}
-	for name := range r.seen {
+	errs := []error{failed.join(), err}
+	for name := range seen {
 		errs = append(errs, unread[name])
 	}
 	return errors.Join(errs...)
-}
-
-// rewritten is the result of rewriting the rules of the pending backends.
-type rewritten struct {
-	all    *Snapshot         // the records that the rules follow
-	seen   map[string]string // what Rewrite returned, by each backend that is in sync
-	failed failures
-	late   []*hostport.Attachment // owners whose rules were replaced and were not all known
 }
 
 // knows reports whether an attachment is among all with each of its forwards. If it was
@@ -77,53 +102,6 @@ func knows(all []*hostport.Attachment, a *hostport.Attachment) bool {
 	})
 }
 
-// rewrite rewrites the rules of the pending backends from the records. found are the
-// owners that were read from the rules, unread is why others could not be read. The only
-// errors are those of the state, and of closing an interface.
-func (s *session) rewrite(ctx context.Context, found []*hostport.Attachment, unread failures) (r rewritten, err error) {
-	r.seen = make(map[string]string)
-	r.all, err = s.snapshot(nil)
-	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
-		return r, err
-	}
-	r.failed = s.eachBackend("rewrite the rules", func(name string, b backend.Backend) error {
-		if !slices.Contains(s.pending.Backends, name) {
-			return nil
-		}
-		except := unread.families(name)
-		if len(except) == len(hostport.Families()) {
-			return unread[name]
-		}
-		rewrite := func() (string, error) {
-			seen, was, err := b.Rewrite(ctx, of(name, r.all.Attachments), r.all.fingerprints[name], except...)
-			r.late = append(r.late, slices.DeleteFunc(was, func(a *hostport.Attachment) bool {
-				return knows(found, a) || knows(r.all.Attachments, a)
-			})...)
-			return seen, err
-		}
-		seen, err := rewrite()
-		if errors.Is(err, backend.ErrNoGuard) {
-			s.Log.Warn("127.0.0.1 will not reach pods: 127.0.0.0/8 cannot be guarded", "backend", name, "reason", err)
-			var without *Snapshot
-			if without, err = s.keepOffLoopback(of(name, r.all.Attachments)); err == nil {
-				r.all = without
-				seen, err = rewrite()
-			}
-		}
-		if errors.Is(err, backend.ErrMissing) && len(of(name, r.all.Attachments)) == 0 {
-			err = nil // nothing is recorded for it, and nothing can be written
-		}
-		if err == nil {
-			r.seen[name] = seen
-		}
-		return err
-	})
-	if err := r.failed.join(); errors.Is(err, state.ErrDamaged) {
-		return r, err // bbolt may hold its locks forever: do not touch the file again
-	}
-	return r, nil
-}
-
 // unheld returns the attachments of an interrupted change whose ports no other one holds
 // now. The ADD of that one has removed the stale flows, and those of today are its own.
 func unheld(changed, all []*hostport.Attachment) []*hostport.Attachment {
@@ -131,26 +109,15 @@ func unheld(changed, all []*hostport.Attachment) []*hostport.Attachment {
 	return slices.DeleteFunc(slices.Clone(changed), func(a *hostport.Attachment) bool { return inTheWay(a, others) != nil })
 }
 
-// keepOffLoopback records that 127.0.0.1 must not reach these attachments, closes the
-// interfaces that only they needed, and returns the records as changed.
-func (s *session) keepOffLoopback(records []*hostport.Attachment) (*Snapshot, error) {
+// keepOffLoopback records that 127.0.0.1 must not reach these attachments.
+func (s *session) keepOffLoopback(records []*hostport.Attachment) error {
 	p := plan{remove: records}
 	for _, a := range records {
 		without := *a
 		without.LoopbackInterface = ""
 		p.add = append(p.add, &without)
 	}
-	err := s.Update(func(tx *state.Tx) error {
-		if err := p.write(tx); err != nil {
-			return err
-		}
-		s.closing = tx.Needless()
-		return nil
-	})
-	if err = errors.Join(err, each(s.closing, loopback.Close)); err != nil {
-		return nil, err
-	}
-	return s.snapshot(nil)
+	return s.Update(p.write)
 }
 
 // owners returns the owners that the rules in the kernel name, as far as they can
