@@ -28,18 +28,12 @@ func lock(ctx context.Context, o Options) (*os.File, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 		defer cancel()
-		got := make(chan error)
-		go func() {
-			err := flock(f, unix.LOCK_EX)
-			select {
-			case got <- err:
-			case <-ctx.Done(): // the caller gave up: closing releases the lock
-				f.Close()
-			}
-		}()
+		got := make(chan error, 1)
+		go func() { got <- flock(f, unix.LOCK_EX) }()
 		select {
 		case err = <-got:
 		case <-ctx.Done():
+			go func() { _ = errors.Join(<-got, f.Close()) }() // flock cannot be cancelled, and may still get the lock
 			return nil, fmt.Errorf("wait for %q: %w for %v", f.Name(), ErrLocked, o.Timeout)
 		}
 	}
