@@ -115,11 +115,11 @@ func (c *commits) parse(b []byte) (out []commit) {
 			if chain > 0 {
 				in = text(attribute(body, uint16(chain)))
 			}
-			if name := node.Concerned(family, table, in); name != "" {
+			if name, ofAdd := node.Concerned(family, table, in); name != "" {
 				c.touched[name] = true
 				switch kind & 0xff {
 				case unix.NFT_MSG_NEWCHAIN:
-					c.ofAdd = c.ofAdd || node.OfAdd(table, in)
+					c.ofAdd = c.ofAdd || ofAdd
 				case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE:
 					c.removes = true
 				}

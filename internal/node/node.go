@@ -126,21 +126,18 @@ func Other(err error) bool {
 }
 
 // Concerned returns the name of the backend whose rules a change of nf_tables may have
-// touched, "" for neither. family is NFPROTO_*; chain is "" if none was changed.
-func Concerned(family uint8, table, chain string) string {
+// touched, "" for neither. family is NFPROTO_*; chain is "" if none was changed. ofAdd
+// reports whether a change that creates this chain, and removes nothing, is an ADD's.
+func Concerned(family uint8, table, chain string) (name string, ofAdd bool) {
 	switch {
 	case nftables.Concerned(family, table):
-		return backend.Nftables
+		return backend.Nftables, false
 	case iptables.Concerned(family, table, chain):
-		return backend.Iptables
+		return backend.Iptables, iptables.OfAdd(table, chain)
 	default:
-		return ""
+		return "", false
 	}
 }
-
-// OfAdd reports whether a change of nf_tables that removes nothing and creates
-// this chain is an ADD's.
-func OfAdd(table, chain string) bool { return iptables.OfAdd(table, chain) }
 
 // LegacyDigest hashes the tables of iptables-legacy that may hold our rules,
 // without counters. It starts no process, takes no lock, loads no table, and
