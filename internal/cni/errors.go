@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -49,18 +50,11 @@ func result(err error) string {
 	if !failed {
 		return "success"
 	}
-	switch e.Code {
-	case codePortHeld, codeListener:
-		return "refused"
-	case codeDiffers:
-		return "differs"
-	case types.ErrInvalidNetworkConfig:
-		return "invalid"
-	case types.ErrTryAgainLater:
-		return "busy"
-	default:
-		return "failed"
+	words := map[uint]string{
+		codePortHeld: "refused", codeListener: "refused", codeDiffers: "differs",
+		types.ErrInvalidNetworkConfig: "invalid", types.ErrTryAgainLater: "busy",
 	}
+	return cmp.Or(words[e.Code], "failed")
 }
 
 // invalid returns the CNI error for a wrong configuration. err names the key.
