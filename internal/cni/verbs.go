@@ -88,11 +88,7 @@ func status(ctx context.Context, c *call) error {
 func (c *call) backend() (string, error) {
 	c.aside.Go(func() { c.Advise(c.config.Backend) })
 	name := node.Choose(c.config.Backend)
-	b, err := c.Backend(name)
-	if err != nil {
-		return "", err
-	}
-	if err := b.Validate(c.config.Options); err != nil {
+	if err := c.Validate(name, c.config.Options); err != nil {
 		return "", invalid(err)
 	}
 	return name, nil

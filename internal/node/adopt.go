@@ -114,22 +114,15 @@ func sandboxOf(s *portmap.Served) error {
 func (n *Node) adoptOne(ctx context.Context, s *portmap.Served, dryRun bool) error {
 	a := *s.Attachment
 	a.AddedAt = time.Now().UTC().Truncate(time.Second)
-	choose := func(name string) error {
-		b, err := n.Backend(name)
-		if err == nil {
-			err = b.Validate(a.Options)
-		}
-		if err != nil {
-			return fmt.Errorf("backend %s: %w", name, err)
-		}
-		a.Backend = name
-		return nil
+	a.Backend = Choose(n.AdoptInto)
+	err := n.Validate(a.Backend, a.Options)
+	if err != nil && n.Validate(s.Backend, a.Options) == nil {
+		a.Backend, err = s.Backend, nil // portmap's own accepts what the chosen one refuses
 	}
-	err := choose(Choose(n.AdoptInto))
-	if err != nil && choose(s.Backend) == nil {
-		err = nil // the backend of portmap's rules accepts what the chosen one refuses
+	if err != nil {
+		return fmt.Errorf("backend %s: %w", a.Backend, err)
 	}
-	if err == nil && !dryRun {
+	if !dryRun {
 		err = n.addOne(ctx, &a)
 	}
 	if err == nil {

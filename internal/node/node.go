@@ -74,6 +74,15 @@ func (n *Node) Backend(name string) (backend.Backend, error) {
 	}
 }
 
+// Validate refuses options that the backend with this name does not support.
+func (n *Node) Validate(name string, o hostport.Options) error {
+	b, err := n.Backend(name)
+	if err != nil {
+		return err
+	}
+	return b.Validate(o)
+}
+
 // failures are errors keyed by backend name.
 type failures map[string]error
 
