@@ -42,23 +42,26 @@ func newFile() *OtherError {
 	return &OtherError{true, "the state file is new, and has no records yet"}
 }
 
-// facts are the contents of a file that cannot be derived from others.
-type facts struct {
-	attachments []*hostport.Attachment
-	opened      []string
-	changed     []*hostport.Attachment
-	view        string
-	id          string
-}
-
 // convert rewrites the file, with the facts that it holds if they are of this
 // boot, and marks the rules of all backends as pending.
 func (t *Tx) convert() error {
-	f, err := t.facts()
-	if err != nil {
-		return fmt.Errorf("convert state file: %w", err)
+	var records []*hostport.Attachment
+	var opened []string
+	var view, id string
+	pending := Pending{Backends: t.s.opts.Backends}
+	if t.tx.Bucket(bucketMeta) != nil && t.Text(keyBoot) == t.s.opts.BootID {
+		all, err := t.recordsOfAnySchema()
+		before, perr := t.Pending()
+		if err = errors.Join(err, perr); err != nil {
+			return fmt.Errorf("convert state file: %w", err)
+		}
+		for _, name := range [][]byte{bucketOpened, []byte("localnet")} { // the latter in schema 1
+			if b := t.tx.Bucket(name); b != nil {
+				opened = append(opened, names(b.Cursor())...)
+			}
+		}
+		records, pending.Changed, view, id = all, before.Changed, t.Text(KeyView), t.Text(keyID)
 	}
-	f.id = cmp.Or(f.id, fmt.Sprintf("%06x", rand.Uint32()>>8))
 	var errs []error
 	for _, name := range names(t.tx.Cursor()) {
 		errs = append(errs, t.tx.DeleteBucket([]byte(name)))
@@ -74,25 +77,22 @@ func (t *Tx) convert() error {
 		t.SetText(keySchema, schema),
 		t.SetText(keyBoot, t.s.opts.BootID),
 		t.SetText(keyLayout, strconv.Itoa(t.s.opts.Layout)),
-		t.SetText(keyID, f.id),
-		t.SetPending(&Pending{Backends: t.s.opts.Backends, Changed: f.changed}),
-		t.SetText(KeyView, f.view))
-	for _, ifname := range f.opened {
+		t.SetText(keyID, cmp.Or(id, fmt.Sprintf("%06x", rand.Uint32()>>8))),
+		t.SetPending(&pending),
+		t.SetText(KeyView, view))
+	for _, ifname := range opened {
 		errs = append(errs, t.SetOpened(ifname, true))
 	}
-	for _, a := range f.attachments {
+	for _, a := range records {
 		a.State = t.ID()
 		errs = append(errs, t.Put(a))
 	}
 	return errors.Join(errs...)
 }
 
-// facts reads the facts of a file, none if it is of another boot. In schema 1,
-// LoopbackInterface was localnetVia, AddedAt was since, and bucketOpened was localnet.
-func (t *Tx) facts() (f facts, err error) {
-	if t.tx.Bucket(bucketMeta) == nil || t.Text(keyBoot) != t.s.opts.BootID {
-		return f, nil
-	}
+// recordsOfAnySchema returns every record. In schema 1, LoopbackInterface was localnetVia
+// and AddedAt was since.
+func (t *Tx) recordsOfAnySchema() (all []*hostport.Attachment, err error) {
 	err = t.tx.Bucket(bucketAttachments).ForEach(func(k, v []byte) error {
 		var r struct {
 			hostport.Attachment
@@ -105,20 +105,10 @@ func (t *Tx) facts() (f facts, err error) {
 		if a.AddedAt.IsZero() {
 			a.AddedAt = r.Since
 		}
-		f.attachments = append(f.attachments, a)
+		all = append(all, a)
 		return err
 	})
-	if err != nil {
-		return f, err
-	}
-	for _, name := range [][]byte{bucketOpened, []byte("localnet")} {
-		if b := t.tx.Bucket(name); b != nil {
-			f.opened = append(f.opened, names(b.Cursor())...)
-		}
-	}
-	pending, err := t.Pending()
-	f.changed, f.view, f.id = pending.Changed, t.Text(KeyView), t.Text(keyID)
-	return f, err
+	return all, err
 }
 
 func names(c *bolt.Cursor) (out []string) {

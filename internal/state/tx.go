@@ -144,8 +144,8 @@ func (t *Tx) All() iter.Seq2[*hostport.Attachment, error] {
 // without any other sign. For another version's records there are no fingerprints.
 func (t *Tx) Records() (all []*hostport.Attachment, of map[string]hostport.Fingerprint, err error) {
 	if t.s.Other != nil {
-		f, err := t.facts()
-		return f.attachments, nil, err
+		all, err = t.recordsOfAnySchema()
+		return all, nil, err
 	}
 	of = make(map[string]hostport.Fingerprint)
 	for a, err := range t.All() {
