@@ -17,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/hostport-cni/hostport/internal/explain"
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -89,7 +90,7 @@ func newExplain(w *where) *cobra.Command {
 var errInterrupted = errors.New("interrupted")
 
 // explained collects facts and explains them, with a probe if requested.
-func explained(ctx context.Context, q *explain.Question, all []explain.Attachment, probe bool) (*explain.Report, error) {
+func explained(ctx context.Context, q *explain.Question, all []node.Examined, probe bool) (*explain.Report, error) {
 	c, err := explain.NewCollector()
 	if err != nil {
 		return nil, err
@@ -114,28 +115,17 @@ func explained(ctx context.Context, q *explain.Question, all []explain.Attachmen
 }
 
 // examined returns the records, and examines those that map the port.
-func (w *where) examined(cmd *cobra.Command, q *explain.Question) ([]explain.Attachment, error) {
+func (w *where) examined(cmd *cobra.Command, q *explain.Question) ([]node.Examined, error) {
 	all, found, err := w.reader(cmd).Examine(cmd.Context(), func(a *hostport.Attachment) bool {
 		return slices.ContainsFunc(a.Mappings, q.Maps)
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		noteOther(cmd, all)
 	}
-	noteOther(cmd, all)
-	out := make([]explain.Attachment, len(found))
-	for i, e := range found {
-		out[i] = explain.Attachment{Attachment: e.Attachment, Dead: e.Dead}
-		for _, d := range e.Differences {
-			out[i].Differences = append(out[i].Differences, d.Text)
-		}
-		if e.LifeErr != nil {
-			out[i].Life = fmt.Sprintf("it could not be told whether its sandbox is alive: %v", e.LifeErr)
-		}
-	}
-	return out, nil
+	return found, err
 }
 
-func setFrom(q *explain.Question, from string, all []explain.Attachment) error {
+func setFrom(q *explain.Question, from string, all []node.Examined) error {
 	name, isPod := strings.CutPrefix(from, "pod ")
 	if !isPod {
 		name, isPod = strings.CutPrefix(from, "pod:")

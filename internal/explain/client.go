@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -127,7 +128,7 @@ func routeError(err error) string {
 	}
 }
 
-func (s *Snapshot) readRoutes(q *Question, f hostport.Family, mine []Attachment) {
+func (s *Snapshot) readRoutes(q *Question, f hostport.Family, mine []node.Examined) {
 	s.Routes[q.From] = lookup(q.From)
 	for _, a := range mine {
 		if pod, ok := a.Address(f); ok {

@@ -20,6 +20,7 @@ import (
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/iptables"
 	"github.com/hostport-cni/hostport/internal/listener"
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -54,7 +55,7 @@ func (c *Collector) Close() { c.nft.close() }
 // Collect reads everything that decides the fate of the question's packet. It
 // fills in what the question leaves open. What cannot be read is noted in the
 // snapshot, and is not an error.
-func (c *Collector) Collect(ctx context.Context, q *Question, all []Attachment) (*Snapshot, error) {
+func (c *Collector) Collect(ctx context.Context, q *Question, all []node.Examined) (*Snapshot, error) {
 	s := c.newSnapshot()
 	if err := s.readLinks(); err != nil {
 		return nil, err
@@ -139,8 +140,8 @@ func (c *Collector) readRules(ctx context.Context, s *Snapshot, families ...host
 
 // concerned returns the attachments that map the port of the question, on any
 // address.
-func concerned(q *Question, all []Attachment) []Attachment {
-	var out []Attachment
+func concerned(q *Question, all []node.Examined) []node.Examined {
+	var out []node.Examined
 	for _, a := range all {
 		if slices.ContainsFunc(a.Mappings, q.Maps) {
 			out = append(out, a)
@@ -313,7 +314,7 @@ func readFill() Fill {
 }
 
 // viewPod looks into a pod's network namespace.
-func (s *Snapshot) viewPod(q *Question, a Attachment) PodView {
+func (s *Snapshot) viewPod(q *Question, a node.Examined) PodView {
 	if a.Dead {
 		return PodView{Hidden: "its sandbox is gone"}
 	}

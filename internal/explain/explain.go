@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -18,9 +19,9 @@ type explainer struct {
 	f hostport.Family
 	r *Report
 
-	all       []Attachment
-	concerned []Attachment
-	owner     *Attachment
+	all       []node.Examined
+	concerned []node.Examined
+	owner     *node.Examined
 	mapping   hostport.Mapping
 	to        netip.AddrPort // the pod's, as recorded
 
@@ -32,7 +33,7 @@ type explainer struct {
 
 // Explain predicts what happens to the first packet of a connection, and to the
 // reply. If several obstacles stop it, the report names the first on its path.
-func Explain(q *Question, s *Snapshot, all []Attachment) *Report {
+func Explain(q *Question, s *Snapshot, all []node.Examined) *Report {
 	from := q.From.String()
 	if q.FromName != "" {
 		from = "pod " + q.FromName + " (" + from + ")"

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/hostport-cni/hostport/internal/listener"
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -39,7 +40,7 @@ type scene struct {
 	// legacy holds the rules of iptables-legacy, whose chains have the same
 	// priorities.
 	legacy string
-	all    []Attachment
+	all    []node.Examined
 }
 
 func address(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -76,7 +77,7 @@ func newScene() *scene {
 			}},
 		},
 		rules: ours,
-		all: []Attachment{{Attachment: &hostport.Attachment{
+		all: []node.Examined{{Attachment: &hostport.Attachment{
 			Key: key, Pod: hostport.Pod{Namespace: "default", Name: "web"}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.244.0.40/24")},
 			Mappings: []hostport.Mapping{{HostPort: 8080, ContainerPort: 80, Protocol: hostport.TCP}}, Backend: "iptables",
 			Options: hostport.Options{SNAT: true},

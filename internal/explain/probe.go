@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"golang.org/x/sys/unix"
 
+	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -42,7 +43,7 @@ const probeTime = 2500 * time.Millisecond
 // from the node itself if that is the client in question, else from a new
 // namespace, which is temporarily connected to the node by a pair of veth
 // interfaces. The kernel removes both if the process is killed.
-func (c *Collector) Probe(ctx context.Context, q *Question, all []Attachment) (*Observation, error) {
+func (c *Collector) Probe(ctx context.Context, q *Question, all []node.Examined) (*Observation, error) {
 	if q.Protocol == hostport.SCTP {
 		return nil, errors.New("a probe of SCTP is not supported")
 	}

@@ -141,17 +141,6 @@ func (q QuestionRecord) String() string {
 	return fmt.Sprintf("%d/%s on %s", q.Port, q.Protocol, q.Address)
 }
 
-// Attachment is a recorded attachment with the caller's findings about it.
-type Attachment struct {
-	*hostport.Attachment
-	// Dead is set if its sandbox is gone. Life says why that could not be
-	// determined, "" if it could.
-	Dead bool
-	Life string
-	// Differences say how the kernel's rules differ from the record.
-	Differences []string
-}
-
 // Exit returns the exit status for the verdict.
 func (r *Report) Exit() int {
 	switch r.Verdict {

@@ -75,10 +75,10 @@ func (x *explainer) translation() bool {
 			"IPVS mode that has this port is hidden.", x.p.OriginalDestination)
 	}
 	for _, d := range x.owner.Differences {
-		x.warn("translation", "Out of sync: %s. `hostportctl sync` repairs it.", d)
+		x.warn("translation", "Out of sync: %s. `hostportctl sync` repairs it.", d.Text)
 	}
-	if x.owner.Life != "" {
-		x.warn("owner", "%s", sentence(x.owner.Life))
+	if err := x.owner.LifeErr; err != nil {
+		x.warn("owner", "It could not be told whether its sandbox is alive: %v.", err)
 	}
 	return true
 }
@@ -213,7 +213,7 @@ func (x *explainer) untranslated(accepted Site) bool {
 	}
 	text := "its rules are not in the kernel"
 	if len(x.owner.Differences) > 0 {
-		text += ": " + x.owner.Differences[0]
+		text += ": " + x.owner.Differences[0].Text
 	}
 	return x.fail("translation", CodeOutOfSync, nil, text, syncAdvice)
 }
