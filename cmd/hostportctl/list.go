@@ -17,6 +17,7 @@ import (
 
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/explain"
+	"github.com/hostport-cni/hostport/internal/listener"
 	"github.com/hostport-cni/hostport/internal/node"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
@@ -123,7 +124,7 @@ func (w *where) look(cmd *cobra.Command, rows []row, current bool) {
 	for i, r := range rows {
 		mappings[i] = r.mapping
 	}
-	listeners, err := n.Listeners(mappings)
+	listeners, err := listener.Find(mappings)
 	errs[3] = err
 	wait.Wait()
 	if err := errors.Join(errs[:]...); err != nil {

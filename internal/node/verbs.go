@@ -23,7 +23,7 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 	var err error
 	if denyListeners {
 		var found []listener.Listener
-		if found, err = n.Listeners(want.Mappings); len(found) > 0 {
+		if found, err = listener.Find(want.Mappings); len(found) > 0 {
 			var all []string
 			for _, l := range found {
 				all = append(all, l.String())
@@ -41,12 +41,6 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 		}
 	}
 	return err
-}
-
-// Listeners returns the node's sockets that listen for traffic which these
-// mappings send to pods.
-func (n *Node) Listeners(mappings []hostport.Mapping) ([]listener.Listener, error) {
-	return listener.Find(mappings)
 }
 
 func (n *Node) addOne(ctx context.Context, want *hostport.Attachment) error {
