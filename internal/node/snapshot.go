@@ -58,9 +58,8 @@ func (n *Node) Snapshot(ctx context.Context, before *Snapshot) (out *Snapshot, e
 	return n.look(ctx, before, func(*session, *Snapshot) error { return nil })
 }
 
-// look reads the records, and calls fn with them before it releases the lock. It does
-// not call fn without a state file, or with a void one. The Snapshot is never nil: if
-// the records cannot be read, it is before, or empty.
+// look is Snapshot, and calls fn with the records before it releases the lock, unless there
+// is no state file, or a void one.
 func (n *Node) look(ctx context.Context, before *Snapshot, fn func(*session, *Snapshot) error) (out *Snapshot, err error) {
 	out = &Snapshot{}
 	if !state.Exists(n.Dir) {

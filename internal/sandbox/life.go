@@ -68,9 +68,8 @@ type search struct {
 	inhabited bool     // a process is in it
 }
 
-// run looks for the namespace in the caller's mounts, then at the main threads of
-// all processes and in the mounts of their mount namespaces. It stops when it is
-// found. The error is one of those that remain after the last try.
+// run searches as Look says, in main threads, until the namespace is found. The error is
+// one of those that remain after the last try.
 func (s *search) run() error {
 	if err := s.readMounts("thread-self"); err != nil {
 		return err

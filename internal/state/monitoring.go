@@ -77,8 +77,7 @@ type Refusal struct {
 	Text string       `json:"text"`
 }
 
-// AddRefusal records a refusal, for monitoring. Without a state directory it does
-// nothing, which is no error.
+// AddRefusal records a refusal, for monitoring, if there is a state directory.
 func AddRefusal(dir string, r Refusal) error {
 	const most = 16 // are kept
 	return writeBeside(dir, refusalsName, func(f *os.File) error {

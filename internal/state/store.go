@@ -179,10 +179,9 @@ func (s *Store) open() error {
 
 // verify checks that the file is intact. A file that is shorter than its metadata say
 // was truncated, which bbolt notices only when it uses a missing page: by then the rules
-// may be lost too. If a process died while using the file, its whole structure is
-// checked. This takes about a millisecond for a thousand attachments, and may end the
-// process, because a fault in the goroutine that bbolt starts for it cannot be
-// recovered. So a process whose death is not counted does not do it.
+// may be lost too. To check its whole structure takes about a millisecond for a thousand
+// attachments, and may end the process, because a fault in the goroutine that bbolt starts
+// for it cannot be recovered: a process whose death is not counted does not do it.
 func (s *Store) verify(tx *bolt.Tx) error {
 	var st unix.Stat_t
 	err := unix.Stat(s.path, &st)

@@ -245,8 +245,7 @@ func decode(b []byte, v any) error {
 	return nil
 }
 
-// seal returns b after its checksum: bbolt has checksums only for its meta pages, and
-// noise in a record must not become a rule.
+// seal returns b after its checksum: docs/design.md, "Records are facts".
 func seal(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, checksum(b)), b...)
 }
