@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +44,7 @@ type Left struct {
 // With dryRun nothing is changed. It is idempotent.
 func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoption, error) {
 	pm := &portmap.Node{
-		CacheDir: n.cacheDir(),
+		CacheDir: n.CacheDir,
 		Tools:    portmap.Tools(exec.LookPath),
 		Run:      (&iptables.Backend{Wait: n.Timeout, Log: n.Log}).Run,
 	}
@@ -93,8 +92,6 @@ func (n *Node) Adopt(ctx context.Context, network string, dryRun bool) (*Adoptio
 	return out, pm.Remove(ctx, found, func(s *portmap.Served) bool { return done[s] })
 }
 
-func (n *Node) cacheDir() string { return cmp.Or(n.CacheDir, portmap.DefaultCacheDir) }
-
 // sandboxOf identifies the sandbox of an attachment that may be adopted. An error
 // for which errors.Is(err, fs.ErrNotExist) holds means that it is gone.
 func sandboxOf(s *portmap.Served) error {
@@ -138,7 +135,7 @@ func (n *Node) adoptFirst(ctx context.Context, network string) {
 	if state.Exists(n.Dir) {
 		return
 	}
-	cached, err := portmap.ReadCache(n.cacheDir())
+	cached, err := portmap.ReadCache(n.CacheDir)
 	if err != nil {
 		n.Log.Warn("not all of libcni's cache could be read", "reason", err)
 	}

@@ -33,7 +33,7 @@ type Node struct {
 	// Guest and ReadOnly are those of state.Options. With ReadOnly, methods that change
 	// something must not be called.
 	Guest, ReadOnly bool
-	// CacheDir is libcni's cache directory; "" is portmap.DefaultCacheDir.
+	// CacheDir is libcni's cache directory, "" for the one of most runtimes.
 	CacheDir string
 	// AdoptInto is the backend for attachments adopted from portmap, as the network
 	// configuration names it; "" lets the node choose.

@@ -2,6 +2,7 @@ package portmap
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,10 +16,6 @@ import (
 	"github.com/hostport-cni/hostport/internal/netconf"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
-
-// DefaultCacheDir is libcni's cache directory, unless the runtime chose another
-// one. The files are in its subdirectory "results".
-const DefaultCacheDir = "/var/lib/cni"
 
 // entry is one of libcni's cache files, "cniCacheV1" of libcni/api.go, which every
 // runtime since libcni 0.8 writes. libcni's own reader is not used because the
@@ -36,16 +33,17 @@ type entry struct {
 	Result         json.RawMessage
 }
 
-// ReadCache returns the attachments with port mappings that libcni cached in
-// dir. The cache survives a reboot, and a runtime that died may have left
-// entries of containers that are gone. Of a sandbox it holds only the path.
+// ReadCache returns the attachments with port mappings that libcni cached in the
+// subdirectory "results" of dir, "" for libcni's default. The cache survives a reboot, and
+// a runtime that died may have left entries of containers that are gone. Of a sandbox it
+// holds only the path.
 //
 // Files that are damaged or in another format are skipped, and so are attachments
 // of lo, which containerd makes with the pod's mappings too. The error joins
 // those of invalid attachments, which are omitted. A missing directory is
 // treated as empty.
 func ReadCache(dir string) ([]*Served, error) {
-	dir = filepath.Join(dir, "results")
+	dir = filepath.Join(cmp.Or(dir, "/var/lib/cni"), "results")
 	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("read libcni's cache: %w", err)

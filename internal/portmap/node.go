@@ -44,7 +44,7 @@ type Run func(ctx context.Context, program, stdin string, args ...string) (stdou
 
 // Node is the node to read, in the calling thread's network namespace.
 type Node struct {
-	// CacheDir is libcni's cache directory, DefaultCacheDir for most runtimes.
+	// CacheDir is libcni's cache directory, "" for the one of most runtimes.
 	CacheDir string
 	// Tools holds the iptables tools to run.
 	Tools []Tool
