@@ -11,8 +11,7 @@
 // node's addresses are those of its interfaces, and 127.0.0.0/8; prefixes that a route of
 // type local adds to them are not considered.
 //
-// The package works on the calling thread's network namespace. It needs the kernel's
-// module nf_conntrack_netlink and no external program.
+// The package works on the calling thread's network namespace.
 package conntrack
 
 import (
@@ -35,42 +34,37 @@ import (
 // Flush removes the entries of flows to the host ports of the UDP mappings in mappings,
 // in every zone. It is idempotent; an entry that expired meanwhile is no error. An entry
 // that cannot be removed does not stop the others.
-//
-// The kernel has no index by destination: it walks its table once for each port and
-// family, or for each family if there are many ports (see maxWalks).
 func Flush(ctx context.Context, mappings []hostport.Forward) error {
 	var errs []error
 	for _, f := range hostport.Families() {
-		w := make(wanted)
+		hostIPs := make(map[uint16][]netip.Addr)
 		for _, m := range mappings {
 			if m.Protocol == hostport.UDP && hostport.FamilyOf(m.To.Addr()) == f {
-				w[m.HostPort] = append(w[m.HostPort], m.HostIP)
+				hostIPs[m.HostPort] = append(hostIPs[m.HostPort], m.HostIP)
 			}
 		}
-		if len(w) == 0 {
+		if len(hostIPs) == 0 {
 			continue
 		}
-		if err := w.removeStale(ctx, f); err != nil {
+		if err := removeStale(ctx, f, hostIPs); err != nil {
 			errs = append(errs, fmt.Errorf("remove stale %s UDP flows: %w", f, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// maxWalks is the number of ports up to which the kernel's table is walked once per port;
-// with more ports it is walked once for all UDP flows. With 500,000 entries, all UDP, a
-// walk that finds nothing takes 160 ms of processor time and one that returns every entry
-// 940 ms (BenchmarkFlush, Linux 6.18): the two cost the same at six ports, and at three
-// to four if half of the entries are UDP.
+// maxWalks is the number of ports up to which the kernel's table, which has no index by
+// destination, is walked once per port; with more it is walked once for all UDP flows.
+// With 500,000 entries, all UDP, a walk that finds nothing takes 160 ms of processor time
+// and one that returns every entry 940 ms (BenchmarkFlush, Linux 6.18): the two cost the
+// same at six ports, and at three to four if half of the entries are UDP.
 const maxWalks = 3
 
 const anyPort = 0 // stands for every UDP port
 
-// wanted is what to remove of one family: port -> host IPs, the zero Addr for
-// any of the node's addresses.
-type wanted map[uint16][]netip.Addr
-
-func (w wanted) removeStale(ctx context.Context, f hostport.Family) error {
+// removeStale removes the entries of one family to these ports and host IPs, of which the
+// zero Addr stands for any of the node's addresses.
+func removeStale(ctx context.Context, f hostport.Family, hostIPs map[uint16][]netip.Addr) error {
 	addrs, err := netlinksafe.AddrList(nil, int(nfnetlink.Family(f))) // netfilter numbers families as sockets do
 	if err != nil {
 		return fmt.Errorf("list addresses of the node: %w", err)
@@ -81,31 +75,28 @@ func (w wanted) removeStale(ctx context.Context, f hostport.Family) error {
 			local[ip.Unmap()] = true
 		}
 	}
-	ports := slices.Collect(maps.Keys(w))
+	stale := func(entry []byte) bool { // whatever filter the kernel applied
+		to, protocol := destination(entry)
+		return protocol == hostport.UDP.Number() && slices.ContainsFunc(hostIPs[to.Port()], func(ip netip.Addr) bool {
+			if ip.IsValid() {
+				return ip == to.Addr()
+			}
+			return local[to.Addr()] || to.Addr().IsLoopback()
+		})
+	}
+	ports := slices.Collect(maps.Keys(hostIPs))
 	if len(ports) > maxWalks {
 		ports = []uint16{anyPort}
 	}
-	var stale [][]byte
+	var found [][]byte
 	for _, port := range ports {
-		found, err := find(ctx, f, port, func(entry []byte) bool { return w.has(entry, local) })
+		more, err := find(ctx, f, port, stale)
 		if err != nil {
 			return err
 		}
-		stale = append(stale, found...)
+		found = append(found, more...)
 	}
-	return remove(ctx, stale)
-}
-
-// has reports whether the entry is of a flow to remove. It is called for every
-// entry, whatever filter the kernel applied.
-func (w wanted) has(entry []byte, local map[netip.Addr]bool) bool {
-	to, protocol := destination(entry)
-	return protocol == hostport.UDP.Number() && slices.ContainsFunc(w[to.Port()], func(ip netip.Addr) bool {
-		if ip.IsValid() {
-			return ip == to.Addr()
-		}
-		return local[to.Addr()] || to.Addr().IsLoopback()
-	})
+	return remove(ctx, found)
 }
 
 // Attributes from linux/netfilter/nfnetlink_conntrack.h that filter a dump,
