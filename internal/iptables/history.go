@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,19 +24,14 @@ const maxHistory = 64
 // histories has the history of each family, as kept in Change.Seen.
 type histories map[hostport.Family]history
 
-// historiesBefore returns the histories of the kernel before c. Where the history is
-// unknown, as after another version, or is not that of c.Before, it is the fingerprint
-// alone.
+// historiesBefore returns the histories of the kernel before c: the fingerprint alone where
+// the history is unknown, or does not end with it, as that of another version may.
 func historiesBefore(c backend.Change) histories {
 	all := make(histories)
 	lines := strings.SplitN(c.Seen+"\n", "\n", 3)
 	for i, f := range hostport.Families() {
 		for number := range strings.FieldsSeq(lines[i]) {
-			fp, err := strconv.ParseUint(number, 16, 64)
-			if err != nil {
-				all[f] = nil
-				break
-			}
+			fp, _ := strconv.ParseUint(number, 16, 64)
 			all[f] = append(all[f], fp)
 		}
 		now := c.Before.Of(f)
@@ -51,15 +47,8 @@ func historiesBefore(c backend.Change) histories {
 
 // String returns a line of hexadecimal numbers for each family.
 func (all histories) String() string {
-	var lines []string
-	for _, f := range hostport.Families() {
-		var b []byte
-		for _, fp := range all[f] {
-			b = append(strconv.AppendUint(b, fp, 16), ' ')
-		}
-		lines = append(lines, string(b))
-	}
-	return strings.Join(lines, "\n")
+	text := fmt.Sprintf("%x\n%x", all[hostport.IPv4], all[hostport.IPv6])
+	return strings.NewReplacer("[", "", "]", "").Replace(text)
 }
 
 // follow adds to s the lines that turn the chains of h into those of after, which is 0 if
