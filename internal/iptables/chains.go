@@ -28,10 +28,10 @@ const (
 const (
 	prefix = "CNI-HP-" // starts the name of every chain of ours, and of no other program's
 
-	dnatChain  = prefix + "DNAT"  // gets packets to the node's own addresses, dispatches them by protocol and port range
-	vrfChain   = prefix + "VRF"   // gets packets to an address in a VRF, leads to dnatChain
-	masqChain  = prefix + "MASQ"  // gets all packets in POSTROUTING, dispatches them by mark bit
-	guardChain = prefix + "GUARD" // in table raw: gets packets that did not come from lo, drops those from or to 127.0.0.0/8
+	dnatChain  = prefix + "DNAT"                        // gets packets to the node's own addresses, dispatches them by protocol and port range
+	vrfChain   = prefix + "VRF"                         // gets packets to an address in a VRF, leads to dnatChain
+	masqChain  = prefix + "MASQ" + backend.LayoutSuffix // gets all packets in POSTROUTING, dispatches them by mark bit
+	guardChain = prefix + "GUARD"                       // in table raw: gets packets that did not come from lo, drops those from or to 127.0.0.0/8
 
 	// Per mark bit, prefix + "MASQ-13": clears the mark and masquerades. A chain for
 	// each bit, so that the jump to it is unique by its target.
@@ -87,6 +87,9 @@ func OfAdd(table, chain string) bool {
 	return table == natTable && strings.HasPrefix(chain, followedPrefix)
 }
 
+// toNode matches packets to the node's own addresses. Forwarded packets are never mapped.
+const toNode = "-m addrtype --dst-type LOCAL"
+
 // toInterface matches packets to an address of the interface they arrive on, if
 // it is in a VRF: such an address is only in the VRF's routing table, and toNode
 // looks it up in the main ones.
@@ -134,12 +137,19 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 	}
 }
 
+// rangeBits are the numbers of a host port's lowest bits that the port ranges of each
+// level ignore. A packet passes at most 16 rules a protocol, 16, 16, and 16 * 3 in the
+// chain of its range. With ranges of 256 ports in one first level it passed up to 256
+// more, and with 10,000 mappings on the node 23 % fewer UDP flows began in a second than
+// with one (iptables-nft 1.8.9, Linux 6.18).
+var rangeBits = [...]int{12, 8, 4}
+
 // spread adds the chains that lead to the rules of a host port, and returns the
 // last, which all ports with the digits in its name share.
 func (w *wanted) spread(f hostport.Family, p hostport.Protocol, port uint16) chainID {
 	parent := inNat(dnatChain)
 	for _, bits := range rangeBits {
-		name := fmt.Sprintf("%s%s-%0*X", prefix, strings.ToUpper(string(p)), (16-bits)/4, port>>bits)
+		name := fmt.Sprintf("%s%s%s-%0*X", prefix, strings.ToUpper(string(p)), backend.LayoutSuffix, (16-bits)/4, port>>bits)
 		first := port >> bits << bits
 		last := first | (1<<bits - 1)
 		if w.at[inNat(name)] == nil { // else its jump is not written again for each of thousands of ports
