@@ -2,9 +2,8 @@
 // whichever of its variants (nf_tables and legacy) the PATH leads to. Its chains,
 // and how a change notices drift, are described in docs/design.md.
 //
-// The text for iptables-restore is made by pure functions, and is written as
-// iptables-save would print it, so that the kernel's rules can be compared as
-// text.
+// Rules are written as iptables-save would print them, so that those of the kernel
+// can be compared as text.
 package iptables
 
 import (
@@ -52,12 +51,7 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (seen string, err
 				return fmt.Errorf("program %s: %w", f, err)
 			}
 			return nil
-		}, func() error { // beside the process: on legacy it takes 5 % of its time
-			if b.inBoth(ctx, f) {
-				return fmt.Errorf("program %s: %w: both variants of iptables hold rules", f, backend.ErrDrift)
-			}
-			return nil
-		})
+		}, func() error { return b.oneVariant(ctx, f) }) // beside the process: on legacy it takes 5 % of its time
 	}
 	unlock, err := b.lock(ctx)
 	if err != nil {

@@ -99,20 +99,19 @@ func inNFT(ctx context.Context, f hostport.Family) (found bool, err error) {
 	return found, err
 }
 
-// inBoth reports whether both variants hold rules of ours and have tools that work. An
-// administrator has then copied the rules from one to the other (iptables-legacy-save
-// | iptables-nft-restore), and the fingerprint with them. If table nat of the legacy
-// variant is not loaded, as on most nodes, it only reads a few bytes in /proc.
-func (b *Backend) inBoth(ctx context.Context, f hostport.Family) bool {
+// oneVariant returns ErrDrift if both variants hold rules of ours and have tools that work,
+// as after iptables-legacy-save | iptables-nft-restore, which copies the fingerprint too. If
+// table nat of the legacy variant is not loaded, it only reads a few bytes in /proc.
+func (b *Backend) oneVariant(ctx context.Context, f hostport.Family) error {
 	if !hasLegacy(f, natTable) {
-		return false
+		return nil
 	}
 	if nft, err := inNFT(ctx, f); !nft || err != nil || !inLegacy(f) {
-		return false
+		return nil
 	}
 	both := bothVariants(f)
 	if slices.ContainsFunc(both, func(v variant) bool { return v.missing() != nil }) {
-		return false // Rewrite has warned
+		return nil // Rewrite has warned
 	}
 	for _, v := range both {
 		_, err := b.read(ctx, v, false)
@@ -121,10 +120,10 @@ func (b *Backend) inBoth(ctx context.Context, f hostport.Family) bool {
 		}
 		if err != nil {
 			b.Log.Warn("both variants of iptables hold rules of host ports, and the tools of one fail", "variant", v.name, "reason", err)
-			return false
+			return nil
 		}
 	}
-	return true
+	return fmt.Errorf("program %s: %w: both variants of iptables hold rules", f, backend.ErrDrift)
 }
 
 // bothVariants returns the variants by the names that their programs always have.

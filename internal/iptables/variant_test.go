@@ -1,11 +1,13 @@
 package iptables
 
 import (
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/pkg/hostport"
 )
 
@@ -65,7 +67,7 @@ func TestRulesInBothVariants(t *testing.T) {
 		w.installVariant(v)
 	}
 	(&node{b: w.b}).add(t, attachment("a", maps("8080:80")))
-	both := func() bool { return w.b.inBoth(t.Context(), hostport.IPv4) }
+	both := func() bool { return errors.Is(w.b.oneVariant(t.Context(), hostport.IPv4), backend.ErrDrift) }
 	if both() {
 		t.Error("rules are in one variant")
 	}
