@@ -43,7 +43,7 @@ func readOwners(found backend.Recovered, f hostport.Family, there *ruleset) {
 				continue
 			}
 			if a := readMapping(found, f, x); a != nil {
-				readMarks(a, f, x, marks)
+				readMarks(a, x, marks)
 				if f == hostport.IPv4 {
 					a.Options.ConditionsV4 = words
 				} else {
@@ -69,7 +69,7 @@ func hostSide(f hostport.Family, x Fields) hostport.Mapping {
 }
 
 // readMarks reads the masquerading options from the rules before a mapping.
-func readMarks(a *hostport.Attachment, f hostport.Family, dnat Fields, marks []Fields) {
+func readMarks(a *hostport.Attachment, dnat Fields, marks []Fields) {
 	for _, m := range marks {
 		switch bit, ok := m.markBit(); {
 		case m.Protocol != dnat.Protocol || m.Port != dnat.Port || m.Destination != dnat.Destination:
@@ -82,14 +82,10 @@ func readMarks(a *hostport.Attachment, f hostport.Family, dnat Fields, marks []F
 			continue
 		}
 		a.Options.SNAT = true
-		switch {
-		case !m.Source.IsValid():
-			a.Options.MasqueradeAll = true
-		case !m.Source.Addr().IsLoopback():
-			for i, p := range a.Addresses {
-				if hostport.FamilyOf(p.Addr()) == f && m.Source.Contains(p.Addr()) {
-					a.Addresses[i] = netip.PrefixFrom(p.Addr(), m.Source.Bits())
-				}
+		a.Options.MasqueradeAll = a.Options.MasqueradeAll || !m.Source.IsValid()
+		for i, p := range a.Addresses {
+			if m.Source.Contains(p.Addr()) {
+				a.Addresses[i] = netip.PrefixFrom(p.Addr(), m.Source.Bits())
 			}
 		}
 	}
