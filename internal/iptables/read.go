@@ -27,7 +27,7 @@ func (b *Backend) read(ctx context.Context, v variant, counted bool) (*ruleset, 
 	if err == nil && len(asked) > 0 {
 		r, err = b.ask(ctx, v.restore(), command, r, asked)
 	}
-	if err != nil && !killed(err) {
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) { // a tool that hung would hang again
 		return b.save(ctx, v, counted)
 	}
 	return r, err

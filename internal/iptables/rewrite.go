@@ -69,13 +69,12 @@ func (b *Backend) rewrite(ctx context.Context, v variant, want *wanted, found ba
 		for _, g := range own {
 			s.rules(adding, "-A", g.chainID, g.specs...)
 		}
-		err := b.restore(ctx, v.restore(), s.String(), b.Wait)
-		if err != nil && !refused(err) {
-			return err
-		}
-		if err != nil {
+		switch err := b.restore(ctx, v.restore(), s.String(), b.Wait); {
+		case refused(err):
 			b.Log.Warn("the kernel refuses the conditions of an attachment: its host ports are left out",
 				"owner", own[0].owner.Owner(), "family", v.family.String(), "reason", err)
+		case err != nil:
+			return err
 		}
 	}
 	return nil
@@ -170,9 +169,4 @@ func (ch *chain) inPlace(j rule, there *ruleset) bool {
 func refused(err error) bool {
 	var exit *exec.ExitError
 	return errors.As(err, &exit) && !errors.Is(err, backend.ErrNoGuard)
-}
-
-// killed reports whether the tool was stopped before it finished.
-func killed(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
