@@ -34,7 +34,7 @@ const (
 	guardChain = prefix + "GUARD"                       // in table raw: gets packets that did not come from lo, drops those from or to 127.0.0.0/8
 
 	// Per mark bit, prefix + "MASQ-13": clears the mark and masquerades. A chain for
-	// each bit, so that the jump to it is unique by its target.
+	// each bit, as that for VRFs, so that the jump to it is unique by its target.
 	//
 	// Per protocol and the first hexadecimal digit of the host port, prefix + "TCP-1",
 	// and per the first two, prefix + "TCP-1F": dispatch by the next digit. Per the
@@ -112,7 +112,6 @@ func (w *wanted) share(f hostport.Family, a *hostport.Attachment) {
 		jumps:  []rule{{inNat(preroutingChain), toNode + " -j " + dnatChain}, {inNat(outputChain), toNode + " -j " + dnatChain}},
 		usedBy: everyone,
 	})
-	// A chain of its own, so that the jump to it is unique by its target.
 	w.need(chain{
 		group:  group{inNat(vrfChain), nil, []string{"-j " + dnatChain}},
 		jumps:  []rule{{inNat(preroutingChain), toInterface + " -j " + vrfChain}},
