@@ -130,14 +130,11 @@ func rewriteText(there *ruleset, want *wanted) string {
 		s.rules(adding, "-A", g.chainID, g.specs...)
 	}
 	for _, p := range there.chains {
-		if ours(p.name) {
-			if want.at[p] == nil {
-				s.drop(p)
-			}
-			continue
+		if ours(p.name) && want.at[p] == nil {
+			s.drop(p)
 		}
 		for _, spec := range there.rules[p] {
-			if leadsToUs(spec) && !kept[rule{p, spec}] {
+			if !ours(p.name) && leadsToUs(spec) && !kept[rule{p, spec}] {
 				s.rules(removing, "-D", p, spec)
 			}
 		}
