@@ -43,10 +43,8 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		}
 	}
 	if s.generation == 0 || nfnetlink.Transient(err) || !asked && nfnetlink.HasErrno(err, unix.ENOENT) {
-		if !asked {
-			if d, err = newDelta(c, true); err != nil {
-				return "", err
-			}
+		if d, err = newDelta(c, true); err != nil {
+			return "", err
 		}
 		s.generation = b.generation()
 		if err := b.verify(ctx, d, &s); err != nil {
