@@ -30,11 +30,7 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 	list := func(kind uint16, each func(nfnetlink.Attributes), set ...string) {
 		err = cmp.Or(err, nfnetlink.List(ctx, conn, unix.NFPROTO_INET, kind, each, append([]string{tableName}, set...)...))
 	}
-	var tables []table // at most one
-	list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
-		tables = append(tables, table{hex.EncodeToString(as.Get(nftaTableHandle)), as.Uint32(unix.NFTA_TABLE_FLAGS)})
-	})
-	rules := make(map[string][]rule)
+	rules, rewritten := make(map[string][]rule), ""
 	list(unix.NFT_MSG_GETRULE, func(as nfnetlink.Attributes) {
 		r := rule{comment: nfnetlink.Comment(as.Get(unix.NFTA_RULE_USERDATA), userdata.TypeComment)}
 		for _, e := range as.Nested(unix.NFTA_RULE_EXPRESSIONS).All() {
@@ -43,13 +39,13 @@ func (b *Backend) read(ctx context.Context, elements func(set string) bool) (out
 		}
 		chain := as.Text(unix.NFTA_RULE_CHAIN)
 		rules[chain] = append(rules[chain], r)
-		if chain == chainUnmapped && len(tables) > 0 {
-			tables[0].handles += hex.EncodeToString(as.Get(unix.NFTA_RULE_HANDLE))
+		if chain == chainUnmapped {
+			rewritten += hex.EncodeToString(as.Get(unix.NFTA_RULE_HANDLE))
 		}
 	})
-	for _, t := range tables {
-		out = append(out, t)
-	}
+	list(unix.NFT_MSG_GETTABLE, func(as nfnetlink.Attributes) {
+		out = append(out, table{hex.EncodeToString(as.Get(nftaTableHandle)) + rewritten, as.Uint32(unix.NFTA_TABLE_FLAGS)})
+	})
 	list(unix.NFT_MSG_GETCHAIN, func(as nfnetlink.Attributes) {
 		name, h := as.Text(unix.NFTA_CHAIN_NAME), as.Nested(unix.NFTA_CHAIN_HOOK)
 		out = append(out, chain{name: name, rules: rules[name], hook: hook{

@@ -90,12 +90,11 @@ func wantObjects(all ...*hostport.Attachment) ([]object, clientSets) {
 }
 
 // fields returns a concatenation: each field is padded to four bytes.
-func fields(parts ...[]byte) string {
-	b := make([]byte, 0, 40)
+func fields(parts ...[]byte) (all string) {
 	for _, p := range parts {
-		b = append(append(b, p...), make([]byte, -len(p)&3)...)
+		all += string(p) + strings.Repeat("\x00", -len(p)&3)
 	}
-	return string(b)
+	return all
 }
 
 func bigEndian(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
