@@ -84,7 +84,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 			was = append(was, ownersIn(have)...)
 		}
 		d := difference(have, want).first()
-		if err = nil; unread == nil && !d.writes() {
+		if unread == nil && !d.writes() {
 			s.handles = handlesIn(have)
 			return s.String(), was, nil
 		}
