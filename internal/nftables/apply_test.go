@@ -365,6 +365,10 @@ func TestRewriteOfConditions(t *testing.T) {
 			if len(diff) == 0 || err != nil {
 				t.Errorf("Check = %v, %v", diff, err)
 			}
+			owners, err := n.backend.Owners(t.Context())
+			if err != nil || len(owners) != 1 || name == "goto" && len(owners[0].Options.ConditionsV4) != 1 {
+				t.Errorf("Owners = %v, %v", owners, err)
+			}
 			n.rewrite()
 			if diff := cmp.Diff(want, w.unordered()); diff != "" {
 				t.Errorf("table (-want +got):\n%s", diff)

@@ -88,7 +88,7 @@ func (b *Backend) Rewrite(ctx context.Context, all []*hostport.Attachment, _ hos
 			s.handles = handlesIn(have)
 			return s.String(), was, nil
 		}
-		whole := unread != nil || n == last
+		whole := unread != nil || n == last && err != nil
 		if whole {
 			d = delta{gone: []object{table{}}, come: want}
 		}

@@ -41,7 +41,7 @@ func ownersIn(have []object) []*hostport.Attachment {
 			readClient(a, network, pod, e.comment)
 		}
 		if a := found[e.owner()]; a != nil && e.jump != "" {
-			readConditions(a, e, rules[e.jump])
+			readConditions(a, e, rules[strings.TrimPrefix(e.jump, "goto ")])
 		}
 	}
 	return found.All(backend.Nftables)

@@ -99,6 +99,10 @@ func TestUpgradeInTwoTransactions(t *testing.T) {
 			t.Errorf("%s is gone already", o)
 		}
 	}
+	rest := difference(after, contents(nil, n.held))
+	if len(rest.come) > 0 || len(only[set](rest.gone)) == 0 || len(only[chain](rest.gone)) == 0 {
+		t.Errorf("%d objects are left to write, and %d to delete", len(rest.come), len(rest.gone))
+	}
 	n.rewrite() // as after a kill
 	n.wantClean()
 	got := w.unordered()
