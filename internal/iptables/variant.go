@@ -100,8 +100,9 @@ func inNFT(ctx context.Context, f hostport.Family) (found bool, err error) {
 }
 
 // oneVariant returns ErrDrift if both variants hold rules of ours and have tools that work,
-// as after iptables-legacy-save | iptables-nft-restore, which copies the fingerprint too. If
-// table nat of the legacy variant is not loaded, it only reads a few bytes in /proc.
+// as after iptables-legacy-save | iptables-nft-restore, which copies the fingerprint too,
+// and ErrBusy if that cannot be told yet. If table nat of the legacy variant is not loaded,
+// it only reads a few bytes in /proc.
 func (b *Backend) oneVariant(ctx context.Context, f hostport.Family) error {
 	if !hasLegacy(f, natTable) {
 		return nil
@@ -117,6 +118,9 @@ func (b *Backend) oneVariant(ctx context.Context, f hostport.Family) error {
 		_, err := b.read(ctx, v, false)
 		if err == nil {
 			err = b.restore(ctx, v.restore(), "*nat\nCOMMIT\n", b.Wait)
+		}
+		if errors.Is(err, backend.ErrBusy) {
+			return fmt.Errorf("program %s: both variants of iptables hold rules: %w", f, err)
 		}
 		if err != nil {
 			b.Log.Warn("both variants of iptables hold rules of host ports, and the tools of one fail", "variant", v.name, "reason", err)

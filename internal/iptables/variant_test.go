@@ -67,23 +67,24 @@ func TestRulesInBothVariants(t *testing.T) {
 		w.installVariant(v)
 	}
 	(&node{b: w.b}).add(t, attachment("a", maps("8080:80")))
-	both := func() bool { return errors.Is(w.b.oneVariant(t.Context(), hostport.IPv4), backend.ErrDrift) }
-	if both() {
-		t.Error("rules are in one variant")
+	wants := func(want error) {
+		t.Helper()
+		if err := w.b.oneVariant(t.Context(), hostport.IPv4); !errors.Is(err, want) {
+			t.Errorf("error %v, want %v", err, want)
+		}
 	}
+	wants(nil)
 	w.run(w.saved(hostport.IPv4)+"\n", "iptables-legacy-restore")
-	if !both() {
-		t.Error("rules are in both variants")
-	}
+	wants(backend.ErrDrift)
 	timer := time.AfterFunc(1200*time.Millisecond, holdXtablesLock(t))
 	defer timer.Stop()
-	if !both() {
-		t.Error("rules are in both variants, beside a lock")
-	}
+	wants(backend.ErrDrift)
+	w.b.Wait = time.Second
+	unlock := holdXtablesLock(t)
+	wants(backend.ErrBusy)
+	unlock()
 	w.stub("iptables-legacy-restore", "exit 1")
-	if both() {
-		t.Error("the tools of one variant fail")
-	}
+	wants(nil)
 }
 
 // TestVariantWithoutTools: what cannot be removed is told once.

@@ -26,7 +26,7 @@ func (s *session) apply(ctx context.Context, build func(*state.Tx) (plan, error)
 		}
 		err = s.execute(ctx, p)
 		// Another program may change the rules between a resync and the change.
-		if !errors.Is(err, backend.ErrDrift) || Busy(err) || errors.Is(err, state.ErrDamaged) || n == 6 {
+		if !errors.Is(err, backend.ErrDrift) || errors.Is(err, state.ErrDamaged) || n == 6 {
 			return err
 		}
 		s.Log.Warn("the rules in the kernel are not those on record: they were rewritten", "reason", err)
