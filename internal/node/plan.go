@@ -104,6 +104,7 @@ func conflict(want, a *hostport.Attachment, overlap func(x, y hostport.Mapping) 
 	return nil
 }
 
+// planGC plans Node.GC.
 func planGC(records []*hostport.Attachment, network string, valid []hostport.Key, listed bool, dead deadFunc) (plan, error) {
 	return planRemove(records, func(a *hostport.Attachment) (bool, error) {
 		switch {

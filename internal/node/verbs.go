@@ -36,8 +36,9 @@ func (n *Node) Add(ctx context.Context, want *hostport.Attachment, denyListeners
 	}
 	if c, ok := errors.AsType[*ConflictError](err); ok {
 		n.Count("conflict/"+c.Kind, 0)
-		// Count has logged it if nothing can be written beside the records.
-		_ = state.AddRefusal(n.Dir, state.Refusal{At: time.Now(), Pod: want.Pod, Text: err.Error()})
+		if err := state.AddRefusal(n.Dir, state.Refusal{At: time.Now(), Pod: want.Pod, Text: err.Error()}); err != nil {
+			n.Log.Debug("refusal not noted", "reason", err)
+		}
 	}
 	return err
 }
