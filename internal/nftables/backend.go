@@ -43,8 +43,10 @@ func (b *Backend) Apply(ctx context.Context, c backend.Change) (string, error) {
 		}
 	}
 	if s.generation == 0 || nfnetlink.Transient(err) || !asked && nfnetlink.HasErrno(err, unix.ENOENT) {
-		if d, err = newDelta(c, true); err != nil {
-			return "", err
+		if !asked {
+			if d, err = newDelta(c, true); err != nil {
+				return "", err
+			}
 		}
 		s.generation = b.generation()
 		if err := b.verify(ctx, d, &s); err != nil {
