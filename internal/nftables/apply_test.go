@@ -323,11 +323,7 @@ func TestRewriteReplacesWhatCannotChange(t *testing.T) {
 			if d := difference(have, contents(nil, n.held)).first(); err != nil || !d.creates() {
 				t.Errorf("the kernel is asked for what it cannot do: %v", err)
 			}
-			n.rewrite()
-			n.wantClean()
-			if diff := cmp.Diff(want, w.unordered()); diff != "" {
-				t.Errorf("table (-want +got):\n%s", diff)
-			}
+			n.rewritesTo(w, want)
 		})
 	}
 }
@@ -339,11 +335,7 @@ func TestRewriteReplacesWhatIsRefused(t *testing.T) {
 	n.add(pod(1), pod(2))
 	want := w.unordered()
 	w.nft("add element inet hostport v4 { * : 10.9.9.9 . 80 }") // it has no key
-	n.rewrite()
-	n.wantClean()
-	if diff := cmp.Diff(want, w.unordered()); diff != "" {
-		t.Errorf("table (-want +got):\n%s", diff)
-	}
+	n.rewritesTo(w, want)
 }
 
 // Conditions that another program changed a little are as wrong as any: they let packets
@@ -369,10 +361,7 @@ func TestRewriteOfConditions(t *testing.T) {
 			if err != nil || len(owners) != 1 || name == "goto" && len(owners[0].Options.ConditionsV4) != 1 {
 				t.Errorf("Owners = %v, %v", owners, err)
 			}
-			n.rewrite()
-			if diff := cmp.Diff(want, w.unordered()); diff != "" {
-				t.Errorf("table (-want +got):\n%s", diff)
-			}
+			n.rewritesTo(w, want)
 		})
 	}
 }

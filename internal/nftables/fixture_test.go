@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hostport-cni/hostport/internal/backend"
 	"github.com/hostport-cni/hostport/internal/backend/conformance"
 	"github.com/hostport-cni/hostport/pkg/hostport"
@@ -112,6 +114,16 @@ func (n *node) rewrite() {
 		n.t.Fatal(err)
 	}
 	n.seen = seen
+}
+
+// rewritesTo rewrites the table, which has to be want then, in any order.
+func (n *node) rewritesTo(w *world, want string) {
+	n.t.Helper()
+	n.rewrite()
+	n.wantClean()
+	if diff := cmp.Diff(want, w.unordered()); diff != "" {
+		n.t.Errorf("rewritten table (-want +got):\n%s", diff)
+	}
 }
 
 // wantClean fails the test if the table is not what is held, and nothing else.

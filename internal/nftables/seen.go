@@ -63,8 +63,8 @@ func (b *Backend) commit(ctx context.Context, build func(*batch), g uint32, alwa
 
 // verify checks that the table is the one of s and of d.before, and stores its handles in
 // s. It detects a flushed table, which keeps its elements, a table that was restored from
-// a snapshot or rewritten, and rules of another version. The kernel checks elements when they are
-// written, except those of a set that is deleted as a whole.
+// a snapshot or rewritten, and rules of another version. The kernel checks elements when
+// they are written, except those of a set that is deleted as a whole.
 func (b *Backend) verify(ctx context.Context, d delta, s *seen) error {
 	if d.creates() {
 		return nil // the transaction fails if there is a table

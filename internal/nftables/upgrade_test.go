@@ -105,12 +105,9 @@ func TestUpgradeInTwoTransactions(t *testing.T) {
 	}
 	n.rewrite() // as after a kill
 	n.wantClean()
-	got := w.unordered()
+	upgraded := w.unordered()
 	w.nft("flush ruleset")
-	n.rewrite()
-	if diff := cmp.Diff(w.unordered(), got); diff != "" {
-		t.Errorf("table (-new +upgraded):\n%s", diff)
-	}
+	n.rewritesTo(w, upgraded)
 }
 
 // The boot is told by the comments.
